@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every node's parameters, each declared once: type, default, range, unit, description, read-only.
+
+A node calls `declare(self, PolicyNodeParameters)` once and gets the frozen dataclass back, checked;
+`read(self, ...)` gives it again with what was set since. The runner turns its `name:=value`
+arguments into values with `parse_text`. YAML is read here and nowhere else.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+Mode = Literal["lockstep", "realtime"]
+Scalar = bool | int | float | str
+ParameterValue = Scalar | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a parameter is, beyond its type. Ranges include their ends."""
+
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    # Fixed when the node starts. False for what a service reads again (`task`, `seed`, ...).
+    read_only: bool = True
+
+
+def parameter(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    read_only: bool = True,
+) -> Any:
+    """A dataclass field that is a node parameter. None as the default means "not set"."""
+    constraint = Constraint(description, unit, minimum, maximum, choices, read_only)
+    return dataclasses.field(default=default, metadata={"constraint": constraint})
+
+
+@dataclass(frozen=True)
+class PolicyNodeParameters:
+    """policy_node."""
+
+    checkpoint: str = parameter("", "folder of the checkpoint to load")
+    instruction: str = parameter(
+        "", "what the policy is told to do, word for word; read at ~/reset", read_only=False
+    )
+    policy_seed: int = parameter(
+        0, "seed of all sampling in an episode; read at ~/reset", minimum=0, read_only=False
+    )
+    num_steps: int | None = parameter(
+        None,
+        "diffusion steps an action chunk; not set: the checkpoint's own",
+        minimum=1,
+        maximum=1000,
+    )
+    backend: str = parameter("auto", "runtime of the network")
+    device: str = parameter("auto", "cpu, cuda, cuda:0, ...; auto takes the GPU where there is one")
+    mode: str = parameter(
+        "realtime",
+        "lockstep: physics waits, images are read reliably; realtime: nobody waits",
+        choices=typing.get_args(Mode),
+    )
+    predict_images: bool = parameter(
+        False, "publish the model's picture of the next observation after each chunk"
+    )
+    num_warm_up: int = parameter(
+        2, "chunks computed and thrown away while configuring", minimum=0, maximum=100
+    )
+    max_skew_s: float = parameter(
+        0.05, "most time between an image and the joint states used with it", unit="s",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SafetyNodeParameters:
+    """safety_node."""
+
+    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    mode: str = parameter(
+        "realtime",
+        "lockstep: answers every chunk at the chunk's own time; realtime: the clock decides",
+        choices=typing.get_args(Mode),
+    )
+    dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
+    step_s: float = parameter(
+        0.05, "time between two actions of a chunk", unit="s", minimum=0.001, maximum=1.0
+    )
+    num_actions: int = parameter(8, "actions in a chunk", minimum=1, maximum=64)
+    max_observation_age_s: float = parameter(
+        0.4, "an older observation's chunk is refused", unit="s", minimum=0.0, maximum=10.0
+    )
+    max_joint_state_age_s: float = parameter(
+        0.2, "older joint states stop the arm", unit="s", minimum=0.01, maximum=10.0
+    )
+
+
+@dataclass(frozen=True)
+class ManiSkillBridgeParameters:
+    """maniskill_bridge_node."""
+
+    task: str = parameter(
+        "PushCube", "ManiSkill task of the next episode; read at ~/reset_episode", read_only=False
+    )
+    seed: int = parameter(
+        20_241_201, "scene of the next episode; read at ~/reset_episode",
+        minimum=0, maximum=2**31 - 1, read_only=False,
+    )  # fmt: skip
+    mode: str = parameter(
+        "lockstep",
+        "lockstep: physics waits for each chunk; realtime: it does not",
+        choices=typing.get_args(Mode),
+    )
+    max_steps: int = parameter(
+        200, "control steps after which an episode has failed", minimum=1, maximum=100_000
+    )
+    image_size: int = parameter(
+        128, "width and height of the picture", unit="px", minimum=16, maximum=1024
+    )
+    image_every: int = parameter(
+        1, "control steps from one picture to the next", minimum=1, maximum=8
+    )
+    num_actions: int = parameter(
+        8, "lockstep: control steps run for each answer", minimum=1, maximum=64
+    )
+    real_time_factor: float = parameter(
+        1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
+    )
+    answer_timeout_s: float = parameter(
+        60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
+        minimum=0.1, maximum=3600.0,
+    )  # fmt: skip
+    light_meshes: bool = parameter(True, "draw the robot with simplified meshes (10 times faster)")
+    camera_frame_id: str = parameter("front_camera_optical_frame", "frame of the pictures")
+
+
+@dataclass(frozen=True)
+class LoopbackArmParameters:
+    """loopback_arm_node."""
+
+    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    rate_hz: float = parameter(
+        100.0, "control cycles and joint states a second", unit="Hz", minimum=1.0, maximum=1000.0
+    )
+    publish_images: bool = parameter(True, "publish a synthetic camera picture, for a policy")
+    image_rate_hz: float = parameter(20.0, "pictures a second", unit="Hz", minimum=0.1, maximum=200)
+    image_width: int = parameter(128, "width of the picture", unit="px", minimum=1, maximum=4096)
+    image_height: int = parameter(128, "height of the picture", unit="px", minimum=1, maximum=4096)
+
+
+@dataclass(frozen=True)
+class EpisodeNodeParameters:
+    """episode_node."""
+
+    task: str = parameter("PushCube", "ManiSkill task")
+    instruction: str = parameter("", "what the policy is told; empty: the task's own sentence")
+    episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
+    first_seed: int = parameter(
+        20_241_201, "seed of the first episode; the i-th has first_seed + i",
+        minimum=0, maximum=2**31 - 1,
+    )  # fmt: skip
+    policy_seed: int = parameter(
+        0, "seed of the policy's sampling in the first episode; the i-th has policy_seed + i",
+        minimum=0,
+    )  # fmt: skip
+    report: str = parameter("report", "folder for results.json, report.html and the videos")
+    command: str = parameter("", "the command that started the run, for the report")
+    mode: str = parameter("lockstep", "as the bridge's", choices=typing.get_args(Mode))
+    checkpoint: str = parameter("", "the policy's checkpoint, for the report")
+    start_timeout_s: float = parameter(
+        180.0, "wall time to wait for the other nodes to be ready", unit="s",
+        minimum=1.0, maximum=3600.0,
+    )  # fmt: skip
+    episode_timeout_s: float = parameter(
+        600.0, "wall time that one episode may take", unit="s", minimum=1.0, maximum=86_400.0
+    )
+    video: bool = parameter(True, "write one mp4 an episode")
+
+
+NodeParameters = TypeVar(
+    "NodeParameters",
+    PolicyNodeParameters,
+    SafetyNodeParameters,
+    ManiSkillBridgeParameters,
+    LoopbackArmParameters,
+    EpisodeNodeParameters,
+)
+
+_ROS_TYPES: dict[type, Parameter.Type] = {
+    bool: Parameter.Type.BOOL,
+    int: Parameter.Type.INTEGER,
+    float: Parameter.Type.DOUBLE,
+    str: Parameter.Type.STRING,
+}
+
+
+def declare(node: Node, parameters_type: type[NodeParameters]) -> NodeParameters:
+    """Declare all parameters of `parameters_type` on `node`; give their values.
+
+    Later sets outside the range or the choices are refused with a sentence. Raises ValueError for
+    a start-up override (command line, YAML) that has the wrong type or lies outside.
+    """
+    for field in dataclasses.fields(parameters_type):
+        _declare_one(node, field)
+    node.add_on_set_parameters_callback(
+        lambda changes: _check_changes(node.get_name(), parameters_type, changes)
+    )
+    return read(node, parameters_type)
+
+
+def read(node: Node, parameters_type: type[NodeParameters]) -> NodeParameters:
+    """The values that the parameters have now."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(parameters_type):
+        try:
+            values[field.name] = node.get_parameter(field.name).value
+        except ParameterUninitializedException:
+            values[field.name] = None
+    parameters = parameters_type(**values)
+    validate(parameters, node.get_name())
+    return parameters
+
+
+def validate(parameters: Any, owner: str) -> None:
+    """Raise ValueError for the first value outside its range or choices. `owner`: for the text."""
+    for field in dataclasses.fields(parameters):
+        _require(owner, field, getattr(parameters, field.name))
+
+
+def parse_text(owner: str, field: "dataclasses.Field[Any]", text: str) -> Scalar:
+    """The value of `name:=text`, typed and checked. Raises ValueError naming the parameter."""
+    kind = value_type(field)
+    value: Scalar
+    try:
+        if kind is bool:
+            value = {"true": True, "false": False}[text.lower()]
+        else:
+            value = kind(text)
+    except (KeyError, ValueError):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ValueError(
+            f"{owner}: {field.name} must be {expected}, got {text!r}; "
+            f"{constraint_of(field).description}."
+        ) from None
+    _require(owner, field, value)
+    return value
+
+
+def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
+    """What `parameter(...)` said of a field."""
+    constraint = field.metadata["constraint"]
+    assert isinstance(constraint, Constraint)
+    return constraint
+
+
+def value_type(field: "dataclasses.Field[Any]") -> type:
+    """bool, int, float or str; of `int | None`, int."""
+    kind: Any = field.type
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    assert kind in _ROS_TYPES, f"{field.name}: {kind}"
+    return typing.cast(type, kind)
+
+
+def read_yaml(path: Path) -> Mapping[str, object]:
+    """The mapping in a YAML file. Raises ValueError with one sentence where there is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML: {detail}.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(
+            f"{path} must hold one mapping with names as keys, got {type(content).__name__}; "
+            "compare it with the files in config/."
+        )
+    return content
+
+
+def _declare_one(node: Node, field: "dataclasses.Field[Any]") -> None:
+    default = _ROS_TYPES[value_type(field)] if field.default is None else field.default
+    try:
+        node.declare_parameter(field.name, default, _descriptor(field))
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        raise ValueError(
+            f"{node.get_name()}: {field.name} must be {_range_text(field)}; "
+            f"{constraint_of(field).description} ({' '.join(str(error).split())})."
+        ) from error
+
+
+def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
+    constraint = constraint_of(field)
+    unit = f" [{constraint.unit}]" if constraint.unit else ""
+    descriptor = ParameterDescriptor(
+        description=constraint.description + unit,
+        read_only=constraint.read_only,
+        additional_constraints=_range_text(field),
+    )
+    kind = value_type(field)
+    if constraint.minimum is None and constraint.maximum is None:
+        return descriptor
+    if kind is int:
+        low, high = -(2**63), 2**63 - 1
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=low if constraint.minimum is None else int(constraint.minimum),
+                to_value=high if constraint.maximum is None else int(constraint.maximum),
+            )
+        ]
+    else:
+        descriptor.floating_point_range = [
+            FloatingPointRange(
+                from_value=_or_infinite(constraint.minimum, -1.0),
+                to_value=_or_infinite(constraint.maximum, 1.0),
+            )
+        ]
+    return descriptor
+
+
+def _or_infinite(limit: float | None, sign: float) -> float:
+    return sign * float("inf") if limit is None else float(limit)
+
+
+def _check_changes(
+    owner: str, parameters_type: type[Any], changes: list[Parameter[Any]]
+) -> SetParametersResult:
+    fields = {field.name: field for field in dataclasses.fields(parameters_type)}
+    for change in changes:
+        if change.name in fields:
+            try:
+                _require(owner, fields[change.name], change.value)
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
+
+
+def _require(owner: str, field: "dataclasses.Field[Any]", value: Any) -> None:
+    if value is None and field.default is None:
+        return
+    constraint = constraint_of(field)
+    kind = value_type(field)
+    right_type = type(value) is kind or (kind is float and type(value) is int)
+    low = constraint.minimum is None or (right_type and value >= constraint.minimum)
+    high = constraint.maximum is None or (right_type and value <= constraint.maximum)
+    chosen = not constraint.choices or value in constraint.choices
+    if not (right_type and low and high and chosen):
+        raise ValueError(
+            f"{owner}: {field.name} must be {_range_text(field)}, got {value!r}; "
+            f"{constraint.description}."
+        )
+
+
+def _range_text(field: "dataclasses.Field[Any]") -> str:
+    constraint = constraint_of(field)
+    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
+        value_type(field)
+    ]
+    if constraint.choices:
+        return "one of " + ", ".join(constraint.choices)
+    unit = f" {constraint.unit}" if constraint.unit else ""
+    if constraint.minimum is not None and constraint.maximum is not None:
+        return f"{kind} from {constraint.minimum:.12g} to {constraint.maximum:.12g}{unit}"
+    if constraint.minimum is not None:
+        return f"{kind} of at least {constraint.minimum:.12g}{unit}"
+    if constraint.maximum is not None:
+        return f"{kind} of at most {constraint.maximum:.12g}{unit}"
+    return kind

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every topic and service: name, type, QoS, who writes, who reads. The README's table is this one.
+
+QoS follows REP-2003: what produces sensor data writes reliable, what consumes it reads best effort
+unless it says otherwise. In lockstep, physics waits for an answer to each image, so a lost image
+would stop the run: there consumers read sensor data reliably (`sensor_qos(reliable=True)`).
+Names are relative where a namespace or a remap may move them, and absolute where ROS says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+ARM = "arm"
+BRIDGE = "maniskill_bridge_node"
+POLICY = "policy_node"
+GUARD = "safety_node"
+EPISODES = "episode_node"
+ANYONE = "anyone"
+
+
+@dataclass(frozen=True)
+class Qos:
+    """Reliability, durability and depth of one end of a topic; history is always keep-last."""
+
+    reliable: bool
+    depth: int
+    transient_local: bool = False
+
+    def profile(self) -> QoSProfile:
+        """The same as rclpy wants it."""
+        return QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=self.depth,
+            reliability=(
+                ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT
+            ),
+            durability=(
+                DurabilityPolicy.TRANSIENT_LOCAL
+                if self.transient_local
+                else DurabilityPolicy.VOLATILE
+            ),
+        )
+
+    def __str__(self) -> str:
+        durability = ", transient local" if self.transient_local else ""
+        return f"{'reliable' if self.reliable else 'best effort'}, depth {self.depth}{durability}"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One row of the table. `arm` as a writer or reader stands for whatever arm is running."""
+
+    name: str
+    # A generated ROS message class; rosidl's classes carry no common base that mypy knows.
+    message_type: Any
+    writer_qos: Qos
+    reader_qos: Qos
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    purpose: str
+
+    @property
+    def type_name(self) -> str:
+        """`package/msg/Name`."""
+        package = self.message_type.__module__.split(".")[0]
+        return f"{package}/msg/{self.message_type.__name__}"
+
+
+@dataclass(frozen=True)
+class ServiceEntry:
+    """One service; `name` is relative to the node that serves it."""
+
+    name: str
+    server: str
+    service_type: Any
+    purpose: str
+
+    @property
+    def type_name(self) -> str:
+        """`package/srv/Name`."""
+        package = self.service_type.__module__.split(".")[0]
+        return f"{package}/srv/{self.service_type.__name__}"
+
+    @property
+    def private_name(self) -> str:
+        """The name for create_service in the serving node."""
+        return f"~/{self.name}"
+
+    @property
+    def client_name(self) -> str:
+        """The relative name for create_client in any other node of the same namespace."""
+        return f"{self.server}/{self.name}"
+
+
+# Depth 10 at 20 Hz is half a second: more than one chunk, so that a busy consumer loses nothing.
+_SENSOR_WRITER = Qos(reliable=True, depth=10)
+_SENSOR_READER = Qos(reliable=False, depth=5)
+_COMMAND = Qos(reliable=True, depth=1)
+_ANSWER = Qos(reliable=True, depth=10)
+_LATCHED = Qos(reliable=True, depth=1, transient_local=True)
+
+IMAGE = Topic(
+    "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
+    (ARM,), (POLICY, EPISODES),
+    "the camera's picture, stamped when it was taken",
+)  # fmt: skip
+CAMERA_INFO = Topic(
+    "camera/camera_info", CameraInfo, _SENSOR_WRITER, _SENSOR_READER,
+    (ARM,), (ANYONE,),
+    "intrinsics of that camera, same stamp",
+)  # fmt: skip
+JOINT_STATES = Topic(
+    "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
+    (ARM,), (POLICY, GUARD),
+    "measured joint positions and velocities; the gripper is one finger's position in metres",
+)  # fmt: skip
+CLOCK = Topic(
+    "/clock", Clock, Qos(reliable=True, depth=1), Qos(reliable=False, depth=1),
+    (BRIDGE,), (ANYONE,),
+    "simulation time; starts at 1 s and never goes back, across episodes too",
+)  # fmt: skip
+ACTION_CHUNK = Topic(
+    "action_chunk", JointTrajectory, _ANSWER, _ANSWER,
+    (POLICY,), (GUARD, EPISODES),
+    "what the policy wants: 8 points of 8 joints; stamp of the observation answered",
+)  # fmt: skip
+EXECUTED_ACTIONS = Topic(
+    "executed_actions", JointTrajectory, _ANSWER, _ANSWER,
+    (GUARD,), (POLICY, EPISODES),
+    "the 8 points as they were really sent; the chunk's stamp",
+)  # fmt: skip
+JOINT_TRAJECTORY = Topic(
+    "joint_trajectory", JointTrajectory, _COMMAND, _COMMAND,
+    (GUARD,), (ARM,),
+    "the arm's complete remaining motion, ending at rest",
+)  # fmt: skip
+GRIPPER_TRAJECTORY = Topic(
+    "gripper_trajectory", JointTrajectory, _COMMAND, _COMMAND,
+    (GUARD,), (ARM,),
+    "the same for the gripper's joint, in metres",
+)  # fmt: skip
+JOINT_TRAJECTORY_SHADOW = Topic(
+    "joint_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
+    (GUARD,), (ANYONE,),
+    "dry run: what joint_trajectory would have carried",
+)  # fmt: skip
+GRIPPER_TRAJECTORY_SHADOW = Topic(
+    "gripper_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
+    (GUARD,), (ANYONE,),
+    "dry run: what gripper_trajectory would have carried",
+)  # fmt: skip
+PREDICTED_IMAGE = Topic(
+    "predicted_image", Image, _ANSWER, _ANSWER,
+    (POLICY,), (EPISODES,),
+    "the model's picture of the next observation, stamped with the time that it predicts",
+)  # fmt: skip
+DIAGNOSTICS = Topic(
+    "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
+    (POLICY, GUARD, ARM), (EPISODES, ANYONE),
+    "at 1 Hz of wall time and at every event (REP-107)",
+)  # fmt: skip
+E_STOP = Topic(
+    "e_stop", Bool, _ANSWER, _ANSWER,
+    (ANYONE,), (GUARD,),
+    "true stops and latches; false is ignored",
+)  # fmt: skip
+E_STOP_STATE = Topic(
+    "e_stop_state", Bool, _LATCHED, _LATCHED,
+    (GUARD,), (ANYONE,),
+    "whether the stop is latched",
+)  # fmt: skip
+EPISODE_STATE = Topic(
+    "episode_state", DiagnosticStatus, _LATCHED, _LATCHED,
+    (BRIDGE,), (EPISODES,),
+    "task, seed, step, success, success_once, finished; after each reset and chunk",
+)  # fmt: skip
+APPLIED_TARGETS = Topic(
+    "applied_targets", JointTrajectory, _LATCHED, _LATCHED,
+    (BRIDGE,), (EPISODES,),
+    "at an episode's end: the joint targets given to the simulator, one point a control step",
+)  # fmt: skip
+
+TOPICS: tuple[Topic, ...] = (
+    IMAGE,
+    CAMERA_INFO,
+    JOINT_STATES,
+    CLOCK,
+    ACTION_CHUNK,
+    EXECUTED_ACTIONS,
+    JOINT_TRAJECTORY,
+    GRIPPER_TRAJECTORY,
+    JOINT_TRAJECTORY_SHADOW,
+    GRIPPER_TRAJECTORY_SHADOW,
+    PREDICTED_IMAGE,
+    DIAGNOSTICS,
+    E_STOP,
+    E_STOP_STATE,
+    EPISODE_STATE,
+    APPLIED_TARGETS,
+)
+
+ENGAGE = ServiceEntry(
+    "engage", GUARD, Trigger, "start passing chunks on, from the measured joint positions"
+)
+DISENGAGE = ServiceEntry("disengage", GUARD, Trigger, "bring the arm to rest and pass nothing on")
+STOP = ServiceEntry("e_stop", GUARD, Trigger, "stop now and latch")
+RESET_STOP = ServiceEntry("reset_stop", GUARD, Trigger, "clear the latch; engage comes after it")
+RESET_POLICY = ServiceEntry(
+    "reset", POLICY, Trigger, "forget the episode; parameters instruction and policy_seed apply"
+)
+RESET_EPISODE = ServiceEntry(
+    "reset_episode", BRIDGE, Trigger, "new episode of the parameters task and seed"
+)
+
+SERVICES: tuple[ServiceEntry, ...] = (
+    ENGAGE,
+    DISENGAGE,
+    STOP,
+    RESET_STOP,
+    RESET_POLICY,
+    RESET_EPISODE,
+)
+
+
+def sensor_qos(topic: Topic, *, reliable: bool) -> QoSProfile:
+    """A reader's profile for sensor data: best effort as REP-2003 says, reliable in lockstep."""
+    return Qos(reliable=reliable, depth=10 if reliable else topic.reader_qos.depth).profile()
+
+
+def markdown_table() -> str:
+    """The two tables of README.md, generated from this file; a test compares them."""
+    rows = ["| Topic | Type | Writer | Reader | QoS of writer / reader | What |", "|---" * 6 + "|"]
+    rows += [
+        f"| `{topic.name}` | {topic.type_name} | {', '.join(topic.writers)} "
+        f"| {', '.join(topic.readers)} | {topic.writer_qos} / {topic.reader_qos} "
+        f"| {topic.purpose} |"
+        for topic in TOPICS
+    ]
+    rows += ["", "| Service | Type | What |", "|---" * 3 + "|"]
+    rows += [
+        f"| `{service.client_name}` | {service.type_name} | {service.purpose} |"
+        for service in SERVICES
+    ]
+    return "\n".join(rows) + "\n"
