@@ -1,0 +1,512 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number of a PAR model, as frozen dataclasses, and the named presets.
+
+A preset states every value; nothing is inferred from a file name. Sources are named as
+[PAPER] for arXiv 2508.09822, [NOVA] for baaivision/NOVA's d48w1024-osp480, [CHOICE] for what
+both leave open. Torch is not imported here.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+PositionMode = Literal["ape", "ape+rope_time", "rope3d"]
+FirstSlot = Literal["boa", "bov"]
+OverflowMode = Literal["rebase", "slide", "episode", "error"]
+ObservationMode = Literal["image", "clip"]
+ActionFrame = Literal["absolute", "relative"]
+ContextAction = Literal["commanded", "proprio"]
+HeadKind = Literal["diffusion", "regression"]
+NoiseSchedule = Literal["squaredcos_cap_v2", "linear", "scaled_linear", "flow_matching"]
+CodecKind = Literal["autoencoder_kl", "opensora_plan"]
+
+
+@dataclass(frozen=True)
+class FrameCodecConfig:
+    """The frozen autoencoder between RGB frames and latents."""
+
+    # which implementation: diffusers' AutoencoderKL, or Open-Sora-Plan's causal 3D VAE [NOVA]
+    kind: CodecKind
+    # channels of a latent pixel
+    latent_channels: int
+    # image pixels per latent pixel, each way
+    stride: int
+    # pixels are folded into channels (space to depth) by this factor before the first layer
+    pixel_fold: int
+    # channels of each resolution level, finest first
+    channels: tuple[int, ...]
+    # residual blocks per level
+    layers_per_block: int
+    # groups of the group norms
+    norm_groups: int
+    # latents are multiplied by this after encoding
+    scaling_factor: float
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A stack of res-post-norm transformer blocks."""
+
+    width: int
+    depth: int
+    num_heads: int
+    # hidden width of the MLP over the width of the block
+    mlp_ratio: int
+
+
+@dataclass(frozen=True)
+class ActionDitConfig:
+    """The Action-DiT: noise prediction for the L actions of a chunk, conditioned on Z_A."""
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int
+    # width of the sinusoidal diffusion-time embedding
+    time_frequencies: int
+
+
+@dataclass(frozen=True)
+class FrameDecoderConfig:
+    """The diffusion MLP that turns image-encoder outputs into latents."""
+
+    width: int
+    depth: int
+    # width of the sinusoidal diffusion-time embedding
+    time_frequencies: int
+
+
+@dataclass(frozen=True)
+class RotaryConfig:
+    """Temporal rotary embedding of queries and keys, on a clock that counts env steps."""
+
+    theta_frame: float
+    theta_action: float
+    # clock units per env step
+    scale_frame: float
+    scale_action: float
+    # rotated dimensions of a head; the rest pass unrotated
+    rotary_dim: int
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """A noise process: its training schedule and what the network predicts (epsilon)."""
+
+    schedule: NoiseSchedule
+    num_train_timesteps: int
+    # shift of the timesteps in "leading" spacing
+    steps_offset: int
+    # predicted clean samples are kept within +- this while sampling; None leaves them
+    clip_range: float | None
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Defaults of inference; each can be changed at run time."""
+
+    # "ddim", "ddpm" or "dpmsolver++" for actions
+    action_sampler: str
+    action_num_steps: int
+    # "ddpm", "ddim", or "flow_matching" for frames
+    frame_sampler: str
+    frame_num_steps: int
+    # sets in which a frame's tokens are generated
+    frame_num_sets: int
+    # classifier-free guidance scale of frames; 1 is off
+    frame_guidance: float
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Eq. 11: diffusion losses of frames and actions."""
+
+    # draws of (t, noise) per target [PAPER section 4.3: 4]
+    num_draws: int
+    # masked share of a frame: truncated normal on [low, 1] around 1 [NOVA]
+    mask_ratio_low: float
+    mask_ratio_std: float
+    # share of a batch's frames on which the frame loss is computed (an unbiased estimate)
+    frame_fraction: float
+    frame_weight: float
+    action_weight: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole PAR model."""
+
+    name: str
+    # camera image
+    image_height: int
+    image_width: int
+    codec: FrameCodecConfig
+    # latent pixels per transformer token, each way; the image encoder's patch is half of it
+    frame_patch: int
+    image_patch: int
+    transformer: EncoderConfig
+    # the image encoder's first half sees known tokens only, its second half all [NOVA]
+    image_encoder: EncoderConfig
+    frame_decoder: FrameDecoderConfig
+    # rank of the scale-and-shift layer of later slots; 0 is none [NOVA: 24]
+    mixer_rank: int
+    # width and count of the instruction's embedding rows
+    text_width: int
+    num_text_tokens: int
+    # L actions of D dimensions in a chunk
+    num_actions: int
+    action_width: int
+    action_tokenizer_hidden: int
+    # joints whose measured positions are added to a slot's action tokens; 0 is none
+    proprio_width: int
+    action_dit: ActionDitConfig
+    action_head: HeadKind
+    frame_head: HeadKind
+    # slots of the context; the time embedding is computed for this many
+    num_slots: int
+    # the time embedding's own unit: slot i sits at i * base_time / num_slots [NOVA: 16]
+    base_time: int
+    # slots of history that a query may see; None is all of them (1 is the memoryless ablation)
+    history_slots: int | None
+    # False is PAR-NoAR: no transformer, the Action-DiT sees embedded tokens
+    autoregressive: bool
+    # False removes the implicit inverse kinematics (actions do not look at their frame)
+    action_sees_frame: bool
+    position_mode: PositionMode
+    rotary: RotaryConfig
+    first_slot: FirstSlot
+    # NOVA's mask: the prefix and slot 0 see each other
+    text_joint_with_first_slot: bool
+    overflow: OverflowMode
+    observation_mode: ObservationMode
+    action_frame: ActionFrame
+    context_action: ContextAction
+    frame_diffusion: DiffusionConfig
+    action_diffusion: DiffusionConfig
+    sampling: SamplingConfig
+    loss: LossConfig
+
+    @property
+    def latent_height(self) -> int:
+        return self.image_height // self.codec.stride
+
+    @property
+    def latent_width(self) -> int:
+        return self.image_width // self.codec.stride
+
+    @property
+    def frame_rows(self) -> int:
+        return self.latent_height // self.frame_patch
+
+    @property
+    def frame_columns(self) -> int:
+        return self.latent_width // self.frame_patch
+
+    @property
+    def num_frame_tokens(self) -> int:
+        """K_O, frame tokens in a physical token."""
+        return self.frame_rows * self.frame_columns
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, tokens that the image encoder generates for one frame."""
+        return (self.latent_height // self.image_patch) * (self.latent_width // self.image_patch)
+
+    @property
+    def image_token_width(self) -> int:
+        return self.codec.latent_channels * self.image_patch**2
+
+    @property
+    def slot_length(self) -> int:
+        """K_O + L, tokens in a physical token."""
+        return self.num_frame_tokens + self.num_actions
+
+    @property
+    def cache_capacity(self) -> int:
+        """Tokens of the instruction and of all slots."""
+        return self.num_text_tokens + self.num_slots * self.slot_length
+
+    def validate(self) -> None:
+        """Raise ValueError if the numbers do not fit together."""
+        for what, size in (("image_height", self.image_height), ("image_width", self.image_width)):
+            unit = self.codec.stride * self.frame_patch
+            if size % unit:
+                raise ValueError(
+                    f"{what} is {size}; it must be a multiple of codec.stride * frame_patch = {unit}."
+                )
+        for what, stack in (
+            ("transformer", self.transformer),
+            ("image_encoder", self.image_encoder),
+            ("action_dit", self.action_dit),
+        ):
+            if stack.width % stack.num_heads:
+                raise ValueError(
+                    f"{what}.width {stack.width} must be a multiple of num_heads {stack.num_heads}."
+                )
+        if self.image_encoder.depth % 2:
+            raise ValueError(
+                f"image_encoder.depth is {self.image_encoder.depth}; it must be even: "
+                "one half sees known tokens, the other all tokens."
+            )
+        if self.transformer.width != self.image_encoder.width:
+            raise ValueError(
+                f"transformer.width {self.transformer.width} and image_encoder.width "
+                f"{self.image_encoder.width} must be equal."
+            )
+        head_width = self.transformer.width // self.transformer.num_heads
+        if self.rotary.rotary_dim > head_width or self.rotary.rotary_dim % 2:
+            raise ValueError(
+                f"rotary.rotary_dim is {self.rotary.rotary_dim}; it must be even and at most the "
+                f"head width {head_width}."
+            )
+        if self.num_slots < 2:
+            raise ValueError(f"num_slots is {self.num_slots}; at least 2 are needed.")
+
+
+def to_json(config: ModelConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> ModelConfig:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: not JSON, a field that is missing or unknown, or numbers that do not fit.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is not valid JSON: {error}.") from error
+    config: ModelConfig = _build(ModelConfig, values, "config")
+    config.validate()
+    return config
+
+
+_NESTED = {
+    "codec": FrameCodecConfig,
+    "transformer": EncoderConfig,
+    "image_encoder": EncoderConfig,
+    "frame_decoder": FrameDecoderConfig,
+    "action_dit": ActionDitConfig,
+    "rotary": RotaryConfig,
+    "frame_diffusion": DiffusionConfig,
+    "action_diffusion": DiffusionConfig,
+    "sampling": SamplingConfig,
+    "loss": LossConfig,
+}
+
+
+def _build(kind: type, values: object, where: str):  # type: ignore[no-untyped-def]
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a JSON object, got {type(values).__name__}.")
+    names = {field.name for field in dataclasses.fields(kind)}
+    if missing := sorted(names - set(values)):
+        raise ValueError(f"{where} lacks {missing}; was it written by another version?")
+    if unknown := sorted(set(values) - names):
+        raise ValueError(
+            f"{where} has unknown fields {unknown}; was it written by another version?"
+        )
+    built = {}
+    for name, value in values.items():
+        if kind is ModelConfig and name in _NESTED:
+            built[name] = _build(_NESTED[name], value, f"{where}.{name}")
+        else:
+            built[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)
+
+
+_PAR_SMALL = ModelConfig(
+    name="par_small",
+    image_height=128,
+    image_width=128,
+    codec=FrameCodecConfig(
+        kind="autoencoder_kl",
+        latent_channels=16,
+        stride=8,
+        pixel_fold=4,
+        channels=(32, 64),
+        layers_per_block=1,
+        norm_groups=16,
+        scaling_factor=1.0,
+    ),
+    frame_patch=4,
+    image_patch=2,
+    transformer=EncoderConfig(width=192, depth=6, num_heads=6, mlp_ratio=4),
+    image_encoder=EncoderConfig(width=192, depth=4, num_heads=6, mlp_ratio=4),
+    frame_decoder=FrameDecoderConfig(width=192, depth=3, time_frequencies=256),
+    mixer_rank=24,
+    text_width=64,
+    num_text_tokens=4,
+    num_actions=8,
+    action_width=8,
+    action_tokenizer_hidden=128,
+    proprio_width=8,
+    action_dit=ActionDitConfig(width=160, depth=3, num_heads=5, mlp_ratio=4, time_frequencies=256),
+    action_head="diffusion",
+    frame_head="diffusion",
+    num_slots=32,
+    base_time=32,
+    history_slots=None,
+    autoregressive=True,
+    action_sees_frame=True,
+    position_mode="ape+rope_time",
+    rotary=RotaryConfig(
+        theta_frame=10000.0,
+        theta_action=10000.0,
+        scale_frame=1.0,
+        scale_action=1.0,
+        rotary_dim=32,
+    ),
+    first_slot="boa",
+    text_joint_with_first_slot=False,
+    overflow="rebase",
+    observation_mode="image",
+    action_frame="relative",
+    context_action="commanded",
+    frame_diffusion=DiffusionConfig(
+        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=1, clip_range=None
+    ),
+    action_diffusion=DiffusionConfig(
+        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=0, clip_range=1.5
+    ),
+    sampling=SamplingConfig(
+        action_sampler="ddim",
+        action_num_steps=10,
+        frame_sampler="ddim",
+        frame_num_steps=25,
+        frame_num_sets=8,
+        frame_guidance=1.0,
+    ),
+    loss=LossConfig(
+        num_draws=4,
+        mask_ratio_low=0.7,
+        mask_ratio_std=0.25,
+        frame_fraction=0.125,
+        frame_weight=1.0,
+        action_weight=1.0,
+    ),
+)
+
+_NOVA_ENCODER = EncoderConfig(width=1024, depth=16, num_heads=16, mlp_ratio=4)
+
+# PAR on NOVA d48w1024-osp480; Table 1 of the paper is met module by module.
+_PAR_0_6B_P480 = ModelConfig(
+    name="par_0_6b_p480",
+    image_height=480,
+    image_width=480,
+    codec=FrameCodecConfig(
+        kind="opensora_plan",
+        latent_channels=4,
+        stride=8,
+        pixel_fold=1,
+        channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        norm_groups=32,
+        scaling_factor=0.18215,
+    ),
+    frame_patch=4,
+    image_patch=2,
+    transformer=_NOVA_ENCODER,
+    image_encoder=dataclasses.replace(_NOVA_ENCODER, depth=32),
+    frame_decoder=FrameDecoderConfig(width=1280, depth=3, time_frequencies=256),
+    mixer_rank=24,
+    text_width=2560,
+    num_text_tokens=256,
+    num_actions=8,
+    action_width=8,
+    action_tokenizer_hidden=576,
+    proprio_width=0,
+    action_dit=ActionDitConfig(width=512, depth=3, num_heads=8, mlp_ratio=4, time_frequencies=256),
+    action_head="diffusion",
+    frame_head="diffusion",
+    num_slots=16,
+    base_time=16,
+    history_slots=None,
+    autoregressive=True,
+    action_sees_frame=True,
+    position_mode="ape+rope_time",
+    rotary=RotaryConfig(
+        theta_frame=10000.0,
+        theta_action=10000.0,
+        scale_frame=1.0,
+        scale_action=1.0,
+        rotary_dim=64,
+    ),
+    first_slot="boa",
+    text_joint_with_first_slot=False,
+    overflow="rebase",
+    observation_mode="image",
+    action_frame="absolute",
+    context_action="commanded",
+    frame_diffusion=DiffusionConfig(
+        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=1, clip_range=None
+    ),
+    action_diffusion=DiffusionConfig(
+        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=0, clip_range=1.5
+    ),
+    sampling=SamplingConfig(
+        action_sampler="ddim",
+        action_num_steps=10,
+        frame_sampler="ddpm",
+        frame_num_steps=100,
+        frame_num_sets=64,
+        frame_guidance=1.0,
+    ),
+    loss=LossConfig(
+        num_draws=4,
+        mask_ratio_low=0.7,
+        mask_ratio_std=0.25,
+        frame_fraction=1.0,
+        frame_weight=1.0,
+        action_weight=1.0,
+    ),
+)
+
+# The real model's structure at the smallest size, for tests.
+_PAR_TINY = dataclasses.replace(
+    _PAR_SMALL,
+    name="par_tiny",
+    image_height=32,
+    image_width=32,
+    codec=dataclasses.replace(
+        _PAR_SMALL.codec, latent_channels=4, channels=(16, 32), norm_groups=8
+    ),
+    frame_patch=2,
+    image_patch=1,
+    transformer=EncoderConfig(width=32, depth=2, num_heads=2, mlp_ratio=2),
+    image_encoder=EncoderConfig(width=32, depth=2, num_heads=2, mlp_ratio=2),
+    frame_decoder=FrameDecoderConfig(width=32, depth=2, time_frequencies=32),
+    mixer_rank=4,
+    text_width=16,
+    num_text_tokens=3,
+    action_tokenizer_hidden=16,
+    action_dit=ActionDitConfig(width=32, depth=2, num_heads=2, mlp_ratio=2, time_frequencies=32),
+    num_slots=6,
+    base_time=6,
+    rotary=dataclasses.replace(_PAR_SMALL.rotary, rotary_dim=16),
+)
+
+
+def _p(name: str, height: int, width: int) -> ModelConfig:
+    return dataclasses.replace(
+        _PAR_0_6B_P480, name=f"par_0_6b_{name}", image_height=height, image_width=width
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "par_small": _PAR_SMALL,
+    "par_0_6b": dataclasses.replace(_PAR_0_6B_P480, name="par_0_6b"),
+    "par_0_6b_p256": _p("p256", 256, 256),
+    "par_0_6b_p480": _PAR_0_6B_P480,
+    "par_0_6b_p512": _p("p512", 512, 512),
+    "par_0_6b_p768": _p("p768", 480, 768),
+    "par_tiny": _PAR_TINY,
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """Raises ValueError with the list of presets for an unknown name."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is unknown; the presets are {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noise schedules, the diffusion loss and the samplers: free functions over any network.
+
+The schedulers are diffusers'. Paper, section 3.1 and Eqs. 3 to 5; DDIM, DPM-Solver++ and flow
+matching reduce the number of steps.
+
+Shape letters: R repeated draws, B batch.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from torch import Tensor
+
+from par_model.config import DiffusionConfig
+
+# (noisy sample, index of the sampling step) to the network's prediction.
+PredictNoise = Callable[[Tensor, int], Tensor]
+Scheduler = (
+    DDIMScheduler | DDPMScheduler | DPMSolverMultistepScheduler | FlowMatchEulerDiscreteScheduler
+)
+SAMPLERS = ("ddim", "ddpm", "dpmsolver++", "flow_matching")
+
+
+@lru_cache(maxsize=32)
+def _prototype(config: DiffusionConfig, sampler: str) -> Scheduler:
+    if (config.schedule == "flow_matching") != (sampler == "flow_matching"):
+        raise ValueError(
+            f"sampler {sampler!r} does not fit the schedule {config.schedule!r} that the network "
+            "was trained with; flow matching needs both, the other samplers neither."
+        )
+    if sampler == "flow_matching":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
+    common = {
+        "num_train_timesteps": config.num_train_timesteps,
+        "beta_schedule": config.schedule,
+        "prediction_type": "epsilon",
+        "steps_offset": config.steps_offset,
+        "timestep_spacing": "leading",
+    }
+    clip = {
+        "clip_sample": config.clip_range is not None,
+        "clip_sample_range": config.clip_range or 1.0,
+    }
+    if sampler == "ddim":
+        return DDIMScheduler(**common, **clip, set_alpha_to_one=True)
+    if sampler == "ddpm":
+        return DDPMScheduler(**common, **clip, variance_type="fixed_small")
+    if sampler == "dpmsolver++":
+        return DPMSolverMultistepScheduler(
+            **common,
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            thresholding=False,
+            final_sigmas_type="zero",
+        )
+    raise ValueError(f"sampler {sampler!r} is unknown; the samplers are {', '.join(SAMPLERS)}.")
+
+
+def make_scheduler(config: DiffusionConfig, sampler: str, num_steps: int) -> Scheduler:
+    """A scheduler of its own, set to `num_steps`.
+
+    Raises:
+        ValueError: an unknown sampler, one that does not fit the schedule, or a step count
+            outside 1 .. num_train_timesteps.
+    """
+    if not 1 <= num_steps <= config.num_train_timesteps:
+        raise ValueError(
+            f"number of sampling steps must be 1 to {config.num_train_timesteps}, got {num_steps}."
+        )
+    scheduler = copy.copy(_prototype(config, sampler))
+    scheduler.set_timesteps(num_steps)
+    return scheduler
+
+
+def sampling_times(config: DiffusionConfig, sampler: str, num_steps: int) -> Tensor:
+    """The network's diffusion times of each step, noisiest first: float32 [num_steps]."""
+    return make_scheduler(config, sampler, num_steps).timesteps.to(torch.float32)
+
+
+def sample(
+    predict: PredictNoise,
+    noise: Tensor,
+    config: DiffusionConfig,
+    sampler: str,
+    num_steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run the reverse process from `noise` to a clean sample of the same shape (Eq. 5).
+
+    `generator` serves the samplers that draw noise on the way (ddpm). Runs in float32 at least,
+    whatever the network's type.
+    """
+    scheduler = make_scheduler(config, sampler, num_steps)
+    kind = torch.promote_types(noise.dtype, torch.float32)
+    current = noise.to(kind)
+    extra = {"generator": generator} if sampler in ("ddpm", "ddim") else {}
+    for index, time in enumerate(scheduler.timesteps):
+        predicted = predict(current.to(noise.dtype), index).to(kind)
+        current = scheduler.step(predicted, time, current, return_dict=False, **extra)[0]
+    return current.to(noise.dtype)
+
+
+def draw_times(config: DiffusionConfig, count: int, generator: torch.Generator) -> Tensor:
+    """Diffusion times of `count` training draws: uniform integers; logit-normal for flow matching."""
+    device = generator.device
+    if config.schedule == "flow_matching":
+        sigma = torch.randn(count, generator=generator, device=device).sigmoid()
+        return sigma * config.num_train_timesteps
+    return torch.randint(
+        0, config.num_train_timesteps, (count,), generator=generator, device=device
+    )
+
+
+def add_noise(
+    config: DiffusionConfig, clean: Tensor, noise: Tensor, times: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The forward process at `times` (one per row of dimension 0).
+
+    Returns the noisy sample and what the network is to predict: the noise, or noise - clean for
+    flow matching.
+    """
+    column = (slice(None), *([None] * (clean.ndim - 1)))
+    if config.schedule == "flow_matching":
+        sigma = (times / config.num_train_timesteps).to(clean.dtype)[column]
+        return (1 - sigma) * clean + sigma * noise, noise - clean
+    alphas = _prototype(config, "ddpm").alphas_cumprod.to(clean.device)[times.long()]
+    signal = alphas.sqrt().to(clean.dtype)[column]
+    spread = (1 - alphas).sqrt().to(clean.dtype)[column]
+    return signal * clean + spread * noise, noise

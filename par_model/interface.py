@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy takes and gives: numpy arrays in SI units, no torch, no ROS.
+
+Shapes: H, W image size in pixels; J joints of the arm, gripper last; L actions in a chunk.
+Units: joint positions are rad, the gripper's is the target position of one finger in metres.
+Joint order is stated by `joint_names` wherever joints appear; nothing is ever reordered in silence.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+ImageArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy expects to be given and what it will answer.
+
+    Attributes:
+        arm: name of the arm that the policy was trained on (a file of config/arms).
+        joint_names: the J joints in the policy's order, gripper last.
+        image_height, image_width: size in pixels of the camera image.
+        num_actions: L, actions in one chunk.
+        step_s: seconds between two actions.
+        instructions: the instructions that the policy knows.
+    """
+
+    arm: str
+    joint_names: tuple[str, ...]
+    image_height: int
+    image_width: int
+    num_actions: int
+    step_s: float
+    instructions: tuple[str, ...]
+
+    def require_instruction(self, instruction: str) -> None:
+        """Raise ValueError with the list of known instructions if `instruction` is not one."""
+        if instruction not in self.instructions:
+            known = "; ".join(repr(text) for text in self.instructions)
+            raise ValueError(
+                f"instruction {instruction!r} is unknown to this policy; it knows: {known}. "
+                "Use one of these word for word, or train on the new one."
+            )
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One moment of the arm and its camera.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        measured_joint_positions: float64 [J].
+        joint_names: names of those joints.
+        stamp_s: when the image was taken, seconds on the caller's clock.
+        executed_actions: float64 [L, J], the joint targets that the arm was really sent since
+            the previous observation; None for the first observation of an episode.
+    """
+
+    image: ImageArray
+    measured_joint_positions: FloatArray
+    joint_names: tuple[str, ...]
+    stamp_s: float
+    executed_actions: FloatArray | None = None
+
+    def validate(self, spec: PolicySpec) -> None:
+        """Raise ValueError, naming the field, what was expected and what came."""
+        _require_joint_names("observation", self.joint_names, spec.joint_names)
+        _require_array(
+            "observation.image",
+            self.image,
+            np.dtype(np.uint8),
+            (spec.image_height, spec.image_width, 3),
+            "check the camera's size and encoding",
+        )
+        num_joints = len(spec.joint_names)
+        _require_array(
+            "observation.measured_joint_positions",
+            self.measured_joint_positions,
+            np.dtype(np.float64),
+            (num_joints,),
+            "check the joint_states topic",
+        )
+        if self.executed_actions is not None:
+            _require_array(
+                "observation.executed_actions",
+                self.executed_actions,
+                np.dtype(np.float64),
+                (spec.num_actions, num_joints),
+                "check the executed_actions topic",
+            )
+        if not np.isfinite(self.stamp_s):
+            raise ValueError(
+                f"observation.stamp_s must be finite, got {self.stamp_s}; check the camera's clock."
+            )
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """L joint targets, the first due `step_s` after the chunk starts.
+
+    Attributes:
+        joint_positions: float64 [L, J], absolute targets.
+        joint_names: names of those joints.
+        step_s: seconds between two targets.
+        stamp_s: stamp of the observation that this chunk answers.
+    """
+
+    joint_positions: FloatArray
+    joint_names: tuple[str, ...]
+    step_s: float
+    stamp_s: float
+
+    def validate(self, spec: PolicySpec) -> None:
+        """Raise ValueError, naming the field, what was expected and what came."""
+        _require_joint_names("action chunk", self.joint_names, spec.joint_names)
+        _require_array(
+            "action chunk.joint_positions",
+            self.joint_positions,
+            np.dtype(np.float64),
+            (spec.num_actions, len(spec.joint_names)),
+            "the policy and its checkpoint disagree; check the checkpoint's config.json",
+        )
+        if self.step_s != spec.step_s:
+            raise ValueError(
+                f"action chunk.step_s must be {spec.step_s} s, got {self.step_s} s; "
+                "check the checkpoint's control rate."
+            )
+
+
+class Policy(Protocol):
+    """Answers each observation of an episode with a chunk of actions.
+
+    An episode is `reset`, then `observe` and `act` in turn. Two instances share nothing.
+    """
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Forget the episode. `seed` fixes all sampling until the next reset.
+
+        Raises ValueError for an instruction that the policy does not know.
+        """
+
+    def observe(self, observation: Observation) -> None:
+        """Take in what happened. Raises ValueError for an observation that does not fit `spec`."""
+
+    def act(self) -> ActionChunk:
+        """Sample the chunk that answers the last observation. Raises ValueError before one."""
+
+
+def _require_joint_names(what: str, got: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if got == expected:
+        return
+    missing = sorted(set(expected) - set(got))
+    unknown = sorted(set(got) - set(expected))
+    if missing or unknown:
+        detail = f"missing {missing}, unknown {unknown}"
+    else:
+        detail = f"the order is {list(got)}"
+    raise ValueError(
+        f"{what}: joints must be {list(expected)} in this order; {detail}. "
+        "Check the arm's configuration file against the checkpoint's."
+    )
+
+
+def _require_array(
+    what: str,
+    array: npt.NDArray[np.generic],
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    next_check: str,
+) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(
+            f"{what} must be {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}; "
+            f"{next_check}."
+        )
+    if np.issubdtype(dtype, np.floating) and not np.isfinite(array).all():
+        raise ValueError(f"{what} holds NaN or Inf; {next_check}.")

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction, frames and actions to tokens, and where each token stands in time and space.
+
+A physical token P_n is [frame tokens of O_n; L action tokens of A_n] (paper, section 4.2.2).
+A_n are the actions executed between O_{n-1} and O_n; A_0 is the learnable Begin-Of-Action.
+
+Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S all tokens,
+C width, D action width, J joints, P rotary pairs, c h w a latent's channels, rows, columns.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from par_model.causal_mask import ACTION, FRAME, TEXT, TokenLayout
+from par_model.config import ModelConfig
+from par_model.layers import SiluMlp, rotary_angles, sinusoid, spatial_embedding
+from par_model.transformer import Rotation
+
+TIME_FREQUENCIES = 128
+
+
+class TimeEmbedding(nn.Module):
+    """NOVA's learned embedding of a slot's time: sin-cos, MLP, layer norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = SiluMlp(2 * TIME_FREQUENCIES, width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+
+    def forward(self, times: Tensor) -> Tensor:
+        """[...] to [..., C]."""
+        waves = sinusoid(times, TIME_FREQUENCIES, cos_first=False)
+        return self.norm(self.proj(waves.to(self.norm.weight.dtype)))
+
+
+class PhysicalTokenizer(nn.Module):
+    """Everything between raw inputs and the transformer's first block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.transformer.width
+        self.text_proj = nn.Linear(config.text_width, width)
+        self.text_norm = nn.LayerNorm(width, eps=1e-5)
+        # rows that stand where an instruction has no token; all of them are the null instruction
+        self.register_buffer(
+            "text_padding", torch.zeros(max(512, config.num_text_tokens), config.text_width)
+        )
+        self.frame_embed = nn.Conv2d(
+            config.codec.latent_channels, width, config.frame_patch, config.frame_patch
+        )
+        self.time_embed = TimeEmbedding(width)
+        self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)
+        # every row starts as the same vector: the paper's single token, generalised
+        self.begin_of_action = nn.Parameter(
+            (0.02 * torch.randn(1, width)).repeat(config.num_actions, 1)
+        )
+        self.begin_of_video = nn.Parameter(0.02 * torch.randn(1, width))
+        self.proprio_embed = (
+            nn.Linear(config.proprio_width, width) if config.proprio_width else None
+        )
+        self.register_buffer(
+            "frame_positions",
+            spatial_embedding(config.frame_rows, config.frame_columns, width).float(),
+            persistent=False,
+        )
+
+    def text_tokens(self, text_BTC: Tensor) -> Tensor:
+        """Embedding rows [B, T, text width] to tokens [B, T, C]."""
+        return self.text_norm(self.text_proj(text_BTC))
+
+    def null_text(self, batch_size: int) -> Tensor:
+        """The empty instruction [B, T, text width], for guidance and for dropped prompts."""
+        return self.text_padding[: self.config.num_text_tokens].expand(batch_size, -1, -1)
+
+    def slot_times(self, slots: Tensor) -> Tensor:
+        """Slot indices [...] to the time embedding's clock. Index 0 is NOVA's begin-of-video."""
+        unit = self.config.base_time / self.config.num_slots
+        first = 0 if self.config.first_slot == "bov" else 1
+        return (slots + first) * unit
+
+    def frame_tokens(self, latents_BNchw: Tensor, slots_BN: Tensor) -> Tensor:
+        """[B, N, c, h, w] and slot indices [B, N] to [B, N, K, C]."""
+        flat = rearrange(latents_BNchw, "b n c h w -> (b n) c h w")
+        tokens = rearrange(
+            self.frame_embed(flat), "(b n) c h w -> b n (h w) c", b=latents_BNchw.shape[0]
+        )
+        return self.add_positions(tokens, slots_BN)
+
+    def begin_of_video_tokens(self, batch_size: int) -> Tensor:
+        """NOVA's slot 0 [B, 1, K, C], used where first_slot is "bov"."""
+        tokens = self.begin_of_video.expand(batch_size, 1, self.config.num_frame_tokens, -1)
+        slots = torch.zeros(batch_size, 1, device=tokens.device, dtype=torch.int64)
+        return self.add_positions(tokens, slots)
+
+    def add_positions(self, tokens_BNKC: Tensor, slots_BN: Tensor) -> Tensor:
+        if self.config.position_mode == "rope3d":
+            return tokens_BNKC
+        times_BN1C = self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)
+        return tokens_BNKC + self.frame_positions.to(tokens_BNKC.dtype) + times_BN1C
+
+    def action_tokens(
+        self,
+        actions_BNLD: Tensor,
+        is_first_BN: Tensor,
+        slots_BN: Tensor,
+        proprio_BNJ: Tensor | None,
+    ) -> Tensor:
+        """[B, N, L, D] to [B, N, L, C]; where `is_first_BN` the actions are BOA and not read.
+
+        Actions carry their slot's time embedding, so that they lie where the pretrained
+        transformer expects its inputs.
+        """
+        tokens = torch.where(
+            is_first_BN[..., None, None], self.begin_of_action, self.action_embed(actions_BNLD)
+        )
+        if self.proprio_embed is not None:
+            if proprio_BNJ is None:
+                raise ValueError("this model reads measured joint positions; none were given.")
+            tokens = tokens + self.proprio_embed(proprio_BNJ).unsqueeze(2)
+        if self.config.position_mode == "rope3d":
+            return tokens
+        return tokens + self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)
+
+    def rotation(self, layout: TokenLayout, offsets_B: Tensor | None = None) -> Rotation | None:
+        """The rotary embedding of the tokens in `layout`, slots shifted by `offsets_B`.
+
+        The clock counts env steps: frame n stands at n L, action (n, l) at (n - 1) L + l + 1 with
+        l from 0, text at 0. One step of the frame index is L steps of the action index: the
+        "distinct frequency settings" of the paper on one physical clock.
+        """
+        if self.config.position_mode == "ape":
+            return None
+        rotary = self.config.rotary
+        slots_BS = layout.slots if offsets_B is None else layout.slots + offsets_B[:, None]
+        frame_time = slots_BS * self.config.num_actions
+        action_time = frame_time - self.config.num_actions + layout.steps + 1
+        if self.config.position_mode == "rope3d":
+            angles = self._angles_3d(layout, frame_time, action_time)
+        else:
+            pairs = rotary.rotary_dim // 2
+            angles = _by_kind(
+                layout,
+                rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, pairs),
+                rotary_angles(action_time * rotary.scale_action, rotary.theta_action, pairs),
+            )
+        if offsets_B is not None:
+            angles = angles.unsqueeze(1)
+        weights = self.frame_embed.weight.dtype
+        kind = torch.float64 if weights == torch.float64 else torch.float32
+        return Rotation(angles.cos().to(kind), angles.sin().to(kind))
+
+    def _angles_3d(self, layout: TokenLayout, frame_time: Tensor, action_time: Tensor) -> Tensor:
+        """NOVA's split of a head: an eighth for time, the rest halved between rows and columns."""
+        rotary = self.config.rotary
+        pairs = rotary.rotary_dim // 2
+        time_pairs = max(1, pairs // 8)
+        row_pairs = (pairs - time_pairs) // 2
+        column_pairs = pairs - time_pairs - row_pairs
+        index = _frame_index(layout)
+        rows = index // self.config.frame_columns
+        columns = index % self.config.frame_columns
+        time = _by_kind(
+            layout,
+            rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, time_pairs),
+            rotary_angles(action_time * rotary.scale_action, rotary.theta_action, time_pairs),
+        )
+        space = torch.cat(
+            (
+                rotary_angles(rows, rotary.theta_frame, row_pairs),
+                rotary_angles(columns, rotary.theta_frame, column_pairs),
+            ),
+            dim=-1,
+        ).expand(*time.shape[:-1], -1)
+        return torch.cat((time, space), dim=-1)
+
+
+def _by_kind(layout: TokenLayout, frame_angles: Tensor, action_angles: Tensor) -> Tensor:
+    kinds = layout.kinds.unsqueeze(-1)
+    chosen = torch.where(kinds == ACTION, action_angles, frame_angles)
+    return torch.where(kinds == TEXT, torch.zeros_like(chosen), chosen)
+
+
+def _frame_index(layout: TokenLayout) -> Tensor:
+    """Index of a frame token inside its frame; 0 for the others. Frames are contiguous."""
+    is_frame = (layout.kinds == FRAME).long()
+    running = is_frame.cumsum(0) - is_frame
+    starts = torch.cat((torch.zeros_like(is_frame[:1]), is_frame[:-1])) == 0
+    first = torch.where((is_frame == 1) & starts, running, torch.zeros_like(running)).cummax(0)
+    return (running - first.values) * is_frame
