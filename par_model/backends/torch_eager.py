@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch, operation by operation: the reference that the other runtimes are compared with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from par_model.backends.policy_graphs import Float32Array, SlotInputs
+from par_model.checkpoint import Checkpoint
+from par_model.frame_head import generation_order
+from par_model.interface import ImageArray
+from par_model.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class EagerContext:
+    """A slot's outputs: Z_O [1, K, C] raw, and Z_A [1, Z, C]."""
+
+    frame: Tensor
+    action: Tensor
+
+
+@dataclass(frozen=True)
+class EagerCache:
+    """`keys_values` is None for PAR-NoAR, which sees the instruction directly."""
+
+    keys_values: KVCache | None
+    text: Tensor
+
+
+class TorchEager:
+    """PolicyGraphs on a torch device.
+
+    Args:
+        checkpoint: weights and configuration; the modules are moved to `device` as `dtype`.
+        num_steps: sampling steps of the action head; None is the checkpoint's default.
+        sampler: of the action head; None is the checkpoint's default.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        num_steps: int | None = None,
+        sampler: str | None = None,
+    ) -> None:
+        self.config = checkpoint.config
+        self.device, self.dtype = device, dtype
+        self.model = checkpoint.model.to(device, dtype)
+        self.codec = checkpoint.codec.to(device, dtype)
+        sampling = self.config.sampling
+        self.sampler = sampler or sampling.action_sampler
+        self.num_steps = sampling.action_num_steps if num_steps is None else num_steps
+        with torch.inference_mode():
+            self.modulations = self.model.action_modulations(self.sampler, self.num_steps)
+        self._anchor: EagerContext | None = None
+
+    @property
+    def name(self) -> str:
+        return f"torch eager on {self.device.type}"
+
+    @torch.inference_mode()
+    def encode(self, image: ImageArray) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        return self.codec.encode(pixels.unsqueeze(0))
+
+    @torch.inference_mode()
+    def prefill(self, text: Float32Array) -> EagerCache:
+        rows = self._tensor(text).unsqueeze(0)
+        cache = None if self.model.transformer is None else self.model.prefill(rows)
+        return EagerCache(cache, rows)
+
+    @torch.inference_mode()
+    def extend(
+        self, cache: EagerCache, slots: SlotInputs, first_slot: int, starts_with_boa: bool
+    ) -> tuple[EagerContext, EagerCache]:
+        context, keys_values = self.model.extend(
+            cache.keys_values,
+            cache.text,
+            torch.stack(slots.latents, dim=1),
+            self._tensor(np.stack(slots.actions)).unsqueeze(0),
+            self._tensor(np.stack(slots.proprio)).unsqueeze(0),
+            first_slot,
+            starts_with_boa,
+        )
+        if starts_with_boa:
+            self._anchor = EagerContext(context.frame_BNKC[:, 0], context.action_BNZC[:, 0])
+        last = EagerContext(context.frame_BNKC[:, -1], context.action_BNZC[:, -1])
+        return last, EagerCache(keys_values, cache.text)
+
+    def rewind_to_instruction(self, cache: EagerCache) -> EagerCache:
+        if cache.keys_values is None:
+            return cache
+        return EagerCache(cache.keys_values.rewind(self.config.num_text_tokens), cache.text)
+
+    @torch.inference_mode()
+    def evict_oldest_slot(self, cache: EagerCache) -> EagerCache:
+        if cache.keys_values is None:
+            return cache
+        shorter = cache.keys_values.evict(self.config.num_text_tokens, self.config.slot_length)
+        return EagerCache(shorter, cache.text)
+
+    def first_slot_context(self) -> EagerContext:
+        assert self._anchor is not None
+        return self._anchor
+
+    @torch.inference_mode()
+    def act(self, context: EagerContext, noise: Float32Array, seed: int) -> Float32Array:
+        actions = self.model.predict_actions(
+            context.action,
+            self._tensor(noise).unsqueeze(0),
+            self.sampler,
+            self.num_steps,
+            self.modulations,
+            torch.Generator().manual_seed(seed),
+        )
+        result: Float32Array = actions[0].float().cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def predict_frame(
+        self, context: EagerContext, anchor: EagerContext | None, seed: int
+    ) -> ImageArray:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        sampling = self.config.sampling
+        latent = self.model.predict_frame(
+            self.model.frame_condition(context.frame, None if anchor is None else anchor.frame),
+            generation_order(self.config.num_image_tokens, generator),
+            generator,
+            sampling.frame_sampler,
+            sampling.frame_num_steps,
+            sampling.frame_num_sets,
+        )
+        picture: ImageArray = self.codec.decode(latent)[0].cpu().numpy()
+        return picture
+
+    def _tensor(self, array: Float32Array) -> Tensor:
+        return torch.from_numpy(array).to(self.device, self.dtype)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained policy as a folder: configuration, weights, statistics, instructions, card, manifest.
+
+    config.json                        ModelConfig
+    statistics.json                    normalisation, arm and joint order named
+    instructions.json                  the known instructions (their embeddings are tensors)
+    weights-0000i-of-0000n.safetensors shards under 16 MiB
+    weights.safetensors.index.json     tensor name -> shard
+    training.json                      how it was made: data, seeds, command, hardware
+    README.md                          the model card
+    manifest.json                      sha256 of every other file, checked when loading
+
+No pickle anywhere. Nothing is inferred from a file name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from par_model.config import ModelConfig, from_json, to_json
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import InstructionTable
+from par_model.model import PARModel
+from par_model.normalization import Statistics, from_json_dict
+
+FORMAT_VERSION = 1
+MAX_SHARD_BYTES = 15 * 2**20
+_INDEX = "weights.safetensors.index.json"
+_EMBEDDINGS = "instructions.embeddings"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a deployed policy needs."""
+
+    config: ModelConfig
+    model: PARModel
+    codec: FrameCodec
+    statistics: Statistics
+    instructions: InstructionTable
+    training: Mapping[str, object]
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    config: ModelConfig,
+    model: PARModel,
+    codec: FrameCodec,
+    statistics: Statistics,
+    instructions: InstructionTable,
+    card: str,
+    training: Mapping[str, object],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the folder as a whole: it is complete under its name, or not there.
+
+    `dtype` is the type in which floating-point weights are stored. An older folder of the same
+    name is replaced.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "config.json").write_text(to_json(config))
+    _write_json(partial / "statistics.json", statistics.to_json_dict())
+    _write_json(partial / "instructions.json", {"texts": list(instructions.texts)})
+    _write_json(partial / "training.json", dict(training))
+    (partial / "README.md").write_text(card)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"codec.{name}": value for name, value in codec.state_dict().items()}
+    tensors[_EMBEDDINGS] = instructions.embeddings_ITC
+    _write_shards(partial, {name: _stored(value, dtype) for name, value in tensors.items()})
+    _write_json(
+        partial / "manifest.json",
+        {"format_version": FORMAT_VERSION, "sha256": _hashes(partial)},
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Read and verify a checkpoint; weights are converted to `dtype`, on the CPU.
+
+    Raises:
+        ValueError: the folder or a file is missing, a file does not match its sha256, a tensor is
+            missing, left over or of another shape. The sentence names it.
+    """
+    _require_files(folder)
+    _verify_manifest(folder)
+    config = from_json((folder / "config.json").read_text())
+    tensors = _read_shards(folder)
+    if _EMBEDDINGS not in tensors:
+        raise ValueError(f"checkpoint {folder} lacks the tensor {_EMBEDDINGS}; copy it anew.")
+    instructions = InstructionTable(
+        tuple(json.loads((folder / "instructions.json").read_text())["texts"]),
+        tensors.pop(_EMBEDDINGS).to(dtype),
+    )
+    model, codec = PARModel(config), FrameCodec(config.codec)
+    _load_module(model, "model.", tensors, folder)
+    _load_module(codec, "codec.", tensors, folder)
+    if tensors:
+        raise ValueError(
+            f"checkpoint {folder} has tensors that its configuration does not know: "
+            f"{_some(sorted(tensors))}; config.json and weights are of different models."
+        )
+    return Checkpoint(
+        config=config,
+        model=model.to(dtype).eval().requires_grad_(False),
+        codec=codec.to(dtype).eval().requires_grad_(False),
+        statistics=from_json_dict(json.loads((folder / "statistics.json").read_text())),
+        instructions=instructions,
+        training=json.loads((folder / "training.json").read_text()),
+    )
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    split = split_torch_state_dict_into_shards(
+        tensors,
+        filename_pattern="weights{suffix}.safetensors",
+        max_shard_size=MAX_SHARD_BYTES,
+    )
+    for file_name, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / file_name)
+    _write_json(folder / _INDEX, {"weight_map": split.tensor_to_filename})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: _sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(
+            f"checkpoint {folder} is not a folder; give the folder that holds config.json, "
+            "or train one with `python -m par_model.train`."
+        )
+    needed = ("config.json", "statistics.json", "instructions.json", "training.json", _INDEX)
+    if missing := [name for name in (*needed, "manifest.json") if not (folder / name).is_file()]:
+        raise ValueError(f"checkpoint {folder} lacks {', '.join(missing)}; copy the whole folder.")
+
+
+def _verify_manifest(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"checkpoint {folder} has format version {manifest.get('format_version')}; "
+            f"this program reads version {FORMAT_VERSION}."
+        )
+    for name, expected in manifest["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"checkpoint {folder} lacks {name}; copy the whole folder.")
+        if _sha256(path) != expected:
+            raise ValueError(
+                f"checkpoint {folder}: {name} is not the file that was saved (its sha256 differs "
+                "from manifest.json); copy it anew, or save the checkpoint again after a change."
+            )
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    weight_map: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
+    tensors: dict[str, Tensor] = {}
+    for file_name in sorted(set(weight_map.values())):
+        try:
+            tensors |= load_file(folder / file_name)
+        except (FileNotFoundError, SafetensorError) as error:
+            raise ValueError(
+                f"checkpoint {folder}: {file_name} cannot be read ({error}); copy it anew."
+            ) from error
+    if missing := sorted(set(weight_map) - set(tensors)):
+        raise ValueError(f"checkpoint {folder} lacks the tensors {_some(missing)}; copy it anew.")
+    return tensors
+
+
+def _load_module(module: nn.Module, prefix: str, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Move the tensors under `prefix` into the module, each one used exactly once."""
+    own = module.state_dict()
+    if missing := sorted(prefix + name for name in own if prefix + name not in tensors):
+        raise ValueError(
+            f"checkpoint {folder} lacks the tensors {_some(missing)}; "
+            "config.json and weights are of different models, or the copy is incomplete."
+        )
+    state = {}
+    for name, target in own.items():
+        value = tensors.pop(prefix + name)
+        if value.shape != target.shape:
+            raise ValueError(
+                f"checkpoint {folder}: tensor {prefix + name} must have shape "
+                f"{list(target.shape)}, got {list(value.shape)}; config.json and weights are of "
+                "different models."
+            )
+        state[name] = value
+    module.load_state_dict(state)
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

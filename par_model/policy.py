@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PARPolicy: the only object with episode state. Deployment's side of the interface."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
+from par_model.config import ModelConfig
+from par_model.instruction import InstructionTable
+from par_model.interface import (
+    ActionChunk,
+    FloatArray,
+    ImageArray,
+    Observation,
+    PolicySpec,
+)
+from par_model.normalization import Statistics
+
+STEP_S = 0.05
+
+
+@dataclass
+class _Episode:
+    """What one episode has been so far.
+
+    Attributes:
+        noise: source of the action head's noise.
+        frame_seed: seed of pictures that are asked for.
+        cache: the cache with the instruction and every slot in `slots`.
+        slots: (latent, normalised actions, normalised joints) of the slots that are in the cache.
+        next_slot: index that the next slot gets.
+        context, anchor: the runtime's context of the newest and of the first slot.
+        observation: the newest observation.
+    """
+
+    noise: np.random.Generator
+    frame_seed: int
+    cache: Any
+    slots: list[tuple[Any, Float32Array, Float32Array]] = field(default_factory=list)
+    next_slot: int = 0
+    context: Any = None
+    anchor: Any = None
+    observation: Observation | None = None
+
+
+class PARPolicy:
+    """Answers observations with action chunks; keeps the history as a KV cache.
+
+    What enters the cache is what really happened: real frames, and the actions that the arm was
+    really sent. `act` changes nothing in it. Actions are sampled with noise from a generator that
+    `reset` seeds, so the same episode gives the same chunks.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        statistics: Statistics,
+        instructions: InstructionTable,
+        graphs: PolicyGraphs,
+    ) -> None:
+        self._config = config
+        self._statistics = statistics
+        self._instructions = instructions
+        self._graphs = graphs
+        self._episode: _Episode | None = None
+        self._spec = PolicySpec(
+            arm=statistics.arm,
+            joint_names=statistics.joint_names,
+            image_height=config.image_height,
+            image_width=config.image_width,
+            num_actions=config.num_actions,
+            step_s=STEP_S,
+            instructions=instructions.texts,
+        )
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._spec
+
+    @property
+    def backend(self) -> str:
+        """The runtime and device that answer."""
+        return self._graphs.name
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Start an episode. Raises ValueError for an unknown instruction."""
+        self._spec.require_instruction(instruction)
+        text = self._instructions.embedding(instruction).float().numpy()
+        self._episode = _Episode(
+            noise=np.random.Generator(np.random.PCG64(seed)),
+            frame_seed=seed,
+            cache=self._graphs.prefill(text),
+        )
+
+    def observe(self, observation: Observation) -> None:
+        """Append the physical token of this observation to the context.
+
+        Raises:
+            ValueError: no `reset` yet; an observation that does not fit `spec`; executed actions
+                given with the first observation or missing from a later one; a context longer
+                than the model has slots where the overflow mode is "error" or "episode".
+        """
+        episode = self._started()
+        observation.validate(self._spec)
+        is_first = episode.observation is None
+        if is_first != (observation.executed_actions is None):
+            raise ValueError(
+                "the first observation of an episode must carry no executed actions and every "
+                f"later one must; this one is {'the first' if is_first else 'a later one'}. "
+                "Reset the policy where the history is not known."
+            )
+        actions = np.zeros((self._spec.num_actions, len(self._spec.joint_names)), np.float32)
+        if observation.executed_actions is not None and episode.observation is not None:
+            actions = self._context_actions(
+                observation.executed_actions, episode.observation, observation
+            )
+        joints = observation.measured_joint_positions
+        proprio = self._statistics.normalize_joints(joints).astype(np.float32)
+        slot = (self._graphs.encode(observation.image), actions, proprio)
+        self._make_room(episode)
+        self._append(episode, [slot], starts_with_boa=not episode.slots)
+        episode.observation = observation
+
+    def act(self) -> ActionChunk:
+        """Sample the chunk that answers the newest observation.
+
+        Raises:
+            ValueError: no observation since the reset.
+        """
+        episode = self._started()
+        if episode.observation is None:
+            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        shape = (self._spec.num_actions, len(self._spec.joint_names))
+        noise = episode.noise.standard_normal(shape).astype(np.float32)
+        seed = int(episode.noise.integers(2**31))
+        actions = self._graphs.act(episode.context, noise, seed)
+        targets = self._statistics.denormalize_actions(
+            actions.astype(np.float64), episode.observation.measured_joint_positions
+        )
+        return ActionChunk(
+            joint_positions=targets,
+            joint_names=self._spec.joint_names,
+            step_s=self._spec.step_s,
+            stamp_s=episode.observation.stamp_s,
+        )
+
+    def predict_frame(self) -> ImageArray:
+        """The model's picture of the next observation, uint8 [H, W, 3]; slow, never needed to act.
+
+        It draws from a generator of its own, so asking for it changes no action.
+
+        Raises:
+            ValueError: no observation since the reset.
+        """
+        episode = self._started()
+        if episode.context is None:
+            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        anchor = None if len(episode.slots) == 1 else episode.anchor
+        return self._graphs.predict_frame(episode.context, anchor, episode.frame_seed)
+
+    def _started(self) -> _Episode:
+        if self._episode is None:
+            raise ValueError("the policy has no episode; call reset with an instruction first.")
+        return self._episode
+
+    def _context_actions(
+        self, executed_actions: FloatArray, before: Observation, now: Observation
+    ) -> Float32Array:
+        """What the history shows of a chunk: the executed actions, or (context_action "proprio")
+        the measured joints that they led to, in the same normalised frame."""
+        if self._config.context_action == "proprio":
+            executed_actions = np.broadcast_to(now.measured_joint_positions, executed_actions.shape)
+        normalised = self._statistics.normalize_actions(
+            executed_actions, before.measured_joint_positions
+        )
+        return normalised.astype(np.float32)
+
+    def _make_room(self, episode: _Episode) -> None:
+        """Apply the overflow rule if the context has no slot left (SPEC: 3.8)."""
+        if len(episode.slots) < self._config.num_slots:
+            return
+        if self._config.overflow == "rebase":
+            kept = episode.slots[-(self._config.num_slots // 2) :]
+            episode.cache = self._graphs.rewind_to_instruction(episode.cache)
+            episode.slots, episode.next_slot = [], 0
+            self._append(episode, kept, starts_with_boa=True)
+        elif self._config.overflow == "slide":
+            episode.cache = self._graphs.evict_oldest_slot(episode.cache)
+            episode.slots = episode.slots[1:]
+        else:
+            raise ValueError(
+                f"the episode is longer than the model's {self._config.num_slots} slots and its "
+                f'overflow mode is "{self._config.overflow}"; reset the policy, or use "rebase".'
+            )
+
+    def _append(
+        self,
+        episode: _Episode,
+        slots: list[tuple[Any, Float32Array, Float32Array]],
+        starts_with_boa: bool,
+    ) -> None:
+        latents, actions, proprio = zip(*slots, strict=True)
+        episode.context, episode.cache = self._graphs.extend(
+            episode.cache,
+            SlotInputs(latents, actions, proprio),
+            episode.next_slot,
+            starts_with_boa,
+        )
+        if starts_with_boa:
+            episode.anchor = self._graphs.first_slot_context()
+        episode.slots = [*episode.slots, *slots]
+        episode.next_slot += len(slots)
