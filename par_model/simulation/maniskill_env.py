@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ManiSkill as an arm: SI joint targets in, joint positions and pictures out. No ROS.
+
+This is the only file that knows ManiSkill's gripper action g in [-1, 1]; everywhere else the
+gripper is the target position of one finger in metres: finger = 0.015 + 0.025 * g.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from par_model.interface import FloatArray, ImageArray
+from par_model.simulation.light_meshes import light_urdf
+from par_model.simulation.tasks import Task
+from par_model.simulation.tasks import task as task_by_name
+
+JOINT_NAMES = (
+    "panda_joint1",
+    "panda_joint2",
+    "panda_joint3",
+    "panda_joint4",
+    "panda_joint5",
+    "panda_joint6",
+    "panda_joint7",
+    "panda_finger_joint1",
+)
+NUM_JOINTS = len(JOINT_NAMES)
+
+CAMERA_EYE_M = (0.6, 0.7, 0.6)
+CAMERA_TARGET_M = (0.0, 0.0, 0.12)
+CAMERA_FOV_RAD = 0.65
+CAMERA_NAME = "front"
+
+_GRIPPER_CENTRE_M = 0.015
+_GRIPPER_HALF_RANGE_M = 0.025
+# Longer than any episode: who steps the arm decides when an episode ends.
+_NO_STEP_LIMIT = 1_000_000
+_DRIVER_SIGNS = ("rendering device", "physical device", "vulkan", "vk_")
+
+
+class VulkanDriverError(ValueError):
+    """No Vulkan driver that SAPIEN accepts."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one control step led to.
+
+    Attributes:
+        success: whether the task's condition holds now.
+        success_once: whether it has held at any step since the reset.
+        step: control steps since the reset, this one included.
+    """
+
+    success: bool
+    success_once: bool
+    step: int
+
+
+def to_maniskill_action(joint_targets: FloatArray) -> FloatArray:
+    """float64 [8], SI joint targets -> ManiSkill's pd_joint_pos action, gripper in [-1, 1]."""
+    action = np.array(joint_targets, dtype=np.float64)
+    action[7] = (action[7] - _GRIPPER_CENTRE_M) / _GRIPPER_HALF_RANGE_M
+    return action
+
+
+def from_maniskill_action(action: FloatArray) -> FloatArray:
+    """The inverse of `to_maniskill_action`."""
+    joint_targets = np.array(action, dtype=np.float64)
+    joint_targets[7] = _GRIPPER_CENTRE_M + _GRIPPER_HALF_RANGE_M * joint_targets[7]
+    return joint_targets
+
+
+class ManiSkillArm:
+    """One ManiSkill environment with the Panda and one camera. Call `reset` first.
+
+    Physics and pictures are apart: `step` takes about 1 ms and draws nothing, `capture` draws the
+    scene as it is now. Equal seeds and targets give equal states and pictures, bit for bit.
+    Raises VulkanDriverError where SAPIEN finds no usable Vulkan driver.
+    """
+
+    def __init__(
+        self, task: Task | str, *, image_size: int = 128, light_meshes: bool = True
+    ) -> None:
+        self.task = task_by_name(task) if isinstance(task, str) else task
+        self.image_size = image_size
+        self.joint_names = JOINT_NAMES
+        self._light_meshes = light_meshes
+        with _panda_meshes(light_meshes):
+            self._env = _make_environment(self.task, image_size)
+        self._camera = self._env._human_render_cameras["render_camera"]
+        self._num_steps = 0
+        self._success_once = False
+
+    def reset(self, seed: int) -> None:
+        """Put arm and objects where `seed` says.
+
+        The scene is built anew (about 0.2 s): PhysX keeps contact caches across a mere reset, and
+        the same seed and targets then end 0.4 mm apart after a grasp, depending on what ran before.
+        """
+        with _panda_meshes(self._light_meshes):
+            self._env.reset(seed=seed, options={"reconfigure": True})
+        self._camera = self._env._human_render_cameras["render_camera"]
+        for hidden in self._env._hidden_objects:
+            # PickCube's goal: hidden from ManiSkill's sensors, but a policy that has only
+            # pictures must see it.
+            hidden.show_visual()
+        self._num_steps = 0
+        self._success_once = False
+
+    def step(self, joint_targets: FloatArray) -> StepResult:
+        """Drive towards `joint_targets` (float64 [8], rad and m) for one control step, 0.05 s.
+
+        Raises ValueError for a wrong shape, NaN or Inf. Targets beyond the gripper's range are
+        clipped by ManiSkill's controller.
+        """
+        if joint_targets.shape != (NUM_JOINTS,) or not np.isfinite(joint_targets).all():
+            raise ValueError(
+                f"joint targets must be {NUM_JOINTS} finite numbers in the order "
+                f"{list(JOINT_NAMES)}, got {joint_targets!r}; check what commands the arm."
+            )
+        _, _, _, _, info = self._env.step(to_maniskill_action(joint_targets))
+        success = bool(info["success"])
+        self._num_steps += 1
+        self._success_once = self._success_once or success
+        return StepResult(success, self._success_once, self._num_steps)
+
+    def read_joints(self) -> tuple[FloatArray, FloatArray]:
+        """(measured positions [8] in rad and m, measured velocities [8] in rad/s and m/s)."""
+        robot = self._env.agent.robot
+        positions = robot.get_qpos()[0, :NUM_JOINTS].numpy().astype(np.float64)
+        velocities = robot.get_qvel()[0, :NUM_JOINTS].numpy().astype(np.float64)
+        return positions, velocities
+
+    def capture(self) -> ImageArray:
+        """The camera's picture of the scene as it is now: uint8 [H, W, 3], RGB; 5 to 10 ms."""
+        self._env.scene.update_render(update_sensors=False, update_human_render_cameras=True)
+        self._camera.capture()
+        picture = self._camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)
+        return np.array(picture["rgb"][0].numpy(), dtype=np.uint8)
+
+    def camera_matrix(self) -> FloatArray:
+        """Intrinsic matrix K, float64 [3, 3], in pixels."""
+        return np.array(self._camera.camera.get_intrinsic_matrix()[0], dtype=np.float64)
+
+    def environment_state(self) -> dict[str, FloatArray]:
+        """Positions that the policy never sees: name -> float64 [3], metres, world frame."""
+        return {
+            name: np.array(_actor(self._env, name).pose.p[0].numpy(), dtype=np.float64)
+            for name in self.task.position_names
+        }
+
+    @property
+    def maniskill_env(self) -> Any:
+        """The bare ManiSkill environment, for its own motion planners."""
+        return self._env
+
+    def close(self) -> None:
+        self._env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _actor(env: Any, name: str) -> Any:
+    if name == "cube":
+        return next(getattr(env, key) for key in ("cube", "obj", "cubeA") if hasattr(env, key))
+    if name == "goal":
+        return next(getattr(env, key) for key in ("goal_site", "goal_region") if hasattr(env, key))
+    assert name == "cube_b", name
+    return env.cubeB
+
+
+@contextlib.contextmanager
+def _panda_meshes(light: bool) -> Iterator[None]:
+    """ManiSkill takes the robot's file from its class whenever it builds a scene.
+
+    The stock file is put back afterwards: the planners read the class too, and other environments
+    of this process are none of our business.
+    """
+    _, panda, _ = _import_maniskill()
+    stock_urdf = panda.urdf_path
+    if light:
+        panda.urdf_path = str(light_urdf(Path(stock_urdf)))
+    try:
+        yield
+    finally:
+        panda.urdf_path = stock_urdf
+
+
+def _make_environment(task: Task, image_size: int) -> Any:
+    gymnasium, _, look_at = _import_maniskill()
+    camera = {
+        "pose": look_at(CAMERA_EYE_M, CAMERA_TARGET_M),
+        "fov": CAMERA_FOV_RAD,
+        "width": image_size,
+        "height": image_size,
+        "shader_pack": "minimal",
+    }
+    try:
+        return gymnasium.make(
+            task.maniskill_id,
+            num_envs=1,
+            obs_mode="none",
+            reward_mode="none",
+            control_mode="pd_joint_pos",
+            robot_uids="panda",
+            sim_backend="physx_cpu",
+            render_backend="cpu",
+            render_mode="rgb_array",
+            human_render_camera_configs={"render_camera": camera},
+            max_episode_steps=_NO_STEP_LIMIT,
+        ).unwrapped
+    except RuntimeError as error:
+        if not any(sign in str(error).lower() for sign in _DRIVER_SIGNS):
+            raise
+        raise VulkanDriverError(
+            f"ManiSkill found no usable Vulkan driver ({str(error).strip()}); Mesa's lavapipe 25 "
+            "or newer is needed: run `./par setup`, or install mesa-vulkan-drivers from "
+            "bookworm-backports."
+        ) from error
+
+
+def _import_maniskill() -> tuple[ModuleType, Any, Any]:
+    try:
+        import gymnasium
+        import mani_skill.envs  # noqa: F401  registers the tasks
+        from mani_skill.agents.robots import Panda
+        from mani_skill.utils.sapien_utils import look_at
+    except ImportError as error:
+        raise ValueError(
+            f"ManiSkill cannot be imported ({error}); install the extra `sim`: "
+            "pip install 'par_ros[sim]', or run `./par setup`."
+        ) from error
+    return gymnasium, Panda, look_at

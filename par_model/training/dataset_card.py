@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README.md of a recorded data set: what it shows, how it was made, how exact it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+_HEAD = """---
+license: apache-2.0
+task_categories: [robotics]
+tags: [LeRobot, ManiSkill, panda]
+configs:
+  - config_name: default
+    data_files: data/*/*.parquet
+---
+"""
+
+
+def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Sequence[bool]) -> str:
+    """Markdown text. It holds no date, so that equal data sets have equal cards.
+
+    recording: the recording's settings with `seeds` and `failed_seeds`.
+    lengths, noisy: steps of each episode, and whether its actions were disturbed.
+    """
+    rows = _rows(recording, lengths, noisy)
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows)
+    return (
+        f"{_HEAD}# {recording['task']}: demonstrations by ManiSkill's motion planner\n\n"
+        f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{_explanation(recording)}'
+    )
+
+
+def _rows(
+    recording: dict[str, Any], lengths: Sequence[int], noisy: Sequence[bool]
+) -> list[tuple[str, str]]:
+    seeds, failed = recording["seeds"], recording["failed_seeds"]
+    size = recording["image_size"]
+    mean_length = sum(lengths) / len(lengths)
+    versions = ", ".join(f"{name} {version}" for name, version in recording["versions"].items())
+    return [
+        ("episodes", f"{len(lengths)}, each successful at its end"),
+        (
+            "steps",
+            f"{sum(lengths)}; {min(lengths)} to {max(lengths)} an episode, mean {mean_length:.1f}",
+        ),
+        (
+            "seeds",
+            f"{min(seeds)} to {max(seeds)}, ascending; {len(failed)} of these gave no "
+            "demonstration (meta/recording.json says why)",
+        ),
+        (
+            "control",
+            f"{recording['fps']} Hz, pd_joint_pos; joints {', '.join(recording['joint_names'])}",
+        ),
+        (
+            "units",
+            "rad; the gripper is the target position of one finger in metres "
+            "(-0.01 closed, 0.04 open)",
+        ),
+        (
+            "camera",
+            f"{recording['camera']}, {size}x{size} RGB, eye {recording['camera_eye_m']} m, looks "
+            f"at {recording['camera_target_m']} m, vertical field of view "
+            f'{recording["camera_fov_rad"]} rad; light visual meshes, shader "minimal"',
+        ),
+        (
+            "video",
+            "H.264, lossless in YUV 4:4:4; mean absolute error to the rendered picture 0.4 of 255 "
+            "(the rounding of the colour conversion)",
+        ),
+        ("noise", f"{sum(noisy)} episodes ({100 * sum(noisy) / len(noisy):.0f}%) are disturbed"),
+        (
+            "hold",
+            f"the last {recording['num_hold_steps']} steps of each episode repeat the last target",
+        ),
+        ("made with", versions),
+    ]
+
+
+def _explanation(recording: dict[str, Any]) -> str:
+    return (
+        "Frame t and `observation.state` t are what was seen before action t. `action` is the\n"
+        "planner's joint target and the label. `executed_action` is what the arm was sent: in\n"
+        f"disturbed episodes each block of {recording['noise_block_steps']} steps is, with "
+        f"probability {recording['noise_probability']}, offset by a\n"
+        f"constant drawn from N(0, {recording['noise_sigma_rad']} rad) for each arm joint; "
+        "elsewhere the two are equal.\n"
+        f"`observation.environment_state` ({', '.join(recording['environment_state_names'])}, in\n"
+        "metres) is for probes: no policy sees it. The disturbance is drawn from the episode's\n"
+        "seed, so the same command gives the same data set.\n\n"
+        "Seeds below 10000 are for demonstrations, 10000 to 19999 for model selection, 20241201\n"
+        "and up for the final measurement. Layout: LeRobotDataset v3.0.\n"
+    )

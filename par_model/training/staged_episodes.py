@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes on disk while they are being recorded: one folder an episode, complete or absent.
+
+    DIR/.staging/settings.json            what is being recorded; a resumed run must agree
+    DIR/.staging/seed_000012/             an episode: front.mp4, steps.npz, episode.json
+    DIR/.staging/seed_000013.failed.json  a seed that gave no demonstration, and why
+
+A folder appears by one rename after all its files are written, so that a process killed at any
+moment leaves no half episode. `lerobot_dataset.assemble` turns the folders into a data set.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from par_model.training.episode_video import Frames, read_video, write_video
+
+STAGING_FOLDER = ".staging"
+
+FloatArray32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps; frame t and state t are what was seen before action t.
+
+    Attributes:
+        instruction: the sentence that names the task.
+        frames: uint8 [T, H, W, 3], or None where they were not asked for.
+        measured_joint_positions: float32 [T, J], rad and m.
+        actions: float32 [T, J], the joint targets to learn.
+        executed_actions: float32 [T, J], the joint targets that were really sent; equal to
+            `actions` in episodes without noise.
+        environment_state: float32 [T, P] positions in metres for probes; P is 0 where unknown.
+        success: bool [T], the task's condition after action t.
+        seed: the simulator's reset seed; None for episodes from elsewhere.
+        noisy: whether executed actions were disturbed on purpose.
+    """
+
+    instruction: str
+    frames: Frames | None
+    measured_joint_positions: FloatArray32
+    actions: FloatArray32
+    executed_actions: FloatArray32
+    environment_state: FloatArray32
+    success: npt.NDArray[np.bool_]
+    seed: int | None
+    noisy: bool
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.actions)
+
+
+class StagedEpisodes:
+    """The finished episodes of a recording, in the order of their seeds.
+
+    What is there when the object is made; episodes that finish later are seen by a new object.
+    Raises ValueError for a folder that holds no recording.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._staging = path / STAGING_FOLDER
+        settings_file = self._staging / "settings.json"
+        if not settings_file.is_file():
+            raise ValueError(
+                f"{path} holds no recording ({settings_file.relative_to(path)} is missing); "
+                "make one with `python -m par_model.collect`."
+            )
+        self.settings: dict[str, Any] = json.loads(settings_file.read_text())
+        self.joint_names: tuple[str, ...] = tuple(self.settings["joint_names"])
+        self.fps: int = self.settings["fps"]
+        self.seeds = sorted(int(folder.name[5:]) for folder in self._staging.glob("seed_??????"))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        return (self.settings["instruction"],)
+
+    def read(self, index: int, *, with_frames: bool = True) -> Episode:
+        """Episode `index` of this object's list."""
+        return self.read_seed(self.seeds[index], with_frames=with_frames)
+
+    def read_seed(self, seed: int, *, with_frames: bool = True) -> Episode:
+        folder = episode_folder(self.path, seed)
+        about = json.loads((folder / "episode.json").read_text())
+        with np.load(folder / "steps.npz", allow_pickle=False) as steps:
+            arrays = {name: steps[name] for name in steps.files}
+        num_steps = len(arrays["actions"])
+        frames = read_video(folder / "front.mp4", 0, num_steps, self.fps) if with_frames else None
+        return Episode(
+            instruction=self.settings["instruction"],
+            frames=frames,
+            seed=about["seed"],
+            noisy=about["noisy"],
+            **arrays,
+        )
+
+    def failures(self) -> dict[int, str]:
+        """seed -> why it gave no demonstration."""
+        files = sorted(self._staging.glob("seed_??????.failed.json"))
+        entries = (json.loads(file.read_text()) for file in files)
+        return {entry["seed"]: entry["reason"] for entry in entries}
+
+
+def episode_folder(path: Path, seed: int) -> Path:
+    return path / STAGING_FOLDER / f"seed_{seed:06d}"
+
+
+def start_staging(path: Path, settings: dict[str, Any]) -> None:
+    """Begin or resume a recording. Raises ValueError if `path` holds one with other settings."""
+    staging = path / STAGING_FOLDER
+    settings_file = staging / "settings.json"
+    if settings_file.exists():
+        before = json.loads(settings_file.read_text())
+        differing = sorted(key for key in settings if settings[key] != before.get(key))
+        if differing:
+            detail = ", ".join(f"{key} {before.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"{path} holds a recording with other settings ({detail}; asked for now: "
+                f"{', '.join(repr(settings[key]) for key in differing)}); choose another --out or "
+                "the same settings."
+            )
+    else:
+        staging.mkdir(parents=True, exist_ok=True)
+        _write_atomically(settings_file, json.dumps(settings, indent=2) + "\n")
+    for unfinished in staging.glob("writing_*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def stage_episode(path: Path, episode: Episode, fps: int) -> None:
+    """Write one episode; it is there whole or not at all."""
+    assert episode.frames is not None
+    assert episode.seed is not None
+    folder = episode_folder(path, episode.seed)
+    writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
+    write_video(writing / "front.mp4", episode.frames, fps)
+    np.savez(
+        writing / "steps.npz",
+        measured_joint_positions=episode.measured_joint_positions,
+        actions=episode.actions,
+        executed_actions=episode.executed_actions,
+        environment_state=episode.environment_state,
+        success=episode.success,
+    )
+    about = {"seed": episode.seed, "noisy": episode.noisy, "num_steps": episode.num_steps}
+    (writing / "episode.json").write_text(json.dumps(about) + "\n")
+    # mkdtemp makes folders that only the owner can read.
+    writing.chmod(0o755)
+    writing.rename(folder)
+
+
+def stage_failure(path: Path, seed: int, reason: str) -> None:
+    """Remember that this seed gives no demonstration."""
+    file = path / STAGING_FOLDER / f"seed_{seed:06d}.failed.json"
+    _write_atomically(file, json.dumps({"seed": seed, "reason": reason}) + "\n")
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix="writing_")
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, file)
