@@ -9,7 +9,7 @@ both leave open. Torch is not imported here.
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 PositionMode = Literal["ape", "ape+rope_time", "rope3d"]
 FirstSlot = Literal["boa", "bov"]
@@ -19,6 +19,7 @@ ActionFrame = Literal["absolute", "relative"]
 ContextAction = Literal["commanded", "proprio"]
 HeadKind = Literal["diffusion", "regression"]
 NoiseSchedule = Literal["squaredcos_cap_v2", "linear", "scaled_linear", "flow_matching"]
+TimestepSpacing = Literal["leading", "linspace", "trailing"]
 CodecKind = Literal["autoencoder_kl", "opensora_plan"]
 
 
@@ -42,6 +43,9 @@ class FrameCodecConfig:
     norm_groups: int
     # latents are multiplied by this after encoding
     scaling_factor: float
+    # how many of the coarsest levels convolve over time too: encoder and decoder [NOVA: 2 and 4]
+    num_3d_down_levels: int = 0
+    num_3d_up_levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,15 @@ class DiffusionConfig:
 
     schedule: NoiseSchedule
     num_train_timesteps: int
+    # ends of the schedules "linear" and "scaled_linear"; the others do not read them
+    beta_start: float
+    beta_end: float
+    # which training timesteps the sampling steps stand at; flow matching does not read it
+    spacing: TimestepSpacing
     # shift of the timesteps in "leading" spacing
     steps_offset: int
+    # shift of flow matching's noise levels towards noise; 1 is none
+    flow_shift: float
     # predicted clean samples are kept within +- this while sampling; None leaves them
     clip_range: float | None
 
@@ -154,7 +165,7 @@ class ModelConfig:
     # width and count of the instruction's embedding rows
     text_width: int
     num_text_tokens: int
-    # L actions of D dimensions in a chunk
+    # L actions of D dimensions in a chunk; 0 is a video model without actions (NOVA itself)
     num_actions: int
     action_width: int
     action_tokenizer_hidden: int
@@ -233,7 +244,8 @@ class ModelConfig:
             unit = self.codec.stride * self.frame_patch
             if size % unit:
                 raise ValueError(
-                    f"{what} is {size}; it must be a multiple of codec.stride * frame_patch = {unit}."
+                    f"{what} is {size}; it must be a multiple of codec.stride * frame_patch = "
+                    f"{unit}."
                 )
         for what, stack in (
             ("transformer", self.transformer),
@@ -259,6 +271,11 @@ class ModelConfig:
             raise ValueError(
                 f"rotary.rotary_dim is {self.rotary.rotary_dim}; it must be even and at most the "
                 f"head width {head_width}."
+            )
+        if (self.num_actions == 0) != (self.first_slot == "bov"):
+            raise ValueError(
+                f'first_slot is "{self.first_slot}" and num_actions is {self.num_actions}; "bov" '
+                'is for the video model, which has no actions, and "boa" for every other.'
             )
         if self.num_slots < 2:
             raise ValueError(f"num_slots is {self.num_slots}; at least 2 are needed.")
@@ -297,7 +314,7 @@ _NESTED = {
 }
 
 
-def _build(kind: type, values: object, where: str):  # type: ignore[no-untyped-def]
+def _build(kind: type, values: object, where: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a JSON object, got {type(values).__name__}.")
     names = {field.name for field in dataclasses.fields(kind)}
@@ -329,6 +346,8 @@ _PAR_SMALL = ModelConfig(
         layers_per_block=1,
         norm_groups=16,
         scaling_factor=1.0,
+        num_3d_down_levels=0,
+        num_3d_up_levels=0,
     ),
     frame_patch=4,
     image_patch=2,
@@ -365,10 +384,24 @@ _PAR_SMALL = ModelConfig(
     action_frame="relative",
     context_action="commanded",
     frame_diffusion=DiffusionConfig(
-        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=1, clip_range=None
+        schedule="squaredcos_cap_v2",
+        num_train_timesteps=1000,
+        beta_start=0.0001,
+        beta_end=0.02,
+        spacing="leading",
+        steps_offset=1,
+        flow_shift=1.0,
+        clip_range=None,
     ),
     action_diffusion=DiffusionConfig(
-        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=0, clip_range=1.5
+        schedule="squaredcos_cap_v2",
+        num_train_timesteps=1000,
+        beta_start=0.0001,
+        beta_end=0.02,
+        spacing="leading",
+        steps_offset=0,
+        flow_shift=1.0,
+        clip_range=1.5,
     ),
     sampling=SamplingConfig(
         action_sampler="ddim",
@@ -404,6 +437,8 @@ _PAR_0_6B_P480 = ModelConfig(
         layers_per_block=2,
         norm_groups=32,
         scaling_factor=0.18215,
+        num_3d_down_levels=2,
+        num_3d_up_levels=4,
     ),
     frame_patch=4,
     image_patch=2,
@@ -440,10 +475,24 @@ _PAR_0_6B_P480 = ModelConfig(
     action_frame="absolute",
     context_action="commanded",
     frame_diffusion=DiffusionConfig(
-        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=1, clip_range=None
+        schedule="squaredcos_cap_v2",
+        num_train_timesteps=1000,
+        beta_start=0.0001,
+        beta_end=0.02,
+        spacing="leading",
+        steps_offset=1,
+        flow_shift=1.0,
+        clip_range=None,
     ),
     action_diffusion=DiffusionConfig(
-        schedule="squaredcos_cap_v2", num_train_timesteps=1000, steps_offset=0, clip_range=1.5
+        schedule="squaredcos_cap_v2",
+        num_train_timesteps=1000,
+        beta_start=0.0001,
+        beta_end=0.02,
+        spacing="leading",
+        steps_offset=0,
+        flow_shift=1.0,
+        clip_range=1.5,
     ),
     sampling=SamplingConfig(
         action_sampler="ddim",
@@ -494,13 +543,46 @@ def _p(name: str, height: int, width: int) -> ModelConfig:
     )
 
 
+# NOVA itself: the video model that par_0_6b starts from, 9 latents (33 frames) of 480 x 768.
+_NOVA_OSP480 = dataclasses.replace(
+    _p("p768", 480, 768),
+    name="nova_d48w1024_osp480",
+    num_actions=0,
+    num_slots=9,
+    position_mode="ape",
+    first_slot="bov",
+    text_joint_with_first_slot=True,
+    overflow="error",
+    sampling=dataclasses.replace(_PAR_0_6B_P480.sampling, frame_num_steps=25, frame_guidance=5.0),
+)
+
+
+def _without_transformer(config: ModelConfig) -> ModelConfig:
+    """PAR-NoAR (paper, section 5.3.2): the heads see the embedded tokens of one slot."""
+    return dataclasses.replace(config, name=f"{config.name}_noar", autoregressive=False)
+
+
+def _without_diffusion(config: ModelConfig) -> ModelConfig:
+    """PAR-Discrete (paper, section 5.3.2): regression heads instead of diffusion."""
+    return dataclasses.replace(
+        config, name=f"{config.name}_discrete", action_head="regression", frame_head="regression"
+    )
+
+
+_PAR_0_6B = dataclasses.replace(_PAR_0_6B_P480, name="par_0_6b")
+
 PRESETS: dict[str, ModelConfig] = {
     "par_small": _PAR_SMALL,
-    "par_0_6b": dataclasses.replace(_PAR_0_6B_P480, name="par_0_6b"),
+    "par_small_noar": _without_transformer(_PAR_SMALL),
+    "par_small_discrete": _without_diffusion(_PAR_SMALL),
+    "par_0_6b": _PAR_0_6B,
     "par_0_6b_p256": _p("p256", 256, 256),
     "par_0_6b_p480": _PAR_0_6B_P480,
     "par_0_6b_p512": _p("p512", 512, 512),
     "par_0_6b_p768": _p("p768", 480, 768),
+    "par_0_6b_noar": _without_transformer(_PAR_0_6B),
+    "par_0_6b_discrete": _without_diffusion(_PAR_0_6B),
+    "nova_d48w1024_osp480": _NOVA_OSP480,
     "par_tiny": _PAR_TINY,
 }
 

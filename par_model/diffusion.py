@@ -38,13 +38,17 @@ def _prototype(config: DiffusionConfig, sampler: str) -> Scheduler:
             "was trained with; flow matching needs both, the other samplers neither."
         )
     if sampler == "flow_matching":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
+        return FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=config.num_train_timesteps, shift=config.flow_shift
+        )
     common = {
         "num_train_timesteps": config.num_train_timesteps,
         "beta_schedule": config.schedule,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
         "prediction_type": "epsilon",
         "steps_offset": config.steps_offset,
-        "timestep_spacing": "leading",
+        "timestep_spacing": config.spacing,
     }
     clip = {
         "clip_sample": config.clip_range is not None,
@@ -110,11 +114,12 @@ def sample(
 
 
 def draw_times(config: DiffusionConfig, count: int, generator: torch.Generator) -> Tensor:
-    """Diffusion times of `count` training draws: uniform integers; logit-normal for flow matching."""
+    """Diffusion times of `count` training draws: uniform; logit-normal for flow matching."""
     device = generator.device
     if config.schedule == "flow_matching":
         sigma = torch.randn(count, generator=generator, device=device).sigmoid()
-        return sigma * config.num_train_timesteps
+        shift = config.flow_shift
+        return shift * sigma / (1 + (shift - 1) * sigma) * config.num_train_timesteps
     return torch.randint(
         0, config.num_train_timesteps, (count,), generator=generator, device=device
     )
