@@ -140,7 +140,7 @@ def array_to_image(picture: npt.NDArray[Any], encoding: str, time_ns: int, frame
     assert encoding in _ENCODINGS, encoding
     element, channels = _ENCODINGS[encoding]
     shape = picture.shape if picture.ndim == 3 else (*picture.shape, 1)
-    assert picture.dtype == element and shape[2] == channels, (encoding, picture.shape)
+    assert (picture.dtype, shape[2]) == (element, channels), (encoding, picture.shape)
     contiguous = np.ascontiguousarray(picture)
     data = array.array("B")
     # The generated setter checks any other type element by element: 700 times slower.

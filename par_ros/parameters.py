@@ -87,13 +87,19 @@ class PolicyNodeParameters:
         choices=typing.get_args(Mode),
     )
     predict_images: bool = parameter(
-        False, "publish the model's picture of the next observation after each chunk"
+        False,
+        "publish the model's picture of the next observation after each chunk; read at ~/reset",
+        read_only=False,
     )
     num_warm_up: int = parameter(
         2, "chunks computed and thrown away while configuring", minimum=0, maximum=100
     )
     max_skew_s: float = parameter(
         0.05, "most time between an image and the joint states used with it", unit="s",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    max_future_s: float = parameter(
+        0.01, "how far ahead of the clock a picture's stamp may lie", unit="s",
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
 
@@ -193,13 +199,18 @@ class EpisodeNodeParameters:
     command: str = parameter("", "the command that started the run, for the report")
     mode: str = parameter("lockstep", "as the bridge's", choices=typing.get_args(Mode))
     checkpoint: str = parameter("", "the policy's checkpoint, for the report")
-    start_timeout_s: float = parameter(
-        180.0, "wall time to wait for the other nodes to be ready", unit="s",
-        minimum=1.0, maximum=3600.0,
-    )  # fmt: skip
-    episode_timeout_s: float = parameter(
-        600.0, "wall time that one episode may take", unit="s", minimum=1.0, maximum=86_400.0
+    max_steps: int = parameter(200, "as the bridge's; for the progress bar", minimum=1)
+    predict_episodes: int = parameter(
+        1, "the first episodes for which the model's predicted pictures are recorded", minimum=0
     )
+    start_timeout_s: float = parameter(
+        900.0, "wall time to wait for the other nodes to be ready", unit="s",
+        minimum=1.0, maximum=86_400.0,
+    )  # fmt: skip
+    stall_timeout_s: float = parameter(
+        90.0, "wall time without a control step after which an episode is given up", unit="s",
+        minimum=1.0, maximum=86_400.0,
+    )  # fmt: skip
     video: bool = parameter(True, "write one mp4 an episode")
 
 
@@ -311,7 +322,7 @@ def _declare_one(node: Node, field: "dataclasses.Field[Any]") -> None:
         node.declare_parameter(field.name, default, _descriptor(field))
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         raise ValueError(
-            f"{node.get_name()}: {field.name} must be {_range_text(field)}; "
+            f"{node.get_name()}: {field.name} must be {range_text(field)}; "
             f"{constraint_of(field).description} ({' '.join(str(error).split())})."
         ) from error
 
@@ -322,7 +333,7 @@ def _descriptor(field: "dataclasses.Field[Any]") -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=constraint.description + unit,
         read_only=constraint.read_only,
-        additional_constraints=_range_text(field),
+        additional_constraints=range_text(field),
     )
     kind = value_type(field)
     if constraint.minimum is None and constraint.maximum is None:
@@ -373,12 +384,13 @@ def _require(owner: str, field: "dataclasses.Field[Any]", value: Any) -> None:
     chosen = not constraint.choices or value in constraint.choices
     if not (right_type and low and high and chosen):
         raise ValueError(
-            f"{owner}: {field.name} must be {_range_text(field)}, got {value!r}; "
+            f"{owner}: {field.name} must be {range_text(field)}, got {value!r}; "
             f"{constraint.description}."
         )
 
 
-def _range_text(field: "dataclasses.Field[Any]") -> str:
+def range_text(field: "dataclasses.Field[Any]") -> str:
+    """What values a field takes, in words."""
     constraint = constraint_of(field)
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
         value_type(field)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One mp4 an episode: the camera, beside what the model expected to see next."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+from par_model.interface import ImageArray
+
+PANEL_PX = 384
+CAPTION_PX = 32
+_NO_PREDICTION = (40, 40, 40)
+_CAPTION_BACKGROUND = (20, 20, 20)
+
+
+def write_video(
+    path: Path,
+    pictures: Mapping[int, ImageArray],
+    predictions: Mapping[int, ImageArray],
+    caption: str,
+) -> None:
+    """Write `pictures` (stamp in ns -> uint8 [H, W, 3]) in the order of their stamps.
+
+    Beside each picture stands the prediction for the same or the next later stamp of
+    `predictions`; without any predictions there is one panel. Plays at the pictures' own pace.
+    """
+    stamps = sorted(pictures)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=_frame_rate(stamps))
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "20", "preset": "veryfast"}
+        stream.width = PANEL_PX * (2 if predictions else 1)
+        stream.height = PANEL_PX + CAPTION_PX
+        for stamp_ns in stamps:
+            frame = _frame(stamp_ns, stamps[0], pictures[stamp_ns], predictions, caption)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _frame_rate(stamps: list[int]) -> Fraction:
+    if len(stamps) < 2:
+        return Fraction(20)
+    period_ns = int(np.median(np.diff(stamps)))
+    return Fraction(1_000_000_000, period_ns).limit_denominator(1000)
+
+
+def _frame(
+    stamp_ns: int,
+    start_ns: int,
+    picture: ImageArray,
+    predictions: Mapping[int, ImageArray],
+    caption: str,
+) -> ImageArray:
+    time_s = (stamp_ns - start_ns) / 1e9
+    panels = [_panel(picture, f"{caption}   camera, {time_s:.2f} s")]
+    if predictions:
+        later = [predicted for predicted in predictions if predicted >= stamp_ns]
+        if later:
+            predicted_s = (min(later) - start_ns) / 1e9
+            panels.append(_panel(predictions[min(later)], f"predicted for {predicted_s:.2f} s"))
+        else:
+            panels.append(_panel(None, "no prediction"))
+    return np.concatenate(panels, axis=1)
+
+
+def _panel(picture: ImageArray | None, caption: str) -> ImageArray:
+    """uint8 [PANEL_PX + CAPTION_PX, PANEL_PX, 3]."""
+    panel = Image.new("RGB", (PANEL_PX, PANEL_PX + CAPTION_PX), _CAPTION_BACKGROUND)
+    if picture is None:
+        panel.paste(_NO_PREDICTION, (0, CAPTION_PX, PANEL_PX, PANEL_PX + CAPTION_PX))
+    else:
+        scaled = Image.fromarray(picture).resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
+        panel.paste(scaled, (0, CAPTION_PX))
+    ImageDraw.Draw(panel).text((8, CAPTION_PX // 2), caption, fill="white", anchor="lm")
+    return np.array(panel)

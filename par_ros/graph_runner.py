@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a NodeGraph as processes: start, lifecycle, watch, take down. No launch is needed.
+
+Each process gets a session of its own, so that Ctrl-C reaches only this one, which then ends them
+all: SIGINT, and SIGKILL for what is still there after END_GRACE_S. A process that loses this one
+ends itself (par_ros.process.end_with_parent).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from par_ros.node_graph import NodeEntry, NodeGraph
+from par_ros.parameters import ParameterValue
+from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE
+
+# Ctrl-C has to end everything within 3 s.
+END_GRACE_S = 2.0
+# Participants on one machine find each other in a fraction of this.
+DISCOVERY_S = 1.0
+SERVICE_TIMEOUT_S = 60.0
+# Loading a large policy and warming it up can take minutes.
+CONFIGURE_TIMEOUT_S = 900.0
+_POLL_S = 0.05
+
+
+class RunError(Exception):
+    """The run could not start or go on; the text is the sentence for the user."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived."""
+
+
+class Child:
+    """One running process of the graph."""
+
+    def __init__(self, entry: NodeEntry, graph: NodeGraph) -> None:
+        self.entry = entry
+        self.log_path: Path | None = None
+        self._log: IO[bytes] | None = None
+        if graph.log_folder is not None:
+            self.log_path = graph.log_folder / f"{entry.name}.log"
+            self._log = self.log_path.open("wb")
+        environment = {**os.environ, **graph.environment, PARENT_VARIABLE: str(os.getpid())}
+        # What ends the run is what the user looks at.
+        to_screen = self._log is None or entry.ends_run
+        self.process = subprocess.Popen(
+            command_line(entry, graph.namespace),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=None if to_screen else self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the signal's number for a process ended by one."""
+        return self.process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the process and all that it started."""
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def sentence(self) -> str | None:
+        """The last "error: ..." line of its log, without the prefix."""
+        if self.log_path is None:
+            return None
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
+        return errors[-1].removeprefix(ERROR_PREFIX) if errors else None
+
+
+class GraphRunner:
+    """A graph's processes between `start` and leaving the `with` block, which ends them all."""
+
+    def __init__(self, graph: NodeGraph) -> None:
+        self._graph = graph
+        self._children: list[Child] = []
+        self._context = Context()
+        self._node: Node | None = None
+        self._executor: SingleThreadedExecutor | None = None
+
+    def __enter__(self) -> "GraphRunner":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all processes and bring the lifecycle nodes to active, guard first.
+
+        Raises RunError when the domain holds a node of the same name, or a node does not come up.
+        """
+        os.environ.update(self._graph.environment)
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node("par_runner", context=self._context, namespace=self._graph.namespace)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._refuse_taken_names()
+        if self._graph.log_folder is not None:
+            self._graph.log_folder.mkdir(parents=True, exist_ok=True)
+        for entry in self._graph.nodes:
+            self._children.append(Child(entry, self._graph))
+        managed = [entry for entry in self._graph.nodes if entry.lifecycle]
+        for label, transition, timeout_s in (
+            ("configured", Transition.TRANSITION_CONFIGURE, CONFIGURE_TIMEOUT_S),
+            ("activated", Transition.TRANSITION_ACTIVATE, SERVICE_TIMEOUT_S),
+        ):
+            for entry in managed:
+                self._change_state(entry, label, transition, timeout_s)
+
+    def wait(self) -> None:
+        """Block until the process that ends the run has ended well.
+
+        Raises RunError as soon as any process ends otherwise.
+        """
+        while not self._run_is_over():
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """End every process: SIGINT, and SIGKILL after END_GRACE_S. Does not raise."""
+        for child in self._children:
+            if child.exit_code is None:
+                child.send(signal.SIGINT)
+        deadline = time.monotonic() + END_GRACE_S
+        while time.monotonic() < deadline and any(c.exit_code is None for c in self._children):
+            time.sleep(_POLL_S)
+        for child in self._children:
+            # The group, whether or not its leader has ended: nothing of it may stay.
+            child.send(signal.SIGKILL)
+            child.process.wait()
+            child.close()
+        if self._node is not None:
+            self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def _run_is_over(self) -> bool:
+        """Whether it ended well. Raises RunError where a process ended that should not have."""
+        for child in self._children:
+            code = child.exit_code
+            if code is None:
+                continue
+            if child.entry.ends_run and code == 0:
+                return True
+            raise RunError(_end_sentence(child, code))
+        return False
+
+    def _refuse_taken_names(self) -> None:
+        assert self._node is not None
+        namespace = "/" + self._graph.namespace.strip("/")
+        ours = {(entry.name, namespace) for entry in self._graph.nodes}
+        deadline = time.monotonic() + DISCOVERY_S
+        while time.monotonic() < deadline:
+            taken = ours & set(self._node.get_node_names_and_namespaces())
+            if taken:
+                name = sorted(taken)[0]
+                domain = os.environ.get("ROS_DOMAIN_ID", "0")
+                raise RunError(
+                    f"ROS domain {domain} already holds a node {'/'.join(name[::-1])}".replace(
+                        "//", "/"
+                    )
+                    + "; end that run, or choose another domain with domain_id:=N or another "
+                    "namespace:=NAME."
+                )
+            time.sleep(_POLL_S)
+
+    def _change_state(
+        self, entry: NodeEntry, label: str, transition: int, timeout_s: float
+    ) -> None:
+        assert self._node is not None
+        client = self._node.create_client(ChangeState, f"{entry.name}/change_state")
+        request = ChangeState.Request(transition=Transition(id=transition))
+        self._wait_for_service(client, entry)
+        response = self._call(client, request, entry, timeout_s)
+        self._node.destroy_client(client)
+        if not response.success:
+            child = next(child for child in self._children if child.entry is entry)
+            raise RunError(child.sentence() or f"{entry.name} could not be {label}; see its log.")
+
+    def _wait_for_service(self, client: Client[Any, Any], entry: NodeEntry) -> None:
+        deadline = time.monotonic() + SERVICE_TIMEOUT_S
+        while not client.service_is_ready():
+            self._run_is_over()
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{entry.name} did not come up within {SERVICE_TIMEOUT_S:.0f} s; see its log."
+                )
+            time.sleep(_POLL_S)
+
+    def _call(
+        self, client: Client[Any, Any], request: Any, entry: NodeEntry, timeout_s: float
+    ) -> Any:
+        assert self._executor is not None
+        future = client.call_async(request)
+        deadline = time.monotonic() + timeout_s
+        while not future.done():
+            self._run_is_over()
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{entry.name} gave no answer within {timeout_s:.0f} s; see its log."
+                )
+            self._executor.spin_once(timeout_sec=_POLL_S)
+        return future.result()
+
+
+def command_line(entry: NodeEntry, namespace: str) -> list[str]:
+    """What is executed for `entry`."""
+    words = [sys.executable, "-m", f"par_ros.{entry.executable}", "--ros-args"]
+    words += ["-r", f"__node:={entry.name}"]
+    if namespace:
+        words += ["-r", f"__ns:=/{namespace.strip('/')}"]
+    for name, target in entry.remappings:
+        words += ["-r", f"{name}:={target}"]
+    for name, value in entry.parameters.items():
+        words += ["-p", f"{name}:={_yaml_text(value)}"]
+    return words
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted, once; later ones do not disturb the taking down."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for later in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(later, signal.SIG_IGN)
+        raise Interrupted
+
+    previous = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _yaml_text(value: ParameterValue) -> str:
+    """JSON is YAML, and says of "1" that it is text."""
+    return json.dumps(value)
+
+
+def _end_sentence(child: Child, code: int) -> str:
+    sentence = child.sentence()
+    if sentence is not None:
+        return sentence
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    where = f"; its output is in {child.log_path}" if child.log_path is not None else ""
+    return f"{child.entry.name} ended unexpectedly ({how}), so the run was ended{where}."

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ManiSkill as an arm: camera, camera_info, joint_states and /clock out, joint trajectories in.
+
+It follows trajectories by joint_trajectory_controller's own replacement rule, so what works here is
+what a controller would do. Control step k of an episode that starts at t0 drives to the
+trajectory's sample at t0 + k * 0.05 s.
+
+lockstep: physics waits until arm and gripper trajectories carry the stamp of the last picture, then
+runs one chunk. Until the first answer of an episode the first observation is repeated, with the
+same stamp, as a camera keeps looking at an arm that stands. realtime: physics never waits.
+
+The main thread simulates and draws; another one spins. Simulation time never goes back: each
+episode starts EPISODE_GAP_S after the last one ended.
+"""
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_model.interface import FloatArray
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.tasks import CONTROL_STEP_S, Task
+from par_model.simulation.tasks import task as task_by_name
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.trajectory_follower import TrajectoryFollower
+from par_ros.parameters import ManiSkillBridgeParameters, declare, read
+from par_ros.process import end_with_parent, report_error
+from par_ros.topics import (
+    APPLIED_TARGETS,
+    BRIDGE,
+    CAMERA_INFO,
+    CLOCK,
+    DIAGNOSTICS,
+    EPISODE_STATE,
+    EXECUTED_ACTIONS,
+    GRIPPER_TRAJECTORY,
+    IMAGE,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    RESET_EPISODE,
+)
+
+MakeArm = Callable[[Task, ManiSkillBridgeParameters], ManiSkillArm]
+
+STEP_NS = messages.seconds_to_ns(CONTROL_STEP_S)
+# Zero would mean "no time yet" to ROS.
+FIRST_TIME_NS = messages.NANOSECONDS
+EPISODE_GAP_S = 1.0
+REPEAT_PERIOD_S = 0.1
+_IDLE_PERIOD_S = 0.5
+_DIAGNOSTICS_PERIOD_S = 1.0
+NUM_ARM_JOINTS = 7
+
+
+class NoAnswerError(ValueError):
+    """Lockstep: nobody answered an observation."""
+
+
+@dataclass(frozen=True)
+class ResetRequest:
+    """~/reset_episode, on its way from the spinning thread to the simulating one."""
+
+    parameters: ManiSkillBridgeParameters
+    done: "Future[None]"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A trajectory message for the arm or for the gripper, and when it came (monotonic)."""
+
+    is_gripper: bool
+    trajectory: JointTrajectory
+    stamp_ns: int
+    received_s: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Realtime: the guard has sent what answers the picture of `stamp_ns`; received (monotonic)."""
+
+    stamp_ns: int
+    received_s: float
+
+
+class Stop:
+    """Wakes the simulating thread for the last time."""
+
+
+@dataclass
+class Episode:
+    """What happens between two resets."""
+
+    task: Task
+    seed: int
+    start_ns: int
+    # Simulation time now.
+    time_ns: int
+    step: int = 0
+    success: bool = False
+    success_once: bool = False
+    finished: bool = False
+    # Lockstep: trajectories that answer the last picture.
+    answers: dict[bool, Command] = field(default_factory=dict)
+    # When each picture was published (monotonic), by stamp; and how long answers took.
+    published_s: dict[int, float] = field(default_factory=dict)
+    answer_times_s: list[float] = field(default_factory=list)
+    # First command to last step, wall time.
+    moving_since_s: float | None = None
+    moved_until_s: float | None = None
+    applied_targets: list[FloatArray] = field(default_factory=list)
+
+
+class ManiSkillBridgeNode(Node):
+    """The ROS side, and the loop that simulates: `run` blocks the main thread."""
+
+    def __init__(self, make_arm: MakeArm) -> None:
+        super().__init__(BRIDGE)
+        self._make_arm = make_arm
+        self._parameters = declare(self, ManiSkillBridgeParameters)
+        if self._parameters.num_actions % self._parameters.image_every:
+            raise ValueError(
+                f"image_every must divide the {self._parameters.num_actions} actions of a chunk, "
+                f"so that its end is seen, got {self._parameters.image_every}; choose 1, 2, 4 or 8."
+            )
+        self._events: queue.SimpleQueue[ResetRequest | Command | Answered | Stop] = (
+            queue.SimpleQueue()
+        )
+        self._ended = threading.Event()
+        self._arm: ManiSkillArm | None = None
+        self._episode: Episode | None = None
+        self._next_start_ns = FIRST_TIME_NS
+        self._late_steps = 0
+        self._publishers = {
+            topic.name: self.create_publisher(
+                topic.message_type, topic.name, topic.writer_qos.profile()
+            )
+            for topic in (
+                IMAGE,
+                CAMERA_INFO,
+                JOINT_STATES,
+                CLOCK,
+                EPISODE_STATE,
+                APPLIED_TARGETS,
+                DIAGNOSTICS,
+            )
+        }
+        for topic, is_gripper in ((JOINT_TRAJECTORY, False), (GRIPPER_TRAJECTORY, True)):
+            self.create_subscription(
+                JointTrajectoryMessage,
+                topic.name,
+                lambda message, is_gripper=is_gripper: self._on_trajectory(message, is_gripper),
+                topic.reader_qos.profile(),
+            )
+        if self._parameters.mode == "realtime":
+            # Trajectories start when they are picked up and do not say which picture they answer.
+            self.create_subscription(
+                JointTrajectoryMessage,
+                EXECUTED_ACTIONS.name,
+                self._on_executed_actions,
+                EXECUTED_ACTIONS.reader_qos.profile(),
+            )
+        self.create_service(Trigger, RESET_EPISODE.private_name, self._on_reset_episode)
+        self.create_timer(
+            _DIAGNOSTICS_PERIOD_S,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    # Spinning thread
+
+    def _on_trajectory(self, message: JointTrajectoryMessage, is_gripper: bool) -> None:
+        received_s = time.monotonic()
+        try:
+            trajectory = messages.read_joint_trajectory(message)
+        except ValueError as error:
+            self.get_logger().error(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+            return
+        self._events.put(Command(is_gripper, trajectory, messages.stamp_ns(message), received_s))
+
+    def _on_executed_actions(self, message: JointTrajectoryMessage) -> None:
+        self._events.put(Answered(messages.stamp_ns(message), time.monotonic()))
+
+    def _on_reset_episode(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        try:
+            parameters = read(self, ManiSkillBridgeParameters)
+            task_by_name(parameters.task)
+            done: Future[None] = Future()
+            self._events.put(ResetRequest(parameters, done))
+            while not wait([done], timeout=_IDLE_PERIOD_S).done:
+                if self._ended.is_set():
+                    raise ValueError("the simulation is ending.")
+            done.result()
+            response.success = True
+            response.message = f"{parameters.task}, seed {parameters.seed}"
+        except ValueError as error:
+            response.success = False
+            response.message = str(error)
+        return response
+
+    def _publish_diagnostics(self) -> None:
+        episode = self._episode
+        rate = "" if episode is None else _text(_step_rate_hz(episode))
+        status = messages.Status(
+            self.get_fully_qualified_name(),
+            messages.WARN if self._late_steps else messages.OK,
+            f"{self._late_steps} control steps came late" if self._late_steps else "simulating",
+            {"step_rate_hz": rate, "late_steps": str(self._late_steps)},
+        )
+        now_ns = self.get_clock().now().nanoseconds
+        self._publishers[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._events.put(Stop())
+
+    # Simulating thread
+
+    def run(self) -> None:
+        """Simulate until `stop`. Raises NoAnswerError where lockstep waited too long."""
+        step = self._lockstep if self._parameters.mode == "lockstep" else self._realtime
+        try:
+            self._load_arm(task_by_name(self._parameters.task), self._parameters)
+            while step():
+                pass
+        finally:
+            self._ended.set()
+            if self._arm is not None:
+                self._arm.close()
+
+    def _lockstep(self) -> bool:
+        """Wait for one event and act on it; False when asked to stop."""
+        episode = self._episode
+        waiting = episode is not None and not episode.finished
+        standing = waiting and episode is not None and episode.step == 0
+        event = self._next_event(REPEAT_PERIOD_S if standing else _IDLE_PERIOD_S)
+        if isinstance(event, Stop):
+            return False
+        if isinstance(event, ResetRequest):
+            self._reset(event)
+        elif episode is None or not waiting:
+            # Late commands of an episode that is over.
+            return True
+        elif isinstance(event, Command):
+            self._take_answer(episode, event)
+        else:
+            self._require_patience(episode)
+            if standing:
+                self._publish_observation(episode, with_image=True)
+        return True
+
+    def _take_answer(self, episode: Episode, command: Command) -> None:
+        """Keep what answers the last picture; with arm and gripper together, run the chunk."""
+        if command.stamp_ns != episode.time_ns:
+            return
+        episode.answers[command.is_gripper] = command
+        if len(episode.answers) < len((False, True)):
+            return
+        for answer in episode.answers.values():
+            self._follow(answer, episode.time_ns)
+        received_s = max(answer.received_s for answer in episode.answers.values())
+        if episode.moving_since_s is None:
+            episode.moving_since_s = received_s
+        self._note_answer(episode, episode.time_ns, received_s)
+        episode.answers.clear()
+        for _ in range(self._parameters.num_actions):
+            self._step(episode)
+            if episode.finished:
+                break
+        self._publish_state(episode)
+
+    def _require_patience(self, episode: Episode) -> None:
+        waited_s = time.monotonic() - episode.published_s[episode.time_ns]
+        if waited_s > self._parameters.answer_timeout_s:
+            raise NoAnswerError(
+                f"no trajectory answered the picture of step {episode.step} within "
+                f"{self._parameters.answer_timeout_s:g} s; check that policy_node is active and "
+                "safety_node engaged, and their logs."
+            )
+
+    def _realtime(self) -> bool:
+        """Act on what comes until the next control step is due, then make it; False: stop."""
+        period_s = CONTROL_STEP_S / self._parameters.real_time_factor
+        due_s = time.monotonic() + period_s
+        while True:
+            episode = self._episode
+            remaining_s = due_s - time.monotonic()
+            if episode is not None and remaining_s <= 0.0:
+                self._step(episode)
+                due_s += period_s
+                if due_s < time.monotonic():
+                    # Late is late: the simulation falls behind, and never hurries after.
+                    self._late_steps += 1
+                    due_s = time.monotonic()
+                continue
+            event = self._next_event(_IDLE_PERIOD_S if episode is None else remaining_s)
+            if isinstance(event, Stop):
+                return False
+            if isinstance(event, ResetRequest):
+                self._reset(event)
+                due_s = time.monotonic() + period_s
+            elif isinstance(event, Command) and episode is not None:
+                self._follow(event, episode.time_ns)
+                if episode.moving_since_s is None:
+                    episode.moving_since_s = event.received_s
+            elif isinstance(event, Answered) and episode is not None:
+                self._note_answer(episode, event.stamp_ns, event.received_s)
+
+    def _next_event(self, timeout_s: float) -> ResetRequest | Command | Answered | Stop | None:
+        try:
+            return self._events.get(timeout=max(timeout_s, 0.0))
+        except queue.Empty:
+            return None
+
+    def _reset(self, request: ResetRequest) -> None:
+        """Start the episode that `request` asks for, and publish its first observation."""
+        try:
+            parameters = request.parameters
+            task = task_by_name(parameters.task)
+            arm = self._load_arm(task, parameters)
+            arm.reset(parameters.seed)
+        except BaseException as error:
+            request.done.set_exception(error)
+            raise
+        positions, _ = arm.read_joints()
+        names = arm.joint_names
+        self._arm_follower = TrajectoryFollower(names[:NUM_ARM_JOINTS], positions[:NUM_ARM_JOINTS])
+        self._gripper_follower = TrajectoryFollower(
+            names[NUM_ARM_JOINTS:], positions[NUM_ARM_JOINTS:]
+        )
+        start_ns = self._next_start_ns
+        self._episode = Episode(task, parameters.seed, start_ns, start_ns)
+        self._next_start_ns = start_ns + messages.seconds_to_ns(EPISODE_GAP_S)
+        self._publish_observation(self._episode, with_image=True)
+        self._publish_state(self._episode)
+        request.done.set_result(None)
+
+    def _load_arm(self, task: Task, parameters: ManiSkillBridgeParameters) -> ManiSkillArm:
+        """The arm in the scene of `task`; kept from one episode to the next."""
+        if self._arm is None or self._arm.task != task:
+            if self._arm is not None:
+                self._arm.close()
+            self._arm = self._make_arm(task, parameters)
+            self._camera_matrix = self._arm.camera_matrix()
+        return self._arm
+
+    def _follow(self, command: Command, now_ns: int) -> None:
+        follower = self._gripper_follower if command.is_gripper else self._arm_follower
+        try:
+            follower.follow(command.trajectory, command.stamp_ns, now_ns)
+        except ValueError as error:
+            # As the controller: a rejected trajectory only logs, the old one goes on.
+            self.get_logger().error(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+            return
+        follower.pick_up(now_ns)
+
+    def _note_answer(self, episode: Episode, image_ns: int, received_s: float) -> None:
+        if image_ns in episode.published_s and not episode.finished:
+            episode.answer_times_s.append(received_s - episode.published_s[image_ns])
+
+    def _step(self, episode: Episode) -> None:
+        """One control step, and what the arm's sensors say after it."""
+        assert self._arm is not None
+        due_ns = episode.time_ns + STEP_NS
+        targets = np.concatenate(
+            [
+                self._arm_follower.sample(due_ns).positions,
+                self._gripper_follower.sample(due_ns).positions,
+            ]
+        )
+        result = self._arm.step(targets)
+        episode.time_ns = due_ns
+        self._next_start_ns = due_ns + messages.seconds_to_ns(EPISODE_GAP_S)
+        is_counted = episode.moving_since_s is not None and not episode.finished
+        if is_counted:
+            episode.step += 1
+            episode.applied_targets.append(targets)
+            episode.success = result.success
+            episode.success_once = episode.success_once or result.success
+            episode.finished = episode.success_once or episode.step >= self._parameters.max_steps
+        at_boundary = episode.step % self._parameters.image_every == 0
+        self._publish_observation(episode, with_image=at_boundary or episode.finished)
+        if episode.finished and episode.moved_until_s is None:
+            episode.moved_until_s = time.monotonic()
+            self._publish_applied_targets(episode)
+        if is_counted and self._parameters.mode == "realtime":
+            self._publish_state(episode)
+
+    # What the arm publishes
+
+    def _publish_observation(self, episode: Episode, *, with_image: bool) -> None:
+        """Clock first: whoever reads the rest shall know what time it is."""
+        assert self._arm is not None
+        time_ns = episode.time_ns
+        self._publishers[CLOCK.name].publish(messages.clock_message(time_ns))
+        positions, velocities = self._arm.read_joints()
+        self._publishers[JOINT_STATES.name].publish(
+            messages.joint_state_message(self._arm.joint_names, positions, velocities, time_ns)
+        )
+        if not with_image:
+            return
+        picture = self._arm.capture()
+        frame_id = self._parameters.camera_frame_id
+        height, width = picture.shape[:2]
+        self._publishers[CAMERA_INFO.name].publish(
+            messages.camera_info(self._camera_matrix, height, width, time_ns, frame_id)
+        )
+        image = messages.array_to_image(picture, "rgb8", time_ns, frame_id)
+        # A repeated picture was published when it was first published.
+        episode.published_s.setdefault(time_ns, time.monotonic())
+        self._publishers[IMAGE.name].publish(image)
+
+    def _publish_state(self, episode: Episode) -> None:
+        values = {
+            "task": episode.task.name,
+            "seed": str(episode.seed),
+            "start_ns": str(episode.start_ns),
+            "step": str(episode.step),
+            "success": str(episode.success).lower(),
+            "success_once": str(episode.success_once).lower(),
+            "finished": str(episode.finished).lower(),
+            "camera_to_trajectory_ms": " ".join(
+                f"{time_s * 1e3:.3f}" for time_s in episode.answer_times_s
+            ),
+            "step_rate_hz": _text(_step_rate_hz(episode)),
+        }
+        status = messages.Status(
+            self.get_fully_qualified_name(),
+            messages.OK,
+            "finished" if episode.finished else "running",
+            values,
+        )
+        self._publishers[EPISODE_STATE.name].publish(messages.status_message(status))
+
+    def _publish_applied_targets(self, episode: Episode) -> None:
+        assert self._arm is not None
+        positions = np.array(episode.applied_targets)
+        times_s = CONTROL_STEP_S * np.arange(1, len(positions) + 1)
+        trajectory = JointTrajectory(self._arm.joint_names, times_s, positions)
+        self._publishers[APPLIED_TARGETS.name].publish(
+            messages.joint_trajectory_message(trajectory, episode.start_ns)
+        )
+
+
+def _step_rate_hz(episode: Episode) -> float | None:
+    """Control steps a wall second from the first command to the last step."""
+    if episode.moving_since_s is None or episode.moved_until_s is None:
+        return None
+    return episode.step / (episode.moved_until_s - episode.moving_since_s)
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> ManiSkillArm:
+    """The arm that the executable drives."""
+    return ManiSkillArm(
+        task, image_size=parameters.image_size, light_meshes=parameters.light_meshes
+    )
+
+
+def _spin(node: ManiSkillBridgeNode) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        # SIGINT or SIGTERM: the normal end.
+        return
+    finally:
+        node.stop()
+
+
+def main() -> int:
+    """The executable maniskill_bridge_node."""
+    end_with_parent()
+    rclpy.init()
+    try:
+        node = ManiSkillBridgeNode(make_maniskill_arm)
+        spinner = threading.Thread(target=_spin, args=(node,), name="spin")
+        spinner.start()
+        try:
+            node.run()
+        finally:
+            rclpy.try_shutdown()
+            spinner.join()
+            node.destroy_node()
+    except KeyboardInterrupt:
+        return 0
+    except ValueError as error:
+        return report_error(error)
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which executables, parameters, remaps and lifecycle steps make up sim, real_arm and loopback.
+
+Plain data: `python -m par_ros` maps it onto processes, launch/*.launch.py onto launch actions.
+"""
+
+import dataclasses
+import datetime
+import os
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from par_model.simulation.tasks import TASKS, task
+from par_ros.parameters import Mode, ParameterValue, Scalar, parameter, parse_text
+from par_ros.resources import resource
+from par_ros.topics import (
+    BRIDGE,
+    EPISODES,
+    GRIPPER_TRAJECTORY,
+    GUARD,
+    IMAGE,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    POLICY,
+)
+
+LOOPBACK = "loopback_arm_node"
+DEFAULT_CHECKPOINT = "checkpoints/par_small"
+
+_DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+_FASTDDS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+_MODES = typing.get_args(Mode)
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One process.
+
+    Attributes:
+        executable: name of the installed executable; its module is par_ros.<executable>.
+        parameters: only what differs from the defaults in parameters.py.
+        remappings: (name in topics.py, name in this graph).
+        lifecycle: whether it must be configured and activated.
+        ends_run: whether the run is over, well, when this process ends with code 0.
+    """
+
+    executable: str
+    parameters: Mapping[str, ParameterValue]
+    remappings: tuple[tuple[str, str], ...] = ()
+    lifecycle: bool = False
+    ends_run: bool = False
+
+    @property
+    def name(self) -> str:
+        """The node's name: its executable's."""
+        return self.executable
+
+
+@dataclass(frozen=True)
+class NodeGraph:
+    """Processes that belong together, and the environment that all of them need."""
+
+    nodes: tuple[NodeEntry, ...]
+    namespace: str
+    environment: Mapping[str, str]
+    # Where each process's output goes; None: to the screen.
+    log_folder: Path | None
+
+
+@dataclass(frozen=True)
+class SimArguments:
+    """sim: a policy drives ManiSkill through ROS 2 for some episodes, and a report is written."""
+
+    task: str = parameter("PushCube", "what to do", choices=tuple(TASKS))
+    episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
+    first_seed: int = parameter(
+        20_241_201, "scene of the first episode; the i-th has first_seed + i",
+        minimum=0, maximum=2**31 - 1,
+    )  # fmt: skip
+    mode: str = parameter(
+        "lockstep",
+        "lockstep: physics waits for the policy; realtime: it does not",
+        choices=_MODES,
+    )
+    checkpoint: str = parameter(
+        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
+    )
+    report: str = parameter("", "folder for the results; not given: reports/<date and time>")
+    instruction: str = parameter("", "what the policy is told; not given: the task's own sentence")
+    num_steps: int | None = parameter(
+        None, "diffusion steps an action chunk; not given: the checkpoint's own",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    max_steps: int = parameter(
+        200, "control steps after which an episode has failed", minimum=1, maximum=100_000
+    )
+    policy_seed: int = parameter(
+        0, "seed of the policy's sampling in the first episode; the i-th has policy_seed + i",
+        minimum=0,
+    )  # fmt: skip
+    real_time_factor: float = parameter(
+        1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
+    )
+    image_every: int = parameter(
+        1, "control steps from one picture to the next", minimum=1, maximum=8
+    )
+    backend: str = parameter("auto", "runtime of the network")
+    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    predict_episodes: int = parameter(
+        1,
+        "in the videos of the first episodes the model's predicted next frames stand beside the "
+        "camera; this slows the policy down",
+        minimum=0,
+    )
+    video: bool = parameter(True, "write one mp4 an episode")
+    namespace: str = parameter("", "ROS namespace of all nodes")
+    domain_id: int | None = parameter(
+        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+    )
+    fastdds_profile: bool = parameter(
+        True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
+    )
+    log: str = parameter(
+        "files",
+        "files: each process's output goes to <report>/logs; screen: to the screen",
+        choices=("files", "screen"),
+    )
+
+
+@dataclass(frozen=True)
+class RealArmArguments:
+    """real_arm: policy and guard for an arm that runs under ros2_control; a dry run by default."""
+
+    robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    instruction: str = parameter("", "what the policy is told, word for word")
+    checkpoint: str = parameter(
+        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
+    )
+    dry_run: bool = parameter(
+        True, "publish on the shadow topics only; false sends commands to the controllers"
+    )
+    camera_topic: str = parameter("camera/image_raw", "sensor_msgs/Image of the camera")
+    joint_states_topic: str = parameter("joint_states", "sensor_msgs/JointState of the arm")
+    controller_topic: str = parameter(
+        "joint_trajectory_controller/joint_trajectory", "the arm controller's command topic"
+    )
+    gripper_topic: str = parameter(
+        "gripper_controller/joint_trajectory", "the gripper controller's command topic"
+    )
+    num_steps: int | None = parameter(
+        None, "diffusion steps an action chunk; not given: the checkpoint's own",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
+    backend: str = parameter("auto", "runtime of the network")
+    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    use_sim_time: bool = parameter(False, "take the time from /clock")
+    namespace: str = parameter("", "ROS namespace of all nodes")
+    domain_id: int | None = parameter(
+        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+    )
+    fastdds_profile: bool = parameter(
+        False, "use config/fastdds_shm.xml; it reaches this machine only"
+    )
+
+
+@dataclass(frozen=True)
+class LoopbackArguments:
+    """loopback: policy and guard drive a perfect fake arm on this machine, until Ctrl-C."""
+
+    robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    instruction: str = parameter(
+        TASKS["PushCube"].instruction, "what the policy is told, word for word"
+    )
+    checkpoint: str = parameter(
+        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
+    )
+    num_steps: int | None = parameter(
+        None, "diffusion steps an action chunk; not given: the checkpoint's own",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
+    backend: str = parameter("auto", "runtime of the network")
+    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    namespace: str = parameter("", "ROS namespace of all nodes")
+    domain_id: int | None = parameter(
+        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+    )
+    fastdds_profile: bool = parameter(
+        True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
+    )
+
+
+def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
+    """ManiSkill, policy, guard and the episodes. Raises ValueError for what cannot be run."""
+    report = Path(arguments.report or _dated_report_folder()).absolute()
+    checkpoint = str(checkpoint_folder(arguments.checkpoint))
+    instruction = arguments.instruction or task(arguments.task).instruction
+    sim_time = {"use_sim_time": True}
+    nodes = (
+        NodeEntry(
+            BRIDGE,
+            {
+                "task": arguments.task,
+                "seed": arguments.first_seed,
+                "mode": arguments.mode,
+                "max_steps": arguments.max_steps,
+                "image_every": arguments.image_every,
+                "real_time_factor": arguments.real_time_factor,
+            },
+        ),
+        NodeEntry(GUARD, {"arm": "panda", "mode": arguments.mode, **sim_time}, lifecycle=True),
+        NodeEntry(
+            POLICY,
+            {
+                "checkpoint": checkpoint,
+                "instruction": instruction,
+                "policy_seed": arguments.policy_seed,
+                "mode": arguments.mode,
+                "predict_images": arguments.predict_episodes > 0,
+                "backend": arguments.backend,
+                "device": arguments.device,
+                **_given("num_steps", arguments.num_steps),
+                **sim_time,
+            },
+            lifecycle=True,
+        ),
+        NodeEntry(
+            EPISODES,
+            {
+                "task": arguments.task,
+                "instruction": instruction,
+                "episodes": arguments.episodes,
+                "first_seed": arguments.first_seed,
+                "policy_seed": arguments.policy_seed,
+                "mode": arguments.mode,
+                "checkpoint": checkpoint,
+                "report": str(report),
+                "command": command,
+                "max_steps": arguments.max_steps,
+                "predict_episodes": arguments.predict_episodes,
+                "video": arguments.video,
+            },
+            ends_run=True,
+        ),
+    )
+    log_folder = report / "logs" if arguments.log == "files" else None
+    return NodeGraph(nodes, arguments.namespace, _environment(arguments), log_folder)
+
+
+def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
+    """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
+    sim_time = {"use_sim_time": arguments.use_sim_time}
+    nodes = (
+        NodeEntry(
+            GUARD,
+            {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
+            (
+                (JOINT_STATES.name, arguments.joint_states_topic),
+                (JOINT_TRAJECTORY.name, arguments.controller_topic),
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+            ),
+            lifecycle=True,
+        ),
+        NodeEntry(
+            POLICY,
+            _policy_parameters(arguments) | sim_time,
+            (
+                (IMAGE.name, arguments.camera_topic),
+                (JOINT_STATES.name, arguments.joint_states_topic),
+            ),
+            lifecycle=True,
+        ),
+    )
+    return NodeGraph(nodes, arguments.namespace, _environment(arguments), None)
+
+
+def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
+    """The real arm's graph with a fake arm in the controllers' place."""
+    nodes = (
+        NodeEntry(LOOPBACK, {"arm": arguments.robot}),
+        NodeEntry(GUARD, {"arm": arguments.robot, "auto_engage": True}, lifecycle=True),
+        NodeEntry(POLICY, _policy_parameters(arguments), lifecycle=True),
+    )
+    return NodeGraph(nodes, arguments.namespace, _environment(arguments), None)
+
+
+@dataclass(frozen=True)
+class GraphKind:
+    """A graph that can be asked for by name: its arguments and how to build it."""
+
+    arguments_type: type[Any]
+    build: Callable[[Any, str], NodeGraph]
+
+
+GRAPHS: dict[str, GraphKind] = {
+    "sim": GraphKind(SimArguments, sim_graph),
+    "real_arm": GraphKind(RealArmArguments, real_arm_graph),
+    "loopback": GraphKind(LoopbackArguments, loopback_graph),
+}
+
+
+def parse_arguments(kind: GraphKind, owner: str, texts: Mapping[str, str]) -> Any:
+    """Values for `kind.arguments_type` from name -> text. Raises ValueError naming the argument."""
+    fields = {field.name: field for field in dataclasses.fields(kind.arguments_type)}
+    values: dict[str, Scalar] = {}
+    for name, text in texts.items():
+        if name not in fields:
+            raise ValueError(
+                f"{owner}: {name!r} is not an argument; the arguments are {', '.join(fields)}."
+            )
+        if not (text == "" and fields[name].default is None):
+            values[name] = parse_text(owner, fields[name], text)
+    return kind.arguments_type(**values)
+
+
+def checkpoint_folder(path: str) -> Path:
+    """The folder of a policy, absolute; the shipped one for an empty path."""
+    if not path:
+        return resource(DEFAULT_CHECKPOINT)
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise ValueError(
+            f"checkpoint {path!r} is not a folder; check checkpoint:=, or leave it out to use the "
+            "shipped policy."
+        )
+    return folder
+
+
+def _policy_parameters(
+    arguments: RealArmArguments | LoopbackArguments,
+) -> dict[str, ParameterValue]:
+    return {
+        "checkpoint": str(checkpoint_folder(arguments.checkpoint)),
+        "instruction": arguments.instruction,
+        "policy_seed": arguments.policy_seed,
+        "backend": arguments.backend,
+        "device": arguments.device,
+        **_given("num_steps", arguments.num_steps),
+    }
+
+
+def _given(name: str, value: Scalar | None) -> dict[str, Scalar]:
+    return {} if value is None else {name: value}
+
+
+def _environment(
+    arguments: SimArguments | RealArmArguments | LoopbackArguments,
+) -> dict[str, str]:
+    """What to set; a user's own discovery range or Fast DDS profile stays."""
+    environment = {}
+    if _DISCOVERY_RANGE not in os.environ:
+        environment[_DISCOVERY_RANGE] = "LOCALHOST"
+    if arguments.fastdds_profile and _FASTDDS_PROFILE not in os.environ:
+        environment[_FASTDDS_PROFILE] = str(resource("config/fastdds_shm.xml"))
+    if arguments.domain_id is not None:
+        environment["ROS_DOMAIN_ID"] = str(arguments.domain_id)
+    return environment
+
+
+def _dated_report_folder() -> Path:
+    now = datetime.datetime.now().astimezone()
+    return Path("reports") / now.strftime("%Y-%m-%d_%H%M%S")

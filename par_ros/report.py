@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""report.html: what a run led to, readable in a browser without a network."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as graph_objects
+import plotly.offline
+from markupsafe import Markup
+
+from par_ros.run_results import RunResults, percentiles, wilson_interval
+
+REPORT_FILE = "report.html"
+_SERIES = (
+    ("policy: picture received to chunk sent", "policy_latency_ms", "#1f77b4"),
+    ("picture published to trajectory received", "camera_to_trajectory_ms", "#d62728"),
+)
+
+
+def write_report(results: RunResults, folder: Path) -> Path:
+    """Write report.html into `folder`, beside the videos; gives its path."""
+    path = folder / REPORT_FILE
+    unfinished = path.with_suffix(".html.part")
+    unfinished.write_text(_page(results), encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def summary_rows(results: RunResults) -> list[tuple[str, str]]:
+    """(what, value) for the run's final table, on the terminal and on the page."""
+    num = len(results.episodes)
+    low, high = wilson_interval(results.num_successes, num)
+    lengths = [episode.steps for episode in results.episodes]
+    return [
+        ("episodes", f"{num} of {results.episodes_asked}"),
+        (
+            "success",
+            f"{results.num_successes} of {num} (95 % interval {low:.0%} to {high:.0%})",
+        ),
+        ("episode length", _lengths_text(lengths)),
+        ("policy latency", _times_text(results.policy_latency_ms())),
+        ("camera stamp to trajectory", _times_text(results.camera_to_trajectory_ms())),
+        ("chunks", str(sum(episode.chunks for episode in results.episodes))),
+        ("holds", str(sum(episode.holds for episode in results.episodes))),
+        (
+            "numbers changed by the guard",
+            str(sum(len(episode.guard_changes) for episode in results.episodes)),
+        ),
+    ]
+
+
+def _page(results: RunResults) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("par_ros"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page: str = environment.get_template("report.html.j2").render(
+        results=results,
+        content=results.to_json(),
+        summary=summary_rows(results),
+        times_text=_times_text,
+        latency_plot=Markup(
+            _latency_plot(results).to_html(full_html=False, include_plotlyjs=False)
+        ),
+        plotly_js=Markup(_plotly_js()),
+    )
+    return page
+
+
+@functools.cache
+def _plotly_js() -> str:
+    script: str = plotly.offline.get_plotlyjs()
+    return script
+
+
+def _latency_plot(results: RunResults) -> Any:
+    figure = graph_objects.Figure()
+    for name, attribute, colour in _SERIES:
+        times_ms, labels = [], []
+        for episode in results.episodes:
+            for index, time_ms in enumerate(getattr(episode, attribute)):
+                times_ms.append(time_ms)
+                labels.append(f"seed {episode.seed}, chunk {index + 1}")
+        figure.add_trace(
+            graph_objects.Scatter(
+                x=list(range(1, len(times_ms) + 1)),
+                y=times_ms,
+                text=labels,
+                mode="lines+markers",
+                name=name,
+                marker={"size": 5, "color": colour},
+                line={"width": 1, "color": colour},
+                hovertemplate="%{text}: %{y:.1f} ms",
+            )
+        )
+    figure.update_layout(
+        template="plotly_white",
+        xaxis_title="chunk of the run",
+        yaxis_title="ms, wall time",
+        yaxis_rangemode="tozero",
+        legend={"orientation": "h", "y": 1.12},
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+        height=380,
+    )
+    return figure
+
+
+def _times_text(times_ms: list[float] | tuple[float, ...]) -> str:
+    values = percentiles(times_ms)
+    if not values["count"]:
+        return "none"
+    return f"p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms, worst {values['worst']:.1f} ms"
+
+
+def _lengths_text(lengths: list[int]) -> str:
+    if not lengths:
+        return "none"
+    mean = sum(lengths) / len(lengths)
+    return f"mean {mean:.1f} control steps ({min(lengths)} to {max(lengths)})"

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of episodes through the ROS graph led to, and results.json."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS_FILE = "results.json"
+
+# What the numbers depend on.
+_PACKAGES = (
+    "par_ros",
+    "torch",
+    "numpy",
+    "mani-skill",
+    "sapien",
+    "rclpy",
+    "ros-rclpy",
+    "ros-rmw-fastrtps-cpp",
+    "ruckig",
+)
+_NORMAL_QUANTILE_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class GuardChange:
+    """One number of a chunk that the guard sent otherwise than the policy asked.
+
+    Attributes:
+        step: control step of the episode, from 1.
+        joint: name of the joint.
+        asked, sent: rad, or m for the gripper.
+    """
+
+    step: int
+    joint: str
+    asked: float
+    sent: float
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One finished episode.
+
+    Attributes:
+        success: whether the task's condition held at any step.
+        steps: control steps until success, or until the limit.
+        joint_targets: what was given to the simulator: steps x joints, rad and m.
+        chunks, holds: chunks that the policy sent; of these, answered by standing still.
+        guard_changes: every number that the guard changed.
+        guard_reasons: what the guard said of its holds and changes.
+        policy_latency_ms: picture received by policy_node to chunk sent, each chunk.
+        camera_to_trajectory_ms: picture published to trajectory received by the arm, each chunk.
+        predicted: whether pictures were predicted too (which slows the policy down).
+        step_rate_hz: control steps a wall second; None where nothing moved.
+        video: file name beside results.json.
+    """
+
+    seed: int
+    policy_seed: int
+    success: bool
+    steps: int
+    joint_names: tuple[str, ...]
+    joint_targets: list[list[float]]
+    chunks: int
+    holds: int
+    guard_changes: tuple[GuardChange, ...]
+    guard_reasons: tuple[str, ...]
+    policy_latency_ms: tuple[float, ...]
+    camera_to_trajectory_ms: tuple[float, ...]
+    predicted: bool
+    step_rate_hz: float | None
+    video: str | None
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Finished episodes, and what they were run with."""
+
+    task: str
+    instruction: str
+    mode: str
+    checkpoint: str
+    command: str
+    started: str
+    episodes_asked: int
+    episodes: tuple[EpisodeResult, ...]
+
+    @property
+    def num_successes(self) -> int:
+        return sum(episode.success for episode in self.episodes)
+
+    def timed_episodes(self) -> tuple[EpisodeResult, ...]:
+        """Episodes whose latencies count: those without predicted pictures, if there are any."""
+        plain = tuple(episode for episode in self.episodes if not episode.predicted)
+        return plain or self.episodes
+
+    def policy_latency_ms(self) -> list[float]:
+        """All that count."""
+        return [time for episode in self.timed_episodes() for time in episode.policy_latency_ms]
+
+    def camera_to_trajectory_ms(self) -> list[float]:
+        """All that count."""
+        return [
+            time for episode in self.timed_episodes() for time in episode.camera_to_trajectory_ms
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of results.json."""
+        low, high = wilson_interval(self.num_successes, len(self.episodes))
+        return {
+            "task": self.task,
+            "instruction": self.instruction,
+            "mode": self.mode,
+            "checkpoint": self.checkpoint,
+            "command": self.command,
+            "started": self.started,
+            "episodes_asked": self.episodes_asked,
+            "num_episodes": len(self.episodes),
+            "num_successes": self.num_successes,
+            "success_interval_95": [low, high],
+            "policy_latency_ms": percentiles(self.policy_latency_ms()),
+            "camera_to_trajectory_ms": percentiles(self.camera_to_trajectory_ms()),
+            "versions": package_versions(),
+            "hardware": hardware(),
+            "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write results.json whole or not at all."""
+        path = folder / RESULTS_FILE
+        unfinished = path.with_suffix(".json.part")
+        unfinished.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def wilson_interval(num_successes: int, num_trials: int) -> tuple[float, float]:
+    """95 % interval of a success rate (E. B. Wilson 1927); (0, 1) without trials."""
+    if num_trials == 0:
+        return 0.0, 1.0
+    z2 = _NORMAL_QUANTILE_95**2
+    rate = num_successes / num_trials
+    centre = rate + z2 / (2 * num_trials)
+    spread = _NORMAL_QUANTILE_95 * math.sqrt(
+        rate * (1 - rate) / num_trials + z2 / (4 * num_trials**2)
+    )
+    scale = 1 + z2 / num_trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float | int | None]:
+    """count, p50, p99 and worst; None where there is nothing."""
+    numbers = list(values)
+    if not numbers:
+        return {"count": 0, "p50": None, "p99": None, "worst": None}
+    p50, p99 = np.percentile(numbers, [50, 99])
+    return {
+        "count": len(numbers),
+        "p50": round(float(p50), 3),
+        "p99": round(float(p99), 3),
+        "worst": round(max(numbers), 3),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, str | int]:
+    """The machine, in words."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 0,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
