@@ -28,7 +28,7 @@ class DitContext:
 
 @dataclass(frozen=True)
 class DitModulation:
-    """Adaptive-norm statistics of one diffusion time: nine a block [B, 9, C], two last [B, 2, C]."""
+    """Adaptive-norm statistics of one diffusion time: [B, 9, C] a block and last [B, 2, C]."""
 
     blocks: tuple[Tensor, ...]
     last: Tensor

@@ -7,6 +7,7 @@ Shape letters: B batch, N image tokens, V visible tokens, K condition tokens, C 
 E values of an image token, M tokens of any number.
 """
 
+import itertools
 import math
 
 import torch
@@ -33,7 +34,7 @@ def set_sizes(num_tokens: int, num_sets: int) -> list[int]:
     Differences of round(N cos(pi/2 k/K)), k = 0..K [NOVA]. Sums to `num_tokens`.
     """
     left = [round(num_tokens * math.cos(math.pi / 2 * k / num_sets)) for k in range(num_sets + 1)]
-    sizes = [before - after for before, after in zip(left[:-1], left[1:], strict=True)]
+    sizes = [before - after for before, after in itertools.pairwise(left)]
     return [size for size in sizes if size > 0]
 
 
