@@ -12,17 +12,14 @@ import argparse
 import contextlib
 import fcntl
 import importlib.metadata
-import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from par_model.simulation.demonstrations import (
@@ -39,7 +36,9 @@ from par_model.simulation.maniskill_env import (
     ManiSkillArm,
 )
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, TASKS, task
-from par_model.training.lerobot_dataset import assemble
+from par_model.simulation.worker_pool import run_jobs
+from par_model.training.dataset_inspector import contact_sheet, describe
+from par_model.training.lerobot_dataset import assemble, open_episodes
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
@@ -128,7 +127,7 @@ def staging_settings(settings: CollectSettings) -> dict[str, Any]:
 
 
 def wanted_seeds(settings: CollectSettings, outcomes: dict[int, bool]) -> list[int] | None:
-    """The seeds of the first num_demos successes, or None while a seed before them is unknown.
+    """The seeds of the first num_demos successes, or None where they are not known yet.
 
     outcomes: seed -> whether it gave a demonstration.
     """
@@ -140,10 +139,7 @@ def wanted_seeds(settings: CollectSettings, outcomes: dict[int, bool]) -> list[i
             seeds.append(seed)
         if len(seeds) == settings.num_demos:
             return seeds
-    raise ValueError(
-        f"the demonstration seeds {settings.first_seed} to {NUM_DEMONSTRATION_SEEDS - 1} gave only "
-        f"{len(seeds)} demonstrations of the {settings.num_demos} asked for; ask for fewer."
-    )
+    return None
 
 
 def _known_outcomes(out: Path) -> dict[int, bool]:
@@ -156,61 +152,48 @@ def _record(settings: CollectSettings, out: Path, num_workers: int) -> list[int]
     seeds = wanted_seeds(settings, outcomes)
     if seeds is not None:
         return seeds
-    unknown = (s for s in range(settings.first_seed, NUM_DEMONSTRATION_SEEDS) if s not in outcomes)
-    progress = tqdm(
-        total=settings.num_demos,
-        initial=min(sum(outcomes.values()), settings.num_demos),
-        desc=settings.task,
-        unit="demo",
+    jobs = (
+        _Job(settings, out, seed)
+        for seed in range(settings.first_seed, NUM_DEMONSTRATION_SEEDS)
+        if seed not in outcomes
     )
-    # torch and SAPIEN do not survive a fork.
-    pool = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    running: set[Future[tuple[int, bool]]] = set()
-    try:
-        while seeds is None:
-            # Few in flight: what runs beyond the last wanted seed is wasted.
-            while len(running) < num_workers:
-                running.add(pool.submit(_record_seed, settings, out, next(unknown)))
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                seed, succeeded = future.result()
-                outcomes[seed] = succeeded
-                progress.update(int(succeeded))
+    num_successes = min(sum(outcomes.values()), settings.num_demos)
+    with (
+        tqdm(
+            total=settings.num_demos, initial=num_successes, desc=settings.task, unit="demo"
+        ) as progress,
+        contextlib.closing(run_jobs(_record_seed, jobs, num_workers)) as results,
+    ):
+        for seed, succeeded in results:
+            outcomes[seed] = succeeded
+            progress.update(int(succeeded))
             progress.set_postfix(failed=len(outcomes) - sum(outcomes.values()))
             seeds = wanted_seeds(settings, outcomes)
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "a recording process died (out of memory, or killed); run the same command again to "
-            "go on from the demonstrations that are finished."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-        progress.close()
-    return seeds
+            if seeds is not None:
+                return seeds
+    raise ValueError(
+        f"the demonstration seeds {settings.first_seed} to {NUM_DEMONSTRATION_SEEDS - 1} gave only "
+        f"{sum(outcomes.values())} demonstrations of the {settings.num_demos} asked for; ask for "
+        "fewer."
+    )
 
 
-def _start_worker() -> None:
-    import torch
+@dataclass(frozen=True)
+class _Job:
+    """One seed for a worker."""
 
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    settings: CollectSettings
+    out: Path
+    seed: int
 
 
+# A worker keeps its environment.
 _worker_arms: dict[tuple[str, int], ManiSkillArm] = {}
 
 
-def _record_seed(settings: CollectSettings, out: Path, seed: int) -> tuple[int, bool]:
-    """(seed, whether it gave a demonstration); runs in a worker, which keeps its environment."""
+def _record_seed(job: _Job) -> tuple[int, bool]:
+    """(seed, whether it gave a demonstration); runs in a worker."""
+    settings, out, seed = job.settings, job.out, job.seed
     key = (settings.task, settings.image_size)
     if key not in _worker_arms:
         _worker_arms[key] = ManiSkillArm(settings.task, image_size=settings.image_size)
@@ -249,25 +232,72 @@ def _only_writer(out: Path) -> Iterator[None]:
         yield
 
 
+def show(path: Path) -> None:
+    """Print what is in the data set and write its sheet of frames beside it."""
+    source = open_episodes(path)
+    print(describe(source))
+    sheet = path / "contact_sheet.png"
+    Image.fromarray(contact_sheet(source)).save(sheet)
+    print(f"\nframes of episodes spread over the data set: {sheet}")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.collect", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--task", choices=list(TASKS))
-    parser.add_argument("--num-demos", type=int, default=1000)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--noise-share", type=float, default=0.35)
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1)
+    parser = _parser()
     options = parser.parse_args(arguments)
-    settings = CollectSettings(
-        task=options.task,
-        num_demos=options.num_demos,
-        first_seed=options.first_seed,
-        noise=NoiseSettings(share=options.noise_share),
-    )
-    collect(settings, options.out, options.num_workers)
+    try:
+        if options.show is not None:
+            show(options.show)
+            return 0
+        if options.task is None or options.out is None:
+            parser.error("--task and --out are needed to record (or --show DIR to look)")
+        settings = CollectSettings(
+            task=options.task,
+            num_demos=options.num_demos,
+            first_seed=options.first_seed,
+            noise=NoiseSettings(share=options.noise_share),
+            num_hold_steps=options.hold_steps,
+        )
+        collect(settings, options.out, options.num_workers)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the finished episodes.", file=sys.stderr)
+        return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m par_model.collect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--task", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument(
+        "--num-demos", type=int, default=1000, help="successful demonstrations (default 1000)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help=f"seeds are tried from here on; below {NUM_DEMONSTRATION_SEEDS} (default 0)",
+    )
+    parser.add_argument(
+        "--noise-share",
+        type=float,
+        default=NoiseSettings().share,
+        help="part of the seeds with noise on the executed action (default 0.35)",
+    )
+    parser.add_argument(
+        "--hold-steps", type=int, default=16, help="steps that hold the end (default 16)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)"
+    )
+    parser.add_argument("--show", type=Path, metavar="DIR", help="look at a data set instead")
+    return parser
 
 
 if __name__ == "__main__":

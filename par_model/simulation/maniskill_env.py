@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -163,7 +163,7 @@ class ManiSkillArm:
     def close(self) -> None:
         self._env.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ManiSkillArm":
         return self
 
     def __exit__(

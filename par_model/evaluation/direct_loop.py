@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One episode without ROS: observe, act, eight control steps, and again.
+
+The lockstep graph of par_ros commands the same joint targets step by step: row l of a chunk is the
+target of the chunk's l-th control step, as float64, unchanged.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_model.interface import FloatArray, Observation, Policy
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.tasks import CONTROL_STEP_S
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What one episode was.
+
+    Attributes:
+        seed: the simulator's reset seed.
+        policy_seed: the seed of the policy's sampling.
+        success: whether the task's condition held at any step (the episode ends there).
+        joint_targets: float64 [steps, J], what the arm was commanded, in order.
+        chunk_latencies_s: float64 [chunks], wall time of observe and act together.
+    """
+
+    seed: int
+    policy_seed: int
+    success: bool
+    joint_targets: FloatArray
+    chunk_latencies_s: FloatArray
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.joint_targets)
+
+
+def run_episode(
+    arm: ManiSkillArm, policy: Policy, seed: int, max_steps: int, *, policy_seed: int = 0
+) -> EpisodeResult:
+    """Reset arm and policy, then act until the first success or for `max_steps` control steps.
+
+    Raises ValueError if arm and policy do not fit (joints, image size, control rate, instruction).
+    """
+    _require_same_rate(policy)
+    arm.reset(seed)
+    policy.reset(arm.task.instruction, policy_seed)
+    joint_targets: list[FloatArray] = []
+    latencies_s: list[float] = []
+    executed_actions: FloatArray | None = None
+    success = False
+    while not success and len(joint_targets) < max_steps:
+        observation = _observe(arm, len(joint_targets) * CONTROL_STEP_S, executed_actions)
+        start_s = time.perf_counter()
+        policy.observe(observation)
+        chunk = policy.act()
+        latencies_s.append(time.perf_counter() - start_s)
+        chunk.validate(policy.spec)
+        executed_actions = chunk.joint_positions
+        for target in chunk.joint_positions[: max_steps - len(joint_targets)]:
+            joint_targets.append(np.array(target, dtype=np.float64))
+            success = arm.step(target).success
+            if success:
+                break
+    return EpisodeResult(
+        seed=seed,
+        policy_seed=policy_seed,
+        success=success,
+        joint_targets=np.stack(joint_targets),
+        chunk_latencies_s=np.array(latencies_s),
+    )
+
+
+def _observe(arm: ManiSkillArm, stamp_s: float, executed_actions: FloatArray | None) -> Observation:
+    return Observation(
+        image=arm.capture(),
+        measured_joint_positions=arm.read_joints()[0],
+        joint_names=arm.joint_names,
+        stamp_s=stamp_s,
+        executed_actions=executed_actions,
+    )
+
+
+def _require_same_rate(policy: Policy) -> None:
+    if policy.spec.step_s != CONTROL_STEP_S:
+        raise ValueError(
+            f"the policy acts every {policy.spec.step_s} s and the simulator every "
+            f"{CONTROL_STEP_S} s; use a checkpoint trained at the simulator's rate."
+        )

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many episodes of one checkpoint: over processes, and resumable.
+
+Each finished episode is appended to a log (one JSON object a line) beside the result file, so that
+a killed run repeats none of them. The log opens with what was measured; a run with other settings
+does not continue it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from par_model.evaluation.direct_loop import EpisodeResult, run_episode
+from par_model.interface import Observation, Policy
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.worker_pool import run_jobs
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode to run, in full.
+
+    Attributes:
+        checkpoint: folder of the checkpoint.
+        task: the task's name.
+        seed: the simulator's reset seed, which fixes the initial state.
+        policy_seed: the seed of the policy's sampling.
+        max_steps: control steps after which an episode without success has failed.
+        num_steps: sampling steps of the action head; None is the checkpoint's default.
+        record_targets: whether the commanded joint targets are kept.
+    """
+
+    checkpoint: str
+    task: str
+    seed: int
+    policy_seed: int
+    max_steps: int
+    num_steps: int | None
+    record_targets: bool
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.task, self.seed, self.policy_seed
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """What one episode was; a line of the log.
+
+    Attributes:
+        success: whether the task's condition held at any step; the episode ends there.
+        steps: control steps that were made.
+        chunk_latencies_ms: wall time of observe and act, for each chunk.
+        joint_targets: [steps][J] what was commanded, or None where it was not recorded.
+    """
+
+    task: str
+    seed: int
+    policy_seed: int
+    success: bool
+    steps: int
+    chunk_latencies_ms: list[float]
+    joint_targets: list[list[float]] | None = None
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.task, self.seed, self.policy_seed
+
+    def success_within(self, max_steps: int) -> bool:
+        """Whether the episode would have counted as a success with this step limit."""
+        return self.success and self.steps <= max_steps
+
+
+class RolloutLog:
+    """Finished episodes on disk, one line each; the first line holds the settings.
+
+    Raises ValueError if the file belongs to other settings. A last line that was cut off by a kill
+    is dropped.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        if path.exists():
+            lines = _whole_lines(path)
+            found = json.loads(lines[0]) if lines else settings
+            if found != settings:
+                differing = sorted(k for k in settings if settings[k] != found.get(k))
+                raise ValueError(
+                    f"{path} holds episodes of an unfinished run with other settings "
+                    f"({', '.join(differing)} differ); delete it, or choose another --json."
+                )
+            self.results = [RolloutResult(**json.loads(line)) for line in lines[1:]]
+        else:
+            self.results = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = [settings, *(asdict(result) for result in self.results)]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in whole))
+
+    def append(self, result: RolloutResult) -> None:
+        self.results.append(result)
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(asdict(result)) + "\n")
+
+
+def run_rollouts(
+    rollouts: Sequence[Rollout],
+    log: RolloutLog,
+    num_workers: int,
+    report: Callable[[RolloutResult], None],
+) -> list[RolloutResult]:
+    """Run what the log lacks; all results in the order of `rollouts`. Blocks until done.
+
+    report: called with each result as it comes, those already in the log included.
+    """
+    wanted = {rollout.key for rollout in rollouts}
+    for result in log.results:
+        if result.key in wanted:
+            report(result)
+    done = {result.key for result in log.results}
+    remaining = [rollout for rollout in rollouts if rollout.key not in done]
+    if remaining:
+        for result in run_jobs(_run_rollout, remaining, min(num_workers, len(remaining))):
+            log.append(result)
+            report(result)
+    by_key = {result.key: result for result in log.results}
+    return [by_key[rollout.key] for rollout in rollouts]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+# A worker keeps what is slow to make.
+_worker_arms: dict[str, ManiSkillArm] = {}
+_worker_policies: dict[tuple[str, int | None], Policy] = {}
+
+
+def _run_rollout(rollout: Rollout) -> RolloutResult:
+    policy = _worker_policy(rollout)
+    result = run_episode(
+        _worker_arm(rollout.task, policy.spec.image_height),
+        policy,
+        rollout.seed,
+        rollout.max_steps,
+        policy_seed=rollout.policy_seed,
+    )
+    return _rollout_result(rollout, result)
+
+
+def _rollout_result(rollout: Rollout, result: EpisodeResult) -> RolloutResult:
+    return RolloutResult(
+        task=rollout.task,
+        seed=rollout.seed,
+        policy_seed=rollout.policy_seed,
+        success=result.success,
+        steps=result.num_steps,
+        chunk_latencies_ms=[round(1e3 * float(s), 3) for s in result.chunk_latencies_s],
+        joint_targets=result.joint_targets.tolist() if rollout.record_targets else None,
+    )
+
+
+def _worker_arm(task: str, image_size: int) -> ManiSkillArm:
+    if task not in _worker_arms:
+        _worker_arms[task] = ManiSkillArm(task, image_size=image_size)
+    return _worker_arms[task]
+
+
+def _worker_policy(rollout: Rollout) -> Policy:
+    key = (rollout.checkpoint, rollout.num_steps)
+    if key not in _worker_policies:
+        from par_model.load_policy import load_policy
+
+        policy = load_policy(Path(rollout.checkpoint), num_steps=rollout.num_steps)
+        _warm_up(policy)
+        _worker_policies[key] = policy
+    return _worker_policies[key]
+
+
+def _warm_up(policy: Policy) -> None:
+    """The first pass through a network is slow and no part of what is measured."""
+    spec = policy.spec
+    policy.reset(spec.instructions[0], 0)
+    policy.observe(
+        Observation(
+            image=np.zeros((spec.image_height, spec.image_width, 3), np.uint8),
+            measured_joint_positions=np.zeros(len(spec.joint_names)),
+            joint_names=spec.joint_names,
+            stamp_s=0.0,
+        )
+    )
+    policy.act()
+
+
+def all_latencies_ms(results: Iterable[RolloutResult]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """float64 [chunks of all episodes]."""
+    return np.array([ms for result in results for ms in result.chunk_latencies_ms])
