@@ -160,7 +160,7 @@ class ModelConfig:
     # the image encoder's first half sees known tokens only, its second half all [NOVA]
     image_encoder: EncoderConfig
     frame_decoder: FrameDecoderConfig
-    # rank of the scale-and-shift layer of later slots; 0 is none [NOVA: 24]
+    # rank of the scale-and-shift layer of later slots; 0 is no layer, negative full rank [NOVA: 24]
     mixer_rank: int
     # width and count of the instruction's embedding rows
     text_width: int

@@ -6,7 +6,7 @@ Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S tok
 D action width, J joints, E values of an image token, c h w of a latent, R draws, M any number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -102,8 +102,10 @@ class PARModel(nn.Module):
             self.frame_decoder = FrameRegressor(
                 width, config.frame_decoder.width, config.image_token_width
             )
-        self.action_head: ActionDit | ActionRegressor
-        if config.action_head == "diffusion":
+        self.action_head: ActionDit | ActionRegressor | None = None
+        if not config.num_actions:
+            pass
+        elif config.action_head == "diffusion":
             self.action_head = ActionDit(
                 config.action_dit, config.action_width, config.num_actions, width
             )
@@ -196,7 +198,9 @@ class PARModel(nn.Module):
         # The learned time embedding knows num_slots slots; later ones (overflow "slide") share
         # the last one's.
         times_BN = slots_BN.clamp(max=self.config.num_slots - 1)
-        frames = self.tokenizer.frame_tokens(latents_BNchw, times_BN)
+        frames = self.tokenizer.frame_tokens(latents_BNchw, is_first_BN, times_BN)
+        if not self.config.num_actions:
+            return frames
         actions = self.tokenizer.action_tokens(actions_BNLD, is_first_BN, times_BN, proprio_BNJ)
         return torch.cat((frames, actions), dim=2)
 
@@ -215,6 +219,8 @@ class PARModel(nn.Module):
         self, context: Context, batch: TrainingBatch, generator: torch.Generator
     ) -> Tensor:
         """Epsilon MSE over the chunk, one t per chunk and draw (paper, section 4.3)."""
+        if self.action_head is None:
+            return context.frame_BNKC.new_zeros(())
         chosen = batch.action_valid_BNL.any(dim=-1)
         z_MZC, target_MLD = context.action_BNZC[chosen], batch.actions_BNLD[chosen]
         valid_ML = batch.action_valid_BNL[chosen]
@@ -271,11 +277,13 @@ class PARModel(nn.Module):
     # ---- inference
 
     def prefill(self, text_BTC: Tensor) -> KVCache:
-        """A new cache that holds the instruction."""
-        if self.transformer is None:
-            raise AssertionError("PAR-NoAR has no cache")
-        tokens = self.tokenizer.text_tokens(text_BTC)
+        """A new cache that holds the instruction; an empty one where the instruction sees slot 0
+        and so enters together with it, in `extend`."""
+        assert self.transformer is not None, "PAR-NoAR has no cache"
         cache = self.transformer.allocate_cache(text_BTC.shape[0], self.config.cache_capacity)
+        if self.rules.text_joint_with_first_slot:
+            return cache
+        tokens = self.tokenizer.text_tokens(text_BTC)
         layout = self.layout[: tokens.shape[1]]
         mask = causal_mask(layout, layout, MaskRules())
         _, cache = self.transformer.forward_cached(
@@ -297,8 +305,9 @@ class PARModel(nn.Module):
 
         Args:
             cache: what `prefill` or an earlier `extend` returned; None for PAR-NoAR.
-            text_BTC: the instruction, read by PAR-NoAR only.
-            starts_with_boa: the first of the slots carries BOA; its actions are not read.
+            text_BTC: the instruction; read by PAR-NoAR, and where it is joint with slot 0.
+            starts_with_boa: the first of the slots carries BOA, its actions are not read; in the
+                video model it is BOV and its latent is not read.
 
         Raises:
             ValueError: the tokens do not fit into the cache.
@@ -314,16 +323,20 @@ class PARModel(nn.Module):
             text = self.tokenizer.text_tokens(text_BTC)
             return self._context_without_transformer(text, slot_tokens), None
         tokens = rearrange(slot_tokens, "b n s c -> b (n s) c")
+        num_text = 0
+        if self.rules.text_joint_with_first_slot and cache.length == 0:
+            text = self.tokenizer.text_tokens(text_BTC)
+            tokens, num_text = torch.cat((text, tokens), dim=1), text.shape[1]
         start, end = cache.length, cache.length + tokens.shape[1]
-        if num_slots == 1 and self.rules.is_figure_3:
+        # What the instruction sees concerns its own queries only.
+        rules = self.rules if num_text else replace(self.rules, text_joint_with_first_slot=False)
+        if num_slots == 1 and rules.is_figure_3:
             attend = attend_slot(self.config.num_frame_tokens)
         else:
-            attend = attend_masked(
-                causal_mask(self.layout[start:end], self.layout[:end], self.rules)
-            )
+            attend = attend_masked(causal_mask(self.layout[start:end], self.layout[:end], rules))
         rotation = self._rotation(self.layout[start:end], first_slot)
         z, cache = self.transformer.forward_cached(tokens, rotation, attend, cache)
-        return self._split(z, num_slots), cache
+        return self._split(z[:, num_text:], num_slots), cache
 
     def _rotation(self, layout: TokenLayout, first_slot: int) -> Rotation | None:
         """Rotation of the cache rows in `layout`, whose first slot is the episode's `first_slot`
@@ -352,7 +365,7 @@ class PARModel(nn.Module):
 
     def action_modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
         """The Action-DiT's norm statistics of every sampling step: once a schedule."""
-        if isinstance(self.action_head, ActionRegressor):
+        if not isinstance(self.action_head, ActionDit):
             return []
         times = sampling_times(self.config.action_diffusion, sampler, num_steps)
         device = self.tokenizer.begin_of_action.device
@@ -368,6 +381,7 @@ class PARModel(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Sample A_n given Z_A: normalised actions [B, L, D]."""
+        assert self.action_head is not None, "the video model has no actions"
         if isinstance(self.action_head, ActionRegressor):
             return self.action_head(self._regressed(z_BZC))
         head = self.action_head

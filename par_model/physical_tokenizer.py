@@ -3,6 +3,8 @@
 
 A physical token P_n is [frame tokens of O_n; L action tokens of A_n] (paper, section 4.2.2).
 A_n are the actions executed between O_{n-1} and O_n; A_0 is the learnable Begin-Of-Action.
+The video model (num_actions 0, NOVA itself) has frame tokens only: slot 0 is the learnable
+Begin-Of-Video and slot n holds latent n - 1.
 
 Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S all tokens,
 C width, D action width, J joints, P rotary pairs, c h w a latent's channels, rows, columns.
@@ -51,11 +53,12 @@ class PhysicalTokenizer(nn.Module):
             config.codec.latent_channels, width, config.frame_patch, config.frame_patch
         )
         self.time_embed = TimeEmbedding(width)
-        self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)
-        # every row starts as the same vector: the paper's single token, generalised
-        self.begin_of_action = nn.Parameter(
-            (0.02 * torch.randn(1, width)).repeat(config.num_actions, 1)
-        )
+        if config.num_actions:
+            self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)
+            # every row starts as the same vector: the paper's single token, generalised
+            self.begin_of_action = nn.Parameter(
+                (0.02 * torch.randn(1, width)).repeat(config.num_actions, 1)
+            )
         self.begin_of_video = nn.Parameter(0.02 * torch.randn(1, width))
         self.proprio_embed = (
             nn.Linear(config.proprio_width, width) if config.proprio_width else None
@@ -80,19 +83,18 @@ class PhysicalTokenizer(nn.Module):
         first = 0 if self.config.first_slot == "bov" else 1
         return (slots + first) * unit
 
-    def frame_tokens(self, latents_BNchw: Tensor, slots_BN: Tensor) -> Tensor:
-        """[B, N, c, h, w] and slot indices [B, N] to [B, N, K, C]."""
+    def frame_tokens(self, latents_BNchw: Tensor, is_first_BN: Tensor, slots_BN: Tensor) -> Tensor:
+        """[B, N, c, h, w] and slot indices [B, N] to [B, N, K, C].
+
+        Where first_slot is "bov", the latents at `is_first_BN` are not read: BOV stands there.
+        """
         flat = rearrange(latents_BNchw, "b n c h w -> (b n) c h w")
         tokens = rearrange(
             self.frame_embed(flat), "(b n) c h w -> b n (h w) c", b=latents_BNchw.shape[0]
         )
+        if self.config.first_slot == "bov":
+            tokens = torch.where(is_first_BN[..., None, None], self.begin_of_video, tokens)
         return self.add_positions(tokens, slots_BN)
-
-    def begin_of_video_tokens(self, batch_size: int) -> Tensor:
-        """NOVA's slot 0 [B, 1, K, C], used where first_slot is "bov"."""
-        tokens = self.begin_of_video.expand(batch_size, 1, self.config.num_frame_tokens, -1)
-        slots = torch.zeros(batch_size, 1, device=tokens.device, dtype=torch.int64)
-        return self.add_positions(tokens, slots)
 
     def add_positions(self, tokens_BNKC: Tensor, slots_BN: Tensor) -> Tensor:
         if self.config.position_mode == "rope3d":

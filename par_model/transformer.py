@@ -48,6 +48,8 @@ def attend_slot(num_frame_tokens: int) -> Attend:
 
     def attend(q_BHSD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
         num_actions = q_BHSD.shape[2] - num_frame_tokens
+        if num_actions == 0:
+            return functional.scaled_dot_product_attention(q_BHSD, k_BHMD, v_BHMD)
         num_seen_by_frame = k_BHMD.shape[2] - num_actions
         frames = functional.scaled_dot_product_attention(
             q_BHSD[:, :, :num_frame_tokens],
@@ -66,13 +68,14 @@ def attend_slot(num_frame_tokens: int) -> Attend:
 class Mixer(nn.Module):
     """NOVA's scale-and-shift layer: anchor * (1 + gamma) + beta, both from a later slot's output.
 
-    All that a later slot tells the frame head passes this rank-r bottleneck.
+    All that a later slot tells the frame head passes this rank-r bottleneck; a negative rank
+    leaves the bottleneck out.
     """
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        self.lora = nn.Linear(width, rank, bias=False)
-        self.proj = nn.Linear(rank, 2 * width)
+        self.lora = nn.Linear(width, rank, bias=False) if rank > 0 else nn.Identity()
+        self.proj = nn.Linear(rank if rank > 0 else width, 2 * width)
 
     def forward(self, z: Tensor, anchor: Tensor) -> Tensor:
         gamma, beta = self.proj(self.lora(functional.silu(z))).chunk(2, dim=-1)

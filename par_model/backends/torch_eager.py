@@ -94,7 +94,10 @@ class TorchEager:
     def rewind_to_instruction(self, cache: EagerCache) -> EagerCache:
         if cache.keys_values is None:
             return cache
-        return EagerCache(cache.keys_values.rewind(self.config.num_text_tokens), cache.text)
+        # An instruction that saw slot 0 enters anew, together with the next slot 0.
+        joint = self.config.text_joint_with_first_slot
+        length = 0 if joint else self.config.num_text_tokens
+        return EagerCache(cache.keys_values.rewind(length), cache.text)
 
     @torch.inference_mode()
     def evict_oldest_slot(self, cache: EagerCache) -> EagerCache:
