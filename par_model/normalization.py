@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of actions and joints: fit, apply, undo. Numpy only; saved in the checkpoint.
+
+Shapes: L actions of a chunk; D numbers of an action; J joints; T steps of an episode; `...` any.
+Units outside: rad, and metres for the gripper (the last number); inside: about [-1, 1] for actions
+and zero mean, unit variance for joints. Nothing is ever clipped: a value beyond what was seen maps
+beyond [-1, 1] and comes back unchanged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_model.config import ActionFrame
+from par_model.interface import FloatArray
+
+# Outliers beyond these quantiles do not set the scale.
+_LOW_QUANTILE = 0.001
+_HIGH_QUANTILE = 0.999
+# The quantiles' range is widened by this part on each side.
+_MARGIN = 0.1
+# A number that hardly moves is not blown up: least half range of actions, least deviation of joints
+# (rad or metres).
+_MIN_HALF_RANGE = 0.005
+_MIN_DEVIATION = 0.005
+
+_FIELDS = ("action_low", "action_high", "joint_mean", "joint_deviation")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What maps an arm's actions and joints to the model's numbers and back.
+
+    In frame "relative", an arm action is its target minus the measured position of the same joint
+    at the observation that the chunk answers; the gripper stays absolute. In frame "absolute" all
+    are absolute, and the rows of `action_low` and `action_high` are equal.
+
+    Attributes:
+        arm: the arm that the numbers belong to (a file of config/arms).
+        joint_names: the J joints in order, gripper last.
+        action_frame: what an action is relative to.
+        action_low, action_high: float64 [L, D], mapped to -1 and 1.
+        joint_mean, joint_deviation: float64 [J].
+    """
+
+    arm: str
+    joint_names: tuple[str, ...]
+    action_frame: ActionFrame
+    action_low: FloatArray
+    action_high: FloatArray
+    joint_mean: FloatArray
+    joint_deviation: FloatArray
+
+    def __post_init__(self) -> None:
+        num_joints = len(self.joint_names)
+        for name in _FIELDS:
+            values = getattr(self, name)
+            shape = (*values.shape[:-1], num_joints) if name.startswith("action") else (num_joints,)
+            num_axes = 2 if name.startswith("action") else 1
+            if values.ndim != num_axes or values.shape != shape or not np.isfinite(values).all():
+                raise ValueError(
+                    f"statistics.{name} must be {num_axes}-dimensional, finite and end in "
+                    f"{num_joints} joints, got shape {list(values.shape)}; check statistics.json."
+                )
+        if self.action_low.shape != self.action_high.shape:
+            raise ValueError(
+                f"statistics.action_low {list(self.action_low.shape)} and action_high "
+                f"{list(self.action_high.shape)} must have one shape; check statistics.json."
+            )
+        if (self.action_high <= self.action_low).any() or (self.joint_deviation <= 0).any():
+            raise ValueError(
+                "statistics: action_high must be above action_low and joint_deviation above zero; "
+                "check statistics.json."
+            )
+        if self.action_frame not in ("relative", "absolute"):
+            raise ValueError(
+                f"statistics.action_frame must be 'relative' or 'absolute', got "
+                f"{self.action_frame!r}; check statistics.json."
+            )
+
+    @property
+    def num_actions(self) -> int:
+        """L, actions in a chunk."""
+        return len(self.action_low)
+
+    def normalize_actions(self, targets: FloatArray, measured_joints: FloatArray) -> FloatArray:
+        """Joint targets [..., L, D] of chunks that answer observations with `measured_joints`
+        [..., J] -> normalised actions [..., L, D]."""
+        framed = targets - self._origin(measured_joints)
+        return 2.0 * (framed - self.action_low) / (self.action_high - self.action_low) - 1.0
+
+    def denormalize_actions(self, actions: FloatArray, measured_joints: FloatArray) -> FloatArray:
+        """The inverse of `normalize_actions`: joint targets, float64 [..., L, D]."""
+        values = np.asarray(actions, dtype=np.float64)
+        framed = (values + 1.0) / 2.0 * (self.action_high - self.action_low) + self.action_low
+        return framed + self._origin(measured_joints)
+
+    def normalize_joints(self, measured_joints: FloatArray) -> FloatArray:
+        """Measured joint positions [..., J] -> zero mean, unit variance."""
+        return (measured_joints - self.joint_mean) / self.joint_deviation
+
+    def denormalize_joints(self, joints: FloatArray) -> FloatArray:
+        """The inverse of `normalize_joints`."""
+        return np.asarray(joints, dtype=np.float64) * self.joint_deviation + self.joint_mean
+
+    def to_json_dict(self) -> dict[str, object]:
+        """Plain values for statistics.json."""
+        values: dict[str, object] = {
+            "arm": self.arm,
+            "joint_names": list(self.joint_names),
+            "action_frame": self.action_frame,
+        }
+        return values | {name: getattr(self, name).tolist() for name in _FIELDS}
+
+    def _origin(self, measured_joints: FloatArray) -> FloatArray:
+        return action_origin(measured_joints, self.action_frame)
+
+
+def action_origin(measured_joints: FloatArray, action_frame: ActionFrame) -> FloatArray:
+    """What is subtracted from the targets of a chunk, [..., 1, J]: zero for the gripper."""
+    origin = np.array(measured_joints, dtype=np.float64)[..., None, :]
+    if action_frame == "absolute":
+        return np.zeros_like(origin)
+    origin[..., -1] = 0.0
+    return origin
+
+
+def from_json_dict(values: object) -> Statistics:
+    """Read what `Statistics.to_json_dict` wrote.
+
+    Raises:
+        ValueError: a field is missing, unknown, or does not fit.
+    """
+    expected = {"arm", "joint_names", "action_frame", *_FIELDS}
+    if not isinstance(values, dict) or set(values) != expected:
+        got = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(
+            f"statistics must have the fields {sorted(expected)}, got {got}; "
+            "was statistics.json written by another version?"
+        )
+    arrays = {name: np.array(values[name], dtype=np.float64) for name in _FIELDS}
+    return Statistics(
+        arm=str(values["arm"]),
+        joint_names=tuple(values["joint_names"]),
+        action_frame=values["action_frame"],
+        **arrays,
+    )
+
+
+def fit_statistics(
+    episodes: Sequence[tuple[FloatArray, FloatArray]],
+    *,
+    arm: str,
+    joint_names: tuple[str, ...],
+    action_frame: ActionFrame,
+    num_actions: int,
+) -> Statistics:
+    """Fit to episodes of (targets [T, D], measured joints [T + 1, J] or [T, J]).
+
+    Every step of an episode counts as the start of a chunk, so the statistics do not depend on how
+    clips are cut later.
+
+    Raises:
+        ValueError: no episode is as long as a chunk.
+    """
+    framed = [
+        _framed_chunks(targets, joints, action_frame, num_actions)
+        for targets, joints in episodes
+        if len(targets) >= num_actions
+    ]
+    if not framed:
+        raise ValueError(
+            f"none of {len(episodes)} episodes has {num_actions} steps; check the data set."
+        )
+    chunks = np.concatenate(framed)
+    # An absolute target means the same at each step of a chunk, a relative one does not.
+    axes = (0, 1) if action_frame == "absolute" else (0,)
+    low, high = np.quantile(chunks, [_LOW_QUANTILE, _HIGH_QUANTILE], axis=axes)
+    shape = (num_actions, chunks.shape[-1])
+    low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+    centre = (low + high) / 2.0
+    half = np.maximum((high - low) / 2.0 * (1.0 + _MARGIN), _MIN_HALF_RANGE)
+    joints = np.concatenate([joints for _, joints in episodes])
+    return Statistics(
+        arm=arm,
+        joint_names=joint_names,
+        action_frame=action_frame,
+        action_low=centre - half,
+        action_high=centre + half,
+        joint_mean=joints.mean(axis=0),
+        joint_deviation=np.maximum(joints.std(axis=0), _MIN_DEVIATION),
+    )
+
+
+def _framed_chunks(
+    targets: FloatArray, joints: FloatArray, action_frame: ActionFrame, num_actions: int
+) -> FloatArray:
+    num_starts = len(targets) - num_actions + 1
+    windows = np.lib.stride_tricks.sliding_window_view(targets, num_actions, axis=0)
+    chunks: FloatArray = windows.transpose(0, 2, 1) - action_origin(
+        joints[:num_starts], action_frame
+    )
+    return chunks

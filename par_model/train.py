@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m par_model.train codec|probe|latents|policy|all: from demonstrations to a checkpoint.
+
+    D=$HOME/par_data
+    python -m par_model.train all --data $D/PushCube --out runs/push --hours 1
+
+does all of it: the frame codec, its position probe, the latents, the policy. Each stage is also a
+command of its own, goes on where it was stopped, and says what it needs.
+"""
+
+import argparse
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from par_model.config import PRESETS, ModelConfig, preset
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import InstructionTable, code_table
+from par_model.interface import ImageArray
+from par_model.normalization import fit_statistics
+from par_model.simulation.tasks import TASKS
+from par_model.training.clips import ClipConfig, TrainingEpisode
+from par_model.training.codec_training import (
+    CodecTrainingConfig,
+    FrameSource,
+    load_codec,
+    train_codec,
+)
+from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
+from par_model.training.latent_cache import LatentCache, ShiftConfig, encode_demonstrations
+from par_model.training.policy_training import (
+    PolicyParts,
+    PolicyTrainer,
+    PolicyTrainingConfig,
+    Progress,
+)
+from par_model.training.position_probe import (
+    ProbeConfig,
+    ProbePictures,
+    load_or_render,
+    probe,
+    save_report,
+)
+
+ARM = "panda"
+# Reset pictures of the probe: demonstration seeds that `collect` reaches last.
+FIRST_PROBE_SEED = 7000
+NUM_PROBE_PICTURES = 1800
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        options.run(options)
+    except ValueError as error:
+        print(f"par_model.train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last saved step.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_codec(options: argparse.Namespace) -> None:
+    """Train the frame codec on the demonstrations' frames and on reset pictures."""
+    sets = [DemonstrationSet(path) for path in options.data]
+    config = CodecTrainingConfig(
+        num_steps=options.codec_steps,
+        learning_rate=options.codec_learning_rate,
+        seed=options.seed,
+    )
+    pictures: dict[str, ImageArray] = {}
+    shares: dict[str, float] = {}
+    for demonstrations in sets:
+        pictures[str(demonstrations.path)] = _spread_frames(demonstrations, options.frames)
+        shares[str(demonstrations.path)] = 1.0
+    for resets in _probe_pictures(options):
+        name = f"reset pictures of {resets.task}"
+        pictures[name] = resets.images[: -ProbeConfig().num_held_out]
+        shares[name] = 0.5
+    source = FrameSource(pictures, shares)
+    with tqdm(total=config.num_steps, desc="codec", mininterval=_interval_s()) as bar:
+
+        def report(step: int, num_steps: int, error: float) -> None:
+            bar.n = step
+            bar.set_postfix(error=f"{error:.2f}/255", refresh=False)
+            bar.update(0)
+
+        train_codec(
+            preset(options.preset).codec,
+            source,
+            config,
+            _codec_folder(options),
+            report,
+            start_from=options.start_from,
+        )
+
+
+def run_probe(options: argparse.Namespace) -> None:
+    """Measure how well cube positions can be read from the latents; write probe.json."""
+    folder = _codec_folder(options)
+    codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
+    pictures = _probe_pictures(options)
+    results = []
+    for frame_patch in options.frame_patch or [preset(options.preset).frame_patch]:
+        for result in probe(codec, pictures, frame_patch, config):
+            print(
+                f"{result.task}, {result.num_tokens} tokens a frame: cube error median "
+                f"{result.median_cube_error_mm} mm, mean {result.mean_cube_error_mm} mm; "
+                f"{result.second_name} median {result.median_second_error_mm} mm; "
+                f"{'accepted' if result.accepted else 'NOT accepted'}"
+            )
+            results.append(result)
+    save_report(folder / "probe.json", results, config)
+
+
+def run_latents(options: argparse.Namespace) -> None:
+    """Encode what the cache lacks."""
+    codec = load_codec(_codec_folder(options))
+    for path in options.data:
+        demonstrations = DemonstrationSet(path)
+        cache = _cache(options, codec, demonstrations)
+        with tqdm(desc=f"latents of {path.name}", unit="episode", mininterval=_interval_s()) as bar:
+
+            def report(done: int, total: int, bar: tqdm = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            encode_demonstrations(demonstrations, codec, cache, report)
+
+
+def run_policy(options: argparse.Namespace) -> None:
+    """Train the policy on the cached latents."""
+    device = _device(options.device)
+    model = preset(options.preset)
+    codec = load_codec(_codec_folder(options))
+    parts = _parts(options, model, codec)
+    tasks = sorted({episode.task for episode in parts.training_episodes})
+    shares = _shares(options.shares, tasks)
+    config = PolicyTrainingConfig(
+        num_steps=options.steps,
+        hours=None if options.steps else options.hours,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        task_shares=tuple(sorted(shares.items())),
+        clips=ClipConfig(
+            slots_per_batch=options.slots_per_batch, context_noise=options.context_noise
+        ),
+        evaluate_every=options.evaluate_every,
+        evaluate_from=options.evaluate_every or 0,
+        num_evaluation_episodes=options.evaluation_episodes,
+    )
+    if options.resume == "never" and (options.out / "state.safetensors").exists():
+        raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
+    trainer = PolicyTrainer(parts, config, options.out, device)
+    with tqdm(desc="policy", mininterval=_interval_s()) as bar:
+        trainer.run(lambda progress: _show(bar, progress))
+    print(f"checkpoint: {options.out / 'checkpoint'}")
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Codec, probe, latents, policy; stages that are finished are left as they are."""
+    options.codec = options.codec or options.out / "codec"
+    options.latents = options.latents or options.out / "latents"
+    if not (options.codec / "codec.safetensors").exists():
+        run_codec(options)
+    if not (options.codec / "probe.json").exists():
+        run_probe(options)
+    run_latents(options)
+    options.out = options.out / "policy"
+    run_policy(options)
+
+
+def _parts(options: argparse.Namespace, model: ModelConfig, codec: FrameCodec) -> PolicyParts:
+    training: list[TrainingEpisode] = []
+    validation: list[TrainingEpisode] = []
+    sets = [DemonstrationSet(path) for path in options.data]
+    for demonstrations in sets:
+        cache = _cache(options, codec, demonstrations)
+        for key in demonstrations.keys[: options.max_episodes]:
+            if not cache.has(key):
+                raise ValueError(
+                    f"episode {key} of {demonstrations.path} has no latents in {cache.folder}; "
+                    "run `python -m par_model.train latents` with the same --codec first."
+                )
+            steps = demonstrations.read_steps(key)
+            episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
+            (validation if is_held_out(key) else training).append(episode)
+    joint_names = sets[0].joint_names
+    for demonstrations in sets:
+        if demonstrations.joint_names != joint_names:
+            raise ValueError(
+                f"{demonstrations.path} has the joints {list(demonstrations.joint_names)}, "
+                f"{sets[0].path} has {list(joint_names)}; train on sets of one arm."
+            )
+    statistics = fit_statistics(
+        [(episode.steps.actions, episode.steps.measured_joints) for episode in training],
+        arm=ARM,
+        joint_names=joint_names,
+        action_frame=model.action_frame,
+        num_actions=model.num_actions,
+    )
+    return PolicyParts(
+        model=model,
+        codec=codec,
+        statistics=statistics,
+        instructions=_instruction_table(model),
+        training_episodes=training,
+        validation_episodes=validation,
+        provenance=_provenance(sets),
+    )
+
+
+def _provenance(sets: list[DemonstrationSet]) -> dict[str, object]:
+    return {
+        "command": shlex.join(["python", "-m", "par_model.train", *sys.argv[1:]]),
+        "data": {demonstrations.name: len(demonstrations) for demonstrations in sets},
+        "hardware": f"{platform.machine()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} CPU thread(s), "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _instruction_table(model: ModelConfig) -> InstructionTable:
+    texts = tuple(task.instruction for task in TASKS.values())
+    return code_table(texts, model.num_text_tokens, model.text_width)
+
+
+def _task_name(instruction: str) -> str:
+    for task in TASKS.values():
+        if task.instruction == instruction:
+            return task.name
+    raise ValueError(
+        f"the data's instruction {instruction!r} belongs to no known task; the tasks are "
+        f"{', '.join(TASKS)}."
+    )
+
+
+def _shares(text: str | None, tasks: list[str]) -> dict[str, float]:
+    """ "PushCube=0.8,PickCube=0.2" -> shares; all tasks alike where nothing is given."""
+    if text is None:
+        return {task: 1.0 / len(tasks) for task in tasks}
+    shares = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            shares[name] = float(number)
+        except ValueError:
+            raise ValueError(f"--shares: {part!r} is not TASK=NUMBER.") from None
+        if name not in tasks:
+            raise ValueError(f"--shares: no data of {name!r} is given; there is {tasks}.")
+    return {task: shares.get(task, 0.0) for task in tasks}
+
+
+def _spread_frames(demonstrations: DemonstrationSet, num_frames: int) -> ImageArray:
+    """About `num_frames` frames, spread evenly over the episodes that are not held out."""
+    keys = [key for key in demonstrations.keys if not is_held_out(key)]
+    if not keys:
+        raise ValueError(f"{demonstrations.path} holds no episodes yet; run collect first.")
+    per_episode = 40
+    num_episodes = max(1, min(len(keys), num_frames // per_episode))
+    chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, num_episodes).astype(int)]
+    parts = []
+    for key in tqdm(chosen, desc=f"frames of {demonstrations.name}", mininterval=_interval_s()):
+        frames = demonstrations.read_frames(key)
+        count = min(len(frames), max(per_episode, num_frames // num_episodes))
+        parts.append(frames[np.linspace(0, len(frames) - 1, count).astype(int)])
+    return np.concatenate(parts)
+
+
+def _probe_pictures(options: argparse.Namespace) -> list[ProbePictures]:
+    folder = options.reset_pictures or _codec_folder(options) / "reset_pictures"
+    return [
+        load_or_render(folder, task, FIRST_PROBE_SEED, options.num_reset_pictures)
+        for task in options.probe_tasks
+    ]
+
+
+def _codec_folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.codec or options.out
+    return folder
+
+
+def _cache(
+    options: argparse.Namespace, codec: FrameCodec, demonstrations: DemonstrationSet
+) -> LatentCache:
+    shifts = ShiftConfig(num_variants=options.variants)
+    root = options.latents or _codec_folder(options) / "latents"
+    return LatentCache(root, codec, demonstrations.name, shifts)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but torch finds no GPU; check nvidia-smi.")
+    return torch.device(name)
+
+
+def _show(bar: tqdm, progress: Progress) -> None:
+    bar.total = progress.num_steps
+    bar.set_postfix(
+        frame=f"{progress.frame_loss:.4f}",
+        action=f"{progress.action_loss:.4f}",
+        step_s=f"{progress.step_s:.2f}",
+        refresh=False,
+    )
+    if bar.n == 0:
+        # A resumed run: the steps before it took no time here.
+        bar.initial = bar.n = progress.step
+    bar.update(progress.step - bar.n)
+
+
+def _interval_s() -> float:
+    """A line now and then where nobody watches."""
+    return 0.2 if sys.stderr.isatty() else 20.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m par_model.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    stages = parser.add_subparsers(required=True, metavar="codec|probe|latents|policy|all")
+    for name, run in (
+        ("codec", run_codec),
+        ("probe", run_probe),
+        ("latents", run_latents),
+        ("policy", run_policy),
+        ("all", run_all),
+    ):
+        stage = stages.add_parser(name, help=run.__doc__, description=run.__doc__)
+        stage.set_defaults(run=run)
+        _add_common(stage, needs_data=name != "probe", needs_out=name not in ("probe", "latents"))
+        if name in ("codec", "all"):
+            stage.add_argument("--codec-steps", type=int, default=2000)
+            stage.add_argument(
+                "--codec-learning-rate", type=float, default=CodecTrainingConfig().learning_rate
+            )
+            stage.add_argument(
+                "--start-from", type=Path, metavar="DIR", help="a finished codec to start from"
+            )
+            stage.add_argument("--frames", type=int, default=4000, help="frames a data set")
+        if name in ("probe", "all"):
+            stage.add_argument("--probe-steps", type=int, default=ProbeConfig().num_steps)
+            stage.add_argument(
+                "--frame-patch", type=int, nargs="+", help="token sizes to try; default: preset's"
+            )
+        if name in ("policy", "all"):
+            _add_policy(stage)
+    return parser
+
+
+def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: bool) -> None:
+    if needs_data:
+        stage.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
+    if needs_out:
+        stage.add_argument("--out", type=Path, required=True, metavar="DIR")
+    stage.add_argument("--codec", type=Path, metavar="DIR", required=not needs_out)
+    stage.add_argument("--preset", choices=list(PRESETS), default="par_small")
+    stage.add_argument("--seed", type=int, default=0)
+    stage.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    stage.add_argument("--latents", type=Path, metavar="DIR", help="default: CODEC/latents")
+    stage.add_argument("--variants", type=int, default=3, help="shifts a frame is encoded with")
+    stage.add_argument("--reset-pictures", type=Path, metavar="DIR")
+    stage.add_argument("--num-reset-pictures", type=int, default=NUM_PROBE_PICTURES)
+    stage.add_argument("--probe-tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+
+
+def _add_policy(stage: argparse.ArgumentParser) -> None:
+    defaults = PolicyTrainingConfig()
+    length = stage.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int)
+    length.add_argument("--hours", type=float)
+    stage.add_argument("--resume", choices=["auto", "never"], default="auto")
+    stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    stage.add_argument("--shares", metavar="TASK=NUMBER,...", help="share of the clips by task")
+    stage.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    stage.add_argument("--slots-per-batch", type=int, default=defaults.clips.slots_per_batch)
+    stage.add_argument("--context-noise", type=float, default=defaults.clips.context_noise)
+    stage.add_argument("--max-episodes", type=int, help="use at most this many a data set")
+    stage.add_argument("--evaluate-every", type=int, default=defaults.evaluate_every)
+    stage.add_argument("--evaluation-episodes", type=int, default=defaults.num_evaluation_episodes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

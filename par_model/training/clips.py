@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts demonstrations into clips and batches of them.
+
+Shapes: B clips of a batch; N slots (chunks) of the longest clip; L actions of a chunk; D numbers
+of an action; J joints; T steps of an episode; C, h, w of a latent.
+
+A clip starts at any step of an episode, has a frame every L steps and a chunk between two frames.
+Slot n answers O_{n-1} with A_n. What a batch holds is a function of (seed, round) alone, so a run
+that is resumed sees the same clips in the same order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from par_model.config import ModelConfig
+from par_model.instruction import InstructionTable
+from par_model.interface import FloatArray
+from par_model.model import TrainingBatch
+from par_model.normalization import Statistics
+from par_model.training.demonstrations_on_disk import DemonstrationSteps
+from par_model.training.latent_cache import LatentCache
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How clips are drawn and batched."""
+
+    # slots of a batch, padding included: batches of short clips hold more clips
+    slots_per_batch: int = 144
+    # clips are drawn by this many batches' worth, sorted by length, then batched
+    batches_per_round: int = 8
+    # share of clips that start in an episode's first L steps; the others start anywhere
+    from_start_share: float = 0.5
+    # share of clips whose first slot is a random one; the others start at slot 0
+    offset_share: float = 0.5
+    # standard deviation of noise on the history's normalised actions
+    context_noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """Where one clip comes from: episode `episode` of the list, first frame `start`, `num_slots`
+    chunks, latent variant `variant`, first slot's index `slot_offset`."""
+
+    episode: int
+    start: int
+    num_slots: int
+    variant: int
+    slot_offset: int
+
+
+@dataclass(frozen=True)
+class TrainingEpisode:
+    """An episode's steps and where its latents are."""
+
+    task: str
+    steps: DemonstrationSteps
+    latents: LatentCache
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip, not padded; float32 arrays, validity bool."""
+
+    latents: FloatArray
+    actions: FloatArray
+    context_actions: FloatArray
+    proprio: FloatArray
+    action_valid: np.ndarray
+    frame_valid: np.ndarray
+
+
+def clip_num_slots(num_steps: int, start: int, num_actions: int, num_slots: int) -> int:
+    """Chunks of a clip that starts at `start`: the last may be short; at most `num_slots`."""
+    return min(-(-(num_steps - start) // num_actions), num_slots)
+
+
+def cut_clip(
+    episode: TrainingEpisode, plan: ClipPlan, statistics: Statistics, context_noise: FloatArray
+) -> Clip:
+    """Cut one clip. Missing actions and frames at the end repeat the last one and are not valid.
+
+    `context_noise` [N, L, D] is added to the history's normalised actions.
+    """
+    steps, length = episode.steps, statistics.num_actions
+    frames = plan.start + length * np.arange(plan.num_slots + 1)
+    last = steps.num_steps - 1
+    rows = plan.start + np.arange(plan.num_slots * length).reshape(plan.num_slots, length)
+    joints = steps.measured_joints[frames.clip(max=last)]
+    inside = rows.clip(max=last)
+    latents = episode.latents.read(steps.key)[plan.variant]
+    return Clip(
+        latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
+        actions=_float32(statistics.normalize_actions(steps.actions[inside], joints[:-1])),
+        context_actions=_float32(
+            statistics.normalize_actions(steps.executed_actions[inside], joints[:-1])
+            + context_noise
+        ),
+        proprio=_float32(statistics.normalize_joints(joints)),
+        action_valid=rows <= last,
+        frame_valid=frames[1:] <= last,
+    )
+
+
+def collate(
+    clips: list[Clip],
+    instructions: list[str],
+    slot_offsets: list[int],
+    table: InstructionTable,
+) -> TrainingBatch:
+    """Pad clips to the longest with zeros that are not valid."""
+    num_slots = max(len(clip.actions) for clip in clips)
+    return TrainingBatch(
+        text_BTC=torch.stack([table.embedding(text) for text in instructions]),
+        latents_BNchw=_stack([clip.latents for clip in clips], num_slots + 1),
+        actions_BNLD=_stack([clip.actions for clip in clips], num_slots),
+        context_actions_BNLD=_stack([clip.context_actions for clip in clips], num_slots),
+        proprio_BNJ=_stack([clip.proprio for clip in clips], num_slots + 1),
+        action_valid_BNL=_stack([clip.action_valid for clip in clips], num_slots),
+        frame_valid_BN=_stack([clip.frame_valid for clip in clips], num_slots),
+        slot_offset_B=torch.tensor(slot_offsets, dtype=torch.int64),
+    )
+
+
+class ClipSampler:
+    """Endless batches of random clips; `place` is all that a resumed run needs."""
+
+    def __init__(
+        self,
+        episodes: list[TrainingEpisode],
+        task_shares: dict[str, float],
+        statistics: Statistics,
+        table: InstructionTable,
+        model: ModelConfig,
+        config: ClipConfig,
+    ) -> None:
+        self.episodes = episodes
+        self.statistics = statistics
+        self.table = table
+        self.model = model
+        self.config = config
+        self.place = (0, 0)
+        self._cumulative = np.cumsum(_episode_shares(episodes, task_shares))
+        self._planned_round = -1
+        self._batches: list[list[ClipPlan]] = []
+
+    def next_batch(self) -> TrainingBatch:
+        """The batch at `place`; moves `place` on."""
+        round_index, index = self.place
+        if self._planned_round != round_index:
+            self._batches = self.plan_round(round_index)
+            self._planned_round = round_index
+        plans = self._batches[index]
+        generator = np.random.default_rng([self.config.seed, 1, round_index, index])
+        more = index + 1 < len(self._batches)
+        self.place = (round_index, index + 1) if more else (round_index + 1, 0)
+        return self.cut(plans, generator)
+
+    def plan_round(self, round_index: int) -> list[list[ClipPlan]]:
+        """The batches of one round: a function of the seed and `round_index`."""
+        generator = np.random.default_rng([self.config.seed, 0, round_index])
+        budget = self.config.slots_per_batch * self.config.batches_per_round
+        plans: list[ClipPlan] = []
+        while sum(plan.num_slots for plan in plans) < budget:
+            plans.append(self._draw(generator))
+        plans.sort(key=lambda plan: plan.num_slots)
+        batches = _fill_batches(plans, self.config.slots_per_batch)
+        return [batches[index] for index in generator.permutation(len(batches))]
+
+    def cut(self, plans: list[ClipPlan], generator: np.random.Generator) -> TrainingBatch:
+        """The batch of the given clips; `generator` draws the history's noise."""
+        chunk = (self.model.num_actions, self.model.action_width)
+        clips = []
+        for plan in plans:
+            noise = generator.normal(size=(plan.num_slots, *chunk)) * self.config.context_noise
+            clips.append(cut_clip(self.episodes[plan.episode], plan, self.statistics, noise))
+        texts = [self.episodes[plan.episode].steps.instruction for plan in plans]
+        return collate(clips, texts, [plan.slot_offset for plan in plans], self.table)
+
+    def _draw(self, generator: np.random.Generator) -> ClipPlan:
+        episode_index = int(np.searchsorted(self._cumulative, generator.random()))
+        episode = self.episodes[min(episode_index, len(self.episodes) - 1)]
+        num_steps, length = episode.steps.num_steps, self.model.num_actions
+        from_start = generator.random() < self.config.from_start_share
+        start = int(generator.integers(min(length, num_steps) if from_start else num_steps))
+        num_slots = clip_num_slots(num_steps, start, length, self.model.num_slots)
+        room = self.model.num_slots - num_slots
+        moved = generator.random() < self.config.offset_share
+        offset = int(generator.integers(room + 1)) if moved else 0
+        variant = int(generator.integers(episode.latents.shifts.num_variants))
+        return ClipPlan(
+            min(episode_index, len(self.episodes) - 1), start, num_slots, variant, offset
+        )
+
+
+def whole_episodes(sampler: ClipSampler, task: str, max_clips: int) -> list[list[ClipPlan]]:
+    """Fixed clips for the validation loss: a task's first episodes from their first step."""
+    plans = []
+    for index, episode in enumerate(sampler.episodes):
+        if episode.task == task and len(plans) < max_clips:
+            steps, model = episode.steps.num_steps, sampler.model
+            num_slots = clip_num_slots(steps, 0, model.num_actions, model.num_slots)
+            plans.append(ClipPlan(index, 0, num_slots, 0, 0))
+    plans.sort(key=lambda plan: plan.num_slots)
+    return _fill_batches(plans, sampler.config.slots_per_batch)
+
+
+def _fill_batches(plans: list[ClipPlan], slots_per_batch: int) -> list[list[ClipPlan]]:
+    """Cut a list sorted by length into batches of at most `slots_per_batch` padded slots."""
+    batches: list[list[ClipPlan]] = [[]]
+    for plan in plans:
+        if batches[-1] and (len(batches[-1]) + 1) * plan.num_slots > slots_per_batch:
+            batches.append([])
+        batches[-1].append(plan)
+    return [batch for batch in batches if batch]
+
+
+def _episode_shares(episodes: list[TrainingEpisode], task_shares: dict[str, float]) -> FloatArray:
+    tasks = [episode.task for episode in episodes]
+    lacking = sorted(task for task, share in task_shares.items() if share and task not in tasks)
+    if lacking or not episodes:
+        raise ValueError(
+            f"no demonstrations of {', '.join(lacking) or 'any task'} were found; check --data."
+        )
+    shares = np.array([task_shares.get(task, 0.0) / tasks.count(task) for task in tasks])
+    return shares / shares.sum()
+
+
+def _float32(values: FloatArray) -> FloatArray:
+    return values.astype(np.float32)
+
+
+def _stack(arrays: list[np.ndarray], length: int) -> torch.Tensor:
+    padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the frame codec on pictures alone: L1 + MSE + a small KL term.
+
+Shapes: B pictures of a batch; H, W pixels.
+
+Most of a robot's picture never changes, and the few pixels that matter (a cube is eight pixels
+wide) would drown in it. Each pixel is therefore weighted by how far it lies from the data's median
+picture. No label is used.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from par_model.config import FrameCodecConfig
+from par_model.frame_codec import FrameCodec
+from par_model.interface import ImageArray
+from par_model.training.schedule import learning_rate_factor
+from par_model.training.training_state import (
+    TrainingState,
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_state,
+    step_generator,
+)
+
+
+@dataclass(frozen=True)
+class CodecTrainingConfig:
+    """Numbers of the codec's training."""
+
+    num_steps: int = 2500
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    num_warmup_steps: int = 100
+    gradient_clip: float = 1.0
+    mse_weight: float = 2.0
+    kl_weight: float = 1e-6
+    # weight of a pixel that differs clearly from the median picture; the others weigh 1
+    foreground_weight: float = 12.0
+    # difference from the median picture, in grey levels of 255, that counts as clear
+    foreground_grey_levels: float = 40.0
+    # pictures are shifted by up to this many pixels, edges repeated
+    max_shift_px: int = 3
+    seed: int = 0
+    save_every: int = 200
+
+
+class FrameSource:
+    """Pictures of several data sets in memory, with the median picture of each."""
+
+    def __init__(self, pictures_by_name: dict[str, ImageArray], shares: dict[str, float]) -> None:
+        self.names = list(pictures_by_name)
+        self.pictures = [torch.from_numpy(pictures_by_name[name]) for name in self.names]
+        shares_array = np.array([shares[name] for name in self.names], dtype=np.float64)
+        self._cumulative = np.cumsum(shares_array / shares_array.sum())
+        self.medians = [torch.from_numpy(median_picture(p.numpy())) for p in self.pictures]
+
+    def batch(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """uint8 pictures [B, H, W, 3] and their sets' median pictures, same shape."""
+        sources = np.searchsorted(self._cumulative, generator.random(size))
+        pictures, medians = [], []
+        for source in sources.clip(max=len(self.names) - 1):
+            index = int(generator.integers(len(self.pictures[source])))
+            pictures.append(self.pictures[source][index])
+            medians.append(self.medians[source])
+        return torch.stack(pictures), torch.stack(medians)
+
+
+def median_picture(pictures: ImageArray, num_samples: int = 101) -> ImageArray:
+    """The per-pixel median of pictures spread evenly over `pictures` [N, H, W, 3]."""
+    chosen = np.linspace(0, len(pictures) - 1, min(num_samples, len(pictures))).astype(int)
+    return np.median(pictures[chosen], axis=0).astype(np.uint8)
+
+
+def shift_pictures(pictures_BHWC: Tensor, shifts_B2: Tensor) -> Tensor:
+    """Shift each picture by its (rows, columns), repeating the edge pixels. uint8 in and out."""
+    height, width = pictures_BHWC.shape[1:3]
+    rows_BH = (torch.arange(height) - shifts_B2[:, :1]).clamp(0, height - 1)
+    columns_BW = (torch.arange(width) - shifts_B2[:, 1:]).clamp(0, width - 1)
+    batch = torch.arange(len(pictures_BHWC))[:, None, None]
+    return pictures_BHWC[batch, rows_BH[:, :, None], columns_BW[:, None, :]]
+
+
+def foreground_weights(
+    pictures_BHWC: Tensor, medians_BHWC: Tensor, config: CodecTrainingConfig
+) -> Tensor:
+    """Weight of each pixel, float [B, 1, H, W], between 1 and `config.foreground_weight`."""
+    difference = (pictures_BHWC.float() - medians_BHWC.float()).abs().amax(dim=-1)
+    share = (difference / config.foreground_grey_levels).clamp(max=1.0)[:, None]
+    # A ring of two pixels belongs to an object's edge.
+    share = functional.max_pool2d(share, kernel_size=3, stride=1, padding=1)
+    return 1.0 + (config.foreground_weight - 1.0) * share
+
+
+def codec_loss(
+    codec: FrameCodec,
+    pictures_BHWC: Tensor,
+    weights_B1HW: Tensor,
+    noise_seed: torch.Generator,
+    config: CodecTrainingConfig,
+) -> tuple[Tensor, float]:
+    """(loss, mean weighted L1 error in grey levels of 255)."""
+    mean, log_variance = codec.posterior(codec.fold(pictures_BHWC))
+    noise = torch.randn(mean.shape, generator=noise_seed, device=mean.device)
+    sample = mean + noise * torch.exp(0.5 * log_variance)
+    target = pictures_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    error = codec.reconstruct(sample) - target
+    scale = weights_B1HW.mean()
+    l1 = (error.abs() * weights_B1HW).mean() / scale
+    mse = (error.square() * weights_B1HW).mean() / scale
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+    loss = l1 + config.mse_weight * mse + config.kl_weight * kl
+    return loss, float(l1.detach()) * 127.5
+
+
+def train_codec(
+    codec_config: FrameCodecConfig,
+    source: FrameSource,
+    config: CodecTrainingConfig,
+    folder: Path,
+    report: Callable[[int, int, float], None],
+    stop_at: int | None = None,
+    start_from: Path | None = None,
+) -> FrameCodec:
+    """Train (or go on training) the codec in `folder`, save it there and return it.
+
+    `report(step, num_steps, error in grey levels)` is called after each step. `stop_at` ends this
+    call early, as a kill would; the next call goes on. `start_from` is a finished codec's folder
+    whose weights are the first ones here.
+    """
+    torch.manual_seed(config.seed)
+    codec = FrameCodec(codec_config)
+    if start_from is not None:
+        codec.load_state_dict(load_codec(start_from).state_dict())
+    codec.network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        codec.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
+    first_step = _resume(folder, codec, optimizer, config)
+    started = time.monotonic()
+    for step in range(first_step, config.num_steps):
+        error = _train_step(codec, optimizer, source, step, config)
+        report(step + 1, config.num_steps, error)
+        done = step + 1
+        if done % config.save_every == 0 or done == config.num_steps:
+            _save(folder, codec, optimizer, done, config)
+        if done == stop_at:
+            return codec
+    _fit_statistics(codec, source, config)
+    save_codec(
+        folder,
+        codec,
+        {
+            **dataclasses.asdict(config),
+            "started_from": None if start_from is None else _training_of(start_from),
+            "sources": {n: len(p) for n, p in zip(source.names, source.pictures, strict=True)},
+            "wall_s_of_last_run": round(time.monotonic() - started, 1),
+        },
+    )
+    return codec
+
+
+def _train_step(
+    codec: FrameCodec,
+    optimizer: torch.optim.AdamW,
+    source: FrameSource,
+    step: int,
+    config: CodecTrainingConfig,
+) -> float:
+    generator = np.random.default_rng([config.seed, step])
+    pictures, medians = source.batch(config.batch_size, generator)
+    shifts = generator.integers(
+        -config.max_shift_px, config.max_shift_px + 1, size=(config.batch_size, 2)
+    )
+    weights = foreground_weights(pictures, medians, config)
+    both = torch.cat([pictures, (weights * 10).to(torch.uint8).permute(0, 2, 3, 1)], dim=-1)
+    both = shift_pictures(both, torch.from_numpy(shifts))
+    pictures, weights = both[..., :3], both[..., 3:].permute(0, 3, 1, 2).float() / 10
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * learning_rate_factor(
+            step, config.num_warmup_steps, config.num_steps
+        )
+    noise = step_generator(config.seed, step, 0, torch.device("cpu"))
+    loss, error = codec_loss(codec, pictures, weights, noise, config)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(codec.parameters(), config.gradient_clip)
+    optimizer.step()
+    return error
+
+
+@torch.no_grad()
+def _fit_statistics(codec: FrameCodec, source: FrameSource, config: CodecTrainingConfig) -> None:
+    pictures, _ = source.batch(256, np.random.default_rng([config.seed, config.num_steps]))
+    raw = torch.cat([codec.posterior(codec.fold(part))[0] for part in pictures.split(32)])
+    codec.set_latent_statistics(raw)
+
+
+def _save(
+    folder: Path,
+    codec: FrameCodec,
+    optimizer: torch.optim.AdamW,
+    step: int,
+    config: CodecTrainingConfig,
+) -> None:
+    tensors = module_tensors("codec", codec) | optimizer_tensors(codec, optimizer)
+    save_state(folder, TrainingState(tensors, {"step": step, **_identity(config)}))
+
+
+def _identity(config: CodecTrainingConfig) -> dict[str, object]:
+    values = dataclasses.asdict(config)
+    del values["save_every"]
+    return {"config": values}
+
+
+def _resume(
+    folder: Path, codec: FrameCodec, optimizer: torch.optim.AdamW, config: CodecTrainingConfig
+) -> int:
+    state = load_state(folder)
+    if state is None:
+        return 0
+    if state.values["config"] != _identity(config)["config"]:
+        raise ValueError(
+            f"{folder} holds a codec training with other numbers; use the same ones to go on, or "
+            "another --out."
+        )
+    restore_module("codec", codec, state.tensors)
+    restore_optimizer(codec, optimizer, state.tensors)
+    step = state.values["step"]
+    assert isinstance(step, int)
+    return step
+
+
+def save_codec(folder: Path, codec: FrameCodec, training: dict[str, object]) -> None:
+    """Write config.json, codec.safetensors and training.json; the weights file comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config_text = json.dumps(dataclasses.asdict(codec.config), indent=2) + "\n"
+    (folder / "config.json").write_text(config_text)
+    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    tensors = {name: tensor.contiguous() for name, tensor in codec.state_dict().items()}
+    save_file(tensors, folder / "codec.safetensors.writing")
+    os.replace(folder / "codec.safetensors.writing", folder / "codec.safetensors")
+
+
+def load_codec(folder: Path) -> FrameCodec:
+    """Read what `save_codec` wrote, frozen and in evaluation mode.
+
+    Raises:
+        ValueError: the folder holds no finished codec, or one that does not fit its config.
+    """
+    if not (folder / "codec.safetensors").exists():
+        raise ValueError(
+            f"{folder} holds no finished frame codec (codec.safetensors is missing); run "
+            "`python -m par_model.train codec --out` with this folder first."
+        )
+    values = json.loads((folder / "config.json").read_text())
+    values["channels"] = tuple(values["channels"])
+    codec = FrameCodec(FrameCodecConfig(**values))
+    try:
+        codec.load_state_dict(load_file(folder / "codec.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the codec's weights do not fit config.json: {error}") from None
+    codec.network.to(memory_format=torch.channels_last)
+    return codec.requires_grad_(False).eval()
+
+
+def _training_of(folder: Path) -> object:
+    return json.loads((folder / "training.json").read_text())
+
+
+def codec_fingerprint(codec: FrameCodec) -> str:
+    """First 16 hex digits of the sha256 of the codec's configuration and weights."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(codec.config), sort_keys=True).encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way to read demonstrations: a finished LeRobot data set, or a recording under way.
+
+Shapes: T steps of an episode; J joints; H, W pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from par_model.interface import FloatArray, ImageArray
+from par_model.training.lerobot_dataset import EpisodeSource, open_episodes
+from par_model.training.staged_episodes import Episode
+
+
+@dataclass(frozen=True)
+class DemonstrationSteps:
+    """An episode without its pictures; float64, rad and m.
+
+    Attributes:
+        key: names the episode inside its set: the simulator's seed, or the episode's index.
+        instruction: the sentence that names the task.
+        actions: [T, J], the joint targets to learn.
+        executed_actions: [T, J], the joint targets that were sent.
+        measured_joints: [T, J], before each action.
+    """
+
+    key: int
+    instruction: str
+    actions: FloatArray
+    executed_actions: FloatArray
+    measured_joints: FloatArray
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.actions)
+
+
+class DemonstrationSet:
+    """The episodes in one folder, in the order of their keys.
+
+    Raises ValueError for a folder that holds neither a data set nor a recording.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self._source = open_episodes(path)
+        self._index_by_key = {key: index for index, key in enumerate(_keys(self._source))}
+        self.keys = sorted(self._index_by_key)
+        self.joint_names = self._source.joint_names
+        self.fps = self._source.fps
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read_steps(self, key: int) -> DemonstrationSteps:
+        episode = self._read(key, with_frames=False)
+        return DemonstrationSteps(
+            key=key,
+            instruction=episode.instruction,
+            actions=np.asarray(episode.actions, dtype=np.float64),
+            executed_actions=np.asarray(episode.executed_actions, dtype=np.float64),
+            measured_joints=np.asarray(episode.measured_joint_positions, dtype=np.float64),
+        )
+
+    def read_frames(self, key: int) -> ImageArray:
+        """uint8 [T, H, W, 3]."""
+        frames = self._read(key, with_frames=True).frames
+        assert frames is not None
+        return frames
+
+    def _read(self, key: int, *, with_frames: bool) -> Episode:
+        return self._source.read(self._index_by_key[key], with_frames=with_frames)
+
+
+def _keys(source: EpisodeSource) -> list[int]:
+    """Seeds where all episodes have one of their own, else indices."""
+    seeds = list(getattr(source, "seeds", []))
+    if len(seeds) == len(source) and None not in seeds and len(set(seeds)) == len(seeds):
+        return [int(seed) for seed in seeds]
+    return list(range(len(source)))
+
+
+def is_held_out(key: int, every: int = 25) -> bool:
+    """Whether an episode is kept for the validation loss; a fixed choice by its key."""
+    return key % every == every - 1

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latents of every frame under several random shifts, encoded once and kept on disk.
+
+Shapes: V variants (shifts) of an episode; T frames; C latent channels; h, w latent pixels.
+
+One file an episode, float16 [V, T, C, h, w], read through a memory map; a file appears whole or not
+at all, so an interrupted run goes on where it stopped and a recording may still be growing. The
+folder's name holds the codec's fingerprint: another codec never reads these latents.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from par_model.frame_codec import FrameCodec
+from par_model.interface import ImageArray
+from par_model.training.codec_training import codec_fingerprint, shift_pictures
+from par_model.training.demonstrations_on_disk import DemonstrationSet
+
+LatentArray = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class ShiftConfig:
+    """Random shifts: variant 0 is the picture as it is, the others are shifted as a whole episode,
+    so that the arm and the things around it keep their places relative to each other."""
+
+    num_variants: int = 4
+    max_shift_px: int = 3
+    seed: int = 0
+
+    def shift_px(self, episode_key: int, variant: int) -> tuple[int, int]:
+        """(rows, columns) of one variant of one episode."""
+        if variant == 0:
+            return 0, 0
+        generator = np.random.default_rng([self.seed, episode_key, variant])
+        rows, columns = generator.integers(-self.max_shift_px, self.max_shift_px + 1, size=2)
+        return int(rows), int(columns)
+
+
+class LatentCache:
+    """The latents of one demonstration set under one codec."""
+
+    def __init__(self, root: Path, codec: FrameCodec, name: str, shifts: ShiftConfig) -> None:
+        self.shifts = shifts
+        settings = f"{shifts.num_variants}x{shifts.max_shift_px}px_seed{shifts.seed}"
+        self.folder = root / f"{codec_fingerprint(codec)}_{settings}" / name
+
+    def has(self, episode_key: int) -> bool:
+        return self._path(episode_key).exists()
+
+    def read(self, episode_key: int) -> LatentArray:
+        """Memory map float16 [V, T, C, h, w]. Raises ValueError if it was not encoded."""
+        path = self._path(episode_key)
+        if not path.exists():
+            raise ValueError(
+                f"the latents of episode {episode_key} are missing ({path}); run "
+                "`python -m par_model.train latents` for this data and codec first."
+            )
+        latents: LatentArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return latents
+
+    def write(self, episode_key: int, latents: LatentArray) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._path(episode_key).with_suffix(".writing")
+        with open(temporary, "wb") as file:
+            np.save(file, latents, allow_pickle=False)
+        os.replace(temporary, self._path(episode_key))
+
+    def _path(self, episode_key: int) -> Path:
+        return self.folder / f"episode_{episode_key:06d}.npy"
+
+
+def encode_demonstrations(
+    demonstrations: DemonstrationSet,
+    codec: FrameCodec,
+    cache: LatentCache,
+    report: Callable[[int, int], None],
+) -> int:
+    """Encode what the cache lacks; `report(done, all)` after each. Returns how many were encoded."""
+    missing = [key for key in demonstrations.keys if not cache.has(key)]
+    for done, key in enumerate(missing):
+        frames = demonstrations.read_frames(key)
+        cache.write(key, encode_variants(codec, frames, key, cache.shifts))
+        report(done + 1, len(missing))
+    return len(missing)
+
+
+@torch.no_grad()
+def encode_variants(
+    codec: FrameCodec, frames: ImageArray, episode_key: int, shifts: ShiftConfig
+) -> LatentArray:
+    """uint8 frames [T, H, W, 3] -> float16 [V, T, C, h, w]."""
+    pictures = torch.from_numpy(frames)
+    variants = []
+    for variant in range(shifts.num_variants):
+        shift = torch.tensor([shifts.shift_px(episode_key, variant)]).expand(len(frames), 2)
+        parts = shift_pictures(pictures, shift).split(32)
+        variants.append(torch.cat([codec.encode(part).half() for part in parts]).contiguous())
+    latents: LatentArray = torch.stack(variants).numpy()
+    return latents

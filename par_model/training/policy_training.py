@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a PAR policy on cached latents: teacher forcing over whole clips, resumable to the bit.
+
+Folder layout of a run:
+    state.safetensors       weights, average, optimiser, place in the data (training_state.py)
+    log.jsonl               one line per logged step; tensorboard/ holds the same
+    selection/step_NNNNNN/  checkpoints judged in closed loop on the selection seeds
+    checkpoint/             the best of them, or the last where none was judged
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from par_model.checkpoint import save_checkpoint
+from par_model.config import ModelConfig
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import InstructionTable
+from par_model.model import Losses, PARModel, TrainingBatch
+from par_model.normalization import Statistics
+from par_model.training.clips import ClipConfig, ClipSampler, TrainingEpisode, whole_episodes
+from par_model.training.closed_loop import ClosedLoopQueue, ClosedLoopResult
+from par_model.training.ema import WeightAverage
+from par_model.training.schedule import learning_rate_factor
+from par_model.training.training_state import (
+    TrainingState,
+    load_state,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_state,
+    step_generator,
+)
+
+# Steps timed before --hours is turned into a number of steps.
+_NUM_TIMED_STEPS = 40
+_VALIDATION_SEED = 1
+
+
+@dataclass(frozen=True)
+class PolicyTrainingConfig:
+    """Numbers of a policy's training."""
+
+    # steps of the whole run; None: as many as fit into `hours`, fixed after the first steps
+    num_steps: int | None = None
+    hours: float | None = None
+    learning_rate: float = 1e-3
+    num_warmup_steps: int = 150
+    weight_decay: float = 0.02
+    gradient_clip: float = 1.0
+    average_decay: float = 0.998
+    seed: int = 0
+    # share of the drawn clips by task
+    task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
+    clips: ClipConfig = ClipConfig()
+    log_every: int = 20
+    save_every: int = 100
+    validate_every: int = 250
+    num_validation_clips: int = 24
+    # closed-loop evaluation every so many steps, from `evaluate_from` on; None: at the end only
+    evaluate_every: int | None = 1000
+    evaluate_from: int = 1000
+    # episodes per task; 0 switches closed-loop evaluation off
+    num_evaluation_episodes: int = 25
+
+    def identity(self) -> dict[str, object]:
+        """What a resumed run must agree on, as plain JSON values."""
+        values = dataclasses.asdict(self)
+        for name in ("log_every", "save_every", "hours", "num_steps", "evaluate_every",
+                     "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
+            del values[name]
+        plain: dict[str, object] = json.loads(json.dumps(values))
+        return plain
+
+
+@dataclass(frozen=True)
+class PolicyParts:
+    """What training needs beside its numbers."""
+
+    model: ModelConfig
+    codec: FrameCodec
+    statistics: Statistics
+    instructions: InstructionTable
+    training_episodes: list[TrainingEpisode]
+    validation_episodes: list[TrainingEpisode]
+    # command, data and machine, for the card and training.json
+    provenance: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One logged moment; losses are means since the last one."""
+
+    step: int
+    num_steps: int | None
+    frame_loss: float
+    action_loss: float
+    step_s: float
+    learning_rate: float
+
+
+class PolicyTrainer:
+    """One run in one folder. `run` starts or resumes it."""
+
+    def __init__(
+        self, parts: PolicyParts, config: PolicyTrainingConfig, folder: Path, device: torch.device
+    ) -> None:
+        self.parts, self.config, self.folder, self.device = parts, config, folder, device
+        torch.manual_seed(config.seed)
+        self.model = PARModel(parts.model).to(device)
+        self.average = WeightAverage(self.model, config.average_decay)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        shares = dict(config.task_shares)
+        self.sampler = self._sampler(parts.training_episodes, shares)
+        self.validation = self._sampler(parts.validation_episodes, shares)
+        tasks = [task for task, share in config.task_shares if share]
+        self.queue = ClosedLoopQueue(folder / "selection", tasks, config.num_evaluation_episodes)
+        self.step = 0
+        self.num_steps = config.num_steps
+        self.wall_s = 0.0
+
+    def run(self, report: Callable[[Progress], None], stop_at: int | None = None) -> None:
+        """Train to the end, or to step `stop_at` as a kill would, and write the checkpoint."""
+        self._resume()
+        log = RunLog(self.folder)
+        losses: list[tuple[float, float]] = []
+        started = last = time.monotonic()
+        wall_before = self.wall_s
+        while self.num_steps is None or self.step < self.num_steps:
+            step_losses = self._train_step()
+            losses.append((float(step_losses.frame.detach()), float(step_losses.action.detach())))
+            self.step += 1
+            self.wall_s = wall_before + time.monotonic() - started
+            self._fix_number_of_steps()
+            at_end = self.step == self.num_steps
+            if self.step % self.config.log_every == 0 or at_end:
+                now = time.monotonic()
+                progress = self._progress(losses, (now - last) / len(losses))
+                log.training(progress)
+                report(progress)
+                losses, last = [], now
+            self._at_intervals(log, at_end)
+            if self.step == stop_at:
+                return
+        self._finish(log)
+
+    def _train_step(self) -> Losses:
+        batch = _to_device(self.sampler.next_batch(), self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        generator = step_generator(self.config.seed, self.step, 0, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            losses = self.model.training_loss(batch, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.average.update(self.model, self.step)
+        return losses
+
+    def _learning_rate(self) -> float:
+        num_steps = self.num_steps or 10**9
+        return self.config.learning_rate * learning_rate_factor(
+            self.step, self.config.num_warmup_steps, num_steps
+        )
+
+    def _fix_number_of_steps(self) -> None:
+        """Turn --hours into a number of steps, once; it is stored and never changes again."""
+        if self.num_steps is not None or self.step < _NUM_TIMED_STEPS:
+            return
+        assert self.config.hours is not None
+        self.num_steps = max(self.step, int(self.config.hours * 3600.0 * self.step / self.wall_s))
+
+    def _at_intervals(self, log: "RunLog", at_end: bool) -> None:
+        config = self.config
+        if self.step % config.validate_every == 0 or at_end:
+            log.validation(self.step, self.validate())
+        due = config.evaluate_every is not None and self.step % config.evaluate_every == 0
+        due = due and self.step >= config.evaluate_from
+        if config.num_evaluation_episodes and (due or at_end):
+            self.save_checkpoint(self.queue.checkpoint_folder(self.step) / "checkpoint")
+        if self.step % config.save_every == 0 or at_end:
+            self._save()
+            if config.num_evaluation_episodes:
+                log.closed_loop(self.queue.poll())
+
+    def _finish(self, log: "RunLog") -> None:
+        if self.config.num_evaluation_episodes:
+            log.closed_loop(self.queue.wait())
+        best = self.queue.best()
+        target = self.folder / "checkpoint"
+        if best is None:
+            self.save_checkpoint(target)
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self.queue.checkpoint_folder(best.step) / "checkpoint", target)
+        self.queue.drop_all_but(best.step)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, tuple[float, float]]:
+        """(frame loss, action loss) of the averaged weights by task, on held-out episodes."""
+        results = {}
+        for task in self.queue.tasks:
+            total, count = np.zeros(2), 0
+            for index, plans in enumerate(
+                whole_episodes(self.validation, task, self.config.num_validation_clips)
+            ):
+                clips = self.validation.cut(plans, np.random.default_rng(_VALIDATION_SEED))
+                batch = _to_device(clips, self.device)
+                generator = step_generator(_VALIDATION_SEED, index, 1, self.device)
+                losses = self.average.model.training_loss(batch, generator)
+                weight = int(batch.action_valid_BNL.sum())
+                total += weight * np.array([float(losses.frame), float(losses.action)])
+                count += weight
+            if count:
+                results[task] = (float(total[0] / count), float(total[1] / count))
+        return results
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write the averaged weights as a checkpoint."""
+        training = {
+            "step": self.step,
+            "num_steps": self.num_steps,
+            "wall_s": round(self.wall_s, 1),
+            "num_training_episodes": len(self.parts.training_episodes),
+            "config": self.config.identity(),
+            **self.parts.provenance,
+        }
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(
+            folder,
+            config=self.parts.model,
+            model=self.average.model,
+            codec=self.parts.codec,
+            statistics=self.parts.statistics,
+            instructions=self.parts.instructions,
+            card=model_card(self.parts.model.name, training),
+            training=training,
+        )
+
+    def _save(self) -> None:
+        tensors = module_tensors("model", self.model)
+        tensors |= module_tensors("average", self.average.model)
+        tensors |= optimizer_tensors(self.model, self.optimizer)
+        values: dict[str, object] = {
+            "step": self.step,
+            "num_steps": self.num_steps,
+            "place": list(self.sampler.place),
+            "wall_s": self.wall_s,
+            "identity": self._identity(),
+        }
+        save_state(self.folder, TrainingState(tensors, values))
+
+    def _resume(self) -> None:
+        state = load_state(self.folder)
+        if state is None:
+            return
+        if state.values["identity"] != self._identity():
+            raise ValueError(
+                f"{self.folder} holds a run with other settings or other data; resume with the "
+                "same ones, or give another --out."
+            )
+        restore_module("model", self.model, state.tensors)
+        restore_module("average", self.average.model, state.tensors)
+        restore_optimizer(self.model, self.optimizer, state.tensors)
+        values = state.values
+        assert isinstance(values["step"], int) and isinstance(values["wall_s"], float)
+        assert isinstance(values["place"], list)
+        self.step, self.wall_s = values["step"], values["wall_s"]
+        self.sampler.place = (values["place"][0], values["place"][1])
+        stored = values["num_steps"]
+        assert stored is None or isinstance(stored, int)
+        # A longer or shorter run may be asked for on the way: --steps decides.
+        self.num_steps = self.config.num_steps or stored
+
+    def _identity(self) -> dict[str, object]:
+        episodes = [(e.task, e.steps.key) for e in self.parts.training_episodes]
+        return {
+            "config": self.config.identity(),
+            "model": json.loads(json.dumps(dataclasses.asdict(self.parts.model))),
+            "episodes": [f"{task}:{key}" for task, key in episodes],
+        }
+
+    def _sampler(self, episodes: list[TrainingEpisode], shares: dict[str, float]) -> ClipSampler:
+        clips = dataclasses.replace(self.config.clips, seed=self.config.seed)
+        parts = self.parts
+        return ClipSampler(
+            episodes, shares, parts.statistics, parts.instructions, parts.model, clips
+        )
+
+    def _progress(self, losses: list[tuple[float, float]], step_s: float) -> Progress:
+        frame, action = np.mean(losses, axis=0)
+        return Progress(
+            self.step, self.num_steps, float(frame), float(action), step_s, self._learning_rate()
+        )
+
+
+class RunLog:
+    """log.jsonl for people and programs, and the same numbers for tensorboard."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = folder / "log.jsonl"
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._logged_results: set[int] = set()
+
+    def training(self, progress: Progress) -> None:
+        self._write(progress.step, "training", {
+            "frame_loss": progress.frame_loss,
+            "action_loss": progress.action_loss,
+            "step_s": progress.step_s,
+            "learning_rate": progress.learning_rate,
+        })  # fmt: skip
+
+    def validation(self, step: int, losses: dict[str, tuple[float, float]]) -> None:
+        for task, (frame, action) in losses.items():
+            self._write(step, f"validation/{task}", {"frame_loss": frame, "action_loss": action})
+
+    def closed_loop(self, results: list[ClosedLoopResult]) -> None:
+        for result in results:
+            if result.step not in self._logged_results:
+                self._logged_results.add(result.step)
+                rates = {
+                    task: count / result.num_episodes
+                    for task, count in result.num_successes.items()
+                }
+                self._write(result.step, "closed_loop", rates)
+
+    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        with open(self._lines, "a") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._board.flush()
+
+
+def model_card(name: str, training: dict[str, object]) -> str:
+    """README.md of a checkpoint: how it was made, in the words of its training.json."""
+    lines = [
+        f"# {name}",
+        "",
+        "A PAR policy trained from scratch on simulated demonstrations (ManiSkill, Panda arm, one",
+        "RGB camera of 128x128 pixels, joint-position targets at 20 Hz, chunks of 8).",
+        "Licence: Apache-2.0.",
+        "",
+        "| | |",
+        "|---|---|",
+        *[f"| {key} | {json.dumps(value)} |" for key, value in training.items() if key != "config"],
+        "",
+        "All numbers of the training are in training.json.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay on matrices only, not on norms, biases and tokens."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    fields = dataclasses.fields(batch)
+    return TrainingBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields})

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Can a cube's position be read from the codec's latents? The measurement that accepts a codec.
+
+Shapes: B pictures; K tokens of a picture; D width of a token; M numbers to predict.
+
+A small attention net is trained on the latents of reset pictures (one per seed, demonstration
+seeds), cut into tokens as the policy cuts them, and judged on seeds it has not seen. Fewer tokens
+make the policy cheaper; the probe says whether they still hold the position.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from par_model.frame_codec import FrameCodec
+from par_model.interface import FloatArray, ImageArray
+
+ACCEPTED_MEDIAN_ERROR_MM = 5.0
+# Cube x, y; then x, y, z of the second thing (goal or cube_b), metres.
+_NUM_TARGETS = 5
+
+
+@dataclass(frozen=True)
+class ProbePictures:
+    """Reset pictures of one task: uint8 [N, H, W, 3], and positions float64 [N, 3] by name."""
+
+    task: str
+    first_seed: int
+    images: ImageArray
+    positions: dict[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Numbers of the probe's training."""
+
+    # pictures at the end of each task's list that the probe is judged on
+    num_held_out: int = 300
+    num_steps: int = 1500
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    token_width: int = 192
+    depth: int = 2
+    num_heads: int = 6
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Errors on held-out seeds, millimetres, in the plane for cubes and in space for goals."""
+
+    task: str
+    frame_patch: int
+    num_tokens: int
+    median_cube_error_mm: float
+    mean_cube_error_mm: float
+    second_name: str
+    median_second_error_mm: float
+    mean_second_error_mm: float
+
+    @property
+    def accepted(self) -> bool:
+        return self.median_cube_error_mm <= ACCEPTED_MEDIAN_ERROR_MM
+
+
+def render_reset_pictures(task: str, first_seed: int, num_pictures: int) -> ProbePictures:
+    """Draw one picture per seed with ManiSkill (about 25 ms each)."""
+    from par_model.simulation.maniskill_env import ManiSkillArm
+
+    images, positions = [], []
+    with ManiSkillArm(task) as arm:
+        for seed in range(first_seed, first_seed + num_pictures):
+            arm.reset(seed)
+            images.append(arm.capture())
+            positions.append(arm.environment_state())
+    by_name = {name: np.stack([p[name] for p in positions]) for name in positions[0]}
+    return ProbePictures(task, first_seed, np.stack(images), by_name)
+
+
+def load_or_render(folder: Path, task: str, first_seed: int, num_pictures: int) -> ProbePictures:
+    """Reset pictures of `task`, kept in `folder` so that a second call does not draw again."""
+    path = folder / f"{task}_{first_seed}_{num_pictures}.npz"
+    if not path.exists():
+        pictures = render_reset_pictures(task, first_seed, num_pictures)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=pictures.images, **pictures.positions)
+        return pictures
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return ProbePictures(task, first_seed, arrays.pop("images"), arrays)
+
+
+class PositionProbe(nn.Module):
+    """Tokens of a picture -> positions: each token votes, an attention weighs the votes."""
+
+    def __init__(
+        self, latent_channels: int, latent_size: int, frame_patch: int, config: ProbeConfig
+    ) -> None:
+        super().__init__()
+        num_tokens = (latent_size // frame_patch) ** 2
+        width = config.token_width
+        self.patch_embed = nn.Conv2d(latent_channels, width, frame_patch, stride=frame_patch)
+        self.position_KD = nn.Parameter(0.02 * torch.randn(num_tokens, width))
+        layer = nn.TransformerEncoderLayer(
+            width, config.num_heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, config.depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.votes = nn.Linear(width, 2 * _NUM_TARGETS)
+
+    def forward(self, latents_BChw: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> normalised positions [B, M]."""
+        tokens_BKD = self.patch_embed(latents_BChw).flatten(2).transpose(1, 2) + self.position_KD
+        votes, weights = self.votes(self.norm(self.blocks(tokens_BKD))).chunk(2, dim=-1)
+        return (votes * weights.softmax(dim=1)).sum(dim=1)
+
+
+def probe(
+    codec: FrameCodec, tasks: list[ProbePictures], frame_patch: int, config: ProbeConfig
+) -> list[ProbeResult]:
+    """Train one probe on all tasks' pictures and judge it on each task's held-out seeds."""
+    latents = [encode_all(codec, task.images) for task in tasks]
+    targets = [_targets(task) for task in tasks]
+    cut = -config.num_held_out
+    train_latents = torch.cat([x[:cut] for x in latents])
+    train_targets = torch.cat([x[:cut] for x in targets])
+    mean, std = train_targets.mean(dim=0), train_targets.std(dim=0) + 1e-6
+    net = _fit(train_latents, (train_targets - mean) / std, frame_patch, config)
+    results = []
+    for task, x, y in zip(tasks, latents, targets, strict=True):
+        with torch.no_grad():
+            predicted = net(x[cut:]) * std + mean
+        results.append(_result(task, frame_patch, net, predicted, y[cut:]))
+    return results
+
+
+@torch.no_grad()
+def encode_all(codec: FrameCodec, images: ImageArray, batch_size: int = 32) -> Tensor:
+    """Latents float32 [N, C, h, w] of uint8 pictures [N, H, W, 3]."""
+    parts = torch.from_numpy(images).split(batch_size)
+    return torch.cat([codec.encode(part).contiguous() for part in parts])
+
+
+def save_report(path: Path, results: list[ProbeResult], config: ProbeConfig) -> None:
+    """Write the results as JSON."""
+    report = {
+        "accepted_median_cube_error_mm": ACCEPTED_MEDIAN_ERROR_MM,
+        "probe": asdict(config),
+        "results": [{**asdict(result), "accepted": result.accepted} for result in results],
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _second_name(task: ProbePictures) -> str:
+    return next(name for name in task.positions if name != "cube")
+
+
+def _targets(task: ProbePictures) -> Tensor:
+    columns = [task.positions["cube"][:, :2], task.positions[_second_name(task)]]
+    return torch.from_numpy(np.concatenate(columns, axis=1)).float()
+
+
+def _fit(latents: Tensor, targets: Tensor, frame_patch: int, config: ProbeConfig) -> PositionProbe:
+    torch.manual_seed(config.seed)
+    net = PositionProbe(latents.shape[1], latents.shape[2], frame_patch, config)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.num_steps
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    for _ in range(config.num_steps):
+        chosen = torch.randint(len(latents), (config.batch_size,), generator=generator)
+        loss = functional.smooth_l1_loss(net(latents[chosen]), targets[chosen], beta=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval()
+
+
+def _result(
+    task: ProbePictures, frame_patch: int, net: PositionProbe, predicted: Tensor, truth: Tensor
+) -> ProbeResult:
+    error_mm = (predicted - truth) * 1000.0
+    cube_mm = error_mm[:, :2].norm(dim=-1)
+    second_mm = error_mm[:, 2:].norm(dim=-1)
+    return ProbeResult(
+        task=task.task,
+        frame_patch=frame_patch,
+        num_tokens=len(net.position_KD),
+        median_cube_error_mm=round(float(cube_mm.median()), 2),
+        mean_cube_error_mm=round(float(cube_mm.mean()), 2),
+        second_name=_second_name(task),
+        median_second_error_mm=round(float(second_mm.median()), 2),
+        mean_second_error_mm=round(float(second_mm.mean()), 2),
+    )

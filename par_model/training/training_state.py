@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run needs to go on after a kill: one safetensors file, replaced atomically.
+
+A run that is resumed from it is equal, bit for bit, to one that was never stopped: weights,
+optimiser moments and the sampler's place are stored, and all randomness of a step is derived from
+(seed, step), so there is no hidden generator state.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FILE_NAME = "state.safetensors"
+_FORMAT = "par_training_state_1"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Named tensors, and a JSON object with the rest (step, places, settings, losses so far)."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, object]
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Write `state` into `folder`; a kill at any moment leaves the old file or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (FILE_NAME + ".writing")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    save_file(tensors, temporary, {"format": _FORMAT, "values": json.dumps(state.values)})
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / FILE_NAME)
+
+
+def load_state(folder: Path) -> TrainingState | None:
+    """The state stored in `folder`, or None if there is none.
+
+    Raises:
+        ValueError: the file is not a training state of this version.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove it to start this training anew."
+        ) from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} is not a training state of this version ({_FORMAT}), got "
+            f"{metadata.get('format')!r}; remove it to start this training anew."
+        )
+    return TrainingState(tensors, json.loads(metadata["values"]))
+
+
+def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers, each name behind `prefix`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def restore_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `module_tensors`. Raises ValueError if a name is missing or left over."""
+    found = {
+        name.removeprefix(prefix + "."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix + ".")
+    }
+    missing, unknown = sorted(module.state_dict().keys() - found.keys()), None
+    unknown = sorted(found.keys() - module.state_dict().keys())
+    if missing or unknown:
+        raise ValueError(
+            f"the training state does not fit {prefix}: missing {missing[:3]}, unknown "
+            f"{unknown[:3]}; was the preset changed? Start in another folder."
+        )
+    module.load_state_dict(found)
+
+
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """AdamW's moments by parameter name; empty before the first step."""
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        for key, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"adam.{key}.{name}"] = tensor
+    return tensors
+
+
+def restore_optimizer(
+    module: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    for name, parameter in module.named_parameters():
+        for key, tensor in _moments(name, tensors):
+            # AdamW keeps its step count on the CPU.
+            device = "cpu" if key == "step" else parameter.device
+            optimizer.state[parameter][key] = tensor.to(device, copy=True)
+
+
+def _moments(name: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        if (tensor := tensors.get(f"adam.{key}.{name}")) is not None:
+            yield key, tensor
+
+
+def step_generator(seed: int, step: int, stream: int, device: torch.device) -> torch.Generator:
+    """The generator of one training step; `stream` keeps different uses apart."""
+    generator = torch.Generator(device=device)
+    # SplitMix64's constants: neighbouring (seed, step, stream) give unrelated generators.
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB
+    generator.manual_seed(mixed & (2**63 - 1))
+    return generator

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics: undo is the inverse of apply, outliers come back unchanged, JSON keeps every bit.
+
+Three episodes of 30 steps, 8 joints; the gripper (last) never moves.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from par_model.config import ActionFrame
+from par_model.normalization import Statistics, fit_statistics, from_json_dict
+
+JOINTS = tuple(f"joint{i}" for i in range(8))
+
+
+def episodes() -> list[tuple[np.ndarray, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(3):
+        joints = generator.normal(size=(31, 8)).cumsum(axis=0) * 0.02
+        targets = joints[1:] + 0.01
+        targets[:, -1] = -0.01
+        made.append((targets, joints))
+    return made
+
+
+def fit(frame: ActionFrame) -> Statistics:
+    return fit_statistics(
+        episodes(), arm="panda", joint_names=JOINTS, action_frame=frame, num_actions=8
+    )
+
+
+@pytest.mark.parametrize("frame", ["relative", "absolute"])
+def test_undo_is_the_inverse_of_apply_also_far_outside(frame: ActionFrame) -> None:
+    statistics = fit(frame)
+    generator = np.random.default_rng(1)
+    targets = generator.normal(size=(5, 8, 8)) * 10.0
+    joints = generator.normal(size=(5, 8))
+    there = statistics.normalize_actions(targets, joints)
+    assert np.abs(there).max() > 2.0
+    np.testing.assert_allclose(statistics.denormalize_actions(there, joints), targets, atol=1e-9)
+    back = statistics.denormalize_joints(statistics.normalize_joints(joints))
+    np.testing.assert_allclose(back, joints, atol=1e-12)
+
+
+def test_relative_moves_with_the_arm_but_the_gripper_does_not() -> None:
+    statistics = fit("relative")
+    joints, targets = np.zeros(8), np.full((8, 8), 0.02)
+    moved = np.full(8, 0.3)
+    moved_targets = targets + 0.3
+    moved_targets[:, -1] = targets[:, -1]
+    np.testing.assert_allclose(
+        statistics.normalize_actions(moved_targets, moved),
+        statistics.normalize_actions(targets, joints),
+        atol=1e-9,
+    )
+
+
+def test_the_data_lies_within_one_and_later_steps_have_wider_ranges() -> None:
+    statistics = fit("relative")
+    chunks = [
+        statistics.normalize_actions(targets[start : start + 8], joints[start])
+        for targets, joints in episodes()
+        for start in range(len(targets) - 7)
+    ]
+    assert np.abs(np.stack(chunks)).max() <= 1.0
+    widths = (statistics.action_high - statistics.action_low)[:, 0]
+    assert widths[-1] > widths[0]
+
+
+def test_a_joint_that_never_moves_is_not_blown_up() -> None:
+    statistics = fit("relative")
+    nearly = np.full((8, 8), -0.01)
+    nearly[:, -1] += 1e-4
+    there = statistics.normalize_actions(nearly, np.zeros(8))
+    assert np.abs(there[:, -1]).max() < 0.05
+
+
+def test_absolute_has_one_row() -> None:
+    statistics = fit("absolute")
+    assert (statistics.action_low == statistics.action_low[0]).all()
+    assert statistics.num_actions == 8
+
+
+def test_json_keeps_every_bit() -> None:
+    statistics = fit("relative")
+    read = from_json_dict(json.loads(json.dumps(statistics.to_json_dict())))
+    assert read.arm == "panda" and read.joint_names == JOINTS
+    for name in ("action_low", "action_high", "joint_mean", "joint_deviation"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(statistics, name))
+
+
+def test_bad_statistics_are_refused() -> None:
+    values = fit("relative").to_json_dict()
+    with pytest.raises(ValueError, match="joint_mean"):
+        from_json_dict({key: value for key, value in values.items() if key != "joint_mean"})
+    with pytest.raises(ValueError, match="action_frame"):
+        from_json_dict(values | {"action_frame": "sideways"})
+    with pytest.raises(ValueError, match="action_high must be above"):
+        from_json_dict(values | {"action_high": values["action_low"]})
+    with pytest.raises(ValueError, match="end in 8 joints"):
+        from_json_dict(values | {"joint_mean": [0.0]})
+    with pytest.raises(ValueError, match="none of 1 episodes has 8 steps"):
+        fit_statistics(
+            [(np.zeros((3, 8)), np.zeros((4, 8)))],
+            arm="panda",
+            joint_names=JOINTS,
+            action_frame="relative",
+            num_actions=8,
+        )

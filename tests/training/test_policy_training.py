@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A killed and resumed run equals one that was never stopped, bit for bit; the run's files.
+
+par_tiny on three episodes of 20 to 40 steps, 8 training steps, state saved every 2; the killed run
+stops after step 5, so step 5 is done twice.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from par_model.checkpoint import load_checkpoint
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import code_table
+from par_model.training.clips import ClipConfig
+from par_model.training.policy_training import (
+    PolicyParts,
+    PolicyTrainer,
+    PolicyTrainingConfig,
+    Progress,
+)
+from par_model.training.training_state import FILE_NAME, load_state
+from tests.training.fixtures import MODEL, fit, make_episode
+
+CPU = torch.device("cpu")
+CONFIG = PolicyTrainingConfig(
+    num_steps=8,
+    num_warmup_steps=2,
+    task_shares=(("Push", 1.0),),
+    clips=ClipConfig(slots_per_batch=12, batches_per_round=2, context_noise=0.1),
+    log_every=1,
+    save_every=2,
+    validate_every=4,
+    num_evaluation_episodes=0,
+)
+
+
+def make_parts(folder: Path) -> PolicyParts:
+    torch.manual_seed(0)
+    episodes = [make_episode(folder, length, key) for key, length in enumerate((20, 31, 40))]
+    return PolicyParts(
+        model=MODEL,
+        codec=FrameCodec(MODEL.codec),
+        statistics=fit(episodes, MODEL),
+        instructions=code_table(("Push",), MODEL.num_text_tokens, MODEL.text_width),
+        training_episodes=episodes[:2],
+        validation_episodes=episodes[2:],
+        provenance={"command": "test"},
+    )
+
+
+def train(
+    parts: PolicyParts, folder: Path, config: PolicyTrainingConfig, stop_at: int | None = None
+) -> list[Progress]:
+    seen: list[Progress] = []
+    PolicyTrainer(parts, config, folder, CPU).run(seen.append, stop_at)
+    return seen
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    whole = train(parts, tmp_path / "whole", CONFIG)
+    train(parts, tmp_path / "killed", CONFIG, stop_at=5)
+    assert load_state(tmp_path / "killed").values["step"] == 4
+    resumed = train(parts, tmp_path / "killed", CONFIG)
+    assert [p.step for p in resumed] == [5, 6, 7, 8]
+    assert [p.action_loss for p in resumed] == [p.action_loss for p in whole[4:]]
+    first, second = load_state(tmp_path / "whole"), load_state(tmp_path / "killed")
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    assert first.values["place"] == second.values["place"]
+
+
+def test_the_checkpoint_holds_the_average_and_loads(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    train(parts, tmp_path / "run", CONFIG)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint")
+    tensors = load_state(tmp_path / "run").tensors
+    for name, value in checkpoint.model.state_dict().items():
+        assert torch.equal(value, tensors[f"average.{name}"])
+    assert checkpoint.training["step"] == 8
+    assert checkpoint.statistics.arm == "panda"
+
+
+def test_losses_fall_and_are_logged(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, num_steps=60, learning_rate=3e-3, validate_every=30)
+    seen = train(make_parts(tmp_path), tmp_path / "run", config)
+    assert sum(p.action_loss for p in seen[-10:]) < 0.8 * sum(p.action_loss for p in seen[:10])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "validation/Push"] == [30, 60]
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_another_setting_cannot_resume(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    train(parts, tmp_path / "run", CONFIG, stop_at=2)
+    other = dataclasses.replace(CONFIG, learning_rate=1e-4)
+    with pytest.raises(ValueError, match="other settings"):
+        train(parts, tmp_path / "run", other)
+
+
+def test_a_half_written_state_is_never_read(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    train(parts, tmp_path / "run", CONFIG, stop_at=2)
+    (tmp_path / "run" / (FILE_NAME + ".writing")).write_bytes(b"half")
+    assert train(parts, tmp_path / "run", CONFIG)[0].step == 3
+    (tmp_path / "run" / FILE_NAME).write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="cannot be read"):
+        train(parts, tmp_path / "run", CONFIG)
+
+
+def test_hours_become_a_fixed_number_of_steps(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, num_steps=None, hours=1e-4)
+    seen = train(make_parts(tmp_path), tmp_path / "run", config)
+    assert seen[-1].step == seen[-1].num_steps == load_state(tmp_path / "run").values["num_steps"]
+    assert seen[-1].step >= 40
