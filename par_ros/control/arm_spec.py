@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An arm as the guard needs it: joints, limits, gripper, names. Files: config/arms/*.yaml.
+
+This file takes plain mappings; parameters.py reads the YAML. Shapes: J arm joints (without the
+gripper). Units: rad, m, s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+
+from par_ros.control.joint_trajectory import FloatArray
+
+Check = Literal["none", "warn", "enforce"]
+CHECKS: tuple[Check, ...] = ("none", "warn", "enforce")
+
+_STOP_ACCELERATION_SHARE = 0.95
+
+# The guard must bring the arm to rest within this from any speed that it lets through.
+MAX_STOP_TIME_S = 0.5
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Limits of J joints, float64 [J] each; velocity, acceleration and jerk hold both ways."""
+
+    min_position: FloatArray
+    max_position: FloatArray
+    max_velocity: FloatArray
+    max_acceleration: FloatArray
+    max_jerk: FloatArray
+    # Jerk used to stop: far below the limit, so that a stop does not shake the arm.
+    stop_jerk: FloatArray
+
+    @property
+    def stop_acceleration(self) -> FloatArray:
+        """Deceleration of a stop [J]; the rest of the limit is for the curve between its points."""
+        return _STOP_ACCELERATION_SHARE * self.max_acceleration
+
+    def repeated(self, num: int) -> "JointLimits":
+        """The same limits for `num` sets of joints side by side."""
+        return JointLimits(
+            np.tile(self.min_position, num),
+            np.tile(self.max_position, num),
+            np.tile(self.max_velocity, num),
+            np.tile(self.max_acceleration, num),
+            np.tile(self.max_jerk, num),
+            np.tile(self.stop_jerk, num),
+        )
+
+    def stop_time_s(self) -> float:
+        """The longest time to come to rest from full speed and no acceleration."""
+        ramp_s = self.stop_acceleration / self.stop_jerk
+        trapezoid = self.max_velocity / self.stop_acceleration + ramp_s
+        triangle = 2 * np.sqrt(self.max_velocity / self.stop_jerk)
+        reaches_plateau = self.max_velocity > self.stop_acceleration * ramp_s
+        return float(np.max(np.where(reaches_plateau, trapezoid, triangle)))
+
+
+@dataclass(frozen=True)
+class GripperSpec:
+    """One finger joint with a controller of its own.
+
+    Attributes:
+        joint_name: its name in joint states and action chunks; target positions in metres.
+        min_target_m, max_target_m: range of targets. A target may lie beyond the finger's reach: it
+            then squeezes, so no tracking error is checked.
+        max_target_speed_m_s: how fast a target may move; the gripper's controller limits the
+            finger's own speed.
+        command_joint_name: the joint's name in the gripper controller.
+        command_scale, command_offset: command = scale * target + offset, in the controller's unit.
+    """
+
+    joint_name: str
+    min_target_m: float
+    max_target_m: float
+    max_target_speed_m_s: float
+    command_joint_name: str
+    command_scale: float
+    command_offset: float
+
+    def command(self, target_m: FloatArray) -> FloatArray:
+        """Finger targets in metres as the gripper controller's command."""
+        return self.command_scale * target_m + self.command_offset
+
+    def target(self, command: FloatArray) -> FloatArray:
+        """The inverse of command()."""
+        return (command - self.command_offset) / self.command_scale
+
+
+@dataclass(frozen=True)
+class WorkspaceBox:
+    """A box in the base frame that the tool must stay in, checked by forward kinematics (pin)."""
+
+    urdf: str
+    tool_frame: str
+    min_corner_m: FloatArray
+    max_corner_m: FloatArray
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """Everything about one arm that is not code.
+
+    Attributes:
+        name: the file's name; a checkpoint must name the same.
+        source: where the limits were published.
+        arm_joint_names: J names, in the order of the policy and of the arm's controller.
+        limits: of those joints.
+        home: float64 [J], a pose to start from.
+        gripper: the last joint of an action chunk.
+        acceleration_check, jerk_check: enforce tracks or holds; warn only reports; none is silent.
+        max_jump_rad: a target further than this from the one before it is a fault, not a motion.
+        max_tracking_deviation_rad: how far a tracked knot may lie from the policy's; beyond: hold.
+        max_tracking_error_rad, tracking_lag_s: measured may differ from commanded by the first plus
+            the second times the commanded speed (a soft arm lags).
+        arm_controller, gripper_controller: names of the ros2_control controllers.
+        base_frame, tool_frame, camera_frame: frame ids.
+        workspace: None where no box is checked.
+    """
+
+    name: str
+    source: str
+    arm_joint_names: tuple[str, ...]
+    limits: JointLimits
+    home: FloatArray
+    gripper: GripperSpec
+    acceleration_check: Check
+    jerk_check: Check
+    max_jump_rad: float
+    max_tracking_deviation_rad: float
+    max_tracking_error_rad: float
+    tracking_lag_s: float
+    arm_controller: str
+    gripper_controller: str
+    base_frame: str
+    tool_frame: str
+    camera_frame: str
+    workspace: WorkspaceBox | None = None
+
+    @property
+    def num_arm_joints(self) -> int:
+        """J."""
+        return len(self.arm_joint_names)
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """The J + 1 joints of an action chunk, gripper last."""
+        return (*self.arm_joint_names, self.gripper.joint_name)
+
+    @staticmethod
+    def from_mapping(name: str, content: Mapping[str, object]) -> "ArmSpec":
+        """Build and check a spec. Raises ValueError naming the entry, and what was expected."""
+        return _ArmReader(name, content).read()
+
+    def validate(self) -> None:
+        """Raise ValueError where the numbers cannot be those of an arm that the guard can stop."""
+        limits = self.limits
+        for label, values in (
+            ("max_velocity", limits.max_velocity),
+            ("max_acceleration", limits.max_acceleration),
+            ("max_jerk", limits.max_jerk),
+            ("stop_jerk", limits.stop_jerk),
+        ):
+            _require(bool(np.all(values > 0.0)), self.name, label, "positive", values.tolist())
+        _require(
+            bool(np.all(limits.min_position < limits.max_position)),
+            self.name, "positions", "min below max",
+            [limits.min_position.tolist(), limits.max_position.tolist()],
+        )  # fmt: skip
+        _require(
+            bool(np.all((self.home > limits.min_position) & (self.home < limits.max_position))),
+            self.name, "home", "inside the position limits", self.home.tolist(),
+        )  # fmt: skip
+        _require(
+            bool(np.all(limits.stop_jerk <= limits.max_jerk)),
+            self.name, "stop_jerk", "at most max_jerk", limits.stop_jerk.tolist(),
+        )  # fmt: skip
+        _require(
+            limits.stop_time_s() <= MAX_STOP_TIME_S,
+            self.name, "max_velocity",
+            f"low enough to stop within {MAX_STOP_TIME_S:g} s at max_acceleration and stop_jerk",
+            f"a stop of {limits.stop_time_s():.3f} s",
+        )  # fmt: skip
+        gripper = self.gripper
+        _require(
+            gripper.min_target_m < gripper.max_target_m and gripper.max_target_speed_m_s > 0.0,
+            self.name, "gripper", "min_target_m below max_target_m and a positive speed",
+            [gripper.min_target_m, gripper.max_target_m, gripper.max_target_speed_m_s],
+        )  # fmt: skip
+        _require(gripper.command_scale != 0.0, self.name, "gripper.command_scale", "not 0", 0.0)
+        _require(
+            len(set(self.joint_names)) == len(self.joint_names),
+            self.name, "joint names", "unique", list(self.joint_names),
+        )  # fmt: skip
+        for label, number in (
+            ("max_jump_rad", self.max_jump_rad),
+            ("max_tracking_deviation_rad", self.max_tracking_deviation_rad),
+            ("max_tracking_error_rad", self.max_tracking_error_rad),
+        ):
+            _require(number > 0.0, self.name, label, "positive", number)
+
+
+class _ArmReader:
+    """Reads one mapping; every mistake becomes a sentence that names the entry."""
+
+    def __init__(self, name: str, content: Mapping[str, object]) -> None:
+        self._name = name
+        self._content = content
+
+    def read(self) -> ArmSpec:
+        known = {
+            "source", "joints", "gripper", "checks", "jump", "tracking", "controllers", "frames",
+            "workspace",
+        }  # fmt: skip
+        unknown = sorted(set(self._content) - known)
+        _require(not unknown, self._name, "entries", f"among {sorted(known)}", unknown)
+        joints = self._mapping(self._content, "joints")
+        rows = [self._mapping(joints, name, "joints.") for name in joints]
+        checks = self._mapping(self._content, "checks")
+        jump = self._mapping(self._content, "jump")
+        tracking = self._mapping(self._content, "tracking")
+        controllers = self._mapping(self._content, "controllers")
+        frames = self._mapping(self._content, "frames")
+        spec = ArmSpec(
+            name=self._name,
+            source=self._text(self._content, "source"),
+            arm_joint_names=tuple(joints),
+            limits=self._limits(rows),
+            home=self._column(rows, "home_rad"),
+            gripper=self._gripper(),
+            acceleration_check=self._check(checks, "acceleration"),
+            jerk_check=self._check(checks, "jerk"),
+            max_jump_rad=self._number(jump, "max_jump_rad"),
+            max_tracking_deviation_rad=self._number(jump, "max_tracking_deviation_rad"),
+            max_tracking_error_rad=self._number(tracking, "max_error_rad"),
+            tracking_lag_s=self._number(tracking, "lag_s"),
+            arm_controller=self._text(controllers, "arm"),
+            gripper_controller=self._text(controllers, "gripper"),
+            base_frame=self._text(frames, "base"),
+            tool_frame=self._text(frames, "tool"),
+            camera_frame=self._text(frames, "camera"),
+            workspace=self._workspace(),
+        )
+        spec.validate()
+        return spec
+
+    def _limits(self, rows: list[Mapping[str, object]]) -> JointLimits:
+        return JointLimits(
+            min_position=self._column(rows, "min_position_rad"),
+            max_position=self._column(rows, "max_position_rad"),
+            max_velocity=self._column(rows, "max_velocity_rad_s"),
+            max_acceleration=self._column(rows, "max_acceleration_rad_s2"),
+            max_jerk=self._column(rows, "max_jerk_rad_s3"),
+            stop_jerk=self._column(rows, "stop_jerk_rad_s3"),
+        )
+
+    def _gripper(self) -> GripperSpec:
+        gripper = self._mapping(self._content, "gripper")
+        return GripperSpec(
+            joint_name=self._text(gripper, "joint"),
+            min_target_m=self._number(gripper, "min_target_m"),
+            max_target_m=self._number(gripper, "max_target_m"),
+            max_target_speed_m_s=self._number(gripper, "max_target_speed_m_s"),
+            command_joint_name=self._text(gripper, "command_joint"),
+            command_scale=self._number(gripper, "command_scale"),
+            command_offset=self._number(gripper, "command_offset"),
+        )
+
+    def _workspace(self) -> WorkspaceBox | None:
+        if self._content.get("workspace") is None:
+            return None
+        box = self._mapping(self._content, "workspace")
+        return WorkspaceBox(
+            urdf=self._text(box, "urdf"),
+            tool_frame=self._text(box, "tool_frame"),
+            min_corner_m=self._corner(box, "min_corner_m"),
+            max_corner_m=self._corner(box, "max_corner_m"),
+        )
+
+    def _corner(self, box: Mapping[str, object], key: str) -> FloatArray:
+        values = box.get(key)
+        right = isinstance(values, list) and len(values) == 3
+        _require(right, self._name, f"workspace.{key}", "three numbers", values)
+        return np.array([float(value) for value in cast(list[float], values)])
+
+    def _column(self, rows: list[Mapping[str, object]], key: str) -> FloatArray:
+        return np.array([self._number(row, key) for row in rows])
+
+    def _check(self, section: Mapping[str, object], key: str) -> Check:
+        value = section.get(key)
+        # YAML reads a bare `none` as text but `no` and `off` as false.
+        _require(value in CHECKS, self._name, f"checks.{key}", f"one of {CHECKS}", value)
+        return cast(Check, value)
+
+    def _mapping(
+        self, section: Mapping[str, object], key: str, prefix: str = ""
+    ) -> Mapping[str, object]:
+        value = section.get(key)
+        _require(
+            isinstance(value, dict) and bool(value), self._name, prefix + key, "a mapping", value
+        )
+        return cast(Mapping[str, object], value)
+
+    def _number(self, section: Mapping[str, object], key: str) -> float:
+        value = section.get(key)
+        right = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(
+            right and bool(np.isfinite(cast(float, value))), self._name, key, "a number", value
+        )
+        return float(cast(float, value))
+
+    def _text(self, section: Mapping[str, object], key: str) -> str:
+        value = section.get(key)
+        _require(isinstance(value, str) and value != "", self._name, key, "text", value)
+        return cast(str, value)
+
+
+def _require(condition: bool, name: str, entry: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(
+            f"arm {name!r}: {entry} must be {expected}, got {got}; compare with "
+            "config/arms/template.yaml."
+        )

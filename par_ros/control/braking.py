@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Coming to rest within acceleration and jerk limits: a chunk's tail, the hold, the retreat.
+
+ruckig (Berscheid and Kroeger, "Jerk-limited Real-time Trajectory Generation with Arbitrary Target
+States", RSS 2021; Community Version) finds time-optimal profiles of constant jerk. Sent as points
+at the profiles' switching times with position, velocity and acceleration, the controller's quintic
+between two points is the profile itself.
+
+Shapes: N points, J joints, S states.
+"""
+
+from itertools import accumulate
+
+import numpy as np
+import ruckig
+
+from par_ros.control.arm_spec import JointLimits
+from par_ros.control.hermite_curve import Nodes
+from par_ros.control.joint_trajectory import FloatArray, MotionState
+
+# Points closer than this are one: a controller's cycle is of this order.
+_MIN_SPACING_S = 0.002
+
+
+def stop(state: MotionState, limits: JointLimits, minimum_duration_s: float = 0.0) -> Nodes:
+    """From `state` to rest; the N nodes after `state`, times from now.
+
+    Args:
+        minimum_duration_s: 0 stops each joint as fast as it can; more stops all joints together,
+            after at least this time, with less deceleration.
+
+    Raises:
+        RuntimeError: ruckig found no profile (non-finite state: a bug of the caller).
+    """
+    request = _request(state, limits)
+    request.control_interface = ruckig.ControlInterface.Velocity
+    if minimum_duration_s > 0.0:
+        request.minimum_duration = minimum_duration_s
+        request.synchronization = ruckig.Synchronization.Time
+    return _nodes(request, state)
+
+
+def move_to_rest(state: MotionState, positions: FloatArray, limits: JointLimits) -> Nodes:
+    """From `state` to standing at `positions` [J] within all limits; the nodes after `state`."""
+    request = _request(state, limits)
+    request.control_interface = ruckig.ControlInterface.Position
+    request.target_position = positions.tolist()
+    request.max_velocity = limits.max_velocity.tolist()
+    return _nodes(request, state)
+
+
+def stopping_positions(
+    positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
+) -> FloatArray:
+    """Where stop() of each state would end, float64 [S, J]; the closed form of the same profile."""
+    jerk = limits.stop_jerk
+    # Velocity left when the acceleration has been taken to zero at once tells the direction.
+    remaining = velocities + 0.5 * accelerations * np.abs(accelerations) / jerk
+    sign = np.where(remaining >= 0.0, 1.0, -1.0)
+    velocity, acceleration = sign * velocities, sign * accelerations
+    peak = np.minimum(
+        limits.stop_acceleration,
+        np.sqrt(np.maximum(jerk * velocity + 0.5 * acceleration**2, 0.0)),
+    )
+    # Deceleration already beyond the peak (allowed only with checks off) counts as at the peak.
+    first_s = np.maximum((acceleration + peak) / jerk, 0.0)
+    last_s = peak / jerk
+    after_first = velocity + acceleration * first_s - 0.5 * jerk * first_s**2
+    plateau_s = np.maximum(after_first - 0.5 * peak * last_s, 0.0) / np.maximum(peak, 1e-12)
+    distance = velocity * first_s + 0.5 * acceleration * first_s**2 - jerk * first_s**3 / 6
+    distance += after_first * plateau_s - 0.5 * peak * plateau_s**2
+    after_plateau = after_first - peak * plateau_s
+    distance += after_plateau * last_s - 0.5 * peak * last_s**2 + jerk * last_s**3 / 6
+    ends: FloatArray = positions + sign * distance
+    return ends
+
+
+def peak_velocities(
+    velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
+) -> FloatArray:
+    """The largest speed that stop() of each state passes through, with its sign, [S, J]."""
+    peaks: FloatArray = velocities + 0.5 * accelerations * np.abs(accelerations) / limits.stop_jerk
+    return peaks
+
+
+def _request(state: MotionState, limits: JointLimits) -> ruckig.InputParameter:
+    num_joints = len(state.positions)
+    request = ruckig.InputParameter(num_joints)
+    request.current_position = state.positions.tolist()
+    request.current_velocity = state.velocities.tolist()
+    request.current_acceleration = state.accelerations.tolist()
+    request.target_velocity = [0.0] * num_joints
+    request.target_acceleration = [0.0] * num_joints
+    request.max_acceleration = limits.stop_acceleration.tolist()
+    request.max_jerk = limits.stop_jerk.tolist()
+    request.synchronization = ruckig.Synchronization.No
+    return request
+
+
+def _nodes(request: ruckig.InputParameter, state: MotionState) -> Nodes:
+    num_joints = len(state.positions)
+    trajectory = ruckig.Trajectory(num_joints)
+    result = ruckig.Ruckig(num_joints).calculate(request, trajectory)
+    if result not in (ruckig.Result.Working, ruckig.Result.Finished):
+        raise RuntimeError(f"ruckig found no motion to rest ({result}) from {state}")
+    times_s = _switching_times(trajectory)
+    points = np.array([trajectory.at_time(time_s) for time_s in times_s])
+    positions, velocities, accelerations = points[:, 0], points[:, 1], points[:, 2]
+    velocities[-1] = 0.0
+    accelerations[-1] = 0.0
+    return Nodes(times_s, positions, velocities, accelerations)
+
+
+def _switching_times(trajectory: ruckig.Trajectory) -> FloatArray:
+    """When any joint's jerk changes, at least _MIN_SPACING_S apart, and the end."""
+    end_s = max(trajectory.duration, _MIN_SPACING_S)
+    times: list[float] = []
+    for profile in trajectory.profiles[0]:
+        times += accumulate((*profile.brake.t, *profile.t))
+    kept = [0.0]
+    for time_s in sorted(times):
+        if time_s - kept[-1] >= _MIN_SPACING_S and end_s - time_s >= _MIN_SPACING_S:
+            kept.append(time_s)
+    return np.array([*kept[1:], end_s])

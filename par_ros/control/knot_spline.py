@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Velocities and accelerations at the knots of a chunk: the smoothest curve that meets them.
+
+A chunk gives positions at its knots, nothing in between. The curve is made of quintic pieces
+joined with equal velocity and acceleration (C2), starts in a given state, and minimises
+
+    integral of  acceleration^2 + (jerk * JERK_TIME_S)^2
+
+over all free velocities and accelerations. For given knot times that is one linear map, computed
+once (a quintic smoothing spline; de Boor, A Practical Guide to Splines, chapter XIV). Finite
+differences instead would turn a policy's sampling noise into twice the acceleration.
+
+Where that curve's acceleration peaks too high, `flattened` keeps the knots, gives the curve more
+pieces (most where the chunk joins the running motion) and reweights the integral towards its worst
+pieces (iteratively reweighted least squares for the maximum norm; Lawson 1961). Peaks fall by a
+quarter at a bad join.
+
+The smoothed curves may leave the knots: they minimise
+
+    sum over knots of (position - target)^2  +  smoothing * that integral
+
+and are what the safety filter tracks with where the exact curve breaks a limit.
+
+Shapes: N knots, J joints.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from par_ros.control.hermite_curve import (
+    Nodes,
+    control_points,
+    gram_matrix,
+    position_control_points,
+)
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, Motion, MotionState
+
+# Weight of jerk against acceleration: the time in which acceleration may change for the same cost.
+JERK_TIME_S = 0.01
+
+# From barely smoothed to nearly straight, in s^3 (the ratio of the two terms above). A factor 8
+# each; the first moves a knot by a per cent of its second difference.
+SMOOTHINGS = tuple(1e-8 * 8.0**level for level in range(7))
+
+# flattened(): pieces in the first intervals (one in each later interval), jerk's weight, passes.
+_FINE_PIECES = (4, 4, 2, 2)
+_FINE_JERK_TIME_S = 0.005
+_NUM_REWEIGHTINGS = 8
+
+
+class KnotSpline:
+    """The linear maps for one set of times: start and N knots, seconds, strictly increasing."""
+
+    def __init__(self, start_time_s: float, knot_times_s: tuple[float, ...]) -> None:
+        self.times_s = np.array((start_time_s, *knot_times_s))
+        self._cost = _assembled(_piece_costs(self.times_s, JERK_TIME_S)[:, None])[0]
+        self._exact = _exact_map(self._cost, len(knot_times_s))
+        self._smoothed: dict[int, FloatArray] = {}
+        self._fine_times_s, self._knot_rows = _fine_times(self.times_s)
+        self._fine_costs = _piece_costs(self._fine_times_s, _FINE_JERK_TIME_S)
+
+    def exact(self, start: MotionState, knots: FloatArray) -> Nodes:
+        """The curve from `start` through `knots` [N, J]; N + 1 states, the start's first."""
+        return self._nodes(self._exact @ _given_rows(start, knots))
+
+    def flattened(self, start: MotionState, knots: FloatArray) -> Nodes:
+        """Like exact(), with more nodes and a lower peak of acceleration in each joint."""
+        num_nodes = len(self._fine_times_s)
+        given = [0, num_nodes, 2 * num_nodes, *self._knot_rows]
+        given_rows = _given_rows(start, knots)
+        weights = np.ones((num_nodes - 1, knots.shape[1]))
+        best = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
+        peaks = np.abs(control_points(best).accelerations).max(axis=1)
+        for _ in range(_NUM_REWEIGHTINGS):
+            weights = weights * (peaks / np.maximum(peaks.max(axis=0), 1e-9) + 1e-3) ** 2
+            weights /= weights.max(axis=0)
+            best = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
+            peaks = np.abs(control_points(best).accelerations).max(axis=1)
+        return best
+
+    def refined(self, nodes: Nodes) -> Nodes:
+        """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""
+        trajectory = JointTrajectory(
+            ("",) * nodes.positions.shape[1],
+            nodes.times_s,
+            nodes.positions,
+            nodes.velocities,
+            nodes.accelerations,
+        )
+        samples = Motion(trajectory).sample(self._fine_times_s[:-1])
+        return Nodes(
+            self._fine_times_s,
+            np.concatenate((samples.positions, nodes.positions[-1:])),
+            np.concatenate((samples.velocities, nodes.velocities[-1:])),
+            np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
+        )
+
+    def knots_of(self, nodes: Nodes) -> FloatArray:
+        """Positions [N, J] at the knots, of nodes of either kind."""
+        coarse = len(nodes.times_s) == len(self.times_s)
+        return nodes.positions[1:] if coarse else nodes.positions[self._knot_rows]
+
+    def smoothed(self, level: int, start: MotionState, targets: FloatArray) -> Nodes:
+        """The curve from `start` near `targets` [N, J]; `level` indexes SMOOTHINGS."""
+        if level not in self._smoothed:
+            self._smoothed[level] = _smoothed_map(
+                self._cost, len(self.times_s) - 1, SMOOTHINGS[level]
+            )
+        return self._nodes(self._smoothed[level] @ _given_rows(start, targets))
+
+    def _nodes(self, states: FloatArray) -> Nodes:
+        num_nodes = len(self.times_s)
+        return Nodes(
+            self.times_s,
+            states[:num_nodes],
+            states[num_nodes : 2 * num_nodes],
+            states[2 * num_nodes :],
+        )
+
+
+@lru_cache(maxsize=64)
+def knot_spline(start_time_s: float, knot_times_s: tuple[float, ...]) -> KnotSpline:
+    """The KnotSpline of these times, made once."""
+    return KnotSpline(start_time_s, knot_times_s)
+
+
+def _given_rows(start: MotionState, knots: FloatArray) -> FloatArray:
+    return np.concatenate(
+        (start.positions[None], start.velocities[None], start.accelerations[None], knots)
+    )
+
+
+def _piece_costs(times_s: FloatArray, jerk_time_s: float) -> FloatArray:
+    """Each piece's integral as a quadratic form [N, 6, 6] in its two states.
+
+    Order: position, velocity, acceleration, each at the start, then at the end.
+    """
+    unit = np.eye(6)[:, None, :]
+    costs = []
+    for duration_s in np.diff(times_s):
+        bernstein = position_control_points(
+            (unit[0], unit[2], unit[4]), (unit[1], unit[3], unit[5]), np.array([duration_s])
+        )[0]
+        acceleration = 20 / duration_s**2 * np.diff(bernstein, n=2, axis=0)
+        jerk = 60 / duration_s**3 * np.diff(bernstein, n=3, axis=0)
+        costs.append(
+            duration_s
+            * (
+                acceleration.T @ gram_matrix(3) @ acceleration
+                + jerk_time_s**2 * jerk.T @ gram_matrix(2) @ jerk
+            )
+        )
+    return np.array(costs)
+
+
+def _assembled(piece_costs: FloatArray) -> FloatArray:
+    """The sum of piece costs [N, J, 6, 6] as J forms in all states, [J, 3 (N + 1), 3 (N + 1)].
+
+    States are ordered: all positions, then velocities, then accelerations.
+    """
+    num_pieces, num_joints = piece_costs.shape[:2]
+    num_nodes = num_pieces + 1
+    total = np.zeros((num_joints, 3 * num_nodes, 3 * num_nodes))
+    for piece in range(num_pieces):
+        rows = np.array([kind * num_nodes + piece + end for kind in range(3) for end in range(2)])
+        total[:, rows[:, None], rows] += piece_costs[piece]
+    return total
+
+
+def _fine_times(times_s: FloatArray) -> tuple[FloatArray, list[int]]:
+    """Node times of flattened(), and which of them are knots."""
+    times = [float(times_s[0])]
+    rows = []
+    for interval, (low, high) in enumerate(pairwise(times_s)):
+        pieces = _FINE_PIECES[interval] if interval < len(_FINE_PIECES) else 1
+        times += [float(low + (high - low) * part / pieces) for part in range(1, pieces)]
+        times.append(float(high))
+        rows.append(len(times) - 1)
+    return np.array(times), rows
+
+
+def _fine_nodes(
+    times_s: FloatArray,
+    costs: FloatArray,
+    weights: FloatArray,
+    given: list[int],
+    given_rows: FloatArray,
+) -> Nodes:
+    """Minimise the pieces' costs [N, 6, 6] under `weights` [N, J] with the rows `given` fixed."""
+    num_nodes = len(times_s)
+    free = [row for row in range(3 * num_nodes) if row not in given]
+    total = _assembled(weights[:, :, None, None] * costs[:, None])[:, free]
+    right = np.einsum("jab,bj->ja", total[:, :, given], given_rows)
+    solution = np.linalg.solve(total[:, :, free], right[..., None])[..., 0]
+    states = np.empty((3 * num_nodes, given_rows.shape[1]))
+    states[given] = given_rows
+    states[free] = -solution.T
+    return Nodes(
+        times_s, states[:num_nodes], states[num_nodes : 2 * num_nodes], states[2 * num_nodes :]
+    )
+
+
+def _exact_map(cost: FloatArray, num_knots: int) -> FloatArray:
+    """[3 (N + 1), 3 + N]: all states from the start's three rows and the knots' positions."""
+    num_nodes = num_knots + 1
+    given = [0, num_nodes, 2 * num_nodes, *range(1, num_nodes)]
+    free = [row for row in range(3 * num_nodes) if row not in given]
+    state_map = np.zeros((len(given) + len(free), len(given)))
+    state_map[given, range(len(given))] = 1.0
+    state_map[free] = -np.linalg.solve(cost[np.ix_(free, free)], cost[np.ix_(free, given)])
+    return state_map
+
+
+def _smoothed_map(cost: FloatArray, num_knots: int, smoothing: float) -> FloatArray:
+    """[3 (N + 1), 3 + N]: all states from the start's three rows and the knots' targets."""
+    num_nodes = num_knots + 1
+    given = [0, num_nodes, 2 * num_nodes]
+    free = [k for k in range(3 * num_nodes) if k not in given]
+    fit = np.zeros_like(cost)
+    fit[range(1, num_nodes), range(1, num_nodes)] = 1.0
+    system = (smoothing * cost + fit)[np.ix_(free, free)]
+    right = np.zeros((len(free), 3 + num_knots))
+    right[:, :3] = -smoothing * cost[np.ix_(free, given)]
+    for knot in range(num_knots):
+        right[free.index(knot + 1), 3 + knot] = 1.0
+    state_map = np.zeros((3 * num_nodes, 3 + num_knots))
+    state_map[given, range(3)] = 1.0
+    state_map[free] = np.linalg.solve(system, right)
+    return state_map

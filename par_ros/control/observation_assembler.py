@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image, joint states and executed actions, matched by stamp: an observation, or why there is none.
+
+Shapes: H, W image; J joints (gripper last); L actions of a chunk. Stamps are integer nanoseconds of
+the node's clock; durations are seconds.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
+
+ImageArray = npt.NDArray[np.uint8]
+
+# Joint states kept for matching: two seconds at 100 Hz.
+_NUM_JOINT_STATES_KEPT = 200
+
+
+@dataclass(frozen=True)
+class AssemblerSettings:
+    """Limits of what may be put together.
+
+    Attributes:
+        max_image_age_s: an older image is refused.
+        max_joint_skew_s: largest distance between the image's stamp and the joint state's.
+        max_future_s: how far in the future a stamp may lie (two machines' clocks differ).
+        chunk_end_tolerance_s: an image taken this long before the end of a chunk still answers it.
+    """
+
+    max_image_age_s: float = 0.4
+    max_joint_skew_s: float = 0.05
+    max_future_s: float = 0.01
+    chunk_end_tolerance_s: float = 0.001
+
+
+@dataclass(frozen=True)
+class JointSample:
+    """Measured positions and velocities, float64 [J], at `stamp_ns`."""
+
+    stamp_ns: int
+    positions: FloatArray
+    velocities: FloatArray
+
+
+@dataclass(frozen=True)
+class AssembledObservation:
+    """What a policy may be shown.
+
+    Attributes:
+        stamp_ns: when the image was taken.
+        image: uint8 [H, W, 3], RGB.
+        joint_names: the J joints.
+        measured_joint_positions: float64 [J].
+        executed_actions: float64 [L, J], what the arm was sent since the last observation; None for
+            the first one after reset().
+        joint_skew_s: joint state's stamp minus the image's.
+    """
+
+    stamp_ns: int
+    image: ImageArray
+    joint_names: tuple[str, ...]
+    measured_joint_positions: FloatArray
+    executed_actions: FloatArray | None
+    joint_skew_s: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why there is no observation.
+
+    Attributes:
+        kind: one word for counters: stale, future, skew, joints, not_due.
+        reason: a sentence with what was expected, what came and what to check.
+    """
+
+    kind: str
+    reason: str
+
+
+class JointStateSelector:
+    """Picks the arm's joints out of a joint state message, by name, in the arm's order."""
+
+    def __init__(self, joint_names: tuple[str, ...]) -> None:
+        self.joint_names = joint_names
+
+    def select(
+        self,
+        stamp_ns: int,
+        names: tuple[str, ...],
+        positions: FloatArray,
+        velocities: FloatArray | None,
+    ) -> JointSample:
+        """The J joints of one message; an absent velocity array counts as zero velocity.
+
+        Raises:
+            ValueError: a joint is missing or doubled, a length is wrong, or a number is not finite.
+        """
+        self._require_joints(names)
+        if len(positions) != len(names):
+            raise ValueError(
+                f"joint state positions must have one entry for each of {len(names)} names, got "
+                f"{len(positions)}; check the joint_states publisher."
+            )
+        columns = [names.index(name) for name in self.joint_names]
+        selected = np.asarray(positions, dtype=np.float64)[columns]
+        speeds = np.zeros_like(selected)
+        if velocities is not None and len(velocities) == len(names):
+            speeds = np.asarray(velocities, dtype=np.float64)[columns]
+        for kind, values in (("positions", selected), ("velocities", speeds)):
+            if not np.all(np.isfinite(values)):
+                raise ValueError(
+                    f"joint state {kind} must be finite, got {values.tolist()}; check the arm's "
+                    "driver."
+                )
+        return JointSample(stamp_ns, selected, speeds)
+
+    def _require_joints(self, names: tuple[str, ...]) -> None:
+        missing = [name for name in self.joint_names if name not in names]
+        if missing:
+            raise ValueError(
+                f"joint states must hold {list(self.joint_names)}, missing {missing}; check the "
+                "joint_states topic and the arm file's joint names."
+            )
+        if len(set(names)) != len(names):
+            raise ValueError(
+                f"joint state names must be unique, got {list(names)}; check for two publishers."
+            )
+
+
+class ObservationAssembler:
+    """Keeps the newest joint states and the last executed chunk; reset() starts an episode."""
+
+    def __init__(
+        self, joint_names: tuple[str, ...], settings: AssemblerSettings | None = None
+    ) -> None:
+        self.joint_names = joint_names
+        self._settings = settings if settings is not None else AssemblerSettings()
+        self._selector = JointStateSelector(joint_names)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget joint states, executed actions and the running chunk."""
+        self._joint_samples: deque[JointSample] = deque(maxlen=_NUM_JOINT_STATES_KEPT)
+        self._joint_fault: str | None = None
+        self._executed_actions: FloatArray | None = None
+        self._chunk_end_ns: int | None = None
+
+    @property
+    def chunk_end_ns(self) -> int | None:
+        """When the last executed chunk ends; None before the first."""
+        return self._chunk_end_ns
+
+    def add_joint_state(
+        self,
+        stamp_ns: int,
+        names: tuple[str, ...],
+        positions: FloatArray,
+        velocities: FloatArray | None = None,
+    ) -> None:
+        """Take one joint state; a bad one is kept as the reason for the next refusal.
+
+        Raises:
+            ValueError: a joint is missing, a length is wrong, or a number is not finite.
+        """
+        try:
+            sample = self._selector.select(stamp_ns, names, positions, velocities)
+        except ValueError as error:
+            self._joint_fault = str(error)
+            raise
+        self._joint_fault = None
+        self._joint_samples.append(sample)
+
+    def add_executed_actions(self, positions: FloatArray, end_ns: int) -> None:
+        """Take what the guard really sent: float64 [L, J], and when its last point is due."""
+        self._executed_actions = np.array(positions, dtype=np.float64)
+        self._chunk_end_ns = end_ns
+
+    def is_due(self, image_stamp_ns: int) -> bool:
+        """True where an image of this stamp answers the running chunk (or there is none)."""
+        if self._chunk_end_ns is None:
+            return True
+        tolerance_ns = round(self._settings.chunk_end_tolerance_s * NANOSECONDS)
+        return image_stamp_ns >= self._chunk_end_ns - tolerance_ns
+
+    def assemble(
+        self, image: ImageArray, stamp_ns: int, now_ns: int
+    ) -> AssembledObservation | Refusal:
+        """Match the image with the joint state nearest to its stamp, or say why not."""
+        refusal = self._check_stamp(stamp_ns, now_ns)
+        if refusal is not None:
+            return refusal
+        if self._joint_fault is not None:
+            return Refusal("joints", self._joint_fault)
+        if not self._joint_samples:
+            return Refusal(
+                "joints",
+                f"no joint state has come for {list(self.joint_names)}; check the joint_states "
+                "topic.",
+            )
+        sample = min(self._joint_samples, key=lambda candidate: abs(candidate.stamp_ns - stamp_ns))
+        skew_s = (sample.stamp_ns - stamp_ns) / NANOSECONDS
+        if abs(skew_s) > self._settings.max_joint_skew_s:
+            return Refusal(
+                "skew",
+                f"image and joint state must be within {self._settings.max_joint_skew_s:g} s, the "
+                f"nearest joint state is {skew_s:+.3f} s away; check both clocks and rates.",
+            )
+        return AssembledObservation(
+            stamp_ns=stamp_ns,
+            image=image,
+            joint_names=self.joint_names,
+            measured_joint_positions=sample.positions.copy(),
+            executed_actions=self._executed_actions,
+            joint_skew_s=skew_s,
+        )
+
+    def _check_stamp(self, stamp_ns: int, now_ns: int) -> Refusal | None:
+        if not self.is_due(stamp_ns):
+            return Refusal("not_due", "the running chunk has not ended; a later image answers it.")
+        age_s = (now_ns - stamp_ns) / NANOSECONDS
+        if age_s > self._settings.max_image_age_s:
+            return Refusal(
+                "stale",
+                f"an image may be {self._settings.max_image_age_s:g} s old, this one is "
+                f"{age_s:.3f} s old; check the camera's delay and its clock.",
+            )
+        if age_s < -self._settings.max_future_s:
+            return Refusal(
+                "future",
+                f"an image's stamp must not lie in the future, this one is {-age_s:.3f} s ahead; "
+                "check the camera's clock and use_sim_time.",
+            )
+        return None

@@ -1,0 +1,617 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is safe: an action chunk passes unchanged, is tracked within the limits, or is not passed.
+
+The chunk's knots are due at fixed times, and stay due then: time is never stretched. In order:
+
+1. `check`: joints, shape, times, NaN and Inf, jumps. A chunk that fails is a fault, not a motion.
+2. The exact curve: smoothest C2 curve from the commanded state through the knots, then a braking
+   tail to rest. If it keeps every limit at every moment, the chunk passes unchanged.
+3. Tracking, for the joints that broke a limit only. A curve through the same knots with a lower
+   peak of acceleration may do. Otherwise the targets are clamped to the position limits and their
+   rate to the velocity limit, then smoothed more and more until the curve keeps the limits. A
+   scalar reference governor (Gilbert and Kolmanovsky, "Nonlinear tracking control in the presence
+   of state and control constraints: a generalized reference governor", Automatica 2002) then goes
+   back from that curve towards the one before it as far as the limits allow; limits are convex, so
+   the largest step has a closed form.
+4. If a tracked knot lies too far from the policy's, or no curve keeps the limits: no motion. The
+   caller holds.
+
+"At every moment" is meant literally: limits are compared with Bernstein control points
+(hermite_curve.py), and from every moment of the motion a stop must keep the limits too, so that an
+emergency stop is always possible.
+
+Shapes: L knots, J arm joints, J + 1 with the gripper last; N nodes; S pieces.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from par_ros.control import braking
+from par_ros.control.arm_spec import ArmSpec, JointLimits
+from par_ros.control.hermite_curve import (
+    ControlPoints,
+    Nodes,
+    control_points,
+    pieces_control_points,
+)
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, Motion, MotionState
+from par_ros.control.knot_spline import SMOOTHINGS, KnotSpline, knot_spline
+
+BoolArray = npt.NDArray[np.bool_]
+Outcome = Literal["unchanged", "tracked", "refused"]
+
+LIMIT_NAMES = ("position", "velocity", "acceleration", "jerk", "stop")
+
+# Rounding, relative to a limit.
+_TOLERANCE = 1e-9
+# A clamped target stays this far inside, so that the curve between targets has room.
+_CLAMP_MARGIN_RAD = 0.01
+_CLAMP_RATE_SHARE = 0.97
+# Between the moments at which stops are tried (6 ms apart) their end may lie this much further.
+_STOP_MARGIN_RAD = 0.003
+_STOP_TRIALS = 8
+# A chunk's times may differ from the control step by what floats and messages round.
+_TIME_TOLERANCE_S = 1e-6
+
+
+@dataclass(frozen=True)
+class RequestedChunk:
+    """What a policy asks for, as it came.
+
+    Attributes:
+        stamp_ns: stamp of the observation answered.
+        joint_names: names of the columns.
+        times_s: float64 [L], time_from_start of the points.
+        positions: float64 [L, J + 1].
+    """
+
+    stamp_ns: int
+    joint_names: tuple[str, ...]
+    times_s: FloatArray
+    positions: FloatArray
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why the guard stops and disengages: `kind` is one word for counters, `reason` a sentence."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One joint whose knots were changed.
+
+    Attributes:
+        joint_name: which one.
+        limits: which limits the policy's own knots broke (of LIMIT_NAMES).
+        knots: numbers (1..L) of the changed knots.
+        largest: the largest change, rad (gripper: m).
+    """
+
+    joint_name: str
+    limits: tuple[str, ...]
+    knots: tuple[int, ...]
+    largest: float
+
+    def __str__(self) -> str:
+        knots = ", ".join(str(knot) for knot in self.knots)
+        return (
+            f"{self.joint_name}: {' and '.join(self.limits)} limit; knots {knots} changed by up to "
+            f"{self.largest:.4g}"
+        )
+
+
+@dataclass(frozen=True)
+class Join:
+    """Where a motion departs from the one that is being executed.
+
+    Attributes:
+        start: the state commanded at `time_s`.
+        time_s: seconds after the chunk's start; 0 where the new motion starts at once.
+        late_starts: states at which a controller that picks the message up later would start, its
+            time counted from that moment (stamp 0); empty where the stamp fixes the start.
+    """
+
+    start: MotionState
+    time_s: float = 0.0
+    late_starts: tuple[MotionState, ...] = ()
+
+
+@dataclass(frozen=True)
+class FilteredChunk:
+    """What the filter made of a chunk.
+
+    Attributes:
+        outcome: unchanged, tracked, or refused (then there is no motion and the caller holds).
+        knots: float64 [L, J + 1], the targets as they are sent.
+        nodes: states of the arm after the start: the knots, then the braking tail.
+        changes: what was changed, joint by joint.
+        warnings: limits that were broken but are only reported for this arm.
+        reason: why it was refused; empty otherwise.
+    """
+
+    outcome: Outcome
+    knots: FloatArray
+    nodes: Nodes | None
+    changes: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    reason: str = ""
+
+
+class SafetyFilter:
+    """Limits of one arm applied to chunks; holds no state between calls."""
+
+    def __init__(
+        self, spec: ArmSpec, *, num_actions: int, step_s: float, tail_s: float = 0.3
+    ) -> None:
+        """tail_s: the braking tail lasts at least this long, so that a late chunk joins gently."""
+        self.spec = spec
+        self.num_actions = num_actions
+        self.step_s = step_s
+        self._tail_s = tail_s
+        self._limits = spec.limits
+        enforced = {
+            "acceleration": spec.acceleration_check == "enforce",
+            "jerk": spec.jerk_check == "enforce",
+        }
+        self._enforced = np.array([enforced.get(name, True) for name in LIMIT_NAMES])
+
+    @property
+    def knot_times_s(self) -> FloatArray:
+        """When the L knots are due, seconds from the chunk's start."""
+        return self.step_s * np.arange(1, self.num_actions + 1)
+
+    def check(
+        self, chunk: RequestedChunk, commanded: FloatArray, measured: FloatArray | None
+    ) -> Fault | None:
+        """What is wrong with a chunk before any limit is looked at; NaN comes before any clamp.
+
+        Args:
+            commanded, measured: arm positions [J] now; measured None where none are known.
+        """
+        return (
+            self._check_joints(chunk)
+            or self._check_finite(chunk)
+            or self._check_times(chunk)
+            or self._check_jumps(chunk.positions[:, :-1], commanded, measured)
+        )
+
+    def apply(
+        self, join: Join, knots: FloatArray, gripper_before_m: float, first_knot: int = 0
+    ) -> FilteredChunk:
+        """Pass, track or refuse the knots [L, J + 1] of a chunk that `check` let through.
+
+        Args:
+            gripper_before_m: the last gripper target.
+            first_knot: knots before this one are past and not sent.
+        """
+        arm_targets = knots[first_knot:, :-1]
+        spline = knot_spline(join.time_s, tuple(self.knot_times_s[first_knot:].tolist()))
+        nodes = spline.exact(join.start, arm_targets)
+        broken = self._broken(nodes, join)
+        tail, tail_broken = self._tail(nodes)
+        broken[:, :] |= tail_broken
+        warnings = self._warnings(broken)
+        gripper, gripper_change = self._limit_gripper(knots[first_knot:, -1], gripper_before_m)
+        changes = [gripper_change] if gripper_change is not None else []
+        if np.any(broken[self._enforced]):
+            tracked = self._track(spline, join, arm_targets, nodes, broken)
+            if isinstance(tracked, str):
+                return FilteredChunk("refused", knots, None, (), warnings, tracked)
+            nodes, tail = tracked
+            deviation = np.abs(spline.knots_of(nodes) - arm_targets)
+            changes = self._changes(broken, deviation, first_knot) + changes
+        sent = knots.copy()
+        sent[first_knot:, :-1] = spline.knots_of(nodes)
+        sent[first_knot:, -1] = gripper
+        outcome: Outcome = "tracked" if changes else "unchanged"
+        ahead = Nodes(
+            nodes.times_s[1:], nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]
+        )
+        return FilteredChunk(outcome, sent, tail.after(ahead), tuple(changes), warnings)
+
+    # What is wrong before any limit is looked at.
+
+    def _check_joints(self, chunk: RequestedChunk) -> Fault | None:
+        expected = self.spec.joint_names
+        if chunk.joint_names != expected:
+            same = sorted(chunk.joint_names) == sorted(expected)
+            return Fault(
+                "joint_order" if same else "joints",
+                f"a chunk's joints must be {list(expected)} in this order, got "
+                f"{list(chunk.joint_names)}; check the checkpoint's arm and the arm file.",
+            )
+        shape = (self.num_actions, len(expected))
+        if chunk.positions.shape != shape or chunk.times_s.shape != shape[:1]:
+            return Fault(
+                "shape",
+                f"a chunk must have {shape[0]} points of {shape[1]} positions, got shape "
+                f"{chunk.positions.shape}; check the policy's number of actions.",
+            )
+        return None
+
+    def _check_finite(self, chunk: RequestedChunk) -> Fault | None:
+        finite = np.isfinite(chunk.positions)
+        if np.all(finite) and np.all(np.isfinite(chunk.times_s)):
+            return None
+        joints = [
+            name
+            for name, good in zip(chunk.joint_names, finite.all(axis=0), strict=True)
+            if not good
+        ]
+        return Fault(
+            "not_finite",
+            f"a chunk's numbers must be finite, got NaN or Inf for {joints or 'its times'}; check "
+            "the policy.",
+        )
+
+    def _check_times(self, chunk: RequestedChunk) -> Fault | None:
+        if np.any(np.abs(chunk.times_s - self.knot_times_s) > _TIME_TOLERANCE_S):
+            return Fault(
+                "times",
+                f"a chunk's points must be {self.step_s:g} s apart from {self.step_s:g} s on, got "
+                f"times {np.round(chunk.times_s, 6).tolist()}; check the policy's step_s.",
+            )
+        return None
+
+    def _check_jumps(
+        self, arm: FloatArray, commanded: FloatArray, measured: FloatArray | None
+    ) -> Fault | None:
+        limit = self.spec.max_jump_rad
+        steps = np.abs(np.diff(np.concatenate((commanded[None], arm)), axis=0))
+        if np.any(steps > limit):
+            knot, joint = divmod(int(np.argmax(steps)), steps.shape[1])
+            return Fault(
+                "jump",
+                f"{self.spec.arm_joint_names[joint]} may move {limit:g} rad from one target to the "
+                f"next, knot {knot + 1} asks for {steps[knot, joint]:.3g} rad; check the policy.",
+            )
+        if measured is None:
+            return None
+        # A soft arm lags behind its command: that much more than a step is still no jump.
+        apart = np.abs(arm[0] - measured) - self.spec.max_tracking_error_rad
+        if np.any(apart > limit):
+            joint = int(np.argmax(apart))
+            return Fault(
+                "jump",
+                f"{self.spec.arm_joint_names[joint]}'s first target lies "
+                f"{abs(arm[0, joint] - measured[joint]):.3g} rad from the measured position, at "
+                f"most {limit + self.spec.max_tracking_error_rad:g} rad is a motion; check the "
+                "policy and joint_states.",
+            )
+        return None
+
+    # Limits of a curve.
+
+    def _broken(self, nodes: Nodes, join: Join, limits: JointLimits | None = None) -> BoolArray:
+        """Which limits [5, J] the curve through `nodes` breaks, the join included."""
+        limits = self._limits if limits is None else limits
+        broken = _beyond(control_points(nodes), limits)
+        broken[4] = _stop_breaks(nodes, limits)
+        if join.late_starts:
+            broken[:4] |= _beyond(self._late_pieces(nodes, join), limits)[:4]
+        return broken
+
+    def _late_pieces(self, nodes: Nodes, join: Join) -> ControlPoints:
+        """The first piece as it runs when picked up late: from further on, to the same knot."""
+        num = len(join.late_starts)
+        start = (
+            np.array([state.positions for state in join.late_starts]),
+            np.array([state.velocities for state in join.late_starts]),
+            np.array([state.accelerations for state in join.late_starts]),
+        )
+        end = (
+            np.tile(nodes.positions[1], (num, 1)),
+            np.tile(nodes.velocities[1], (num, 1)),
+            np.tile(nodes.accelerations[1], (num, 1)),
+        )
+        duration_s = np.full(num, nodes.times_s[1])
+        return pieces_control_points(start, end, duration_s)
+
+    def _tail(self, nodes: Nodes) -> tuple[Nodes, BoolArray]:
+        """The braking tail after the last node, and which limits [5, J] it breaks.
+
+        The gentle tail first; where that runs into a position limit, the firm one.
+        """
+        last = _last_state(nodes)
+        for tail_s in (self._tail_s, 0.0):
+            ahead = braking.stop(last, self._limits, tail_s)
+            whole = ahead.after(_first(last))
+            broken = _beyond(control_points(whole), self._limits)
+            if not np.any(broken[self._enforced]):
+                break
+        offset_s = nodes.times_s[-1]
+        tail = Nodes(
+            ahead.times_s + offset_s, ahead.positions, ahead.velocities, ahead.accelerations
+        )
+        return tail, broken
+
+    def _warnings(self, broken: BoolArray) -> tuple[str, ...]:
+        checks = {"acceleration": self.spec.acceleration_check, "jerk": self.spec.jerk_check}
+        warnings = []
+        for row, name in enumerate(LIMIT_NAMES):
+            if checks.get(name) == "warn" and np.any(broken[row]):
+                joints = [
+                    joint
+                    for joint, bad in zip(self.spec.arm_joint_names, broken[row], strict=True)
+                    if bad
+                ]
+                warnings.append(f"{name} limit exceeded by {', '.join(joints)}")
+        return tuple(warnings)
+
+    # Tracking.
+
+    def _track(
+        self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, broken: BoolArray
+    ) -> tuple[Nodes, Nodes] | str:
+        """Nodes near `wanted` [L, J] that keep the limits, and their tail; or why not."""
+        open_joints = np.any(broken[self._enforced], axis=0)
+        nodes = self._track_joints(spline, join, wanted, exact, open_joints)
+        if nodes is None:
+            names = self._names(open_joints)
+            return f"no curve keeps the limits of {names} on the chunk's clock"
+        tail, tail_broken = self._tail(nodes)
+        if np.any((self._broken(nodes, join) | tail_broken)[self._enforced]):
+            return (
+                f"the tracked curve of {self._names(open_joints)} breaks a limit at its join or end"
+            )
+        deviation = np.abs(spline.knots_of(nodes) - wanted).max(axis=0)
+        limit = self.spec.max_tracking_deviation_rad
+        if np.any(deviation > limit):
+            joint = int(np.argmax(deviation))
+            return (
+                f"{self.spec.arm_joint_names[joint]} could only be tracked to "
+                f"{deviation[joint]:.3g} rad, {limit:g} rad is allowed"
+            )
+        return nodes, tail
+
+    def _track_joints(
+        self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
+    ) -> Nodes | None:
+        """Replace the columns `joints` of `exact` by tracked ones; None where a joint has none."""
+        flat = spline.flattened(join.start, wanted)
+        flat_good = ~np.any(self._broken(flat, join)[self._enforced], axis=0)
+        rest = joints & ~flat_good
+        curve = exact
+        if np.any(rest):
+            smoothed = self._smooth_joints(spline, join, wanted, exact, rest)
+            if smoothed is None:
+                return None
+            curve = smoothed
+        if np.any(joints & flat_good):
+            curve = _where(joints & flat_good, flat, spline.refined(curve))
+        return curve
+
+    def _smooth_joints(
+        self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
+    ) -> Nodes | None:
+        """The columns `joints` on the least smoothed curve that keeps the limits; None: no such."""
+        targets = self._reachable_targets(join, wanted)
+        ladder = [
+            exact,
+            spline.exact(join.start, targets),
+            *(spline.smoothed(level, join.start, targets) for level in range(len(SMOOTHINGS))),
+        ]
+        bad = self._breaks_on_ladder(ladder, join)
+        if np.any(np.all(bad, axis=0) & joints):
+            return None
+        level = np.argmin(bad, axis=0)
+        safe = _pick(ladder, level)
+        better = self._towards(_pick(ladder, np.maximum(level - 1, 0)), safe, join)
+        good = ~np.any(self._broken(better, join)[self._enforced], axis=0)
+        return _where(joints, _where(good, better, safe), exact)
+
+    def _breaks_on_ladder(self, ladder: list[Nodes], join: Join) -> BoolArray:
+        """Which curves break an enforced limit in which joint, [levels, J]; all in one go."""
+        num = len(ladder)
+        side_by_side = Nodes(
+            ladder[0].times_s,
+            np.concatenate([nodes.positions for nodes in ladder], axis=1),
+            np.concatenate([nodes.velocities for nodes in ladder], axis=1),
+            np.concatenate([nodes.accelerations for nodes in ladder], axis=1),
+        )
+        wide_join = Join(
+            join.start.repeated(num),
+            join.time_s,
+            tuple(state.repeated(num) for state in join.late_starts),
+        )
+        broken = self._broken(side_by_side, wide_join, self._limits.repeated(num))
+        result: BoolArray = np.any(broken[self._enforced], axis=0).reshape(num, -1)
+        return result
+
+    def _reachable_targets(self, join: Join, wanted: FloatArray) -> FloatArray:
+        """`wanted` clamped to the position limits, its rate limited to the velocity limit."""
+        limits = self._limits
+        clamped = np.clip(
+            wanted, limits.min_position + _CLAMP_MARGIN_RAD, limits.max_position - _CLAMP_MARGIN_RAD
+        )
+        step = _CLAMP_RATE_SHARE * limits.max_velocity * self.step_s
+        targets = np.empty_like(clamped)
+        before = join.start.positions
+        for knot, target in enumerate(clamped):
+            before = before + np.clip(target - before, -step, step)
+            targets[knot] = before
+        return targets
+
+    def _towards(self, wanted: Nodes, safe: Nodes, join: Join) -> Nodes:
+        """As far from `safe` towards `wanted` as the limits allow, joint by joint."""
+        share = self._largest_share(control_points(wanted), control_points(safe))
+        if join.late_starts:
+            late = self._largest_share(
+                self._late_pieces(wanted, join), self._late_pieces(safe, join)
+            )
+            share = np.minimum(share, late)
+        return Nodes(
+            safe.times_s,
+            safe.positions + share * (wanted.positions - safe.positions),
+            safe.velocities + share * (wanted.velocities - safe.velocities),
+            safe.accelerations + share * (wanted.accelerations - safe.accelerations),
+        )
+
+    def _largest_share(self, wanted: ControlPoints, safe: ControlPoints) -> FloatArray:
+        """Largest s in [0, 1], [J], with safe + s (wanted - safe) inside the enforced limits."""
+        shares = [np.ones(len(self._limits.max_velocity))]
+        rows = zip(wanted.arrays(), safe.arrays(), _bounds(self._limits), strict=True)
+        for row, (far, near, (low, high)) in enumerate(rows):
+            if not self._enforced[row]:
+                continue
+            step = far - near
+            room = np.where(step > 0.0, high - near, near - low)
+            size = np.maximum(np.abs(step), 1e-15)
+            shares.append(np.min(np.maximum(room, 0.0) / size, axis=(0, 1)))
+        result: FloatArray = np.clip(0.999 * np.min(shares, axis=0), 0.0, 1.0)
+        return result
+
+    # The gripper, and what is reported.
+
+    def _limit_gripper(
+        self, wanted_m: FloatArray, before_m: float
+    ) -> tuple[FloatArray, Change | None]:
+        gripper = self.spec.gripper
+        limited = np.clip(wanted_m, gripper.min_target_m, gripper.max_target_m)
+        broken = ["position"] if np.any(limited != wanted_m) else []
+        step = gripper.max_target_speed_m_s * self.step_s
+        paced = np.empty_like(limited)
+        for knot, target in enumerate(limited):
+            # Only a step that is too long is replaced: a + (b - a) is not b to the last bit.
+            near = abs(target - before_m) <= step * (1 + _TOLERANCE)
+            before_m = target if near else before_m + float(np.sign(target - before_m)) * step
+            paced[knot] = before_m
+        if np.any(paced != limited):
+            broken.append("velocity")
+        changed = np.flatnonzero(paced != wanted_m)
+        if len(changed) == 0:
+            return paced, None
+        first = self.num_actions - len(wanted_m)
+        return paced, Change(
+            gripper.joint_name,
+            tuple(broken),
+            tuple(int(knot) + 1 + first for knot in changed),
+            float(np.max(np.abs(paced - wanted_m))),
+        )
+
+    def _changes(self, broken: BoolArray, deviation: FloatArray, first_knot: int) -> list[Change]:
+        changes = []
+        for joint in np.flatnonzero(np.any(deviation > 0.0, axis=0)):
+            limits = tuple(
+                name
+                for row, name in enumerate(LIMIT_NAMES)
+                if broken[row, joint] and self._enforced[row]
+            )
+            knots = np.flatnonzero(deviation[:, joint] > 0.0) + 1 + first_knot
+            changes.append(
+                Change(
+                    self.spec.arm_joint_names[joint],
+                    limits,
+                    tuple(int(knot) for knot in knots),
+                    float(deviation[:, joint].max()),
+                )
+            )
+        return changes
+
+    def _names(self, joints: BoolArray) -> str:
+        names = [
+            name for name, chosen in zip(self.spec.arm_joint_names, joints, strict=True) if chosen
+        ]
+        return ", ".join(names)
+
+
+def arm_trajectory(spec: ArmSpec, nodes: Nodes) -> JointTrajectory:
+    """Nodes as the trajectory that the arm's controller is sent."""
+    return JointTrajectory(
+        spec.arm_joint_names, nodes.times_s, nodes.positions, nodes.velocities, nodes.accelerations
+    )
+
+
+def _beyond(points: ControlPoints, limits: JointLimits) -> BoolArray:
+    """Which of the first four limits [5, J] control points break; the fifth row is left False."""
+    broken = np.zeros((len(LIMIT_NAMES), points.positions.shape[-1]), dtype=np.bool_)
+    rows = zip(points.arrays(), _bounds(limits), strict=True)
+    for row, (values, (low, high)) in enumerate(rows):
+        slack = _TOLERANCE * (high - low)
+        broken[row] = (values.min(axis=(0, 1)) < low - slack) | (
+            values.max(axis=(0, 1)) > high + slack
+        )
+    return broken
+
+
+def _stop_breaks(nodes: Nodes, limits: JointLimits) -> BoolArray:
+    """Joints [J] for which a stop from somewhere on the curve would leave the limits."""
+    positions, velocities, accelerations = _dense_states(nodes, _STOP_TRIALS)
+    speeds = np.abs(braking.peak_velocities(velocities, accelerations, limits))
+    too_fast = speeds.max(axis=0) > limits.max_velocity * (1 + _TOLERANCE)
+    ends = braking.stopping_positions(positions, velocities, accelerations, limits)
+    lowest, highest = ends.min(axis=0), ends.max(axis=0)
+    # Standing near a limit is no danger: only what a stop adds to the curve counts.
+    too_low = (lowest < limits.min_position + _STOP_MARGIN_RAD) & (
+        lowest < positions.min(axis=0) - _TOLERANCE
+    )
+    too_high = (highest > limits.max_position - _STOP_MARGIN_RAD) & (
+        highest > positions.max(axis=0) + _TOLERANCE
+    )
+    result: BoolArray = too_fast | too_low | too_high
+    return result
+
+
+def _bounds(limits: JointLimits) -> tuple[tuple[FloatArray, FloatArray], ...]:
+    return (
+        (limits.min_position, limits.max_position),
+        (-limits.max_velocity, limits.max_velocity),
+        (-limits.max_acceleration, limits.max_acceleration),
+        (-limits.max_jerk, limits.max_jerk),
+    )
+
+
+def _dense_states(nodes: Nodes, num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Positions, velocities and accelerations [M, J] at `num_each` moments of each piece."""
+    trajectory = JointTrajectory(
+        ("",) * nodes.positions.shape[1],
+        nodes.times_s,
+        nodes.positions,
+        nodes.velocities,
+        nodes.accelerations,
+    )
+    share = np.arange(num_each) / num_each
+    times = (nodes.times_s[:-1, None] + np.diff(nodes.times_s)[:, None] * share).ravel()
+    samples = Motion(trajectory).sample(times)
+    return (
+        np.concatenate((samples.positions, nodes.positions[-1:])),
+        np.concatenate((samples.velocities, nodes.velocities[-1:])),
+        np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
+    )
+
+
+def _where(joints: BoolArray, chosen: Nodes, other: Nodes) -> Nodes:
+    """`chosen` in the columns `joints`, `other` elsewhere."""
+    return Nodes(
+        other.times_s,
+        np.where(joints, chosen.positions, other.positions),
+        np.where(joints, chosen.velocities, other.velocities),
+        np.where(joints, chosen.accelerations, other.accelerations),
+    )
+
+
+def _pick(ladder: list[Nodes], level: npt.NDArray[np.intp]) -> Nodes:
+    """The curve of each joint's own level [J]."""
+    joints = np.arange(len(level))
+    return Nodes(
+        ladder[0].times_s,
+        np.stack([nodes.positions for nodes in ladder])[level, :, joints].T,
+        np.stack([nodes.velocities for nodes in ladder])[level, :, joints].T,
+        np.stack([nodes.accelerations for nodes in ladder])[level, :, joints].T,
+    )
+
+
+def _first(state: MotionState) -> Nodes:
+    return Nodes(
+        np.zeros(1), state.positions[None], state.velocities[None], state.accelerations[None]
+    )
+
+
+def _last_state(nodes: Nodes) -> MotionState:
+    return MotionState(nodes.positions[-1], nodes.velocities[-1], nodes.accelerations[-1])
