@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`collect` as a user meets it: refusals, a kill in the middle, equal data sets."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from par_model.collect import CollectSettings, main, wanted_seeds
+from par_model.training.lerobot_dataset import open_episodes
+
+
+def test_wanted_seeds_are_the_first_successes_whatever_else_is_known():
+    settings = CollectSettings(task="PushCube", num_demos=3, first_seed=5)
+
+    assert wanted_seeds(settings, {5: True, 6: True, 8: True, 9: True}) is None
+    assert wanted_seeds(settings, {5: True, 6: True, 7: False, 8: True, 9: True}) == [5, 6, 8]
+    assert wanted_seeds(settings, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--task", "PushTube", "--out", "{out}"], "task 'PushTube' is unknown"),
+        (["--task", "PushCube", "--out", "{out}", "--num-demos", "0"], "must be at least 1"),
+        (
+            ["--task", "PushCube", "--out", "{out}", "--first-seed", "9999", "--num-demos", "2"],
+            "seeds from 10000 on are kept for model selection",
+        ),
+        (["--task", "PushCube", "--out", "{out}", "--noise-share", "1.5"], "must lie in 0 to 1"),
+        (["--show", "{out}"], "holds no data set"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
+    out = tmp_path / "data"
+    assert main([argument.format(out=out) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def collect_command(out: Path, num_demos: int, num_workers: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "par_model.collect", "--task", "PushCube", "--out", str(out)),
+        *("--num-demos", str(num_demos), "--num-workers", str(num_workers)),
+    ]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in sorted(out.rglob("*"))
+        if file.is_file() and ".staging" not in file.parts
+    }
+
+
+def wait_for(condition, process: subprocess.Popen, timeout_s: float = 240.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, "collect ended before it was killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_killed_and_resumed_recording_equals_an_undisturbed_one(tmp_path):
+    """5 demonstrations: killed (-9) after the second with 2 workers, then resumed with 1."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(collect_command(killed, 5, 2), start_new_session=True)
+    wait_for(lambda: len(list(killed.glob(".staging/seed_??????"))) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(collect_command(killed, 5, 1), check=True, timeout=240)
+    subprocess.run(collect_command(whole, 5, 2), check=True, timeout=240)
+
+    assert contents(killed) == contents(whole)
+    source = open_episodes(whole)
+    assert len(source) == 5
+    assert [source.read(index, with_frames=False).seed for index in range(5)] == [0, 1, 2, 3, 4]
+
+    changed = subprocess.run(
+        [*collect_command(whole, 5, 1), "--noise-share", "0.9"], capture_output=True, text=True
+    )
+    assert changed.returncode == 1
+    assert "recording with other settings (noise_share 0.35" in changed.stderr
+    _workers_are_gone(process.pid)
+
+
+def _workers_are_gone(session: int) -> None:
+    """A killed parent's workers end by themselves."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("workers of the killed process are still running")
