@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./par`: what it says when it cannot go on, and that what it starts takes its place."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAR = ROOT / "par"
+
+
+def run_par(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(PAR), *arguments], env=environment or os.environ,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def bare_environment(folder: Path, *, programs: tuple[str, ...]) -> dict[str, str]:
+    """PATH with a few programs only, and new places for the environment and the cache."""
+    programs_folder = folder / "programs"
+    programs_folder.mkdir()
+    for program in programs:
+        found = shutil.which(program)
+        assert found is not None
+        (programs_folder / program).symlink_to(found)
+    return {
+        "PATH": str(programs_folder),
+        "HOME": str(folder),
+        "PAR_VENV": str(folder / "venv"),
+        "PAR_CACHE": str(folder / "cache"),
+    }
+
+
+SHELL_TOOLS = (
+    "bash", "cat", "cut", "sha256sum", "dirname", "readlink", "mkdir", "rm", "grep", "sed", "env",
+)  # fmt: skip
+
+
+def test_help_lists_the_commands() -> None:
+    result = run_par("--help")
+    assert result.returncode == 0
+    assert "./par sim task:=PushCube" in result.stdout
+    assert "./par test" in result.stdout
+
+
+def test_without_a_fitting_python_one_sentence(tmp_path: Path) -> None:
+    """No python3 on PATH: exit 1, one line that names the versions and what to install."""
+    result = run_par("setup", environment=bare_environment(tmp_path, programs=SHELL_TOOLS))
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "no Python 3.10, 3.11 or 3.12" in result.stderr
+    assert "python3-venv" in result.stderr
+
+
+def test_a_ros_that_is_not_sourced_is_named(tmp_path: Path) -> None:
+    """ROS_DISTRO set, but python3 cannot import rclpy: the wheels must not silently step in."""
+    environment = bare_environment(tmp_path, programs=SHELL_TOOLS)
+    environment |= {"ROS_DISTRO": "kilted", "PAR_PYTHON": str(base_python())}
+    result = run_par("setup", environment=environment)
+    assert result.returncode == 1
+    assert "ROS_DISTRO is kilted" in result.stderr
+    assert "setup.bash" in result.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_refuses_what_it_does_not_know() -> None:
+    result = run_par("setup", "everything")
+    assert result.returncode == 1
+    assert result.stderr == "par: setup takes no argument, or 'test'; got 'everything'.\n"
+
+
+def test_without_a_driver_and_without_apt_one_sentence(tmp_path: Path) -> None:
+    """No driver (VK_DRIVER_FILES names a missing file), no apt-get: the apt line to type."""
+    if os.environ.get("VIRTUAL_ENV") != sys.prefix:
+        pytest.skip("needs the environment that ./par test makes")
+    environment = {**os.environ, "VK_DRIVER_FILES": str(tmp_path / "no_driver.json")}
+    environment.pop("VK_ICD_FILENAMES", None)
+    environment["PATH"] = bare_environment(tmp_path, programs=SHELL_TOOLS)["PATH"]
+    # The script's functions without its main part, which would look for the packages first.
+    functions = tmp_path / "functions.sh"
+    functions.write_text(PAR.read_text().split("# --- Main")[0])
+    program = (
+        f". {functions}\n"
+        f"venv={tmp_path} python={sys.executable} cache={tmp_path}/cache driver={tmp_path}/driver\n"
+        "install_vulkan\n"
+    )
+    result = subprocess.run(
+        ["bash", "-c", program], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 1, result.stderr
+    last_line = result.stderr.splitlines()[-1]
+    assert last_line.startswith("par: could not set up a Vulkan software driver")
+    assert "apt-get install mesa-vulkan-drivers" in last_line
+    assert "Traceback" not in result.stderr
+
+
+def test_a_second_start_replaces_the_shell_within_seconds() -> None:
+    """`exec`: the program has the process id that was started, so Ctrl-C and SIGTERM reach it."""
+    program = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        ["bash", str(PAR), "python", "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert int(process.stdout.readline()) == process.pid
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+
+
+def base_python() -> Path:
+    """The interpreter that this environment was made from: it knows nothing of the wheels."""
+    return Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
