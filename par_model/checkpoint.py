@@ -17,15 +17,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from par_model.config import ModelConfig, from_json, to_json
 from par_model.frame_codec import FrameCodec
@@ -98,27 +100,20 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
     _require_files(folder)
     _verify_manifest(folder)
     config = from_json((folder / "config.json").read_text())
-    tensors = _read_shards(folder)
-    if _EMBEDDINGS not in tensors:
-        raise ValueError(f"checkpoint {folder} lacks the tensor {_EMBEDDINGS}; copy it anew.")
-    instructions = InstructionTable(
-        tuple(json.loads((folder / "instructions.json").read_text())["texts"]),
-        tensors.pop(_EMBEDDINGS).to(dtype),
-    )
-    model, codec = PARModel(config), FrameCodec(config.codec)
-    _load_module(model, "model.", tensors, folder)
-    _load_module(codec, "codec.", tensors, folder)
-    if tensors:
-        raise ValueError(
-            f"checkpoint {folder} has tensors that its configuration does not know: "
-            f"{_some(sorted(tensors))}; config.json and weights are of different models."
-        )
+    texts = tuple(json.loads((folder / "instructions.json").read_text())["texts"])
+    with _WithoutInitialisation():
+        model, codec = PARModel(config), FrameCodec(config.codec)
+    embeddings = torch.empty(len(texts), config.num_text_tokens, config.text_width)
+    targets = {f"model.{name}": value for name, value in model.state_dict().items()}
+    targets |= {f"codec.{name}": value for name, value in codec.state_dict().items()}
+    targets[_EMBEDDINGS] = embeddings
+    _read_shards(folder, targets)
     return Checkpoint(
         config=config,
         model=model.to(dtype).eval().requires_grad_(False),
         codec=codec.to(dtype).eval().requires_grad_(False),
         statistics=from_json_dict(json.loads((folder / "statistics.json").read_text())),
-        instructions=instructions,
+        instructions=InstructionTable(texts, embeddings.to(dtype)),
         training=json.loads((folder / "training.json").read_text()),
     )
 
@@ -184,40 +179,57 @@ def _verify_manifest(folder: Path) -> None:
             )
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
+class _WithoutInitialisation(TorchFunctionMode):
+    """Modules built inside keep their memory as it is: every value is about to be read."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def _read_shards(folder: Path, targets: Mapping[str, Tensor]) -> None:
+    """Fill every target from its file, each stored tensor used exactly once, a shard at a time."""
     weight_map: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
-    tensors: dict[str, Tensor] = {}
-    for file_name in sorted(set(weight_map.values())):
-        try:
-            tensors |= load_file(folder / file_name)
-        except (FileNotFoundError, SafetensorError) as error:
-            raise ValueError(
-                f"checkpoint {folder}: {file_name} cannot be read ({error}); copy it anew."
-            ) from error
-    if missing := sorted(set(weight_map) - set(tensors)):
-        raise ValueError(f"checkpoint {folder} lacks the tensors {_some(missing)}; copy it anew.")
-    return tensors
-
-
-def _load_module(module: nn.Module, prefix: str, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Move the tensors under `prefix` into the module, each one used exactly once."""
-    own = module.state_dict()
-    if missing := sorted(prefix + name for name in own if prefix + name not in tensors):
+    if missing := sorted(set(targets) - set(weight_map)):
         raise ValueError(
             f"checkpoint {folder} lacks the tensors {_some(missing)}; "
             "config.json and weights are of different models, or the copy is incomplete."
         )
-    state = {}
-    for name, target in own.items():
-        value = tensors.pop(prefix + name)
-        if value.shape != target.shape:
+    unread = set(targets)
+    for file_name in sorted(set(weight_map.values())):
+        try:
+            tensors = load_file(folder / file_name)
+        except (FileNotFoundError, SafetensorError) as error:
             raise ValueError(
-                f"checkpoint {folder}: tensor {prefix + name} must have shape "
-                f"{list(target.shape)}, got {list(value.shape)}; config.json and weights are of "
-                "different models."
+                f"checkpoint {folder}: {file_name} cannot be read ({error}); copy it anew."
+            ) from error
+        if unknown := sorted(set(tensors) - set(targets)):
+            raise ValueError(
+                f"checkpoint {folder} has tensors that its configuration does not know: "
+                f"{_some(unknown)}; config.json and weights are of different models."
             )
-        state[name] = value
-    module.load_state_dict(state)
+        for name, value in tensors.items():
+            if value.shape != targets[name].shape:
+                raise ValueError(
+                    f"checkpoint {folder}: tensor {name} must have shape "
+                    f"{list(targets[name].shape)}, got {list(value.shape)}; config.json and "
+                    "weights are of different models."
+                )
+            targets[name].copy_(value)
+        unread -= set(tensors)
+    if unread:
+        raise ValueError(
+            f"checkpoint {folder} lacks the tensors {_some(sorted(unread))}; copy it anew."
+        )
 
 
 def _some(names: list[str], limit: int = 4) -> str:
