@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_ros sim|real_arm|loopback|bench name:=value ...`: graphs without ros2 launch.
 
-Exit codes: 0 all episodes ran, 1 the run could not start or go on, 2 bad arguments, 130 Ctrl-C.
+Exit codes: 0 all went well (episodes count whatever their success), 1 the run could not start or
+go on, 2 bad arguments, 130 Ctrl-C.
 """
 
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from par_ros.benchmark import BenchArguments, run_benchmark
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
-from par_ros.node_graph import GRAPHS, parse_arguments
+from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
 from par_ros.parameters import constraint_of, range_text
 from par_ros.process import report_error
 
@@ -18,35 +21,76 @@ INTERRUPTED = 130
 BAD_USE = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One word after `python -m par_ros`: its arguments, and what makes the work from them.
+
+    `prepare` raises ValueError for what cannot be done; the function that it gives does it.
+    """
+
+    arguments_type: type[Any]
+    prepare: Callable[[Any, str], Callable[[], object]]
+
+
 def main(words: list[str] | None = None) -> int:
     """Run what `words` (default: the command line) asks for; gives the exit code."""
     words = sys.argv[1:] if words is None else words
+    commands = _commands()
     if not words or words[0] in ("-h", "--help"):
-        print(_usage())
+        print(_usage(commands))
         return 0 if words else BAD_USE
     name, rest = words[0], words[1:]
-    if name not in GRAPHS:
-        report_error(f"{name!r} is not a command; the commands are {', '.join(GRAPHS)}.")
+    if name not in commands:
+        report_error(f"{name!r} is not a command; the commands are {', '.join(commands)}.")
         return BAD_USE
+    command = commands[name]
     if any(word in ("-h", "--help") for word in rest):
-        print(_graph_usage(name))
+        print(_command_usage(name, command))
         return 0
     try:
-        arguments = parse_arguments(GRAPHS[name], name, split_assignments(name, rest))
-        graph = GRAPHS[name].build(arguments, "python -m par_ros " + shlex.join(words))
+        texts = split_assignments(name, rest)
+        arguments = parse_arguments(command.arguments_type, name, texts)
+        work = command.prepare(arguments, "python -m par_ros " + shlex.join(words))
     except ValueError as error:
         report_error(error)
         return BAD_USE
+    return _run(work)
+
+
+def _run(work: Callable[[], object]) -> int:
     try:
-        with interruptible(), GraphRunner(graph) as runner:
-            runner.start()
-            runner.wait()
-    except RunError as error:
+        with interruptible():
+            work()
+    except (RunError, ValueError) as error:
         return report_error(error)
     except Interrupted:
         print("interrupted; every process has ended", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _commands() -> Mapping[str, Command]:
+    commands = {
+        name: Command(kind.arguments_type, _graph_work(kind.build)) for name, kind in GRAPHS.items()
+    }
+    bench = Command(BenchArguments, lambda arguments, _: lambda: run_benchmark(arguments))
+    return {**commands, "bench": bench}
+
+
+def _graph_work(
+    build: Callable[[Any, str], NodeGraph],
+) -> Callable[[Any, str], Callable[[], object]]:
+    def prepare(arguments: Any, command_line: str) -> Callable[[], object]:
+        graph = build(arguments, command_line)
+
+        def work() -> None:
+            with GraphRunner(graph) as runner:
+                runner.start()
+                runner.wait()
+
+        return work
+
+    return prepare
 
 
 def split_assignments(owner: str, words: list[str]) -> dict[str, str]:
@@ -65,17 +109,17 @@ def split_assignments(owner: str, words: list[str]) -> dict[str, str]:
     return texts
 
 
-def _usage() -> str:
+def _usage(commands: Mapping[str, Command]) -> str:
     lines = ["usage: python -m par_ros COMMAND name:=value ...", "", "commands:"]
-    lines += [f"  {kind.arguments_type.__doc__}" for kind in GRAPHS.values()]
+    lines += [f"  {command.arguments_type.__doc__}" for command in commands.values()]
     lines += ["", "python -m par_ros COMMAND --help lists its arguments."]
     return "\n".join(lines)
 
 
-def _graph_usage(name: str) -> str:
-    kind: type[Any] = GRAPHS[name].arguments_type
-    lines = [f"usage: python -m par_ros {name} name:=value ...", "", str(kind.__doc__), ""]
-    for field in dataclasses.fields(kind):
+def _command_usage(name: str, command: Command) -> str:
+    lines = [f"usage: python -m par_ros {name} name:=value ...", ""]
+    lines += [str(command.arguments_type.__doc__), ""]
+    for field in dataclasses.fields(command.arguments_type):
         default = "not given" if field.default in (None, "") else f"{field.default}"
         if isinstance(field.default, bool):
             default = default.lower()

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rich.console import Console
@@ -35,7 +33,7 @@ from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_video import write_video
 from par_ros.parameters import EpisodeNodeParameters, declare
-from par_ros.process import end_with_parent, report_error
+from par_ros.process import run_beside_spinning
 from par_ros.report import summary_rows, write_report
 from par_ros.run_results import EpisodeResult, GuardChange, RunResults
 from par_ros.topics import (
@@ -116,7 +114,7 @@ class EpisodeNode(Node):
             name: self.create_client(GetState, f"{name}/get_state") for name in (GUARD, POLICY)
         }
         self._change_policy = self.create_client(ChangeState, f"{POLICY}/change_state")
-        self._set_parameters = {
+        self._parameter_clients = {
             name: self.create_client(SetParameters, f"{name}/set_parameters")
             for name in (BRIDGE, POLICY)
         }
@@ -321,7 +319,7 @@ class EpisodeNode(Node):
     def _wait_until_ready(self) -> None:
         """Until every service is there and guard and policy are active."""
         clients = [self._reset_episode, self._engage, self._disengage, self._change_policy]
-        clients += [*self._states.values(), *self._set_parameters.values()]
+        clients += [*self._states.values(), *self._parameter_clients.values()]
         deadline_s = time.monotonic() + self.parameters.start_timeout_s
         for client in clients:
             while not client.service_is_ready():
@@ -369,7 +367,7 @@ class EpisodeNode(Node):
                 Parameter(key, value=value).to_parameter_msg() for key, value in values.items()
             ]
         )
-        for result in self._call(self._set_parameters[name], request, CALL_TIMEOUT_S).results:
+        for result in self._call(self._parameter_clients[name], request, CALL_TIMEOUT_S).results:
             if not result.successful:
                 raise RunFailedError(result.reason)
 
@@ -438,37 +436,9 @@ def _table(results: RunResults) -> Table:
     return table
 
 
-def _spin(node: EpisodeNode) -> None:
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        # SIGINT or SIGTERM: the normal end.
-        return
-
-
 def main() -> int:
     """The executable episode_node: code 0 when all episodes ran, whatever their success."""
-    end_with_parent()
-    rclpy.init()
-    try:
-        node = EpisodeNode()
-        spinner = threading.Thread(target=_spin, args=(node,), name="spin")
-        spinner.start()
-        try:
-            node.run()
-        finally:
-            rclpy.try_shutdown()
-            spinner.join()
-            node.destroy_node()
-    except KeyboardInterrupt:
-        return 0
-    except ValueError as error:
-        return report_error(error)
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    return run_beside_spinning(EpisodeNode, EpisodeNode.run)
 
 
 if __name__ == "__main__":

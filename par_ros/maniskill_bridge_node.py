@@ -22,9 +22,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 import numpy as np
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -37,7 +35,7 @@ from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
-from par_ros.process import end_with_parent, report_error
+from par_ros.process import run_beside_spinning
 from par_ros.topics import (
     APPLIED_TARGETS,
     BRIDGE,
@@ -95,10 +93,6 @@ class Answered:
     received_s: float
 
 
-class Stop:
-    """Wakes the simulating thread for the last time."""
-
-
 @dataclass
 class Episode:
     """What happens between two resets."""
@@ -129,21 +123,19 @@ class ManiSkillBridgeNode(Node):
     def __init__(self, make_arm: MakeArm) -> None:
         super().__init__(BRIDGE)
         self._make_arm = make_arm
-        self._parameters = declare(self, ManiSkillBridgeParameters)
-        if self._parameters.num_actions % self._parameters.image_every:
+        self._settings = declare(self, ManiSkillBridgeParameters)
+        if self._settings.num_actions % self._settings.image_every:
             raise ValueError(
-                f"image_every must divide the {self._parameters.num_actions} actions of a chunk, "
-                f"so that its end is seen, got {self._parameters.image_every}; choose 1, 2, 4 or 8."
+                f"image_every must divide the {self._settings.num_actions} actions of a chunk, "
+                f"so that its end is seen, got {self._settings.image_every}; choose 1, 2, 4 or 8."
             )
-        self._events: queue.SimpleQueue[ResetRequest | Command | Answered | Stop] = (
-            queue.SimpleQueue()
-        )
+        self._events: queue.SimpleQueue[ResetRequest | Command | Answered] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._arm: ManiSkillArm | None = None
         self._episode: Episode | None = None
         self._next_start_ns = FIRST_TIME_NS
         self._late_steps = 0
-        self._publishers = {
+        self._outputs = {
             topic.name: self.create_publisher(
                 topic.message_type, topic.name, topic.writer_qos.profile()
             )
@@ -164,7 +156,7 @@ class ManiSkillBridgeNode(Node):
                 lambda message, is_gripper=is_gripper: self._on_trajectory(message, is_gripper),
                 topic.reader_qos.profile(),
             )
-        if self._parameters.mode == "realtime":
+        if self._settings.mode == "realtime":
             # Trajectories start when they are picked up and do not say which picture they answer.
             self.create_subscription(
                 JointTrajectoryMessage,
@@ -222,46 +214,42 @@ class ManiSkillBridgeNode(Node):
             {"step_rate_hz": rate, "late_steps": str(self._late_steps)},
         )
         now_ns = self.get_clock().now().nanoseconds
-        self._publishers[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
-
-    def stop(self) -> None:
-        """Make `run` return."""
-        self._events.put(Stop())
+        self._outputs[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
 
     # Simulating thread
 
     def run(self) -> None:
-        """Simulate until `stop`. Raises NoAnswerError where lockstep waited too long."""
-        step = self._lockstep if self._parameters.mode == "lockstep" else self._realtime
+        """Simulate until interrupted. Raises NoAnswerError where lockstep waited too long."""
         try:
-            self._load_arm(task_by_name(self._parameters.task), self._parameters)
-            while step():
-                pass
+            self._load_arm(task_by_name(self._settings.task), self._settings)
+            if self._settings.mode == "realtime":
+                self._realtime()
+            while True:
+                self._lockstep()
         finally:
             self._ended.set()
             if self._arm is not None:
                 self._arm.close()
 
-    def _lockstep(self) -> bool:
-        """Wait for one event and act on it; False when asked to stop."""
+    def _lockstep(self) -> None:
+        """Wait for one event and act on it."""
         episode = self._episode
-        waiting = episode is not None and not episode.finished
-        standing = waiting and episode is not None and episode.step == 0
-        event = self._next_event(REPEAT_PERIOD_S if standing else _IDLE_PERIOD_S)
-        if isinstance(event, Stop):
-            return False
+        if episode is None or episode.finished:
+            event = self._next_event(_IDLE_PERIOD_S)
+            # Commands here are late ones of an episode that is over.
+            if isinstance(event, ResetRequest):
+                self._reset(event)
+            return
+        is_standing = episode.step == 0
+        event = self._next_event(REPEAT_PERIOD_S if is_standing else _IDLE_PERIOD_S)
         if isinstance(event, ResetRequest):
             self._reset(event)
-        elif episode is None or not waiting:
-            # Late commands of an episode that is over.
-            return True
         elif isinstance(event, Command):
             self._take_answer(episode, event)
         else:
             self._require_patience(episode)
-            if standing:
+            if is_standing:
                 self._publish_observation(episode, with_image=True)
-        return True
 
     def _take_answer(self, episode: Episode, command: Command) -> None:
         """Keep what answers the last picture; with arm and gripper together, run the chunk."""
@@ -277,7 +265,7 @@ class ManiSkillBridgeNode(Node):
             episode.moving_since_s = received_s
         self._note_answer(episode, episode.time_ns, received_s)
         episode.answers.clear()
-        for _ in range(self._parameters.num_actions):
+        for _ in range(self._settings.num_actions):
             self._step(episode)
             if episode.finished:
                 break
@@ -285,16 +273,16 @@ class ManiSkillBridgeNode(Node):
 
     def _require_patience(self, episode: Episode) -> None:
         waited_s = time.monotonic() - episode.published_s[episode.time_ns]
-        if waited_s > self._parameters.answer_timeout_s:
+        if waited_s > self._settings.answer_timeout_s:
             raise NoAnswerError(
                 f"no trajectory answered the picture of step {episode.step} within "
-                f"{self._parameters.answer_timeout_s:g} s; check that policy_node is active and "
+                f"{self._settings.answer_timeout_s:g} s; check that policy_node is active and "
                 "safety_node engaged, and their logs."
             )
 
-    def _realtime(self) -> bool:
-        """Act on what comes until the next control step is due, then make it; False: stop."""
-        period_s = CONTROL_STEP_S / self._parameters.real_time_factor
+    def _realtime(self) -> None:
+        """Act on what comes until the next control step is due, then make it; for ever."""
+        period_s = CONTROL_STEP_S / self._settings.real_time_factor
         due_s = time.monotonic() + period_s
         while True:
             episode = self._episode
@@ -308,8 +296,6 @@ class ManiSkillBridgeNode(Node):
                     due_s = time.monotonic()
                 continue
             event = self._next_event(_IDLE_PERIOD_S if episode is None else remaining_s)
-            if isinstance(event, Stop):
-                return False
             if isinstance(event, ResetRequest):
                 self._reset(event)
                 due_s = time.monotonic() + period_s
@@ -320,7 +306,7 @@ class ManiSkillBridgeNode(Node):
             elif isinstance(event, Answered) and episode is not None:
                 self._note_answer(episode, event.stamp_ns, event.received_s)
 
-    def _next_event(self, timeout_s: float) -> ResetRequest | Command | Answered | Stop | None:
+    def _next_event(self, timeout_s: float) -> ResetRequest | Command | Answered | None:
         try:
             return self._events.get(timeout=max(timeout_s, 0.0))
         except queue.Empty:
@@ -391,13 +377,13 @@ class ManiSkillBridgeNode(Node):
             episode.applied_targets.append(targets)
             episode.success = result.success
             episode.success_once = episode.success_once or result.success
-            episode.finished = episode.success_once or episode.step >= self._parameters.max_steps
-        at_boundary = episode.step % self._parameters.image_every == 0
+            episode.finished = episode.success_once or episode.step >= self._settings.max_steps
+        at_boundary = episode.step % self._settings.image_every == 0
         self._publish_observation(episode, with_image=at_boundary or episode.finished)
         if episode.finished and episode.moved_until_s is None:
             episode.moved_until_s = time.monotonic()
             self._publish_applied_targets(episode)
-        if is_counted and self._parameters.mode == "realtime":
+        if is_counted and self._settings.mode == "realtime":
             self._publish_state(episode)
 
     # What the arm publishes
@@ -406,23 +392,23 @@ class ManiSkillBridgeNode(Node):
         """Clock first: whoever reads the rest shall know what time it is."""
         assert self._arm is not None
         time_ns = episode.time_ns
-        self._publishers[CLOCK.name].publish(messages.clock_message(time_ns))
+        self._outputs[CLOCK.name].publish(messages.clock_message(time_ns))
         positions, velocities = self._arm.read_joints()
-        self._publishers[JOINT_STATES.name].publish(
+        self._outputs[JOINT_STATES.name].publish(
             messages.joint_state_message(self._arm.joint_names, positions, velocities, time_ns)
         )
         if not with_image:
             return
         picture = self._arm.capture()
-        frame_id = self._parameters.camera_frame_id
+        frame_id = self._settings.camera_frame_id
         height, width = picture.shape[:2]
-        self._publishers[CAMERA_INFO.name].publish(
+        self._outputs[CAMERA_INFO.name].publish(
             messages.camera_info(self._camera_matrix, height, width, time_ns, frame_id)
         )
         image = messages.array_to_image(picture, "rgb8", time_ns, frame_id)
         # A repeated picture was published when it was first published.
         episode.published_s.setdefault(time_ns, time.monotonic())
-        self._publishers[IMAGE.name].publish(image)
+        self._outputs[IMAGE.name].publish(image)
 
     def _publish_state(self, episode: Episode) -> None:
         values = {
@@ -444,14 +430,14 @@ class ManiSkillBridgeNode(Node):
             "finished" if episode.finished else "running",
             values,
         )
-        self._publishers[EPISODE_STATE.name].publish(messages.status_message(status))
+        self._outputs[EPISODE_STATE.name].publish(messages.status_message(status))
 
     def _publish_applied_targets(self, episode: Episode) -> None:
         assert self._arm is not None
         positions = np.array(episode.applied_targets)
         times_s = CONTROL_STEP_S * np.arange(1, len(positions) + 1)
         trajectory = JointTrajectory(self._arm.joint_names, times_s, positions)
-        self._publishers[APPLIED_TARGETS.name].publish(
+        self._outputs[APPLIED_TARGETS.name].publish(
             messages.joint_trajectory_message(trajectory, episode.start_ns)
         )
 
@@ -474,39 +460,11 @@ def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> Man
     )
 
 
-def _spin(node: ManiSkillBridgeNode) -> None:
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        # SIGINT or SIGTERM: the normal end.
-        return
-    finally:
-        node.stop()
-
-
 def main() -> int:
     """The executable maniskill_bridge_node."""
-    end_with_parent()
-    rclpy.init()
-    try:
-        node = ManiSkillBridgeNode(make_maniskill_arm)
-        spinner = threading.Thread(target=_spin, args=(node,), name="spin")
-        spinner.start()
-        try:
-            node.run()
-        finally:
-            rclpy.try_shutdown()
-            spinner.join()
-            node.destroy_node()
-    except KeyboardInterrupt:
-        return 0
-    except ValueError as error:
-        return report_error(error)
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    return run_beside_spinning(
+        lambda: ManiSkillBridgeNode(make_maniskill_arm), ManiSkillBridgeNode.run
+    )
 
 
 if __name__ == "__main__":

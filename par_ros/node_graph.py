@@ -41,6 +41,7 @@ class NodeEntry:
 
     Attributes:
         executable: name of the installed executable; its module is par_ros.<executable>.
+        name: the node's name.
         parameters: only what differs from the defaults in parameters.py.
         remappings: (name in topics.py, name in this graph).
         lifecycle: whether it must be configured and activated.
@@ -48,15 +49,11 @@ class NodeEntry:
     """
 
     executable: str
+    name: str
     parameters: Mapping[str, ParameterValue]
     remappings: tuple[tuple[str, str], ...] = ()
     lifecycle: bool = False
     ends_run: bool = False
-
-    @property
-    def name(self) -> str:
-        """The node's name: its executable's."""
-        return self.executable
 
 
 @dataclass(frozen=True)
@@ -203,6 +200,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     nodes = (
         NodeEntry(
             BRIDGE,
+            BRIDGE,
             {
                 "task": arguments.task,
                 "seed": arguments.first_seed,
@@ -212,8 +210,11 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "real_time_factor": arguments.real_time_factor,
             },
         ),
-        NodeEntry(GUARD, {"arm": "panda", "mode": arguments.mode, **sim_time}, lifecycle=True),
         NodeEntry(
+            GUARD, GUARD, {"arm": "panda", "mode": arguments.mode, **sim_time}, lifecycle=True
+        ),
+        NodeEntry(
+            POLICY,
             POLICY,
             {
                 "checkpoint": checkpoint,
@@ -229,6 +230,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             lifecycle=True,
         ),
         NodeEntry(
+            EPISODES,
             EPISODES,
             {
                 "task": arguments.task,
@@ -248,7 +250,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
         ),
     )
     log_folder = report / "logs" if arguments.log == "files" else None
-    return NodeGraph(nodes, arguments.namespace, _environment(arguments), log_folder)
+    environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
+    return NodeGraph(nodes, arguments.namespace, environment, log_folder)
 
 
 def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
@@ -256,6 +259,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     sim_time = {"use_sim_time": arguments.use_sim_time}
     nodes = (
         NodeEntry(
+            GUARD,
             GUARD,
             {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
             (
@@ -267,6 +271,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         ),
         NodeEntry(
             POLICY,
+            POLICY,
             _policy_parameters(arguments) | sim_time,
             (
                 (IMAGE.name, arguments.camera_topic),
@@ -275,17 +280,19 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             lifecycle=True,
         ),
     )
-    return NodeGraph(nodes, arguments.namespace, _environment(arguments), None)
+    environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
+    return NodeGraph(nodes, arguments.namespace, environment, None)
 
 
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
     """The real arm's graph with a fake arm in the controllers' place."""
     nodes = (
-        NodeEntry(LOOPBACK, {"arm": arguments.robot}),
-        NodeEntry(GUARD, {"arm": arguments.robot, "auto_engage": True}, lifecycle=True),
-        NodeEntry(POLICY, _policy_parameters(arguments), lifecycle=True),
+        NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
+        NodeEntry(GUARD, GUARD, {"arm": arguments.robot, "auto_engage": True}, lifecycle=True),
+        NodeEntry(POLICY, POLICY, _policy_parameters(arguments), lifecycle=True),
     )
-    return NodeGraph(nodes, arguments.namespace, _environment(arguments), None)
+    environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
+    return NodeGraph(nodes, arguments.namespace, environment, None)
 
 
 @dataclass(frozen=True)
@@ -303,9 +310,9 @@ GRAPHS: dict[str, GraphKind] = {
 }
 
 
-def parse_arguments(kind: GraphKind, owner: str, texts: Mapping[str, str]) -> Any:
-    """Values for `kind.arguments_type` from name -> text. Raises ValueError naming the argument."""
-    fields = {field.name: field for field in dataclasses.fields(kind.arguments_type)}
+def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, str]) -> Any:
+    """Values for `arguments_type` from name -> text. Raises ValueError naming the argument."""
+    fields = {field.name: field for field in dataclasses.fields(arguments_type)}
     values: dict[str, Scalar] = {}
     for name, text in texts.items():
         if name not in fields:
@@ -314,7 +321,7 @@ def parse_arguments(kind: GraphKind, owner: str, texts: Mapping[str, str]) -> An
             )
         if not (text == "" and fields[name].default is None):
             values[name] = parse_text(owner, fields[name], text)
-    return kind.arguments_type(**values)
+    return arguments_type(**values)
 
 
 def checkpoint_folder(path: str) -> Path:
@@ -347,17 +354,15 @@ def _given(name: str, value: Scalar | None) -> dict[str, Scalar]:
     return {} if value is None else {name: value}
 
 
-def _environment(
-    arguments: SimArguments | RealArmArguments | LoopbackArguments,
-) -> dict[str, str]:
-    """What to set; a user's own discovery range or Fast DDS profile stays."""
+def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str, str]:
+    """What to set for every process; a user's own discovery range or Fast DDS profile stays."""
     environment = {}
     if _DISCOVERY_RANGE not in os.environ:
         environment[_DISCOVERY_RANGE] = "LOCALHOST"
-    if arguments.fastdds_profile and _FASTDDS_PROFILE not in os.environ:
+    if fastdds_profile and _FASTDDS_PROFILE not in os.environ:
         environment[_FASTDDS_PROFILE] = str(resource("config/fastdds_shm.xml"))
-    if arguments.domain_id is not None:
-        environment["ROS_DOMAIN_ID"] = str(arguments.domain_id)
+    if domain_id is not None:
+        environment["ROS_DOMAIN_ID"] = str(domain_id)
     return environment
 
 

@@ -115,7 +115,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self, load_policy: LoadPolicy) -> None:
         super().__init__(POLICY)
         self._load_policy = load_policy
-        self._parameters = declare(self, PolicyNodeParameters)
+        self._settings = declare(self, PolicyNodeParameters)
         self._policy: Policy | None = None
         self._assembler: ObservationAssembler | None = None
         self._lock = threading.Lock()
@@ -140,14 +140,14 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self._parameters = read(self, PolicyNodeParameters)
-            self._policy = self._load_policy(self._parameters)
-            if self._parameters.predict_images and not isinstance(self._policy, FramePredictor):
+            self._settings = read(self, PolicyNodeParameters)
+            self._policy = self._load_policy(self._settings)
+            if self._settings.predict_images and not isinstance(self._policy, FramePredictor):
                 raise ValueError(
                     "predict_images is true, but this policy cannot predict pictures; set "
                     "predict_images:=false."
                 )
-            _warm_up(self._policy, self._parameters)
+            _warm_up(self._policy, self._settings)
         except (ValueError, FileNotFoundError) as error:
             report_error(error)
             self._policy = None
@@ -196,16 +196,16 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _assembler_settings(self) -> AssemblerSettings:
-        if self._parameters.mode == "lockstep":
+        if self._settings.mode == "lockstep":
             # Picture and joint states of one moment carry one stamp, and time stands still.
             return AssemblerSettings(max_joint_skew_s=0.0)
         return AssemblerSettings(
-            max_joint_skew_s=self._parameters.max_skew_s,
-            max_future_s=self._parameters.max_future_s,
+            max_joint_skew_s=self._settings.max_skew_s,
+            max_future_s=self._settings.max_future_s,
         )
 
     def _create_interfaces(self) -> None:
-        reliable = self._parameters.mode == "lockstep"
+        reliable = self._settings.mode == "lockstep"
         self._chunks = self.create_lifecycle_publisher(
             JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
         )
@@ -308,7 +308,7 @@ class PolicyNode(LifecycleNode):
             self._forget_episode()
             reset = self._submit_reset(parameters)
         reset.result()
-        self._parameters = parameters
+        self._settings = parameters
 
     def _forget_episode(self) -> None:
         """Drop what waits and what is being computed. Under the lock."""
@@ -331,7 +331,7 @@ class PolicyNode(LifecycleNode):
         if image is None or self._busy or not self._is_due(image.stamp_ns):
             return
         assert self._assembler is not None
-        lockstep = self._parameters.mode == "lockstep"
+        lockstep = self._settings.mode == "lockstep"
         now_ns = image.stamp_ns if lockstep else self.get_clock().now().nanoseconds
         try:
             picture = messages.image_to_rgb(image.message)
@@ -351,7 +351,7 @@ class PolicyNode(LifecycleNode):
         if self._context_lost:
             self._context_lost = False
             self._num_context_resets += 1
-            self._submit_reset(self._parameters)
+            self._submit_reset(self._settings)
             assembled = dataclasses.replace(assembled, executed_actions=None)
         self._worker.submit(self._answer, self._episode, image, assembled)
 
@@ -421,7 +421,7 @@ class PolicyNode(LifecycleNode):
             self._inference.add(inference_s)
             self._latency.add(time.monotonic() - image.received_s)
             self._num_chunks += 1
-        if self._parameters.predict_images and isinstance(policy, FramePredictor):
+        if self._settings.predict_images and isinstance(policy, FramePredictor):
             self._publish_prediction(policy, policy.spec, image, assembled.stamp_ns)
 
     def _publish_prediction(
@@ -449,7 +449,7 @@ class PolicyNode(LifecycleNode):
 
         In lockstep it ends the process: nobody would ever send another one.
         """
-        if self._parameters.mode == "lockstep":
+        if self._settings.mode == "lockstep":
             self._fail(ValueError(refusal.reason))
         self._refusals[refusal.kind] = self._refusals.get(refusal.kind, 0) + 1
         self._last_refusal = refusal.reason

@@ -10,17 +10,22 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 # Set by `python -m par_ros` for its children: its own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
 _PR_SET_PDEATHSIG = 1
+
+NodeType = TypeVar("NodeType", bound=Node)
 
 
 def run_node(
@@ -51,6 +56,53 @@ def run_node(
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def run_beside_spinning(
+    make_node: Callable[[], NodeType], run: Callable[[NodeType], object]
+) -> int:
+    """Make a node and call `run` with it in this thread, while another thread spins the node.
+
+    Errors and exit codes as `run_node`; SIGINT and SIGTERM end `run` by KeyboardInterrupt. A
+    callback that fails ends `run` too, and its error is raised here.
+    """
+    end_with_parent()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failures: list[BaseException] = []
+    spinner = None
+    try:
+        node = make_node()
+        spinner = threading.Thread(target=_spin, args=(node, failures), name="spin")
+        spinner.start()
+        run(node)
+    except KeyboardInterrupt:
+        if failures:
+            raise failures[0] from None
+        return 0
+    except (ValueError, FileNotFoundError) as error:
+        return report_error(error)
+    finally:
+        rclpy.try_shutdown()
+        if spinner is not None:
+            spinner.join()
+    return 0
+
+
+def _spin(node: Node, failures: list[BaseException]) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        # `run` has returned.
+        return
+    except BaseException as error:
+        failures.append(error)
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        signal.pthread_kill(main_thread, signal.SIGINT)
+        raise
 
 
 def report_error(error: BaseException | str) -> int:

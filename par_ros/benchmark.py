@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros bench`: what the ROS graph costs, beside the same environment without ROS.
+
+Both step the same task with fixed chunks and no policy, and draw a picture at every step. The
+direct loop runs before and after the graph, so that a machine that gets slower does not lie.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from par_model.interface import FloatArray, Observation
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_ros.fixed_chunk_node import IMAGE_SIZE, NUM_ACTIONS, FixedChunkPolicy
+from par_ros.graph_runner import GraphRunner
+from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment
+from par_ros.parameters import parameter
+from par_ros.run_results import RESULTS_FILE, hardware
+from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """bench: control steps a second with and without ROS, drawing every step."""
+
+    task: str = parameter("PushCube", "what is simulated", choices=tuple(TASKS))
+    steps: int = parameter(200, "control steps of each loop", minimum=8, maximum=100_000)
+    seed: int = parameter(FIRST_MEASUREMENT_SEED, "scene", minimum=0, maximum=2**31 - 1)
+    json: str = parameter("", "file to write the numbers to; not given: none")
+    domain_id: int | None = parameter(
+        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+    )
+
+
+@dataclass(frozen=True)
+class StepRates:
+    """Control steps a wall second."""
+
+    direct_before_hz: float
+    graph_hz: float
+    direct_after_hz: float
+
+    @property
+    def ratio(self) -> float:
+        """Graph over the mean of the direct loops."""
+        return self.graph_hz / (0.5 * (self.direct_before_hz + self.direct_after_hz))
+
+
+def run_benchmark(arguments: BenchArguments) -> StepRates:
+    """Measure and print. Raises RunError where the graph could not run."""
+    before_hz = direct_rate_hz(arguments)
+    with tempfile.TemporaryDirectory(prefix="par_bench_") as folder:
+        with GraphRunner(bench_graph(arguments, Path(folder))) as runner:
+            runner.start()
+            runner.wait()
+        results = json.loads((Path(folder) / RESULTS_FILE).read_text(encoding="utf-8"))
+    graph_hz = results["episodes"][0]["step_rate_hz"]
+    rates = StepRates(before_hz, graph_hz, direct_rate_hz(arguments))
+    _print(rates, arguments)
+    if arguments.json:
+        content = {
+            "task": arguments.task,
+            "steps": arguments.steps,
+            "direct_before_hz": rates.direct_before_hz,
+            "graph_hz": rates.graph_hz,
+            "direct_after_hz": rates.direct_after_hz,
+            "ratio": rates.ratio,
+            "hardware": hardware(),
+        }
+        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return rates
+
+
+def direct_rate_hz(arguments: BenchArguments) -> float:
+    """Step, read the joints and draw, with the same chunks, in this process."""
+    policy = FixedChunkPolicy()
+    with ManiSkillArm(task(arguments.task), image_size=IMAGE_SIZE) as arm:
+        arm.reset(arguments.seed)
+        policy.reset(task(arguments.task).instruction, 0)
+        positions, _ = arm.read_joints()
+        picture = arm.capture()
+        targets: FloatArray | None = None
+        started_s = time.monotonic()
+        for step in range(arguments.steps):
+            row = step % NUM_ACTIONS
+            if targets is None or row == 0:
+                policy.observe(Observation(picture, positions, arm.joint_names, 0.0, targets))
+                targets = policy.act().joint_positions
+            arm.step(targets[row])
+            positions, _ = arm.read_joints()
+            picture = arm.capture()
+        return arguments.steps / (time.monotonic() - started_s)
+
+
+def bench_graph(arguments: BenchArguments, folder: Path) -> NodeGraph:
+    """One episode of the sim graph with fixed chunks in the policy's place."""
+    instruction = task(arguments.task).instruction
+    sim_time = {"use_sim_time": True}
+    nodes = (
+        NodeEntry(
+            BRIDGE,
+            BRIDGE,
+            {
+                "task": arguments.task,
+                "seed": arguments.seed,
+                "mode": "lockstep",
+                "max_steps": arguments.steps,
+                "image_size": IMAGE_SIZE,
+            },
+        ),
+        NodeEntry(GUARD, GUARD, {"arm": "panda", "mode": "lockstep", **sim_time}, lifecycle=True),
+        NodeEntry(
+            "fixed_chunk_node",
+            POLICY,
+            {"instruction": instruction, "mode": "lockstep", **sim_time},
+            lifecycle=True,
+        ),
+        NodeEntry(
+            EPISODES,
+            EPISODES,
+            {
+                "task": arguments.task,
+                "episodes": 1,
+                "first_seed": arguments.seed,
+                "max_steps": arguments.steps,
+                "predict_episodes": 0,
+                "report": str(folder),
+                "video": False,
+            },
+            ends_run=True,
+        ),
+    )
+    environment = graph_environment(fastdds_profile=True, domain_id=arguments.domain_id)
+    return NodeGraph(nodes, "", environment, folder / "logs")
+
+
+def _print(rates: StepRates, arguments: BenchArguments) -> None:
+    table = Table(title=f"{arguments.task}, {arguments.steps} steps, {IMAGE_SIZE} px every step")
+    table.add_column("loop")
+    table.add_column("steps/s", justify="right")
+    table.add_row("without ROS, before", f"{rates.direct_before_hz:.1f}")
+    table.add_row("through the ROS graph", f"{rates.graph_hz:.1f}")
+    table.add_row("without ROS, after", f"{rates.direct_after_hz:.1f}")
+    table.add_row("graph / without ROS", f"{rates.ratio:.0%}")
+    Console().print(table)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""policy_node with a policy that knows nothing: it sways the first joint a little, for ever.
+
+For timing and testing the graph without a checkpoint. Its chunks depend on the number of the
+observation alone and on where the episode began, so a direct loop can compute the same ones.
+"""
+
+import math
+import sys
+
+import numpy as np
+from rclpy.executors import MultiThreadedExecutor
+
+from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
+from par_model.simulation.tasks import CONTROL_STEP_S, TASKS
+from par_ros.parameters import PolicyNodeParameters
+from par_ros.policy_node import PolicyNode
+from par_ros.process import run_node
+
+NUM_ACTIONS = 8
+IMAGE_SIZE = 128
+# 0.05 rad and one period in 3.2 s: 0.1 rad/s and 0.2 rad/s2, well inside any arm's limits.
+AMPLITUDE_RAD = 0.05
+PERIOD_STEPS = 64
+_JOINT_NAMES = (*(f"panda_joint{index}" for index in range(1, 8)), "panda_finger_joint1")
+
+
+class FixedChunkPolicy:
+    """A Policy that starts at rest where the first observation of an episode found the arm."""
+
+    def __init__(self) -> None:
+        self._start: FloatArray | None = None
+        self._num_observations = 0
+        self._stamp_s = 0.0
+
+    @property
+    def spec(self) -> PolicySpec:
+        return PolicySpec(
+            arm="panda",
+            joint_names=_JOINT_NAMES,
+            image_height=IMAGE_SIZE,
+            image_width=IMAGE_SIZE,
+            num_actions=NUM_ACTIONS,
+            step_s=CONTROL_STEP_S,
+            instructions=tuple(task.instruction for task in TASKS.values()),
+        )
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self.spec.require_instruction(instruction)
+        self._start = None
+        self._num_observations = 0
+
+    def observe(self, observation: Observation) -> None:
+        observation.validate(self.spec)
+        if self._start is None:
+            self._start = observation.measured_joint_positions.copy()
+        self._num_observations += 1
+        self._stamp_s = observation.stamp_s
+
+    def act(self) -> ActionChunk:
+        if self._start is None:
+            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        first_step = (self._num_observations - 1) * NUM_ACTIONS
+        steps = first_step + np.arange(1, NUM_ACTIONS + 1)
+        targets = np.tile(self._start, (NUM_ACTIONS, 1))
+        targets[:, 0] += AMPLITUDE_RAD * (1 - np.cos(2 * math.pi * steps / PERIOD_STEPS)) / 2
+        return ActionChunk(targets, _JOINT_NAMES, CONTROL_STEP_S, self._stamp_s)
+
+
+def _make_policy(parameters: PolicyNodeParameters) -> FixedChunkPolicy:
+    return FixedChunkPolicy()
+
+
+def main() -> int:
+    """The executable fixed_chunk_node; the node's name is policy_node, whose place it takes."""
+    return run_node(
+        lambda: PolicyNode(_make_policy),
+        make_executor=lambda: MultiThreadedExecutor(num_threads=2),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""node_graph.py's table as launch actions: what launch/*.launch.py consist of."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.events import Shutdown as ShutdownEvent
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
+from lifecycle_msgs.msg import Transition
+
+from par_ros.node_graph import GRAPHS, NodeEntry, NodeGraph, parse_arguments
+from par_ros.parameters import constraint_of
+
+PACKAGE = "par_ros"
+
+
+def launch_description(name: str) -> LaunchDescription:
+    """The graph called `name`, with its arguments declared."""
+    declarations = [
+        DeclareLaunchArgument(
+            field.name,
+            default_value=_argument_text(field.default),
+            description=constraint_of(field).description,
+        )
+        for field in dataclasses.fields(GRAPHS[name].arguments_type)
+    ]
+    return LaunchDescription([*declarations, OpaqueFunction(function=_actions, args=[name])])
+
+
+def _actions(context: LaunchContext, name: str) -> list[Any]:
+    """Everything to do, now that the arguments are known. Raises ValueError for a wrong one."""
+    kind = GRAPHS[name]
+    texts = {
+        field.name: LaunchConfiguration(field.name).perform(context)
+        for field in dataclasses.fields(kind.arguments_type)
+    }
+    command = " ".join(["ros2 launch", *sys.argv[2:]])
+    return graph_actions(kind.build(parse_arguments(kind.arguments_type, name, texts), command))
+
+
+def graph_actions(graph: NodeGraph) -> list[Any]:
+    """The environment, the nodes, and for lifecycle nodes the steps to active."""
+    actions: list[Any] = [
+        SetEnvironmentVariable(variable, value) for variable, value in graph.environment.items()
+    ]
+    for entry in graph.nodes:
+        node = _node(entry, graph)
+        actions.append(node)
+        if entry.lifecycle:
+            actions += _steps_to_active(node, entry.name)
+    return actions
+
+
+def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
+    to_log = graph.log_folder is not None and not entry.ends_run
+    action = LifecycleNode if entry.lifecycle else Node
+    reason = f"{entry.name} has ended"
+    return action(
+        package=PACKAGE,
+        executable=entry.executable,
+        name=entry.name,
+        namespace=graph.namespace,
+        # Typed, or launch reads "1" and "a: b" as YAML.
+        parameters=[
+            {name: ParameterValue(value, value_type=type(value))}
+            for name, value in entry.parameters.items()
+        ],
+        remappings=list(entry.remappings),
+        output="log" if to_log else "screen",
+        on_exit=Shutdown(reason=reason),
+    )
+
+
+def _steps_to_active(node: Any, name: str) -> list[Any]:
+    """configure, then activate; a step that fails ends the launch."""
+
+    def change(transition: int) -> Any:
+        return EmitEvent(
+            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
+        )
+
+    def when(start: str, goal: str, action: Any) -> Any:
+        return RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=node, start_state=start, goal_state=goal, entities=[action]
+            )
+        )
+
+    def end(step: str) -> Any:
+        return EmitEvent(event=ShutdownEvent(reason=f"{name} could not be {step}"))
+
+    return [
+        when("configuring", "inactive", change(Transition.TRANSITION_ACTIVATE)),
+        when("configuring", "unconfigured", end("configured")),
+        when("activating", "inactive", end("activated")),
+        change(Transition.TRANSITION_CONFIGURE),
+    ]
+
+
+def _argument_text(default: Any) -> str:
+    if default is None:
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
