@@ -29,6 +29,11 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from par_ros.control.action_schedule import ChunkStart
+from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
+from par_ros.control.guard import GuardSettings, TrajectoryStamp
+from par_ros.resources import resource
+
 Mode = Literal["lockstep", "realtime"]
 Scalar = bool | int | float | str
 ParameterValue = Scalar | tuple[str, ...]
@@ -124,6 +129,54 @@ class SafetyNodeParameters:
     )
     max_joint_state_age_s: float = parameter(
         0.2, "older joint states stop the arm", unit="s", minimum=0.01, maximum=10.0
+    )
+    auto_engage: bool = parameter(
+        False, "engage once, at the first joint state; for simulated arms only"
+    )
+    limit_checks: str = parameter(
+        "arm",
+        "acceleration and jerk limits: as the arm file says, or for both enforce (track or hold), "
+        "warn (report) or none",
+        choices=("arm", *CHECKS),
+    )
+    chunk_start: str = parameter(
+        "arrival",
+        "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
+        "from its observation and loses what is already due",
+        choices=typing.get_args(ChunkStart),
+    )
+    trajectory_stamp: str = parameter(
+        "auto",
+        "start: trajectories carry the time at which they start (controller and guard share a "
+        "clock); pickup: they start when the controller picks them up; auto: pickup with "
+        "use_sim_time, else start. Lockstep always stamps the start",
+        choices=("auto", *typing.get_args(TrajectoryStamp)),
+    )
+    late_after_s: float = parameter(
+        0.1, "a chunk is late this long after the end of the one before", unit="s",
+        minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    policy_timeout_s: float = parameter(
+        1.0, "the policy is dead this long after the end of its last chunk", unit="s",
+        minimum=0.05, maximum=60.0,
+    )  # fmt: skip
+    first_chunk_timeout_s: float = parameter(
+        10.0, "time from engage to the first chunk", unit="s", minimum=0.1, maximum=600.0
+    )
+    tail_s: float = parameter(
+        0.3, "least duration of the braking tail behind a chunk", unit="s",
+        minimum=0.0, maximum=0.5,
+    )  # fmt: skip
+    splice_s: float = parameter(
+        0.01, "a stamped motion follows the running one for this long, so that a controller may "
+        "pick it up late", unit="s", minimum=0.002, maximum=0.03,
+    )  # fmt: skip
+    max_pickup_delay_s: float = parameter(
+        0.01, "unstamped motions are checked for pick-up delays up to this", unit="s",
+        minimum=0.0, maximum=0.03,
+    )  # fmt: skip
+    max_engage_speed_rad_s: float = parameter(
+        0.1, "a faster arm is not engaged", unit="rad/s", minimum=0.0, maximum=1.0
     )
 
 
@@ -314,6 +367,54 @@ def read_yaml(path: Path) -> Mapping[str, object]:
             "compare it with the files in config/."
         )
     return content
+
+
+def read_arm_spec(arm: str) -> ArmSpec:
+    """The arm called `arm` in config/arms, or of the file at that path. Raises ValueError."""
+    if arm.endswith((".yaml", ".yml")) or "/" in arm:
+        path = Path(arm).expanduser()
+        return ArmSpec.from_mapping(path.stem, read_yaml(path))
+    folder = resource("config/arms")
+    path = folder / f"{arm}.yaml"
+    known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "template")
+    if not path.exists() or arm == "template":
+        raise ValueError(
+            f"arm {arm!r} is unknown, config/arms holds {', '.join(known)}; give one of them, or "
+            "the path of your own file (config/arms/template.yaml)."
+        )
+    return ArmSpec.from_mapping(arm, read_yaml(path))
+
+
+def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
+    """The guard's arm, with `limit_checks` in place of the file's own where it is set."""
+    spec = read_arm_spec(parameters.arm)
+    if parameters.limit_checks == "arm":
+        return spec
+    check = typing.cast(Check, parameters.limit_checks)
+    return dataclasses.replace(spec, acceleration_check=check, jerk_check=check)
+
+
+def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> GuardSettings:
+    """The guard's settings of these parameters."""
+    stamp = parameters.trajectory_stamp
+    if stamp == "auto":
+        stamp = "pickup" if use_sim_time else "start"
+    return GuardSettings(
+        lockstep=parameters.mode == "lockstep",
+        chunk_start=typing.cast(ChunkStart, parameters.chunk_start),
+        trajectory_stamp=typing.cast(TrajectoryStamp, stamp),
+        num_actions=parameters.num_actions,
+        step_s=parameters.step_s,
+        max_observation_age_s=parameters.max_observation_age_s,
+        max_joint_state_age_s=parameters.max_joint_state_age_s,
+        late_after_s=parameters.late_after_s,
+        policy_timeout_s=parameters.policy_timeout_s,
+        first_chunk_timeout_s=parameters.first_chunk_timeout_s,
+        tail_s=parameters.tail_s,
+        splice_s=parameters.splice_s,
+        max_pickup_delay_s=parameters.max_pickup_delay_s,
+        max_engage_speed_rad_s=parameters.max_engage_speed_rad_s,
+    )
 
 
 def _declare_one(node: Node, field: "dataclasses.Field[Any]") -> None:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a chunk's actions are due, and which chunks come too late, too early or twice.
+
+Action l (1..L) is due at start + l * step. `arrival` starts a chunk when it arrives and runs all
+its actions. `observation` starts it at the stamp of the observation that it answers and drops what
+is already due. In lockstep physics has waited, so both are the stamp.
+
+Times are integer nanoseconds of the node's clock.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from par_ros.control.joint_trajectory import NANOSECONDS
+
+ChunkStart = Literal["arrival", "observation"]
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How chunks are timed.
+
+    Attributes:
+        num_actions, step_s: L and the time between two actions.
+        chunk_start: see the module.
+        lockstep: the chunk starts at its stamp; age is not looked at.
+        max_observation_age_s: an older observation's chunk is late.
+        max_future_s: how far a stamp may lie ahead of the clock.
+        min_lead_s: with `observation`, the first action sent is due at least this far ahead.
+    """
+
+    num_actions: int = 8
+    step_s: float = 0.05
+    chunk_start: ChunkStart = "arrival"
+    lockstep: bool = False
+    max_observation_age_s: float = 0.4
+    max_future_s: float = 0.01
+    min_lead_s: float = 0.02
+
+
+@dataclass(frozen=True)
+class PlacedChunk:
+    """When a chunk starts, and its first action (0-based) that is sent."""
+
+    start_ns: int
+    first_action: int
+
+
+@dataclass(frozen=True)
+class ScheduleRefusal:
+    """Why a chunk gets no time: duplicate, reordered, late or future, and a sentence."""
+
+    kind: Literal["duplicate", "reordered", "late", "future"]
+    reason: str
+
+
+class ActionSchedule:
+    """Gives each chunk its time. Its only state is the last stamp seen."""
+
+    def __init__(self, settings: ScheduleSettings) -> None:
+        self.settings = settings
+        self._last_stamp_ns: int | None = None
+
+    def reset(self) -> None:
+        """Forget the last stamp: any stamp may come next."""
+        self._last_stamp_ns = None
+
+    def place(self, stamp_ns: int, now_ns: int) -> PlacedChunk | ScheduleRefusal:
+        """The chunk's start, or why it has none. A chunk that was placed or late uses its stamp."""
+        refusal = self._check_order(stamp_ns)
+        if refusal is not None:
+            return refusal
+        if self.settings.lockstep:
+            self._last_stamp_ns = stamp_ns
+            return PlacedChunk(stamp_ns, 0)
+        age_s = (now_ns - stamp_ns) / NANOSECONDS
+        if age_s < -self.settings.max_future_s:
+            return ScheduleRefusal(
+                "future",
+                f"a chunk's stamp must not lie in the future, this one is {-age_s:.3f} s ahead; "
+                "check that policy and guard use the same clock (use_sim_time).",
+            )
+        self._last_stamp_ns = stamp_ns
+        if age_s > self.settings.max_observation_age_s:
+            return self._late(age_s)
+        if self.settings.chunk_start == "arrival":
+            return PlacedChunk(now_ns, 0)
+        return self._place_at_observation(stamp_ns, now_ns)
+
+    def _place_at_observation(self, stamp_ns: int, now_ns: int) -> PlacedChunk | ScheduleRefusal:
+        age_s = (now_ns - stamp_ns) / NANOSECONDS
+        num_due = int((age_s + self.settings.min_lead_s) / self.settings.step_s)
+        if num_due >= self.settings.num_actions:
+            return self._late(age_s)
+        return PlacedChunk(stamp_ns, num_due)
+
+    def _late(self, age_s: float) -> ScheduleRefusal:
+        return ScheduleRefusal(
+            "late",
+            f"a chunk may answer an observation of up to {self.settings.max_observation_age_s:g} s "
+            f"ago, this one is {age_s:.3f} s old; check the policy's inference time.",
+        )
+
+    def _check_order(self, stamp_ns: int) -> ScheduleRefusal | None:
+        if self._last_stamp_ns is None or stamp_ns > self._last_stamp_ns:
+            return None
+        behind_s = (self._last_stamp_ns - stamp_ns) / NANOSECONDS
+        if behind_s == 0.0:
+            return ScheduleRefusal(
+                "duplicate", "a chunk with this stamp has come before; check for two policies."
+            )
+        return ScheduleRefusal(
+            "reordered",
+            f"chunks' stamps must increase, this one is {behind_s:.3f} s behind the last; check "
+            "for two policies and the policy's clock.",
+        )
