@@ -268,12 +268,13 @@ class SafetyNode(LifecycleNode):
             )
         for event in command.events:
             self._last_event = event.text
-            log = {
-                "info": self.get_logger().info,
-                "warning": self.get_logger().warning,
-                "error": self.get_logger().error,
-            }[event.level]
-            log(event.text)
+            # One call site a level: rclpy ties each to one severity.
+            if event.level == "error":
+                self.get_logger().error(event.text)
+            elif event.level == "warning":
+                self.get_logger().warning(event.text)
+            else:
+                self.get_logger().info(event.text)
         if self._holds_and_changes() != self._reported:
             self._publish_diagnostics()
 
