@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docker/: the Dockerfiles pass hadolint, the compose files start the nodes of node_graph.py.
+
+No image is built here. What the compose files pass is checked against parameters.py, so that a
+renamed parameter or executable cannot go unnoticed.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="parameters.py needs ROS 2")
+
+from par_ros import node_graph, parameters, topics
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMETERS = {
+    topics.BRIDGE: parameters.ManiSkillBridgeParameters,
+    topics.EPISODES: parameters.EpisodeNodeParameters,
+    topics.GUARD: parameters.SafetyNodeParameters,
+    topics.POLICY: parameters.PolicyNodeParameters,
+}
+# rclpy declares it on every node.
+EVERY_NODE = {"use_sim_time"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What one service of a compose file starts, with its defaults filled in."""
+
+    executable: str
+    parameters: dict[str, str]
+    remappings: dict[str, str]
+
+
+def with_defaults(text: str) -> str:
+    """${NAME:-default} -> default, ${NAME:?reason} -> reason."""
+    return re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", text)
+
+
+def node_commands(name: str) -> list[Command]:
+    """The services of a compose file that run a node of this package."""
+    services = yaml.safe_load((ROOT / "docker" / name).read_text())["services"]
+    commands = []
+    for service in services.values():
+        executable, *words = [with_defaults(word) for word in service["command"]]
+        if executable not in PARAMETERS:
+            continue
+        assert words[0] == "--ros-args"
+        pairs = list(zip(words[1::2], words[2::2], strict=True))
+        values = {flag: dict(w.split(":=", 1) for f, w in pairs if f == flag) for flag, _ in pairs}
+        assert set(values) <= {"-p", "-r"}
+        commands.append(Command(executable, values.get("-p", {}), values.get("-r", {})))
+    return commands
+
+
+def graph_entries(kind: str, folder: Path, **texts: str) -> dict[str, Any]:
+    arguments = node_graph.parse_arguments(
+        node_graph.GRAPHS[kind].arguments_type, kind, {"checkpoint": str(folder), **texts}
+    )
+    graph = node_graph.GRAPHS[kind].build(arguments, "")
+    return {entry.executable: entry for entry in graph.nodes}
+
+
+def test_dockerfiles_pass_hadolint() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    files = sorted((ROOT / "docker").glob("*.Dockerfile"))
+    assert [path.name for path in files] == [
+        "arm.Dockerfile", "policy.Dockerfile", "sim.Dockerfile",
+    ]  # fmt: skip
+    result = subprocess.run(
+        [hadolint, "--config", ROOT / "docker/hadolint.yaml", *files],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["compose.sim.yaml", "compose.real_arm.yaml"])
+def test_every_parameter_exists_and_its_default_is_valid(name: str) -> None:
+    for command in node_commands(name):
+        fields = {field.name: field for field in dataclasses.fields(PARAMETERS[command.executable])}
+        for parameter, text in command.parameters.items():
+            if parameter in EVERY_NODE:
+                assert text in ("true", "false")
+                continue
+            assert parameter in fields, f"{command.executable} has no parameter {parameter}"
+            parameters.parse_text(command.executable, fields[parameter], text)
+
+
+def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
+    """The same executables, and the same values where both give one."""
+    entries = graph_entries("sim", tmp_path, report=str(tmp_path))
+    commands = {command.executable: command for command in node_commands("compose.sim.yaml")}
+    assert set(commands) == set(entries)
+    for executable, command in commands.items():
+        given = entries[executable].parameters
+        for parameter, text in command.parameters.items():
+            if parameter not in {"checkpoint", "report"}:
+                assert parameter in given, f"{executable}: {parameter} is not in the graph"
+                assert text.lower() == str(given[parameter]).lower(), f"{executable}: {parameter}"
+
+
+def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None:
+    entries = graph_entries("real_arm", tmp_path, instruction="lift the cube")
+    commands = {command.executable: command for command in node_commands("compose.real_arm.yaml")}
+    assert set(commands) <= set(entries)
+    assert commands[topics.GUARD].parameters["dry_run"] == "true"
+    for executable, command in commands.items():
+        assert command.remappings == dict(entries[executable].remappings)
+
+
+def test_the_arm_side_installs_no_torch() -> None:
+    text = (ROOT / "docker/arm.Dockerfile").read_text()
+    instructions = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    assert "--no-deps ." in instructions
+    assert not re.search(r"\b(torch|cuda|nvidia|tensorrt)\b", instructions, re.IGNORECASE)
