@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -48,6 +49,11 @@ def run_node(
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except rclpy_implementation.RCLError:
+        # A callback that was publishing while the signal handler shut the context down.
+        if rclpy.ok():
+            raise
         return 0
     except (ValueError, FileNotFoundError) as error:
         return report_error(error)

@@ -64,6 +64,9 @@ _JOINT_JUMP_RAD = 0.05
 # A tracking error must last: one late joint state is none.
 _TRACKING_ERROR_TIME_S = 0.1
 _NUM_TRACKING_SAMPLES = 6
+# A stop's trajectory lasts at least this long, at rest in the end: a controller rejects a stamped
+# trajectory that is over when it arrives, and a stop must not be rejected for coming late.
+_MIN_STOP_S = 1.0
 # Points closer to the splice than this are dropped: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
 _MOTIONS_KEPT = 4
@@ -549,10 +552,11 @@ class Guard:
             nodes = self._stop_nodes(begin, retreat)
             if not self.settings.lockstep:
                 nodes = _without_early_points(nodes, self.settings.step_s)
-            return arm_trajectory(self.spec, nodes), begin
-        lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
-        nodes = self._stop_nodes(_last_state(lead), retreat)
-        return arm_trajectory(self.spec, _shifted(nodes, lead.times_s[-1]).after(lead)), begin
+        else:
+            lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
+            nodes = self._stop_nodes(_last_state(lead), retreat)
+            nodes = _shifted(nodes, lead.times_s[-1]).after(lead)
+        return arm_trajectory(self.spec, _resting_until(nodes, _MIN_STOP_S)), begin
 
     def _stop_nodes(self, begin: MotionState, retreat: bool) -> Nodes:
         if retreat and self._measured is not None:
@@ -740,6 +744,14 @@ def _without_early_points(nodes: Nodes, earliest_s: float) -> Nodes:
     times_s = nodes.times_s[kept]
     times_s[-1] = max(times_s[-1], earliest_s)
     return Nodes(times_s, nodes.positions[kept], nodes.velocities[kept], nodes.accelerations[kept])
+
+
+def _resting_until(nodes: Nodes, end_s: float) -> Nodes:
+    """The same nodes, and one more at rest at `end_s` where they end before."""
+    if nodes.times_s[-1] >= end_s:
+        return nodes
+    rest = np.zeros((1, nodes.positions.shape[1]))
+    return Nodes(np.array([end_s]), nodes.positions[-1:], rest, rest).after(nodes)
 
 
 def _shifted(nodes: Nodes, offset_s: float) -> Nodes:
