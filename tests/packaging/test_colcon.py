@@ -82,10 +82,11 @@ def test_ament_finds_the_package(prefix: Path) -> None:
 def test_every_module_is_installed(prefix: Path) -> None:
     """Modules of both packages, and the files beside them that are read at run time."""
     library = next(prefix.glob("lib/python3.*/site-packages"))
+    source = prefix.parents[1] / "src/par_ros"
     for package in ("par_model", "par_ros"):
-        for path in (ROOT / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                relative = path.relative_to(ROOT)
+        for path in (source / package).rglob("*"):
+            if path.is_file():
+                relative = path.relative_to(source)
                 assert (library / relative).is_file(), f"{relative} is not installed"
 
 
