@@ -11,6 +11,7 @@ import datetime
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_srvs.srv import Trigger
 
-from par_model.interface import FloatArray, ImageArray
+from par_model.interface import ImageArray
+from par_model.simulation.tasks import CONTROL_STEP_S
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -81,6 +83,8 @@ class Recording:
     executed: dict[int, JointTrajectory] = field(default_factory=dict)
     policy_latency_ms: list[float] = field(default_factory=list)
     policy_is_quiet: bool = False
+    guard_is_quiet: bool = False
+    holds: int = 0
     # In the order of their first appearance.
     guard_reasons: dict[str, None] = field(default_factory=dict)
     state: messages.Status | None = None
@@ -95,6 +99,8 @@ class EpisodeNode(Node):
         self.parameters = declare(self, EpisodeNodeParameters)
         self._lock = threading.Lock()
         self._recording = Recording()
+        # The guard's counters of holds and changed chunks, since it was configured.
+        self._guard_counts = (0, 0)
         self._console = Console()
         self._folder = Path(self.parameters.report)
         for topic, callback in (
@@ -162,12 +168,24 @@ class EpisodeNode(Node):
         for status in messages.read_diagnostics(message):
             name = status.name.rsplit("/", 1)[-1]
             with self._lock:
-                recording = self._recording
                 if name == POLICY:
-                    recording.policy_latency_ms += _numbers(status.values["new_latency_ms"])
-                    recording.policy_is_quiet = status.values["active"] == "false"
-                elif name == GUARD and status.level != messages.OK:
-                    recording.guard_reasons[status.message] = None
+                    self._note_policy(status.values)
+                elif name == GUARD:
+                    self._note_guard(status.values)
+
+    def _note_policy(self, values: Mapping[str, str]) -> None:
+        """Under the lock."""
+        self._recording.policy_latency_ms += _numbers(values["new_latency_ms"])
+        self._recording.policy_is_quiet = values["active"] == "false"
+
+    def _note_guard(self, values: Mapping[str, str]) -> None:
+        """Under the lock."""
+        counts = (int(values["holds"]), int(values["changes"]))
+        if counts != self._guard_counts:
+            self._recording.holds += counts[0] - self._guard_counts[0]
+            self._recording.guard_reasons[values["last_hold_reason"]] = None
+        self._guard_counts = counts
+        self._recording.guard_is_quiet = values["engaged"] == "false"
 
     # Running thread
 
@@ -257,14 +275,16 @@ class EpisodeNode(Node):
         """Quiet the policy, then wait for what was sent before."""
         with self._lock:
             self._recording.policy_is_quiet = False
+            self._recording.guard_is_quiet = False
         self._deactivate_policy()
         self._call_trigger(self._disengage, CALL_TIMEOUT_S)
         deadline_s = time.monotonic() + LAST_MESSAGES_S
         while not self._is_complete():
             if time.monotonic() > deadline_s:
                 raise RunFailedError(
-                    "the bridge's applied_targets or the policy's last diagnostics did not come "
-                    f"within {LAST_MESSAGES_S:g} s; check for another run in this ROS domain."
+                    "the last diagnostics of policy and guard, or the bridge's applied_targets, "
+                    f"did not come within {LAST_MESSAGES_S:g} s; check for another run in this "
+                    "ROS domain."
                 )
             time.sleep(_POLL_S)
 
@@ -274,7 +294,8 @@ class EpisodeNode(Node):
             if recording.state is None or recording.applied is None:
                 return False
             start_ns = int(recording.state.values["start_ns"])
-            return recording.applied[0] == start_ns and recording.policy_is_quiet
+            quiet = recording.policy_is_quiet and recording.guard_is_quiet
+            return quiet and recording.applied[0] == start_ns
 
     def _result(self, seed: int, policy_seed: int, predicted: bool, title: str) -> EpisodeResult:
         with self._lock:
@@ -291,6 +312,7 @@ class EpisodeNode(Node):
                 self._folder / video, recording.pictures, recording.predictions, f"seed {seed}"
             )
         steps = int(values["step"])
+        end_ns = start_ns + messages.seconds_to_ns(steps * CONTROL_STEP_S)
         rate = values["step_rate_hz"]
         return EpisodeResult(
             seed=seed,
@@ -299,13 +321,11 @@ class EpisodeNode(Node):
             steps=steps,
             joint_names=applied.joint_names,
             joint_targets=applied.positions.tolist(),
-            chunks=len(recording.asked),
-            holds=sum(
-                _is_hold(recording.asked[stamp], executed)
-                for stamp, executed in recording.executed.items()
-                if stamp in recording.asked
+            chunks=sum(stamp_ns < end_ns for stamp_ns in recording.asked),
+            holds=recording.holds,
+            guard_changes=tuple(
+                change for change in _changes(recording, start_ns) if change.step <= steps
             ),
-            guard_changes=tuple(_changes(recording, start_ns)),
             guard_reasons=tuple(recording.guard_reasons),
             policy_latency_ms=tuple(recording.policy_latency_ms),
             camera_to_trajectory_ms=tuple(_numbers(values["camera_to_trajectory_ms"])),
@@ -397,13 +417,6 @@ def _numbers(text: str) -> list[float]:
     return [float(word) for word in text.split()]
 
 
-def _is_hold(asked: JointTrajectory, executed: JointTrajectory) -> bool:
-    """Whether the arm was made to stand, by the chunk's end, where motion was asked for."""
-    columns = executed.reordered(asked.joint_names).positions
-    stands = float(np.ptp(columns[len(columns) // 2 :], axis=0).max()) < _SAME_COMMAND
-    return stands and not _equal(columns, asked.positions)
-
-
 def _changes(recording: Recording, start_ns: int) -> list[GuardChange]:
     """Every number of every chunk that was sent otherwise than asked."""
     changes = []
@@ -423,10 +436,6 @@ def _changes(recording: Recording, start_ns: int) -> list[GuardChange]:
                 )
             )
     return changes
-
-
-def _equal(one: FloatArray, other: FloatArray) -> bool:
-    return float(np.abs(one - other).max()) <= _SAME_COMMAND
 
 
 def _table(results: RunResults) -> Table:

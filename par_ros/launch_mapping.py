@@ -77,8 +77,10 @@ def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
         namespace=graph.namespace,
         # Typed, or launch reads "1" and "a: b" as YAML.
         parameters=[
-            {name: ParameterValue(value, value_type=type(value))}
-            for name, value in entry.parameters.items()
+            {
+                name: ParameterValue(value, value_type=type(value))
+                for name, value in entry.parameters.items()
+            }
         ],
         remappings=list(entry.remappings),
         output="log" if to_log else "screen",

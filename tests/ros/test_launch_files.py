@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/*.launch.py say what the node table says.
+
+Where launch is not installed, small recording stand-ins of its classes take its place; where it is,
+the same files are executed by the real launch too.
+"""
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"sim": "sim.launch.py", "real_arm": "real_arm.launch.py"}
+
+
+class Recorded:
+    """An action, event or substitution that only remembers how it was made."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        self.positional = positional
+        self.named = named
+
+
+class LaunchConfiguration(Recorded):
+    def perform(self, context: dict[str, str]) -> str:
+        return context[self.positional[0]]
+
+
+def stand_ins() -> dict[str, types.ModuleType]:
+    """Modules with the names that the launch files import."""
+    names = {
+        "launch": ("LaunchContext", "LaunchDescription"),
+        "launch.actions": (
+            "DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "RegisterEventHandler",
+            "SetEnvironmentVariable", "Shutdown",
+        ),
+        "launch.events": ("Shutdown",),
+        "launch.substitutions": (),
+        "launch_ros": (),
+        "launch_ros.actions": ("LifecycleNode", "Node"),
+        "launch_ros.event_handlers": ("OnStateTransition",),
+        "launch_ros.events": (),
+        "launch_ros.events.lifecycle": ("ChangeState",),
+        "launch_ros.parameter_descriptions": ("ParameterValue",),
+    }  # fmt: skip
+    modules = {}
+    for module_name, classes in names.items():
+        module = types.ModuleType(module_name)
+        for class_name in classes:
+            setattr(module, class_name, type(class_name, (Recorded,), {}))
+        modules[module_name] = module
+    modules["launch.events"].matches_action = lambda action: action  # type: ignore[attr-defined]
+    modules["launch.substitutions"].LaunchConfiguration = (  # type: ignore[attr-defined]
+        LaunchConfiguration
+    )
+    return modules
+
+
+@pytest.fixture
+def recording_launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, module in stand_ins().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "par_ros.launch_mapping", raising=False)
+    yield
+    sys.modules.pop("par_ros.launch_mapping", None)
+
+
+def load(file_name: str) -> Any:
+    path = ROOT / "launch" / file_name
+    spec = importlib.util.spec_from_file_location(path.stem.replace(".", "_"), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+def performed(name: str, given: dict[str, str]) -> tuple[dict[str, str], list[Any]]:
+    """(argument texts, actions) after the stand-in description was executed."""
+    *declarations, opaque = load(FILES[name]).positional[0]
+    context = {d.positional[0]: d.named["default_value"] for d in declarations} | given
+    return context, opaque.named["function"](context, *opaque.named["args"])
+
+
+def graph_of(name: str, texts: dict[str, str]) -> NodeGraph:
+    kind = GRAPHS[name]
+    return kind.build(parse_arguments(kind.arguments_type, name, texts), "")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nodes_are_the_tables(recording_launch: None, tmp_path: Path, name: str) -> None:
+    given = {"checkpoint": str(tmp_path), "namespace": "left"}
+    context, actions = performed(name, given)
+    graph = graph_of(name, context)
+    kinds = {"Node": False, "LifecycleNode": True}
+    nodes = [action for action in actions if type(action).__name__ in kinds]
+    assert [node.named["name"] for node in nodes] == [entry.name for entry in graph.nodes]
+    for node, entry in zip(nodes, graph.nodes, strict=True):
+        assert kinds[type(node).__name__] is entry.lifecycle
+        assert node.named["package"] == "par_ros"
+        assert node.named["executable"] == entry.executable
+        assert node.named["namespace"] == "left"
+        assert tuple(node.named["remappings"]) == entry.remappings
+        (values,) = node.named["parameters"]
+        plain = {key: value.positional[0] for key, value in values.items()}
+        expected = dict(entry.parameters)
+        for changing in ("command", "report"):
+            plain.pop(changing, None)
+            expected.pop(changing, None)
+        assert plain == expected
+        for key, value in values.items():
+            assert value.named["value_type"] is type(value.positional[0]), key
+        assert type(node.named["on_exit"]).__name__ == "Shutdown"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_lifecycle_nodes_are_brought_to_active_and_failure_ends_the_launch(
+    recording_launch: None, tmp_path: Path, name: str
+) -> None:
+    _, actions = performed(name, {"checkpoint": str(tmp_path)})
+    nodes = [action for action in actions if type(action).__name__ == "LifecycleNode"]
+    assert len(nodes) == 2
+    for node in nodes:
+        handlers = [
+            action.positional[0].named
+            for action in actions
+            if type(action).__name__ == "RegisterEventHandler"
+            and action.positional[0].named["target_lifecycle_node"] is node
+        ]
+        reactions = {
+            (handler["start_state"], handler["goal_state"]): handler["entities"][0].named["event"]
+            for handler in handlers
+        }
+        assert reactions[("configuring", "inactive")].named["transition_id"] == 3
+        assert type(reactions[("configuring", "unconfigured")]).__name__ == "Shutdown"
+        assert type(reactions[("activating", "inactive")]).__name__ == "Shutdown"
+        emitted = [
+            action.named["event"]
+            for action in actions
+            if type(action).__name__ == "EmitEvent"
+            and action.named["event"].named["lifecycle_node_matcher"] is node
+        ]
+        assert [event.named["transition_id"] for event in emitted] == [1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_environment_is_set_before_any_node(
+    recording_launch: None, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    context, actions = performed(name, {"checkpoint": str(tmp_path), "domain_id": "42"})
+    expected = graph_of(name, context).environment
+    assert expected["ROS_DOMAIN_ID"] == "42"
+    first = actions[: len(expected)]
+    assert {action.positional[0]: action.positional[1] for action in first} == expected
+
+
+def test_wrong_argument_is_the_same_sentence(recording_launch: None) -> None:
+    with pytest.raises(ValueError, match=r"^sim: task must be one of PushCube, PickCube"):
+        performed("sim", {"task": "OpenDoor"})
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("name", FILES)
+def test_real_launch_executes_the_files(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folder launch/ of this repository is no module; the real one has actions.
+    pytest.importorskip("launch.actions", reason="ROS 2's launch is not installed")
+    pytest.importorskip("launch_ros.actions", reason="ROS 2's launch_ros is not installed")
+    from launch import LaunchContext
+
+    monkeypatch.delitem(sys.modules, "par_ros.launch_mapping", raising=False)
+    description = load(FILES[name])
+    context = LaunchContext()
+    *declarations, opaque = description.entities
+    for declaration in declarations:
+        declaration.execute(context)
+    context.launch_configurations["checkpoint"] = str(tmp_path)
+    actions = opaque.execute(context)
+    executables = [
+        action.node_executable for action in actions if hasattr(action, "node_executable")
+    ]
+    graph = graph_of(name, {"checkpoint": str(tmp_path)})
+    assert executables == [entry.executable for entry in graph.nodes]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of 4 x 5 pixels in each encoding, padded rows of 32 bytes, both byte orders; the
+trajectories have 8 points of 8 joints, 0.05 s apart."""
+
+import array
+import builtins
+import sys
+import types
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+
+STAMP_NS = 12_345_678_901
+
+
+def random_picture(encoding: str) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    if encoding in ("rgb8", "bgr8"):
+        return rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    if encoding == "mono8":
+        return rng.integers(0, 256, (4, 5), dtype=np.uint8)
+    if encoding == "16UC1":
+        return rng.integers(0, 65536, (4, 5), dtype=np.uint16)
+    return rng.standard_normal((4, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "16UC1", "32FC1"])
+def test_picture_survives_the_message(encoding: str) -> None:
+    picture = random_picture(encoding)
+    message = messages.array_to_image(picture, encoding, STAMP_NS, "camera")
+    assert (message.height, message.width, message.encoding) == (4, 5, encoding)
+    assert message.step == picture[0].nbytes
+    assert messages.stamp_ns(message) == STAMP_NS
+    np.testing.assert_array_equal(messages.image_to_array(message), picture)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "16UC1", "32FC1"])
+def test_padded_rows_and_foreign_byte_order_are_honoured(encoding: str) -> None:
+    picture = random_picture(encoding)
+    step = 64
+    foreign = picture.astype(picture.dtype.newbyteorder(">"))
+    data = bytearray()
+    for row in foreign:
+        data += row.tobytes().ljust(step, b"\xff")
+    message = Image(
+        height=4, width=5, encoding=encoding, is_bigendian=1, step=step,
+        data=array.array("B", bytes(data)),
+    )  # fmt: skip
+    read = messages.image_to_array(message)
+    assert read.dtype.isnative
+    np.testing.assert_array_equal(read, picture)
+
+
+def test_unpadded_picture_is_read_without_a_copy() -> None:
+    message = messages.array_to_image(random_picture("rgb8"), "rgb8", 0, "")
+    first = messages.image_to_array(message)
+    message.data[0] ^= 0xFF
+    assert first[0, 0, 0] == message.data[0]
+
+
+def test_bgr_becomes_rgb() -> None:
+    picture = random_picture("bgr8")
+    message = messages.array_to_image(picture, "bgr8", 0, "")
+    np.testing.assert_array_equal(messages.image_to_rgb(message), picture[:, :, ::-1])
+
+
+def test_picture_written_from_a_slice() -> None:
+    picture = random_picture("rgb8")[::2, ::-1]
+    message = messages.array_to_image(picture, "rgb8", 0, "")
+    np.testing.assert_array_equal(messages.image_to_rgb(message), picture)
+
+
+def test_grey_is_not_made_up_into_colour() -> None:
+    message = messages.array_to_image(random_picture("mono8"), "mono8", 0, "")
+    with pytest.raises(ValueError, match=r"must be rgb8 .* got mono8; check which camera"):
+        messages.image_to_rgb(message)
+
+
+@pytest.mark.parametrize(("step", "num_bytes"), [(14, 60), (15, 59)])
+def test_size_that_does_not_fit_the_data_is_refused(step: int, num_bytes: int) -> None:
+    message = Image(
+        height=4, width=5, encoding="rgb8", step=step, data=array.array("B", bytes(num_bytes))
+    )
+    with pytest.raises(ValueError, match=r"rgb8 of 5 x 4 needs a step of at least 15 bytes"):
+        messages.image_to_array(message)
+
+
+def test_exotic_encoding_without_cv_bridge_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real_import = builtins.__import__
+
+    def without_cv_bridge(name: str, *rest: object) -> object:
+        if name == "cv_bridge":
+            raise ImportError(name)
+        return real_import(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without_cv_bridge)
+    message = Image(height=4, width=5, encoding="bayer_rggb8", step=5, data=bytes(20))
+    with pytest.raises(ValueError, match=r"bayer_rggb8 needs cv_bridge, which is not installed"):
+        messages.image_to_rgb(message)
+
+
+def test_exotic_encoding_goes_through_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message: Image, desired_encoding: str) -> np.ndarray:
+            asked.append((message.encoding, desired_encoding))
+            return np.zeros((4, 5, 3), np.uint8)
+
+    stand_in = types.SimpleNamespace(CvBridge=CvBridge, CvBridgeError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "cv_bridge", stand_in)
+    message = Image(height=4, width=5, encoding="bayer_rggb8", step=5, data=bytes(20))
+    assert messages.image_to_rgb(message).shape == (4, 5, 3)
+    assert asked == [("bayer_rggb8", "rgb8")]
+
+
+def test_trajectory_is_exact_to_the_last_bit() -> None:
+    rng = np.random.default_rng(2)
+    trajectory = JointTrajectory(
+        joint_names=tuple(f"joint{index}" for index in range(8)),
+        times_s=0.05 * np.arange(1, 9),
+        positions=rng.standard_normal((8, 8)),
+        velocities=rng.standard_normal((8, 8)),
+    )
+    message = messages.joint_trajectory_message(trajectory, STAMP_NS)
+    read = messages.read_joint_trajectory(message)
+    assert read.joint_names == trajectory.joint_names
+    np.testing.assert_array_equal(read.positions, trajectory.positions)
+    np.testing.assert_array_equal(read.velocities, trajectory.velocities)
+    assert read.accelerations is None
+    assert messages.stamp_ns(message) == STAMP_NS
+    last = message.points[-1].time_from_start
+    assert messages.time_to_ns(last) == 400_000_000
+
+
+def test_ragged_trajectory_is_refused() -> None:
+    trajectory = JointTrajectory(("a", "b"), np.array([0.05, 0.1]), np.zeros((2, 2)))
+    message = messages.joint_trajectory_message(trajectory, 0)
+    message.points[1].positions = array.array("d", [0.0])
+    with pytest.raises(ValueError, match=r"point 1 must carry 2 positions.*got 1"):
+        messages.read_joint_trajectory(message)
+
+
+def test_empty_trajectory_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one point"):
+        messages.read_joint_trajectory(JointTrajectoryMessage(joint_names=["a"]))
+
+
+def test_nan_survives_for_the_guard_to_refuse() -> None:
+    positions = np.array([[np.nan, 1.0]])
+    trajectory = JointTrajectory(("a", "b"), np.array([0.05]), positions)
+    message = messages.joint_trajectory_message(trajectory, 0)
+    assert np.isnan(messages.read_joint_trajectory(message).positions[0, 0])
+
+
+def test_joint_state_there_and_back() -> None:
+    positions, velocities = np.array([0.1, -2.0]), np.array([0.0, 3.0])
+    message = messages.joint_state_message(("a", "b"), positions, velocities, STAMP_NS)
+    sample = messages.read_joint_state(message)
+    assert (sample.stamp_ns, sample.joint_names) == (STAMP_NS, ("a", "b"))
+    np.testing.assert_array_equal(sample.positions, positions)
+    np.testing.assert_array_equal(sample.velocities, velocities)
+
+
+def test_joint_state_that_lacks_a_position_is_refused() -> None:
+    with pytest.raises(ValueError, match="names 2 joints but carries 1 positions"):
+        messages.read_joint_state(JointState(name=["a", "b"], position=[0.0]))
+
+
+@pytest.mark.parametrize("time_ns", [0, 1, 999_999_999, 1_000_000_000, 2**31 * 10**9 - 1])
+def test_nanoseconds_are_exact(time_ns: int) -> None:
+    assert messages.time_to_ns(messages.ns_to_time(time_ns)) == time_ns
+    assert messages.time_to_ns(messages.ns_to_duration(time_ns)) == time_ns
+
+
+def test_status_there_and_back() -> None:
+    status = messages.Status("/policy_node", messages.WARN, "late", {"holds": "3", "x": ""})
+    message = messages.diagnostics_message((status,), STAMP_NS)
+    assert messages.read_diagnostics(message) == (status,)
+
+
+def test_camera_info_holds_the_matrix() -> None:
+    matrix = np.array([[190.0, 0.0, 64.0], [0.0, 190.0, 64.0], [0.0, 0.0, 1.0]])
+    message = messages.camera_info(matrix, 128, 128, STAMP_NS, "camera")
+    np.testing.assert_array_equal(np.reshape(message.k, (3, 3)), matrix)
+    np.testing.assert_array_equal(np.reshape(message.p, (3, 4))[:, :3], matrix)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs: what runs for which arguments, and that all names in them exist."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from par_model.simulation.tasks import TASKS
+from par_ros import parameters, topics
+from par_ros.graph_runner import command_line
+from par_ros.node_graph import (
+    GRAPHS,
+    LoopbackArguments,
+    NodeGraph,
+    RealArmArguments,
+    SimArguments,
+    loopback_graph,
+    parse_arguments,
+    real_arm_graph,
+    sim_graph,
+)
+from par_ros.parameters import parse_text, validate
+
+PARAMETER_CLASSES = {
+    "policy_node": parameters.PolicyNodeParameters,
+    "safety_node": parameters.SafetyNodeParameters,
+    "maniskill_bridge_node": parameters.ManiSkillBridgeParameters,
+    "loopback_arm_node": parameters.LoopbackArmParameters,
+    "episode_node": parameters.EpisodeNodeParameters,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    return str(folder)
+
+
+@pytest.fixture
+def graphs(checkpoint: str) -> dict[str, NodeGraph]:
+    return {
+        "sim": sim_graph(SimArguments(checkpoint=checkpoint)),
+        "real_arm": real_arm_graph(RealArmArguments(checkpoint=checkpoint)),
+        "loopback": loopback_graph(LoopbackArguments(checkpoint=checkpoint)),
+    }
+
+
+def nodes_of(graph: NodeGraph) -> dict[str, Any]:
+    return {entry.name: entry for entry in graph.nodes}
+
+
+def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, NodeGraph]) -> None:
+    assert set(graphs) == set(GRAPHS)
+    known_topics = {topic.name for topic in topics.TOPICS}
+    for graph in graphs.values():
+        for entry in graph.nodes:
+            assert importlib.util.find_spec(f"par_ros.{entry.executable}"), entry.executable
+            kind: type[Any] = PARAMETER_CLASSES[entry.name]
+            fields = {field.name: field for field in dataclasses.fields(kind)}
+            own = {k: v for k, v in entry.parameters.items() if k != "use_sim_time"}
+            assert set(own) <= set(fields), entry.name
+            validate(kind(**own), entry.name)
+            assert {name for name, _ in entry.remappings} <= known_topics
+
+
+def test_guard_and_policy_are_lifecycle_nodes_and_the_guard_comes_first(
+    graphs: dict[str, NodeGraph],
+) -> None:
+    for graph in graphs.values():
+        managed = [entry.name for entry in graph.nodes if entry.lifecycle]
+        assert managed == ["safety_node", "policy_node"]
+
+
+def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:
+    ends = {
+        name: [entry.name for entry in graph.nodes if entry.ends_run]
+        for name, graph in graphs.items()
+    }
+    assert ends == {"sim": ["episode_node"], "real_arm": [], "loopback": []}
+
+
+def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
+    texts = {
+        "task": "StackCube", "episodes": "5", "first_seed": "77", "mode": "realtime",
+        "checkpoint": checkpoint, "max_steps": "50", "num_steps": "4", "policy_seed": "9",
+        "real_time_factor": "0.5", "image_every": "8", "report": "somewhere",
+    }  # fmt: skip
+    nodes = nodes_of(sim_graph(parse_arguments(SimArguments, "sim", texts)))
+    bridge = nodes["maniskill_bridge_node"].parameters
+    assert (bridge["task"], bridge["seed"], bridge["mode"]) == ("StackCube", 77, "realtime")
+    assert (bridge["max_steps"], bridge["image_every"]) == (50, 8)
+    assert bridge["real_time_factor"] == 0.5
+    policy = nodes["policy_node"].parameters
+    assert policy["checkpoint"] == checkpoint
+    assert policy["instruction"] == TASKS["StackCube"].instruction
+    assert (policy["num_steps"], policy["policy_seed"], policy["mode"]) == (4, 9, "realtime")
+    episodes = nodes["episode_node"].parameters
+    assert (episodes["episodes"], episodes["first_seed"], episodes["task"]) == (5, 77, "StackCube")
+    assert episodes["report"] == str(Path("somewhere").absolute())
+    assert nodes["safety_node"].parameters["mode"] == "realtime"
+
+
+def test_what_is_not_given_is_not_set(checkpoint: str) -> None:
+    nodes = nodes_of(sim_graph(SimArguments(checkpoint=checkpoint)))
+    assert "num_steps" not in nodes["policy_node"].parameters
+
+
+def test_real_arm_is_a_dry_run_unless_told_otherwise(checkpoint: str) -> None:
+    for dry_run in (True, False):
+        arguments = RealArmArguments(checkpoint=checkpoint, dry_run=dry_run)
+        guard = nodes_of(real_arm_graph(arguments))["safety_node"]
+        assert guard.parameters["dry_run"] is dry_run
+    assert RealArmArguments().dry_run is True
+
+
+def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
+    arguments = RealArmArguments(
+        checkpoint=checkpoint,
+        camera_topic="wrist/image",
+        joint_states_topic="fr3/joint_states",
+        controller_topic="jtc/joint_trajectory",
+        gripper_topic="gripper/joint_trajectory",
+    )
+    nodes = nodes_of(real_arm_graph(arguments))
+    assert dict(nodes["safety_node"].remappings) == {
+        "joint_states": "fr3/joint_states",
+        "joint_trajectory": "jtc/joint_trajectory",
+        "gripper_trajectory": "gripper/joint_trajectory",
+    }
+    assert dict(nodes["policy_node"].remappings) == {
+        "camera/image_raw": "wrist/image",
+        "joint_states": "fr3/joint_states",
+    }
+
+
+def test_environment_stays_on_this_machine_and_respects_the_users(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    arguments = SimArguments(checkpoint=checkpoint, domain_id=42)
+    environment = sim_graph(arguments).environment
+    assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).is_file()
+    assert environment["ROS_DOMAIN_ID"] == "42"
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert set(sim_graph(arguments).environment) == {"ROS_DOMAIN_ID"}
+    off = dataclasses.replace(arguments, fastdds_profile=False)
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
+    assert "FASTDDS_DEFAULT_PROFILES_FILE" not in sim_graph(off).environment
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ({"task": "OpenDoor"}, "sim: task must be one of PushCube, PickCube, StackCube, got"),
+        ({"tsak": "PushCube"}, "sim: 'tsak' is not an argument; the arguments are task, episodes"),
+        ({"episodes": "0"}, "sim: episodes must be a whole number from 1 to 100000, got 0"),
+        ({"episodes": "three"}, "sim: episodes must be a whole number, got 'three'"),
+        ({"mode": "fast"}, "sim: mode must be one of lockstep, realtime, got 'fast'"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(texts: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        parse_arguments(SimArguments, "sim", texts)
+
+
+def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    arguments = SimArguments(checkpoint=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"^checkpoint '.*nowhere' is not a folder; check"):
+        sim_graph(arguments)
+
+
+@pytest.mark.parametrize("kind", [kind.arguments_type for kind in GRAPHS.values()])
+def test_defaults_survive_a_round_trip_through_text(kind: type[Any]) -> None:
+    """As launch passes them: every default is a text, and an unset one is empty."""
+    for field in dataclasses.fields(kind):
+        if field.default is not None:
+            text = str(field.default)
+            assert parse_text("x", field, text) == field.default
+
+
+def test_command_line_keeps_types_and_odd_texts(checkpoint: str) -> None:
+    arguments = SimArguments(checkpoint=checkpoint, namespace="left")
+    graph = sim_graph(arguments)
+    policy = nodes_of(graph)["policy_node"]
+    words = command_line(policy, graph.namespace)
+    assert words[1:4] == ["-m", "par_ros.policy_node", "--ros-args"]
+    assert "__node:=policy_node" in words
+    assert "__ns:=/left" in words
+    assert "use_sim_time:=true" in words
+    assert f'checkpoint:="{checkpoint}"' in words
+    assert "policy_seed:=0" in words

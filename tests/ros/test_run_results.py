@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""results.json, report.html and the videos of a made-up run: 3 episodes of 8, 16 and 24 steps, two
+successes, the first with predicted pictures."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_video
+from par_ros.report import summary_rows, write_report
+from par_ros.run_results import (
+    EpisodeResult,
+    GuardChange,
+    RunResults,
+    percentiles,
+    wilson_interval,
+)
+
+
+def made_up_episode(index: int) -> EpisodeResult:
+    steps = 8 * (index + 1)
+    return EpisodeResult(
+        seed=100 + index,
+        policy_seed=index,
+        success=index < 2,
+        steps=steps,
+        joint_names=("a", "b"),
+        joint_targets=[[0.1 * step, math.pi] for step in range(steps)],
+        chunks=index + 1,
+        holds=0,
+        guard_changes=(GuardChange(3, "a", 1.0, 0.9),) if index == 1 else (),
+        guard_reasons=("<b>velocity</b> limit",) if index == 1 else (),
+        policy_latency_ms=(500.0,) if index == 0 else (10.0, 20.0),
+        camera_to_trajectory_ms=(600.0,) if index == 0 else (12.0, 22.0),
+        predicted=index == 0,
+        step_rate_hz=50.0,
+        video=f"episode_{100 + index}.mp4",
+    )
+
+
+@pytest.fixture
+def results() -> RunResults:
+    return RunResults(
+        task="PushCube",
+        instruction="Push it.",
+        mode="lockstep",
+        checkpoint="/somewhere",
+        command="python -m par_ros sim task:=PushCube",
+        started="2026-01-01T00:00:00+00:00",
+        episodes_asked=3,
+        episodes=tuple(made_up_episode(index) for index in range(3)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # R's prop.test without correction
+    [(22, 25, 0.7004, 0.9583), (25, 25, 0.8668, 1.0), (0, 25, 0.0, 0.1332), (0, 0, 0.0, 1.0)],
+)
+def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_percentiles_of_nothing_are_none() -> None:
+    assert percentiles([]) == {"count": 0, "p50": None, "p99": None, "worst": None}
+    assert percentiles([1.0, 2.0, 3.0])["p50"] == 2.0
+
+
+def test_json_keeps_every_target_exactly(results: RunResults, tmp_path: Path) -> None:
+    results.write(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["num_successes"] == 2
+    assert content["num_episodes"] == content["episodes_asked"] == 3
+    assert content["episodes"][2]["joint_targets"] == results.episodes[2].joint_targets
+    assert content["episodes"][1]["guard_changes"] == [
+        {"step": 3, "joint": "a", "asked": 1.0, "sent": 0.9}
+    ]
+    assert content["versions"]["python"]
+    assert content["hardware"]["cores"] >= 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_latency_leaves_out_episodes_with_predictions(results: RunResults) -> None:
+    assert max(results.policy_latency_ms()) == 20.0
+    assert max(results.camera_to_trajectory_ms()) == 22.0
+    only_predicted = RunResults(**(vars(results) | {"episodes": results.episodes[:1]}))
+    assert only_predicted.policy_latency_ms() == [500.0]
+
+
+def test_summary_says_what_the_episodes_say(results: RunResults) -> None:
+    rows = dict(summary_rows(results))
+    assert rows["episodes"] == "3 of 3"
+    assert rows["success"].startswith("2 of 3 (95 % interval 21% to 94%)")
+    assert rows["episode length"] == "mean 16.0 control steps (8 to 24)"
+    assert rows["policy latency"].startswith("p50 15.0 ms, p99 20.0 ms")
+    assert (rows["chunks"], rows["holds"], rows["numbers changed by the guard"]) == ("6", "0", "1")
+
+
+def test_page_opens_offline(results: RunResults, tmp_path: Path) -> None:
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img|video|iframe)[^>]+(src|href)=.?https?:", page)
+    assert page.count("plotly.js v") == 1
+    for episode in results.episodes:
+        assert f'src="{episode.video}"' in page
+    assert "2 of 3 (95 % interval 21% to 94%)" in page
+    assert "&lt;b&gt;velocity&lt;/b&gt; limit" in page
+    assert "par_ros sim task:=PushCube" in page
+
+
+def test_page_of_a_run_without_episodes(results: RunResults, tmp_path: Path) -> None:
+    empty = RunResults(**(vars(results) | {"episodes": ()}))
+    assert "0 of 0" in write_report(empty, tmp_path).read_text(encoding="utf-8")
+
+
+def read_frames(path: Path) -> tuple[list[np.ndarray], float]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return frames, float(stream.average_rate)
+
+
+def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Path) -> None:
+    """Grey camera; predictions for 0.4 s (red) and 0.8 s (blue); 20 pictures a second."""
+    step_ns = 50_000_000
+    grey = np.full((128, 128, 3), 100, np.uint8)
+    red, blue = np.zeros((2, 128, 128, 3), np.uint8)
+    red[:, :, 0] = 200
+    blue[:, :, 2] = 200
+    pictures = {1_000_000_000 + step * step_ns: grey for step in range(17)}
+    predictions = {1_400_000_000: red, 1_800_000_000: blue}
+    write_video(tmp_path / "x.mp4", pictures, predictions, "seed 1")
+    frames, rate = read_frames(tmp_path / "x.mp4")
+    assert len(frames) == 17
+    assert rate == pytest.approx(20.0)
+    assert frames[0].shape == (PANEL_PX + CAPTION_PX, 2 * PANEL_PX, 3)
+    middle = CAPTION_PX + PANEL_PX // 2
+    for step, colour in ((0, (200, 0, 0)), (8, (200, 0, 0)), (9, (0, 0, 200)), (16, (0, 0, 200))):
+        np.testing.assert_allclose(frames[step][middle, PANEL_PX // 2], (100,) * 3, atol=12)
+        np.testing.assert_allclose(frames[step][middle, PANEL_PX * 3 // 2], colour, atol=30)
+
+
+def test_video_without_predictions_is_one_panel(tmp_path: Path) -> None:
+    pictures = {0: np.zeros((64, 64, 3), np.uint8)}
+    write_video(tmp_path / "x.mp4", pictures, {}, "seed 1")
+    frames, _ = read_frames(tmp_path / "x.mp4")
+    assert frames[0].shape == (PANEL_PX + CAPTION_PX, PANEL_PX, 3)
