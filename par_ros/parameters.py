@@ -148,8 +148,9 @@ class SafetyNodeParameters:
     trajectory_stamp: str = parameter(
         "auto",
         "start: trajectories carry the time at which they start (controller and guard share a "
-        "clock); pickup: they start when the controller picks them up; auto: pickup with "
-        "use_sim_time, else start. Lockstep always stamps the start",
+        "clock), and keep the limits however late they are picked up; pickup: they start when they "
+        "are picked up, and a stop may exceed the acceleration limit where it joins; auto: pickup "
+        "with use_sim_time, else start. Lockstep always stamps the start",
         choices=("auto", *typing.get_args(TrajectoryStamp)),
     )
     late_after_s: float = parameter(

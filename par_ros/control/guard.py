@@ -14,8 +14,10 @@ rest:
 Commands live on a timeline: in lockstep the chunks' stamps, otherwise the node's clock with its
 steps taken out (watchdog.SteadyTimeline). Where the stamp of what is sent fixes its start, a new
 motion follows the running one for `splice_s` and departs from it there; a controller that picks the
-message up within that time runs the same curve, however late. With stamp 0 it starts at pick-up,
-and the join is checked for delays up to `max_pickup_delay_s`.
+message up within that time runs the same curve, however late. With stamp 0 it starts at pick-up:
+the arm has then moved on by an unknown stretch, and what is sent must make up for it. Chunks are
+checked for pick-up delays up to `max_pickup_delay_s`; a stop cannot promise as much. So stamp 0 is
+for simulators, whose clock moves in control steps; on an arm the stamp fixes the start.
 """
 
 from collections import Counter, deque

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros fuzz --num-chunks N --json F`: random and hostile chunks against the guard.
+
+Each run puts a guard (every mode in turn) before the oracle of limit_oracle.py and sends it what a
+policy could send and much that it never would: smooth motions, noise, steps, limits exceeded, NaN,
+Inf, wrong shapes, names, orders, times and stamps, mutations of earlier chunks, at random delays,
+with emergency stops, bad joint states and late pick-up in between. The verdict: no output outside a
+limit, no number that is none, no exception. A seed gives the same run again.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from par_ros.control.action_schedule import ChunkStart
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.guard import Command, Guard, GuardSettings, TrajectoryStamp
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
+from par_ros.control.observation_assembler import JointSample
+from par_ros.control.safety_filter import RequestedChunk
+from par_ros.parameters import read_arm_spec
+from par_ros.proof.limit_oracle import ControllerOracle, Findings
+
+_START_NS = 1_000 * NANOSECONDS
+_CHUNKS_PER_RUN = 200
+_MODES: tuple[tuple[bool, TrajectoryStamp, ChunkStart], ...] = (
+    (True, "start", "arrival"),
+    (False, "start", "arrival"),
+    (False, "start", "observation"),
+)
+Generator = np.random.Generator
+
+
+@dataclass
+class FuzzTotals:
+    """Sums over runs."""
+
+    num_chunks: int = 0
+    num_outputs: int = 0
+    num_non_finite: int = 0
+    exceptions: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
+
+    def add(self, other: "FuzzTotals") -> None:
+        """Add the sums of another set of runs."""
+        self.num_chunks += other.num_chunks
+        self.num_outputs += other.num_outputs
+        self.num_non_finite += other.num_non_finite
+        self.exceptions = (self.exceptions + other.exceptions)[:10]
+        self.outcomes += other.outcomes
+        self.kinds += other.kinds
+        mine, theirs = self.findings, other.findings
+        mine.num_samples += theirs.num_samples
+        mine.violations += theirs.violations
+        mine.examples = (mine.examples + theirs.examples)[:10]
+        for kind, share in theirs.largest.items():
+            mine.largest[kind] = max(mine.largest[kind], share)
+
+    @property
+    def passed(self) -> bool:
+        """No violation, no non-finite number, no exception."""
+        return not (self.findings.num_violations or self.num_non_finite or self.exceptions)
+
+
+class FuzzRun:
+    """One guard, one oracle, one stream of chunks."""
+
+    def __init__(self, spec: ArmSpec, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._spec = spec
+        lockstep, stamp, chunk_start = _MODES[seed % len(_MODES)]
+        self._settings = GuardSettings(
+            lockstep=lockstep, trajectory_stamp=stamp, chunk_start=chunk_start
+        )
+        self._guard = Guard(spec, self._settings)
+        start = self._random_pose()
+        self._oracle = ControllerOracle(spec, start)
+        self._finger_m = 0.02
+        self._now_s = 0.0
+        self._chunk: RequestedChunk | None = None
+        self.totals = FuzzTotals()
+        self._see_joints()
+        self._guard.engage(self._now_ns, self._now_s)
+
+    def run(self, num_chunks: int) -> FuzzTotals:
+        """Send `num_chunks` chunks; exceptions of the guard are findings, not ends of the run."""
+        for _ in range(num_chunks):
+            try:
+                self._send_one()
+            except Exception:  # noqa: BLE001 - any exception is what is looked for
+                self.totals.exceptions.append(traceback.format_exc(limit=4))
+        self._oracle.advance(self._now_s + 1.0)
+        self.totals.findings = self._oracle.findings
+        counters = self._guard.counters
+        for outcome in ("unchanged", "tracked", "refused", "late", "duplicate", "reordered"):
+            self.totals.outcomes[outcome] += counters[outcome]
+        return self.totals
+
+    @property
+    def _now_ns(self) -> int:
+        return _START_NS + round(self._now_s * NANOSECONDS)
+
+    def _send_one(self) -> None:
+        self._disturb()
+        if not self._guard.engaged:
+            self._recover()
+        stamp_ns = self._now_ns
+        self._pass_time(0.0 if self._settings.lockstep else self._random.choice(_LATENCIES_S))
+        kind, make = _CHUNK_MAKERS[self._random.integers(len(_CHUNK_MAKERS))]
+        chunk = make(self, stamp_ns)
+        self._chunk = chunk
+        self.totals.num_chunks += 1
+        self.totals.kinds[kind] += 1
+        self._take(self._guard.on_chunk(chunk, self._now_ns, self._now_s))
+        self._pass_time(0.4)
+
+    def _disturb(self) -> None:
+        """Now and then: a stop, a broken joint state, a second policy, a clock step."""
+        lot = self._random.random()
+        now = (self._now_ns, self._now_s)
+        if lot < 0.01:
+            self._take(self._guard.e_stop(*now).command)
+        elif lot < 0.015:
+            self._take(self._guard.disengage(*now).command)
+        elif lot < 0.02:
+            self._take(self._guard.on_bad_joint_state("a joint is missing", *now))
+        elif lot < 0.025:
+            self._take(self._guard.on_tick(2, *now))
+        elif lot < 0.03:
+            noise = self._random.normal(0.0, 0.5, self._spec.num_arm_joints)
+            self._see_joints(noise)
+
+    def _recover(self) -> None:
+        """Wait for rest, then engage again, now and then from another pose."""
+        self._pass_time(1.0)
+        self._guard.reset_stop()
+        self._see_joints()
+        self._guard.engage(self._now_ns, self._now_s)
+
+    def _pass_time(self, duration_s: float) -> None:
+        """Joint states and ticks on the way."""
+        end_s = self._now_s + duration_s
+        for now_s in np.arange(self._now_s + 0.05, end_s + 1e-9, 0.05):
+            self._now_s = float(now_s)
+            self._oracle.advance(self._now_s)
+            self._see_joints()
+            self._take(self._guard.on_tick(1, self._now_ns, self._now_s))
+        self._now_s = max(self._now_s, end_s)
+        self._oracle.advance(self._now_s)
+
+    def _see_joints(self, noise: FloatArray | None = None) -> None:
+        positions = np.append(self._oracle.positions, self._finger_m)
+        if noise is not None:
+            positions[:-1] += noise
+        velocities = np.append(self._oracle.velocities, 0.0)
+        sample = JointSample(self._now_ns, positions, velocities)
+        self._take(self._guard.on_joint_state(sample, self._now_ns, self._now_s))
+
+    def _take(self, command: Command) -> None:
+        """What the controller does with a command, after a delay within what is promised."""
+        if command.executed is not None and not np.all(np.isfinite(command.executed.positions)):
+            self.totals.num_non_finite += 1
+        if command.gripper is not None:
+            self._check_gripper(command.gripper.positions)
+        if command.arm is None:
+            return
+        self.totals.num_outputs += 1
+        stamp_s = None
+        if command.stamp_ns != 0:
+            stamp_s = (command.stamp_ns - _START_NS) / NANOSECONDS
+        delay_s = 0.0 if self._settings.lockstep else float(self._random.uniform(0.0, 0.01))
+        pickup_s = self._now_s + delay_s
+        # A command that follows within the delay overtakes nothing: pick-ups keep their order.
+        self._oracle.receive(command.arm, stamp_s, max(pickup_s, self._oracle.time_s))
+        if not np.all(np.isfinite(command.arm.positions)):
+            self.totals.num_non_finite += 1
+
+    def _check_gripper(self, commands: FloatArray) -> None:
+        gripper = self._spec.gripper
+        targets_m = gripper.target(commands)
+        if not np.all(np.isfinite(targets_m)):
+            self.totals.num_non_finite += 1
+        outside = (targets_m < gripper.min_target_m - 1e-9) | (
+            targets_m > gripper.max_target_m + 1e-9
+        )
+        if np.any(outside):
+            self._oracle.findings.violations["gripper"] += 1
+
+    # Chunks.
+
+    def _random_pose(self) -> FloatArray:
+        limits = self._spec.limits
+        share = self._random.uniform(0.05, 0.95, self._spec.num_arm_joints)
+        return limits.min_position + share * (limits.max_position - limits.min_position)
+
+    def _make(
+        self, stamp_ns: int, arm: FloatArray, gripper: FloatArray | None = None
+    ) -> RequestedChunk:
+        if gripper is None:
+            gripper = self._random.uniform(-0.02, 0.05, 8)
+        return RequestedChunk(
+            stamp_ns,
+            self._spec.joint_names,
+            0.05 * np.arange(1, 9),
+            np.column_stack((arm, gripper)),
+        )
+
+    def ramp(self, stamp_ns: int) -> RequestedChunk:
+        """Constant velocity of up to the limit and beyond."""
+        share = self._random.uniform(-1.2, 1.2, self._spec.num_arm_joints)
+        share *= self._random.choice([0.05, 0.3, 1.0])
+        step = 0.05 * share * self._spec.limits.max_velocity
+        return self._make(stamp_ns, self._oracle.positions + np.outer(np.arange(1, 9), step))
+
+    def continuation(self, stamp_ns: int) -> RequestedChunk:
+        """The speed changes smoothly: what a good policy asks for."""
+        acceleration = self._random.uniform(-0.3, 0.3, self._spec.num_arm_joints)
+        acceleration *= self._spec.limits.max_acceleration
+        times = 0.05 * np.arange(1, 9)[:, None]
+        moved = self._oracle.velocities * times + 0.5 * acceleration * times**2
+        return self._make(stamp_ns, self._oracle.positions + moved)
+
+    def noisy(self, stamp_ns: int) -> RequestedChunk:
+        """A ramp with sampling noise."""
+        chunk = self.continuation(stamp_ns)
+        sigma = 10.0 ** self._random.uniform(-4.0, -1.0)
+        noise = self._random.normal(0.0, sigma, (8, self._spec.num_arm_joints))
+        return self._make(stamp_ns, chunk.positions[:, :-1] + noise)
+
+    def steps(self, stamp_ns: int) -> RequestedChunk:
+        """Steps as large as is not yet a jump, at random knots."""
+        size = self._spec.max_jump_rad * self._random.uniform(
+            -1.0, 1.0, (8, self._spec.num_arm_joints)
+        )
+        taken = self._random.random((8, self._spec.num_arm_joints)) < 0.3
+        return self._make(stamp_ns, self._oracle.positions + np.cumsum(size * taken, axis=0))
+
+    def alternating(self, stamp_ns: int) -> RequestedChunk:
+        """Back and forth at every knot: the most acceleration for the least motion."""
+        size = self._random.uniform(0.0, 0.15, self._spec.num_arm_joints)
+        sign = np.where(np.arange(8) % 2, 1.0, -1.0)
+        return self._make(stamp_ns, self._oracle.positions + np.outer(sign, size))
+
+    def towards_limit(self, stamp_ns: int) -> RequestedChunk:
+        """Fast at a position limit, and past it."""
+        limits = self._spec.limits
+        high = self._random.random(self._spec.num_arm_joints) < 0.5
+        goal = np.where(high, limits.max_position + 0.1, limits.min_position - 0.1)
+        speed = self._random.uniform(0.2, 1.3) * limits.max_velocity
+        way = np.minimum(
+            0.05 * np.arange(1, 9)[:, None] * speed, np.abs(goal - self._oracle.positions)
+        )
+        return self._make(
+            stamp_ns, self._oracle.positions + np.sign(goal - self._oracle.positions) * way
+        )
+
+    def anywhere(self, stamp_ns: int) -> RequestedChunk:
+        """Poses at random."""
+        return self._make(stamp_ns, np.array([self._random_pose() for _ in range(8)]))
+
+    def not_finite(self, stamp_ns: int) -> RequestedChunk:
+        """NaN, Inf or numbers near the end of the range, somewhere."""
+        chunk = self.continuation(stamp_ns)
+        positions = chunk.positions.copy()
+        bad = [np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324]
+        positions[self._random.integers(8), self._random.integers(positions.shape[1])] = bad[
+            self._random.integers(len(bad))
+        ]
+        return RequestedChunk(stamp_ns, chunk.joint_names, chunk.times_s, positions)
+
+    def wrong_form(self, stamp_ns: int) -> RequestedChunk:
+        """Joints, shape or times that are not the arm's."""
+        chunk = self.continuation(stamp_ns)
+        names, times, positions = chunk.joint_names, chunk.times_s, chunk.positions
+        lot = self._random.integers(7)
+        if lot == 0:
+            names = (*names[1:], names[0])
+        elif lot == 1:
+            names, positions = names[:-1], positions[:, :-1]
+        elif lot == 2:
+            times, positions = times[:5], positions[:5]
+        elif lot == 3:
+            times = times[::-1].copy()
+        elif lot == 4:
+            times = times * self._random.uniform(0.0, 2.0)
+        elif lot == 5:
+            times = times - 0.2
+        else:
+            names, times, positions = (), np.empty(0), np.empty((0, 0))
+        return RequestedChunk(stamp_ns, names, times, positions)
+
+    def wrong_stamp(self, stamp_ns: int) -> RequestedChunk:
+        """Early, late, doubled, zero or negative stamps."""
+        offset_s = self._random.choice([-1e6, -10.0, -0.5, -0.41, -0.4, 0.02, 0.5, 1e6])
+        last_ns = stamp_ns if self._chunk is None else self._chunk.stamp_ns
+        stamps = [stamp_ns + round(offset_s * NANOSECONDS), last_ns, last_ns - 1, 0]
+        return self.continuation(int(stamps[self._random.integers(len(stamps))]))
+
+    def mutation(self, stamp_ns: int) -> RequestedChunk:
+        """The last chunk with a column or a row changed, or sent again as it was."""
+        if self._chunk is None or self._chunk.positions.shape != (8, len(self._spec.joint_names)):
+            return self.continuation(stamp_ns)
+        positions = self._chunk.positions.copy()
+        lot = self._random.integers(4)
+        if lot == 0:
+            positions[:, self._random.integers(positions.shape[1])] *= self._random.uniform(
+                -2.0, 2.0
+            )
+        elif lot == 1:
+            positions[self._random.integers(8)] += self._random.normal(0.0, 0.1)
+        elif lot == 2:
+            positions = positions[::-1].copy()
+        return RequestedChunk(stamp_ns, self._chunk.joint_names, self._chunk.times_s, positions)
+
+
+_LATENCIES_S = (0.0, 0.02, 0.06, 0.1, 0.2, 0.39, 0.45, 0.8)
+
+_CHUNK_MAKERS: tuple[tuple[str, Callable[[FuzzRun, int], RequestedChunk]], ...] = (
+    ("continuation", FuzzRun.continuation),
+    ("continuation", FuzzRun.continuation),
+    ("continuation", FuzzRun.continuation),
+    ("ramp", FuzzRun.ramp),
+    ("ramp", FuzzRun.ramp),
+    ("noisy", FuzzRun.noisy),
+    ("noisy", FuzzRun.noisy),
+    ("noisy", FuzzRun.noisy),
+    ("steps", FuzzRun.steps),
+    ("alternating", FuzzRun.alternating),
+    ("towards_limit", FuzzRun.towards_limit),
+    ("towards_limit", FuzzRun.towards_limit),
+    ("anywhere", FuzzRun.anywhere),
+    ("not_finite", FuzzRun.not_finite),
+    ("wrong_form", FuzzRun.wrong_form),
+    ("wrong_stamp", FuzzRun.wrong_stamp),
+    ("mutation", FuzzRun.mutation),
+)
+
+
+def fuzz_once(arm: str, seed: int, num_chunks: int) -> FuzzTotals:
+    """One run of `num_chunks` chunks."""
+    with np.errstate(all="ignore"):
+        return FuzzRun(read_arm_spec(arm), seed).run(num_chunks)
+
+
+def fuzz(arm: str, num_chunks: int, seed: int, num_processes: int) -> FuzzTotals:
+    """Many runs with seeds from `seed` on, with a progress line on stderr."""
+    num_runs = math.ceil(num_chunks / _CHUNKS_PER_RUN)
+    sizes = [min(_CHUNKS_PER_RUN, num_chunks - run * _CHUNKS_PER_RUN) for run in range(num_runs)]
+    jobs = [(arm, seed + run, size) for run, size in enumerate(sizes)]
+    totals = FuzzTotals()
+    begin_s = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
+        for done in pool.imap_unordered(_fuzz_job, jobs, chunksize=4):
+            totals.add(done)
+            rate = totals.num_chunks / (time.monotonic() - begin_s)
+            print(
+                f"\r{totals.num_chunks}/{num_chunks} chunks, {rate:.0f}/s, "
+                f"{totals.findings.num_violations} violations",
+                end="", file=sys.stderr, flush=True,
+            )  # fmt: skip
+    print(file=sys.stderr)
+    return totals
+
+
+def _fuzz_job(job: tuple[str, int, int]) -> FuzzTotals:
+    return fuzz_once(*job)
+
+
+def report(totals: FuzzTotals, arm: str, seed: int) -> dict[str, object]:
+    """What goes into the JSON file."""
+    return {
+        "arm": arm,
+        "seed": seed,
+        "passed": totals.passed,
+        "num_chunks": totals.num_chunks,
+        "num_outputs": totals.num_outputs,
+        "num_samples": totals.findings.num_samples,
+        "violations": dict(totals.findings.violations),
+        "num_violations": totals.findings.num_violations,
+        "num_non_finite": totals.num_non_finite,
+        "num_exceptions": len(totals.exceptions),
+        "examples": totals.findings.examples,
+        "exceptions": totals.exceptions,
+        "outcomes": dict(totals.outcomes),
+        "chunk_kinds": dict(totals.kinds),
+        "largest_share_of_limit": totals.findings.largest,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """The command; 0 where nothing was found."""
+    parser = argparse.ArgumentParser(prog="python -m par_ros fuzz", description=__doc__)
+    parser.add_argument("--num-chunks", type=int, default=10_000)
+    parser.add_argument("--arm", default="panda", help="name in config/arms, or a path")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-processes", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args(arguments)
+    totals = fuzz(options.arm, options.num_chunks, options.seed, options.num_processes)
+    result = report(totals, options.arm, options.seed)
+    text = json.dumps(result, indent=2)
+    if options.json is not None:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if totals.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
