@@ -78,6 +78,7 @@ def test_setup_refuses_what_it_does_not_know() -> None:
     assert result.stderr == "par: setup takes no argument, or 'test'; got 'everything'.\n"
 
 
+@pytest.mark.slow
 def test_without_a_driver_and_without_apt_one_sentence(tmp_path: Path) -> None:
     """No driver (VK_DRIVER_FILES names a missing file), no apt-get: the apt line to type."""
     if os.environ.get("VIRTUAL_ENV") != sys.prefix:
