@@ -50,7 +50,7 @@ class TorchEager:
         self.config = checkpoint.config
         self.device, self.dtype = device, dtype
         self.model = checkpoint.model.to(device, dtype)
-        self.codec = checkpoint.codec.to(device, dtype)
+        self.codec = checkpoint.codec.to(device, dtype).for_pictures()
         sampling = self.config.sampling
         self.sampler = sampler or sampling.action_sampler
         self.num_steps = sampling.action_num_steps if num_steps is None else num_steps

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime on the CPU: float32 graphs, cache rows written in place."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from par_model.backends.graphs import GraphSpec
+from par_model.export.manifest import Manifest, verify_files
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class OnnxRuntime:
+    """GraphRuntime on a folder that `export_trt --precision fp32` wrote.
+
+    Args:
+        folder: ONNX files beside their manifest.json, whose hashes are checked.
+        num_threads: of one graph; None is one a core.
+
+    Raises:
+        ValueError: a file is missing or changed, or the folder is not float32.
+    """
+
+    def __init__(self, folder: Path, num_threads: int | None = None) -> None:
+        self.manifest = Manifest.read(folder)
+        if self.manifest.precision != "fp32":
+            raise ValueError(
+                f"{folder} holds {self.manifest.precision} graphs, and ONNX Runtime on the CPU has "
+                "float32 kernels only; export with --precision fp32."
+            )
+        verify_files(folder, self.manifest)
+        self._specs = {spec.name: spec for spec in self.manifest.graphs}
+        self._graphs = {
+            name: _BoundGraph(folder / f"{name}.onnx", spec, num_threads)
+            for name, spec in self._specs.items()
+        }
+
+    @property
+    def name(self) -> str:
+        return f"ONNX Runtime {onnxruntime.__version__} on cpu"
+
+    def allocate_cache(self) -> dict[str, _Array]:
+        step = self._specs["step"]
+        inputs = {spec.name: spec for spec in step.inputs}
+        return {name: np.zeros(inputs[name].shape, inputs[name].dtype) for _, name in step.aliases}
+
+    def run(
+        self, graph: str, inputs: Mapping[str, Any], cache: dict[str, _Array] | None
+    ) -> dict[str, _Array]:
+        return self._graphs[graph].run(inputs, cache or {})
+
+
+class _BoundGraph:
+    """A session whose inputs and outputs are buffers of ours: nothing is allocated in a run, and a
+    cache output is its input's memory, so that only the new rows are written."""
+
+    def __init__(self, path: Path, spec: GraphSpec, num_threads: int | None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        self._spec = spec
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+        self._aliases = dict(spec.aliases)
+        owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
+        owned += [s for s in spec.outputs if s.name not in self._aliases]
+        self._arrays = {s.name: np.zeros(s.shape, s.dtype) for s in owned}
+        self._bindings: dict[int, tuple[Any, Mapping[str, _Array]]] = {}
+
+    def run(self, inputs: Mapping[str, Any], cache: Mapping[str, _Array]) -> dict[str, _Array]:
+        for name, value in inputs.items():
+            np.copyto(self._arrays[name], value, casting="no")
+        self._session.run_with_iobinding(self._binding(cache))
+        return {
+            spec.name: self._arrays[spec.name].copy()
+            for spec in self._spec.outputs
+            if spec.name not in self._aliases
+        }
+
+    def _binding(self, cache: Mapping[str, _Array]) -> Any:
+        key = id(cache) if cache else 0
+        if key not in self._bindings:
+            binding = self._session.io_binding()
+            for spec in self._spec.inputs:
+                array = cache[spec.name] if spec.name in cache else self._arrays[spec.name]
+                _bind(binding.bind_input, spec.name, array)
+            for spec in self._spec.outputs:
+                source = self._aliases.get(spec.name)
+                array = self._arrays[spec.name] if source is None else cache[source]
+                _bind(binding.bind_output, spec.name, array)
+            # The cache is kept beside the binding, so its id stays its own.
+            self._bindings[key] = binding, cache
+        return self._bindings[key][0]
+
+
+def _bind(bind: Any, name: str, array: _Array) -> None:
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PolicyGraphs over graphs of static shapes: positions, slots and caches, on the host.
+
+A GraphRuntime only runs named graphs (graphs.py) on buffers; what may be run is decided here, once
+for all runtimes: a position out of range is refused before anything is launched (TensorRT would
+drop the write in silence), a shorter cache stays valid, a long history is re-encoded.
+"""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from par_model.backends.policy_graphs import Float32Array, SlotInputs
+from par_model.backends.torch_eager import EagerContext, TorchEager
+from par_model.checkpoint import Checkpoint
+from par_model.interface import ImageArray
+
+
+class GraphRuntime(Protocol):
+    """Runs graphs of the contract. Arrays are numpy or the runtime's own."""
+
+    @property
+    def name(self) -> str:
+        """Runtime and device, for logs."""
+
+    def allocate_cache(self) -> Any:
+        """Buffers of one cache, zeroed."""
+
+    def run(self, graph: str, inputs: Mapping[str, Any], cache: Any | None) -> dict[str, Any]:
+        """Run one graph; its cache outputs are written into `cache`, the others are returned as
+        arrays of their own that a later run leaves alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Buffers:
+    """Holds a runtime's cache buffers; when the last cache that uses them goes, they are lent
+    again (a captured CUDA graph stays bound to their addresses)."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class StaticCache:
+    """The first `length` rows of the buffers; caches of one episode share the buffers."""
+
+    buffers: _Buffers
+    length: int
+
+    def rewind(self, length: int) -> "StaticCache":
+        """The cache as it was at `length` rows.
+
+        Raises:
+            ValueError: `length` is negative or more than what is held.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the KV cache holds {self.length} tokens; cannot rewind to {length}.")
+        return replace(self, length=length)
+
+
+@dataclass(frozen=True)
+class StaticContext:
+    """A slot's outputs: Z_O [1, K, C] raw and Z_A [1, L, C], the runtime's arrays."""
+
+    frame: Any
+    action: Any
+
+
+class StaticGraphs:
+    """PolicyGraphs on a GraphRuntime.
+
+    Args:
+        pictures: draws `predict_frame` from the contexts that the runtime computed; the frame
+            head's loop over sets is no static graph.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, runtime: GraphRuntime, pictures: TorchEager) -> None:
+        self.config = checkpoint.config
+        self.runtime = runtime
+        self._pictures = pictures
+        self._free: list[Any] = []
+        self._anchor: StaticContext | None = None
+
+    @property
+    def name(self) -> str:
+        return self.runtime.name
+
+    def encode(self, image: ImageArray) -> Any:
+        return self.runtime.run("encode", {"image": image[None]}, None)["latent"]
+
+    def prefill(self, text: Float32Array) -> StaticCache:
+        cache = StaticCache(self._lend(), self.config.num_text_tokens)
+        inputs = {"text": text[None], "position": _index(0)}
+        self.runtime.run("prefill", inputs, cache.buffers.value)
+        return cache
+
+    def extend(
+        self, cache: StaticCache, slots: SlotInputs, first_slot: int, starts_with_boa: bool
+    ) -> tuple[StaticContext, StaticCache]:
+        """As PolicyGraphs.extend.
+
+        Raises:
+            ValueError: the slots do not continue the cache, or do not fit into it.
+        """
+        self._require_room(cache, len(slots), first_slot, starts_with_boa)
+        whole = first_slot == 0 and len(slots) == self.config.num_slots // 2
+        if whole and len(slots) > 1:
+            contexts = self._run("rebase", cache, slots, 0)
+        else:
+            contexts = []
+            for index in range(len(slots)):
+                one = SlotInputs(*(values[index : index + 1] for values in _columns(slots)))
+                length = cache.length + index * self.config.slot_length
+                contexts += self._run(
+                    "step", replace(cache, length=length), one, first_slot + index
+                )
+        if starts_with_boa:
+            self._anchor = contexts[0]
+        return contexts[-1], replace(
+            cache, length=cache.length + len(slots) * self.config.slot_length
+        )
+
+    def rewind_to_instruction(self, cache: StaticCache) -> StaticCache:
+        return cache.rewind(self.config.num_text_tokens)
+
+    def evict_oldest_slot(self, cache: StaticCache) -> StaticCache:
+        raise ValueError(
+            "overflow 'slide' moves cache rows, which static graphs cannot; use backend 'eager'."
+        )
+
+    def first_slot_context(self) -> StaticContext:
+        assert self._anchor is not None
+        return self._anchor
+
+    def act(self, context: StaticContext, noise: Float32Array, seed: int) -> Float32Array:
+        """As PolicyGraphs.act; the samplers of static graphs draw nothing on the way, so `seed` is
+        not read."""
+        inputs = {"action_context": context.action, "noise": noise[None]}
+        return as_float32(self.runtime.run("act", inputs, None)["actions"][0])
+
+    def predict_frame(
+        self, context: StaticContext, anchor: StaticContext | None, seed: int
+    ) -> ImageArray:
+        """As PolicyGraphs.predict_frame, drawn by PyTorch."""
+        return self._pictures.predict_frame(
+            self._eager(context), None if anchor is None else self._eager(anchor), seed
+        )
+
+    def _lend(self) -> _Buffers:
+        value = self._free.pop() if self._free else self.runtime.allocate_cache()
+        buffers = _Buffers(value)
+        weakref.finalize(buffers, self._free.append, value)
+        return buffers
+
+    def _require_room(
+        self, cache: StaticCache, num_slots: int, first_slot: int, starts_with_boa: bool
+    ) -> None:
+        config = self.config
+        end = cache.length + num_slots * config.slot_length
+        if not 0 <= first_slot <= config.num_slots - num_slots or end > config.cache_capacity:
+            raise ValueError(
+                f"slots {first_slot} to {first_slot + num_slots - 1} were asked for and the cache "
+                f"holds {config.num_slots} slots ({config.cache_capacity} tokens); rebase or reset "
+                "the policy first."
+            )
+        expected = config.num_text_tokens + first_slot * config.slot_length
+        if cache.length != expected:
+            raise ValueError(
+                f"slot {first_slot} starts at token {expected} and the cache holds {cache.length}; "
+                "slots must follow each other without a gap."
+            )
+        if starts_with_boa != (first_slot == 0):
+            raise ValueError(
+                f"slot {first_slot} was asked for with starts_with_boa={starts_with_boa}; the "
+                "Begin-Of-Action belongs to slot 0 and to it alone."
+            )
+
+    def _run(
+        self, graph: str, cache: StaticCache, slots: SlotInputs, first_slot: int
+    ) -> list[StaticContext]:
+        latents = slots.latents
+        inputs: dict[str, Any] = {
+            "latents": _stack(latents),
+            "actions": np.stack(slots.actions)[None],
+            "position": _index(cache.length),
+        }
+        if self.config.proprio_width:
+            inputs["proprio"] = np.stack(slots.proprio)[None]
+        if graph == "step":
+            inputs["slot"] = _index(first_slot)
+        outputs = self.runtime.run(graph, inputs, cache.buffers.value)
+        frames, actions = outputs["frame_context"], outputs["action_context"]
+        return [StaticContext(frames[:, n], actions[:, n]) for n in range(len(slots))]
+
+    def _eager(self, context: StaticContext) -> EagerContext:
+        to = {"device": self._pictures.device, "dtype": self._pictures.dtype}
+        frame, action = (
+            torch.as_tensor(value).to(**to) for value in (context.frame, context.action)
+        )
+        return EagerContext(frame, action)
+
+
+def as_float32(value: Any) -> Float32Array:
+    """A runtime's array as numpy."""
+    if isinstance(value, Tensor):
+        value = value.detach().float().cpu().numpy()
+    result: Float32Array = np.asarray(value, dtype=np.float32)
+    return result
+
+
+def _index(value: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array([value], dtype=np.int64)
+
+
+def _stack(latents: tuple[Any, ...]) -> Any:
+    """N latents [1, c, h, w] to [1, N, c, h, w]."""
+    if isinstance(latents[0], Tensor):
+        return torch.stack(latents, dim=1)
+    return np.stack(latents, axis=1)
+
+
+def _columns(slots: SlotInputs) -> tuple[tuple[Any, ...], ...]:
+    return slots.latents, slots.actions, slots.proprio

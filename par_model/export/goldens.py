@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short rollout with its answers, and how close another runtime must come to it.
+
+Recorded once from PyTorch in float32; replayed through any PolicyGraphs. What is compared is what
+the policy sees: the contexts of every slot and the sampled chunks.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
+from par_model.backends.static_graphs import as_float32
+from par_model.config import ModelConfig
+from par_model.instruction import InstructionTable
+from par_model.interface import ImageArray
+
+Tensors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+NUM_GOLDEN_SLOTS = 3
+_SEED = 20260101
+COMPARED = ("frame_context", "action_context", "actions")
+
+
+@dataclass(frozen=True)
+class RolloutStep:
+    """One control step's inputs: the image, the chunk that led to it, the joints, the noise."""
+
+    image: ImageArray
+    actions: Float32Array
+    proprio: Float32Array
+    noise: Float32Array
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one output is from the reference: the largest difference, and the smallest cosine
+    over the steps."""
+
+    max_abs: float
+    cosine: float
+
+
+def rollout_steps(config: ModelConfig, count: int, seed: int) -> list[RolloutStep]:
+    """Steps of made-up inputs of the right sizes: smooth pictures, actions in [-1, 1]."""
+    generator = np.random.default_rng(seed)
+    chunk = (config.num_actions, config.action_width)
+    joints = config.proprio_width or config.action_width
+
+    def picture() -> ImageArray:
+        coarse = generator.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        rows = np.arange(config.image_height) * 4 // config.image_height
+        columns = np.arange(config.image_width) * 4 // config.image_width
+        grain = generator.integers(0, 32, (config.image_height, config.image_width, 3))
+        return (coarse[rows][:, columns] // 2 + grain).astype(np.uint8)
+
+    return [
+        RolloutStep(
+            picture(),
+            generator.uniform(-1, 1, chunk).astype(np.float32),
+            generator.standard_normal(joints).astype(np.float32),
+            generator.standard_normal(chunk).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -> Iterator[Tensors]:
+    """Run the steps as PARPolicy would (a full history is re-encoded); yields the outputs."""
+    config = graphs.config  # type: ignore[attr-defined]
+    cache = graphs.prefill(text)
+    slots: list[tuple[Any, Float32Array, Float32Array]] = []
+    for step in steps:
+        if len(slots) == config.num_slots:
+            slots = slots[-(config.num_slots // 2) :]
+            cache = graphs.rewind_to_instruction(cache)
+            _, cache = graphs.extend(cache, _inputs(slots), 0, True)
+        slot = (graphs.encode(step.image), step.actions, step.proprio)
+        context, cache = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+        slots.append(slot)
+        yield {
+            "frame_context": as_float32(context.frame),
+            "action_context": as_float32(context.action),
+            "actions": graphs.act(context, step.noise, 0),
+        }
+
+
+def record_goldens(graphs: PolicyGraphs, instructions: InstructionTable) -> Tensors:
+    """The golden rollout's inputs and outputs as named arrays."""
+    text = as_float32(instructions.embeddings_ITC[0])
+    steps = rollout_steps(graphs.config, NUM_GOLDEN_SLOTS, _SEED)  # type: ignore[attr-defined]
+    tensors: Tensors = {"text": text}
+    for index, (step, outputs) in enumerate(zip(steps, replay(graphs, text, steps), strict=True)):
+        named = {**vars(step), **{f"expected_{name}": value for name, value in outputs.items()}}
+        tensors |= {f"{index}.{name}": np.ascontiguousarray(value) for name, value in named.items()}
+    return tensors
+
+
+def compare_goldens(graphs: PolicyGraphs, tensors: Tensors) -> dict[str, Deviation]:
+    """Replay the golden rollout; the deviation of each output over its steps."""
+    steps, expected = [], []
+    for index in range(NUM_GOLDEN_SLOTS):
+        names = ("image", "actions", "proprio", "noise")
+        steps.append(RolloutStep(*(tensors[f"{index}.{name}"] for name in names)))
+        expected.append({name: tensors[f"{index}.expected_{name}"] for name in COMPARED})
+    return deviations(expected, replay(graphs, tensors["text"], steps))
+
+
+def deviations(
+    expected: Iterator[Tensors] | list[Tensors], got: Iterator[Tensors] | list[Tensors]
+) -> dict[str, Deviation]:
+    """The largest deviation of each compared output over two rollouts."""
+    worst = {name: Deviation(0.0, 1.0) for name in COMPARED}
+    for reference, answer in zip(expected, got, strict=True):
+        for name in COMPARED:
+            now = _deviation(reference[name], answer[name])
+            worst[name] = Deviation(
+                max(worst[name].max_abs, now.max_abs), min(worst[name].cosine, now.cosine)
+            )
+    return worst
+
+
+def require_close(found: Mapping[str, Deviation], precision: str, what: str) -> None:
+    """Raises ValueError naming the output that is out of its bounds.
+
+    fp32: 1e-4 everywhere. fp16 and bf16: contexts by cosine (0.999); actions by cosine (0.99) and
+    within 1 % of their range of 2.
+    """
+    for name, deviation in found.items():
+        finite = np.isfinite(deviation.max_abs) and np.isfinite(deviation.cosine)
+        if precision == "fp32":
+            good, bound = deviation.max_abs < 1e-4, "at most 1e-4 max abs"
+        elif name == "actions":
+            good = deviation.cosine >= 0.99 and deviation.max_abs <= 0.02
+            bound = "cosine at least 0.99 and at most 0.02 max abs"
+        else:
+            good, bound = deviation.cosine >= 0.999, "cosine at least 0.999"
+        if not (finite and good):
+            raise ValueError(
+                f"{what}: {name} is off by {deviation.max_abs:.3g} (cosine "
+                f"{deviation.cosine:.6f}), allowed is {bound}; the graphs do not compute what "
+                "PyTorch computes. Build them again on this machine."
+            )
+
+
+def _deviation(reference: Float32Array, answer: Float32Array) -> Deviation:
+    a, b = reference.astype(np.float64).ravel(), answer.astype(np.float64).ravel()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b) / norm if norm else float(np.array_equal(a, b))
+    return Deviation(float(np.abs(a - b).max()), cosine)
+
+
+def _inputs(slots: list[tuple[Any, Float32Array, Float32Array]]) -> SlotInputs:
+    latents, actions, proprio = zip(*slots, strict=True)
+    return SlotInputs(latents, actions, proprio)
