@@ -255,6 +255,9 @@ class Guard:
         if isinstance(placed, ScheduleRefusal):
             return self._refuse_unplaced(chunk, placed, now_ns, time_ns)
         if self.settings.lockstep:
+            if self._answers_the_past(chunk):
+                self.counters["late"] += 1
+                return _log("warning", "chunk refused: it answers an observation of the past")
             time_ns = chunk.stamp_ns
         if not self._motions and not self._stand_at_measured(time_ns):
             self.counters["refused"] += 1
@@ -355,6 +358,13 @@ class Guard:
         commanded = self._motions[-1].arm_at(time_ns).positions
         measured = None if self._measured is None else self._measured.positions[:-1]
         return self._filter.check(chunk, commanded, measured)
+
+    def _answers_the_past(self, chunk: RequestedChunk) -> bool:
+        """Lockstep: physics is already beyond this chunk's observation."""
+        if self._measured is None:
+            return False
+        age_s = (self._measured.stamp_ns - chunk.stamp_ns) / NANOSECONDS
+        return age_s > self.settings.max_observation_age_s
 
     def _check_lockstep_joint_state(self, chunk: RequestedChunk) -> Fault | None:
         if not self.settings.lockstep:
@@ -589,8 +599,8 @@ class Guard:
         """Measured must lie near what was commanded within the arm's lag before it."""
         if stamp_ns < self._motions[0].begin_ns:
             return None
-        times = stamp_ns - np.linspace(0.0, self.spec.tracking_lag_s, _NUM_TRACKING_SAMPLES) * 1e9
-        commanded = np.array([self._commanded_at(int(time)).positions for time in times])
+        lag_ns = self.spec.tracking_lag_s * NANOSECONDS
+        commanded = self._commanded(stamp_ns - np.linspace(0.0, lag_ns, _NUM_TRACKING_SAMPLES))
         measured = sample.positions[:-1]
         below = commanded.min(axis=0) - measured
         above = measured - commanded.max(axis=0)
@@ -610,11 +620,16 @@ class Guard:
             "rad away; check for a collision, a stopped controller, or a soft arm's lag_s.",
         )
 
-    def _commanded_at(self, time_ns: int) -> MotionState:
-        for running in reversed(self._motions):
-            if running.begin_ns <= time_ns:
-                return running.arm_at(time_ns)
-        return self._motions[0].arm_at(self._motions[0].begin_ns)
+    def _commanded(self, times_ns: FloatArray) -> FloatArray:
+        """Positions [M, J] that were commanded at `times_ns` [M]."""
+        positions = np.empty((len(times_ns), self.spec.num_arm_joints))
+        # The oldest first: a later motion overwrites what it took over.
+        for number, running in enumerate(self._motions):
+            taken = times_ns >= running.begin_ns if number else np.ones(len(times_ns), np.bool_)
+            if np.any(taken):
+                times_s = (times_ns[taken] - running.start_ns) / NANOSECONDS
+                positions[taken] = running.arm.sample(times_s).positions
+        return positions
 
     # Deadlines and clocks.
 

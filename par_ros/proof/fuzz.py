@@ -33,6 +33,8 @@ from par_ros.proof.limit_oracle import ControllerOracle, Findings
 
 _START_NS = 1_000 * NANOSECONDS
 _CHUNKS_PER_RUN = 200
+# Joint states and the guard's ticks; slower than on an arm, to send more chunks.
+_TICK_S = 0.15
 _MODES: tuple[tuple[bool, TrajectoryStamp, ChunkStart], ...] = (
     (True, "start", "arrival"),
     (False, "start", "arrival"),
@@ -152,15 +154,15 @@ class FuzzRun:
     def _pass_time(self, duration_s: float) -> None:
         """Joint states and ticks on the way."""
         end_s = self._now_s + duration_s
-        for now_s in np.arange(self._now_s + 0.05, end_s + 1e-9, 0.05):
+        for now_s in np.arange(self._now_s + _TICK_S, end_s + 1e-9, _TICK_S):
             self._now_s = float(now_s)
-            self._oracle.advance(self._now_s)
             self._see_joints()
             self._take(self._guard.on_tick(1, self._now_ns, self._now_s))
         self._now_s = max(self._now_s, end_s)
-        self._oracle.advance(self._now_s)
+        self._see_joints()
 
     def _see_joints(self, noise: FloatArray | None = None) -> None:
+        self._oracle.advance(self._now_s)
         positions = np.append(self._oracle.positions, self._finger_m)
         if noise is not None:
             positions[:-1] += noise
@@ -227,7 +229,7 @@ class FuzzRun:
     def continuation(self, stamp_ns: int) -> RequestedChunk:
         """The speed changes smoothly: what a good policy asks for."""
         acceleration = self._random.uniform(-0.3, 0.3, self._spec.num_arm_joints)
-        acceleration *= self._spec.limits.max_acceleration
+        acceleration *= self._spec.limits.max_acceleration * self._random.choice([0.03, 0.2, 1.0])
         times = 0.05 * np.arange(1, 9)[:, None]
         moved = self._oracle.velocities * times + 0.5 * acceleration * times**2
         return self._make(stamp_ns, self._oracle.positions + moved)

@@ -9,6 +9,7 @@ hides between two motions).
 Units: seconds, rad. J arm joints; the oracle does not look at the gripper.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -24,7 +25,6 @@ _KINDS = ("position", "velocity", "acceleration", "jerk")
 _RELATIVE_TOLERANCE = 1e-5
 
 # Coefficients of the quintic on [0, 1] from position, velocity, acceleration at both ends.
-_POWERS = np.arange(6)
 _UNIT_QUINTIC: FloatArray = np.linalg.inv(
     np.array(
         [
@@ -156,12 +156,13 @@ class ControllerOracle:
         share = np.clip((times_s - self._starts_s[index])[:, None] / duration_s, 0.0, None)
         curves = self._curves[index]
         values = []
-        factors = np.ones(6)
         for order in range(4):
-            powers = share ** np.maximum(_POWERS - order, 0)
-            derivative = np.einsum("mp,mpj->mj", powers * factors, curves) / duration_s**order
-            values.append(derivative)
-            factors = factors * np.maximum(_POWERS - order, 0)
+            # Horner's scheme on the derivative's coefficients.
+            factors = np.array([math.perm(power, order) for power in range(order, 6)])
+            total = curves[:, 5] * factors[-1]
+            for power in range(4, order - 1, -1):
+                total = total * share + curves[:, power] * factors[power - order]
+            values.append(total / duration_s**order)
         over = times_s >= self._end_s
         if np.any(over):
             values[0][over] = self._final
