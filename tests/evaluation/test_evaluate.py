@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`evaluate` as a user meets it: refusals, the result file, a kill in the middle."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from par_model.checkpoint import save_checkpoint
+from par_model.evaluate import main
+from par_model.instruction import code_table
+from par_model.simulation.tasks import TASKS
+from tests.model.fixtures import random_checkpoint_parts
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """par_tiny with random weights that knows the three tasks' instructions."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    parts = random_checkpoint_parts("par_tiny")
+    config = parts["config"]
+    texts = tuple(task.instruction for task in TASKS.values())
+    parts["instructions"] = code_table(texts, config.num_text_tokens, config.text_width)
+    save_checkpoint(folder, **parts)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--task", "PushTube"], "task 'PushTube' is unknown; the tasks are PushCube"),
+        ([], "--task is missing; the tasks are PushCube"),
+        (["--task", "PushCube", "--episodes", "0"], "must be at least 1, got 0"),
+        (["--task", "PushCube"], "nothing does not exist or has no manifest.json"),
+        (["--protocol", "paper"], "nothing does not exist or has no manifest.json"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
+    result = tmp_path / "result.json"
+    common = ["--checkpoint", str(tmp_path / "nothing"), "--json", str(result)]
+    assert main([*common, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def command(checkpoint, result, *more):
+    return [
+        *(sys.executable, "-m", "par_model.evaluate", "--checkpoint", str(checkpoint)),
+        *("--task", "PushCube", "--episodes", "3", "--first-seed", "10000", "--max-steps", "20"),
+        *("--record-targets", "--json", str(result), *more),
+    ]
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_killed_run_is_continued_and_equals_a_whole_one(checkpoint, tmp_path):
+    """3 episodes of 20 steps: 2 workers against 1 worker killed (-9) after its first episode."""
+    whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
+    output = subprocess.run(
+        command(checkpoint, whole, "--num-workers", "2"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+    ).stdout
+    process = subprocess.Popen(command(checkpoint, killed, "--num-workers", "1"))
+    log = tmp_path / "killed.json.episodes.jsonl"
+    end = time.monotonic() + 240
+    while not log.exists() or log.read_text().count("\n") < 2:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists()
+    subprocess.run(command(checkpoint, killed, "--num-workers", "1"), check=True, timeout=280)
+
+    contents = [json.loads(path.read_text()) for path in (whole, killed)]
+    for content in contents:
+        assert [entry["seed"] for entry in content["episodes"]] == [10000, 10001, 10002]
+        assert content["num_episodes"] == 3
+        assert content["num_successes"] == sum(e["success"] for e in content["episodes"])
+        assert {"command", "date", "hardware", "versions", "interval"} <= set(content)
+    targets = [[entry["joint_targets"] for entry in c["episodes"]] for c in contents]
+    assert targets[0] == targets[1]
+    assert np.shape(targets[0]) == (3, 20, 8)
+    assert sorted(tmp_path.iterdir()) == sorted([whole, killed])
+    assert "[3/3] PushCube seed" in output
+    assert "PushCube: 0/3 successes (0.0%, 95% 0.0 to 56.1%)" in output
