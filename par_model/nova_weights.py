@@ -44,7 +44,8 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("image_encoder.blocks.", "image_encoder.blocks."),
     ("image_encoder.norm.", "image_encoder.norm."),
     ("image_decoder.patch_embed.proj.", "frame_decoder.embed."),
-    ("image_decoder.time_cond_embed.", "frame_decoder."),
+    ("image_decoder.time_cond_embed.timestep_proj.", "frame_decoder.timestep_proj."),
+    ("image_decoder.time_cond_embed.condition_proj.", "frame_decoder.condition_proj."),
     ("image_decoder.blocks.", "frame_decoder.blocks."),
     ("image_decoder.norm.", "frame_decoder.norm."),
     ("image_decoder.head.", "frame_decoder.head."),
@@ -101,9 +102,7 @@ def nova_name(name: str) -> str | None:
     """NOVA's name of one of our tensors; None if NOVA does not have it."""
     for theirs, ours in NAMES:
         if name == ours or (ours.endswith(".") and name.startswith(ours)):
-            candidate = theirs + name[len(ours) :]
-            if our_name(candidate) == name:
-                return candidate
+            return theirs + name[len(ours) :]
     return None
 
 

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthetic NOVA folders: the names and shapes that the published weights have, written down here
+independently of the table that is tested, with random values."""
+
+import json
+import math
+
+import torch
+from safetensors.torch import save_file
+
+from par_model.config import FrameCodecConfig
+from par_model.opensora_vae import OpenSoraVae
+
+VAE_CONFIG = {
+    "_class_name": "AutoencoderKLOpenSora",
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 2 + ["DownEncoderBlock3D"] * 2,
+    "up_block_types": ["UpDecoderBlock3D"] * 4,
+    "block_out_channels": [32, 32, 32, 32],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+}
+DDPM_CONFIG = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+}
+FLOW_CONFIG = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+
+
+def nova_config(video_depth=16, image_depth=32, width=1024, mixer_rank=24, image_size=(480, 768)):
+    rows, columns = image_size[0] // 16, image_size[1] // 16
+    config = {
+        "_class_name": "NOVATransformer3DModel",
+        "image_dim": 4,
+        "image_size": list(image_size),
+        "image_stride": 8,
+        "text_token_dim": 2560,
+        "text_token_len": 256,
+        "image_base_size": [rows, columns],
+        "video_base_size": [16, rows // 2, columns // 2],
+        "rotary_pos_embed": False,
+        "arch": [f"vit_d{video_depth}w{width}", f"vit_d{image_depth}w{width}", "mlp_d3w1280"],
+    }
+    return config | ({"video_mixer_rank": mixer_rank} if mixer_rank else {})
+
+
+def linear(name, out, inputs, bias=True):
+    return {f"{name}.weight": (out, inputs)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+def norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def transformer_shapes(video_depth=16, image_depth=32, width=1024, mixer_rank=24):
+    """All tensors of NOVA's transformer file: 646 at the published size with the mixer."""
+    shapes = {
+        "mask_embed.bos_token": (1, width),
+        "mask_embed.mask_token": (1, width),
+        "text_embed.weight": (512, 2560),
+        "video_encoder.patch_embed.proj.weight": (width, 4, 4, 4),
+        "video_encoder.patch_embed.proj.bias": (width,),
+        "image_encoder.patch_embed.proj.weight": (width, 4, 2, 2),
+        "image_encoder.patch_embed.proj.bias": (width,),
+        "image_decoder.patch_embed.proj.weight": (1280, 4, 2, 2),
+        "image_decoder.patch_embed.proj.bias": (1280,),
+    }
+    shapes |= linear("text_embed.proj", width, 2560) | norm("text_embed.norm", width)
+    for encoder, depth in (("video_encoder", video_depth), ("image_encoder", image_depth)):
+        for index in range(depth):
+            block = f"{encoder}.blocks.{index}"
+            shapes |= norm(f"{block}.norm1", width) | norm(f"{block}.norm2", width)
+            shapes |= linear(f"{block}.attn.qkv", 3 * width, width)
+            shapes |= linear(f"{block}.attn.proj", width, width)
+            shapes |= linear(f"{block}.mlp.fc1", 4 * width, width)
+            shapes |= linear(f"{block}.mlp.fc2", width, 4 * width)
+        shapes |= norm(f"{encoder}.norm", width)
+    if mixer_rank:
+        shapes |= linear("video_encoder.mixer.lora", mixer_rank, width, bias=False)
+        shapes |= linear("video_encoder.mixer.proj", 2 * width, mixer_rank)
+    for index in range(3):
+        block = f"image_decoder.blocks.{index}"
+        shapes |= linear(f"{block}.norm1.proj", 3 * 1280, 1280)
+        shapes |= linear(f"{block}.proj.fc1", 1280, 1280)
+        shapes |= linear(f"{block}.proj.fc2", 1280, 1280)
+        shapes |= norm(f"{block}.norm2", 1280)
+    shapes |= linear("image_decoder.norm.proj", 2 * 1280, 1280)
+    shapes |= linear("image_decoder.head", 16, 1280)
+    embed = "image_decoder.time_cond_embed"
+    shapes |= linear(f"{embed}.timestep_proj.fc1", 1280, 256)
+    shapes |= linear(f"{embed}.timestep_proj.fc2", 1280, 1280)
+    shapes |= linear(f"{embed}.condition_proj.fc1", 1280, width)
+    shapes |= linear(f"{embed}.condition_proj.fc2", 1280, 1280)
+    for name in ("video_pos_embed.time_proj", "motion_embed.flow_proj", "motion_embed.fps_proj"):
+        shapes |= linear(f"{name}.0", width, 256) | linear(f"{name}.2", width, width)
+    return shapes | norm("video_pos_embed.norm", width)
+
+
+def num_parameters(shapes):
+    """NOVA's count: the null-prompt rows are a buffer."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if name != "text_embed.weight")
+
+
+def random_tensors(shapes, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (0.05 * torch.randn(shape, generator=generator)).to(dtype)
+        for name, shape in shapes.items()
+    }
+
+
+def write_folder(folder, config, tensors, scheduler=None, kind="safetensors"):
+    """A pipeline folder. `kind`: "safetensors", "sharded", "fp16" (variant infix) or "bin"."""
+    transformer = folder / "transformer"
+    transformer.mkdir(parents=True)
+    (transformer / "config.json").write_text(json.dumps(config))
+    base = "diffusion_pytorch_model"
+    if kind == "bin":
+        torch.save(tensors, transformer / f"{base}.bin")
+    elif kind == "sharded":
+        _write_shards(transformer, base, tensors)
+    else:
+        infix = ".fp16" if kind == "fp16" else ""
+        save_file(tensors, transformer / f"{base}{infix}.safetensors")
+    (folder / "scheduler").mkdir()
+    text = json.dumps(scheduler or DDPM_CONFIG)
+    (folder / "scheduler" / "scheduler_config.json").write_text(text)
+    write_vae(folder / "vae")
+    return folder
+
+
+def _write_shards(folder, base, tensors):
+    names = sorted(tensors)
+    parts = [names[0::3], names[1::3], names[2::3]]
+    weight_map = {}
+    for index, part in enumerate(parts, start=1):
+        file_name = f"{base}-{index:05d}-of-00003.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file_name)
+        weight_map |= dict.fromkeys(part, file_name)
+    index_text = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (folder / f"{base}.safetensors.index.json").write_text(index_text)
+
+
+def small_vae():
+    torch.manual_seed(7)
+    return OpenSoraVae(
+        FrameCodecConfig("opensora_plan", 4, 8, 1, (32, 32, 32, 32), 1, 32, 0.18215, 2, 4)
+    )
+
+
+def write_vae(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(VAE_CONFIG))
+    tensors = {name: value.contiguous() for name, value in small_vae().state_dict().items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
