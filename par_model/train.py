@@ -9,6 +9,7 @@ command of its own, goes on where it was stopped, and says what it needs.
 """
 
 import argparse
+import json
 import platform
 import shlex
 import sys
@@ -23,7 +24,7 @@ from par_model.config import PRESETS, ModelConfig, preset
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray
-from par_model.normalization import fit_statistics
+from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.simulation.tasks import TASKS
 from par_model.training.clips import ClipConfig, TrainingEpisode
 from par_model.training.codec_training import (
@@ -152,7 +153,9 @@ def run_policy(options: argparse.Namespace) -> None:
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ClipConfig(
-            slots_per_batch=options.slots_per_batch, context_noise=options.context_noise
+            slots_per_batch=options.slots_per_batch,
+            context_noise=options.context_noise,
+            offset_share=options.offset_share,
         ),
         evaluate_every=options.evaluate_every,
         evaluate_from=options.evaluate_every or 0,
@@ -160,7 +163,9 @@ def run_policy(options: argparse.Namespace) -> None:
     )
     if options.resume == "never" and (options.out / "state.safetensors").exists():
         raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
-    trainer = PolicyTrainer(parts, config, options.out, device)
+    trainer = PolicyTrainer(
+        parts, config, options.out, device, allow_more_data=options.resume == "more-data"
+    )
     with tqdm(desc="policy", mininterval=_interval_s()) as bar:
         trainer.run(lambda progress: _show(bar, progress))
     print(f"checkpoint: {options.out / 'checkpoint'}")
@@ -201,22 +206,34 @@ def _parts(options: argparse.Namespace, model: ModelConfig, codec: FrameCodec) -
                 f"{demonstrations.path} has the joints {list(demonstrations.joint_names)}, "
                 f"{sets[0].path} has {list(joint_names)}; train on sets of one arm."
             )
-    statistics = fit_statistics(
-        [(episode.steps.actions, episode.steps.measured_joints) for episode in training],
-        arm=ARM,
-        joint_names=joint_names,
-        action_frame=model.action_frame,
-        num_actions=model.num_actions,
-    )
     return PolicyParts(
         model=model,
         codec=codec,
-        statistics=statistics,
+        statistics=_statistics(options.out, model, training, joint_names),
         instructions=_instruction_table(model),
         training_episodes=training,
         validation_episodes=validation,
         provenance=_provenance(sets),
     )
+
+
+def _statistics(
+    folder: Path, model: ModelConfig, episodes: list[TrainingEpisode], joint_names: tuple[str, ...]
+) -> Statistics:
+    """The run's own statistics; fitted once, so that added data does not move them."""
+    file = folder / "statistics.json"
+    if file.exists():
+        return from_json_dict(json.loads(file.read_text()))
+    statistics = fit_statistics(
+        [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
+        arm=ARM,
+        joint_names=joint_names,
+        action_frame=model.action_frame,
+        num_actions=model.num_actions,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(statistics.to_json_dict(), indent=2) + "\n")
+    return statistics
 
 
 def _provenance(sets: list[DemonstrationSet]) -> dict[str, object]:
@@ -316,7 +333,7 @@ def _show(bar: tqdm, progress: Progress) -> None:
     )
     if bar.n == 0:
         # A resumed run: the steps before it took no time here.
-        bar.initial = bar.n = progress.step
+        bar.initial = bar.n = bar.last_print_n = progress.step
     bar.update(progress.step - bar.n)
 
 
@@ -382,12 +399,13 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     length = stage.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int)
     length.add_argument("--hours", type=float)
-    stage.add_argument("--resume", choices=["auto", "never"], default="auto")
+    stage.add_argument("--resume", choices=["auto", "never", "more-data"], default="auto")
     stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     stage.add_argument("--shares", metavar="TASK=NUMBER,...", help="share of the clips by task")
     stage.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     stage.add_argument("--slots-per-batch", type=int, default=defaults.clips.slots_per_batch)
     stage.add_argument("--context-noise", type=float, default=defaults.clips.context_noise)
+    stage.add_argument("--offset-share", type=float, default=defaults.clips.offset_share)
     stage.add_argument("--max-episodes", type=int, help="use at most this many a data set")
     stage.add_argument("--evaluate-every", type=int, default=defaults.evaluate_every)
     stage.add_argument("--evaluation-episodes", type=int, default=defaults.num_evaluation_episodes)

@@ -31,7 +31,7 @@ class ClosedLoopResult:
 
 
 class ClosedLoopQueue:
-    """Evaluates checkpoints under `folder`/step_NNNNNN on selection seeds, one process at a time."""
+    """Evaluates the checkpoints `folder`/step_NNNNNN on selection seeds, one at a time."""
 
     def __init__(self, folder: Path, tasks: list[str], num_episodes: int) -> None:
         self.folder = folder
@@ -111,7 +111,8 @@ class ClosedLoopQueue:
         self._running = (folder, task)
 
     def _finish(self) -> None:
-        assert self._process is not None and self._running is not None
+        assert self._process is not None
+        assert self._running is not None
         folder, task = self._running
         code, self._process, self._running = self._process.returncode, None, None
         if code != 0:

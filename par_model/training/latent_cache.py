@@ -82,7 +82,7 @@ def encode_demonstrations(
     cache: LatentCache,
     report: Callable[[int, int], None],
 ) -> int:
-    """Encode what the cache lacks; `report(done, all)` after each. Returns how many were encoded."""
+    """Encode what the cache lacks, `report(done, all)` after each; returns how many it was."""
     missing = [key for key in demonstrations.keys if not cache.has(key)]
     for done, key in enumerate(missing):
         frames = demonstrations.read_frames(key)

@@ -2,6 +2,7 @@
 """Trains a PAR policy on cached latents: teacher forcing over whole clips, resumable to the bit.
 
 Folder layout of a run:
+    statistics.json         normalisation, fitted when the run began (written by par_model.train)
     state.safetensors       weights, average, optimiser, place in the data (training_state.py)
     log.jsonl               one line per logged step; tensorboard/ holds the same
     selection/step_NNNNNN/  checkpoints judged in closed loop on the selection seeds
@@ -13,8 +14,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +63,7 @@ class PolicyTrainingConfig:
     seed: int = 0
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
-    clips: ClipConfig = ClipConfig()
+    clips: ClipConfig = field(default_factory=ClipConfig)
     log_every: int = 20
     save_every: int = 100
     validate_every: int = 250
@@ -112,8 +114,14 @@ class PolicyTrainer:
     """One run in one folder. `run` starts or resumes it."""
 
     def __init__(
-        self, parts: PolicyParts, config: PolicyTrainingConfig, folder: Path, device: torch.device
+        self,
+        parts: PolicyParts,
+        config: PolicyTrainingConfig,
+        folder: Path,
+        device: torch.device,
+        allow_more_data: bool = False,
     ) -> None:
+        self.allow_more_data = allow_more_data
         self.parts, self.config, self.folder, self.device = parts, config, folder, device
         torch.manual_seed(config.seed)
         self.model = PARModel(parts.model).to(device)
@@ -268,16 +276,13 @@ class PolicyTrainer:
         state = load_state(self.folder)
         if state is None:
             return
-        if state.values["identity"] != self._identity():
-            raise ValueError(
-                f"{self.folder} holds a run with other settings or other data; resume with the "
-                "same ones, or give another --out."
-            )
+        self._require_same_run(state.values["identity"])
         restore_module("model", self.model, state.tensors)
         restore_module("average", self.average.model, state.tensors)
         restore_optimizer(self.model, self.optimizer, state.tensors)
         values = state.values
-        assert isinstance(values["step"], int) and isinstance(values["wall_s"], float)
+        assert isinstance(values["step"], int)
+        assert isinstance(values["wall_s"], float)
         assert isinstance(values["place"], list)
         self.step, self.wall_s = values["step"], values["wall_s"]
         self.sampler.place = (values["place"][0], values["place"][1])
@@ -286,11 +291,25 @@ class PolicyTrainer:
         # A longer or shorter run may be asked for on the way: --steps decides.
         self.num_steps = self.config.num_steps or stored
 
-    def _identity(self) -> dict[str, object]:
+    def _require_same_run(self, stored: object) -> None:
+        """Raise ValueError unless the stored run had these settings and this data."""
+        assert isinstance(stored, dict)
+        own = self._identity()
+        same = all(stored[name] == own[name] for name in ("config", "model", "statistics"))
+        episodes = set(own["episodes"])
+        grown = self.allow_more_data and episodes.issuperset(stored["episodes"])
+        if not same or not (grown or stored["episodes"] == own["episodes"]):
+            raise ValueError(
+                f"{self.folder} holds a run with other settings or other data; resume with the "
+                "same ones (--resume more-data allows added episodes), or give another --out."
+            )
+
+    def _identity(self) -> dict[str, Any]:
         episodes = [(e.task, e.steps.key) for e in self.parts.training_episodes]
         return {
             "config": self.config.identity(),
             "model": json.loads(json.dumps(dataclasses.asdict(self.parts.model))),
+            "statistics": self.parts.statistics.to_json_dict(),
             "episodes": [f"{task}:{key}" for task, key in episodes],
         }
 

@@ -28,10 +28,12 @@ def pictures(count: int, size: int = 128) -> torch.Tensor:
 def test_shapes_and_determinism(codec: FrameCodec) -> None:
     images = pictures(2)
     latents = codec.encode(images)
-    assert latents.shape == (2, 16, 16, 16) and latents.dtype == torch.float32
+    assert latents.shape == (2, 16, 16, 16)
+    assert latents.dtype == torch.float32
     assert torch.equal(latents, codec.encode(images))
     decoded = codec.decode(latents)
-    assert decoded.shape == images.shape and decoded.dtype == torch.uint8
+    assert decoded.shape == images.shape
+    assert decoded.dtype == torch.uint8
 
 
 def test_statistics_make_unit_variance_and_decode_undoes_them(codec: FrameCodec) -> None:

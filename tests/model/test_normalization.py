@@ -87,7 +87,8 @@ def test_absolute_has_one_row() -> None:
 def test_json_keeps_every_bit() -> None:
     statistics = fit("relative")
     read = from_json_dict(json.loads(json.dumps(statistics.to_json_dict())))
-    assert read.arm == "panda" and read.joint_names == JOINTS
+    assert read.arm == "panda"
+    assert read.joint_names == JOINTS
     for name in ("action_low", "action_high", "joint_mean", "joint_deviation"):
         np.testing.assert_array_equal(getattr(read, name), getattr(statistics, name))
 

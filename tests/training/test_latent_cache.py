@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latents on disk: the shift of each variant, what is kept after an interruption, and refusals.
+
+Two recorded episodes of 6 frames of 32x32 pixels, par_tiny's codec (4 channels at 4x4).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from par_model.config import preset
+from par_model.frame_codec import FrameCodec
+from par_model.training.codec_training import shift_pictures
+from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_model.training.latent_cache import (
+    LatentCache,
+    ShiftConfig,
+    encode_demonstrations,
+    encode_variants,
+)
+from par_model.training.staged_episodes import Episode, stage_episode, start_staging
+
+SHIFTS = ShiftConfig(num_variants=3, max_shift_px=3, seed=5)
+
+
+@pytest.fixture
+def codec() -> FrameCodec:
+    torch.manual_seed(0)
+    return FrameCodec(preset("par_tiny").codec).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    folder = tmp_path / "Push"
+    joints = [f"joint{i}" for i in range(8)]
+    start_staging(folder, {"joint_names": joints, "fps": 20, "instruction": "push"})
+    generator = np.random.default_rng(0)
+    for seed in (3, 11):
+        numbers = generator.normal(size=(6, 8)).astype(np.float32)
+        episode = Episode(
+            instruction="push",
+            frames=generator.integers(0, 256, size=(6, 32, 32, 3), dtype=np.uint8),
+            measured_joint_positions=numbers,
+            actions=numbers + 1,
+            executed_actions=numbers + 2,
+            environment_state=np.zeros((6, 6), np.float32),
+            success=np.ones(6, np.bool_),
+            seed=seed,
+            noisy=False,
+        )
+        stage_episode(folder, episode, 20)
+    return folder
+
+
+def test_shifted_pictures_repeat_their_edges() -> None:
+    picture = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4, 1).expand(1, 4, 4, 3)
+    moved = shift_pictures(picture, torch.tensor([[1, -2]]))[0, :, :, 0]
+    assert moved.tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7], [10, 11, 11, 11]]
+
+
+def test_variant_zero_is_unshifted_and_all_are_repeatable(codec: FrameCodec) -> None:
+    generator = np.random.default_rng(1)
+    frames = generator.integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8)
+    latents = encode_variants(codec, frames, 7, SHIFTS)
+    assert latents.shape == (3, 5, 4, 4, 4)
+    assert latents.dtype == np.float16
+    plain = codec.encode(torch.from_numpy(frames)).half().numpy()
+    np.testing.assert_array_equal(latents[0], plain)
+    np.testing.assert_array_equal(latents, encode_variants(codec, frames, 7, SHIFTS))
+    assert SHIFTS.shift_px(7, 0) == (0, 0)
+    all_shifts = [SHIFTS.shift_px(key, variant) for key in range(50) for variant in (1, 2)]
+    assert max(max(map(abs, shift)) for shift in all_shifts) == 3
+
+
+def test_an_interrupted_encoding_goes_on_and_changes_nothing(
+    codec: FrameCodec, recording: Path
+) -> None:
+    demonstrations = DemonstrationSet(recording)
+    assert demonstrations.keys == [3, 11]
+    cache = LatentCache(recording / "latents", codec, "Push", SHIFTS)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        encode_demonstrations(demonstrations, codec, cache, kill)
+    assert cache.has(3)
+    assert not cache.has(11)
+    with pytest.raises(ValueError, match="episode 11 are missing"):
+        cache.read(11)
+    first = np.array(cache.read(3))
+    assert encode_demonstrations(demonstrations, codec, cache, lambda done, total: None) == 1
+    np.testing.assert_array_equal(cache.read(3), first)
+    expected = encode_variants(codec, demonstrations.read_frames(11), 11, SHIFTS)
+    np.testing.assert_array_equal(cache.read(11), expected)
+
+
+def test_another_codec_never_reads_these_latents(codec: FrameCodec, recording: Path) -> None:
+    cache = LatentCache(recording / "latents", codec, "Push", SHIFTS)
+    encode_demonstrations(DemonstrationSet(recording), codec, cache, lambda done, total: None)
+    torch.manual_seed(1)
+    other = FrameCodec(preset("par_tiny").codec)
+    assert not LatentCache(recording / "latents", other, "Push", SHIFTS).has(3)
+
+
+def test_steps_are_read_with_their_meaning(recording: Path) -> None:
+    steps = DemonstrationSet(recording).read_steps(11)
+    assert steps.num_steps == 6
+    assert steps.actions.dtype == np.float64
+    np.testing.assert_allclose(steps.actions - steps.measured_joints, 1.0, atol=1e-6)
+    np.testing.assert_allclose(steps.executed_actions - steps.measured_joints, 2.0, atol=1e-6)
