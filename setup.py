@@ -16,9 +16,9 @@ EXECUTABLES = (
     "policy_node",
     "safety_node",
     "maniskill_bridge_node",
-    "real_arm_node",
     "loopback_arm_node",
     "episode_node",
+    "fixed_chunk_node",
 )
 
 
