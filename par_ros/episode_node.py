@@ -217,7 +217,7 @@ class EpisodeNode(Node):
     def _run_episode(self, index: int, instruction: str) -> EpisodeResult:
         parameters = self.parameters
         seed = parameters.first_seed + index
-        policy_seed = parameters.policy_seed + index
+        policy_seed = parameters.policy_seed
         predicted = index < parameters.predict_episodes
         title = f"episode {index + 1}/{parameters.episodes}  seed {seed}"
         self._start_episode(seed, policy_seed, instruction, predicted)
@@ -252,7 +252,12 @@ class EpisodeNode(Node):
             TextColumn("steps"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Progress(
+            *columns,
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        ) as progress:
             bar = progress.add_task(title, total=self.parameters.max_steps)
             step, moved_s = -1, time.monotonic()
             while True:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from par_model.interface import ImageArray
 
@@ -15,6 +15,7 @@ PANEL_PX = 384
 CAPTION_PX = 32
 _NO_PREDICTION = (40, 40, 40)
 _CAPTION_BACKGROUND = (20, 20, 20)
+_CAPTION_FONT_PX = 15
 
 
 def write_video(
@@ -75,5 +76,6 @@ def _panel(picture: ImageArray | None, caption: str) -> ImageArray:
     else:
         scaled = Image.fromarray(picture).resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
         panel.paste(scaled, (0, CAPTION_PX))
-    ImageDraw.Draw(panel).text((8, CAPTION_PX // 2), caption, fill="white", anchor="lm")
+    font = ImageFont.load_default(_CAPTION_FONT_PX)
+    ImageDraw.Draw(panel).text((8, CAPTION_PX // 2), caption, "white", font, anchor="lm")
     return np.array(panel)

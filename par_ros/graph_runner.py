@@ -124,7 +124,8 @@ class GraphRunner:
         Raises RunError when the domain holds a node of the same name, or a node does not come up.
         """
         os.environ.update(self._graph.environment)
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        # No arguments: rclpy would take our own name:=value words for remaps.
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("par_runner", context=self._context, namespace=self._graph.namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)

@@ -95,7 +95,7 @@ class SimArguments:
         200, "control steps after which an episode has failed", minimum=1, maximum=100_000
     )
     policy_seed: int = parameter(
-        0, "seed of the policy's sampling in the first episode; the i-th has policy_seed + i",
+        0, "seed of the policy's sampling, the same in every episode, as in par_model.evaluate",
         minimum=0,
     )  # fmt: skip
     real_time_factor: float = parameter(

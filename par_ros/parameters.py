@@ -246,9 +246,8 @@ class EpisodeNodeParameters:
         minimum=0, maximum=2**31 - 1,
     )  # fmt: skip
     policy_seed: int = parameter(
-        0, "seed of the policy's sampling in the first episode; the i-th has policy_seed + i",
-        minimum=0,
-    )  # fmt: skip
+        0, "seed of the policy's sampling, the same in every episode", minimum=0
+    )
     report: str = parameter("report", "folder for results.json, report.html and the videos")
     command: str = parameter("", "the command that started the run, for the report")
     mode: str = parameter("lockstep", "as the bridge's", choices=typing.get_args(Mode))

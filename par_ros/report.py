@@ -10,7 +10,7 @@ import plotly.graph_objects as graph_objects
 import plotly.offline
 from markupsafe import Markup
 
-from par_ros.run_results import RunResults, percentiles, wilson_interval
+from par_ros.run_results import RunResults, percentiles
 
 REPORT_FILE = "report.html"
 _SERIES = (
@@ -31,13 +31,14 @@ def write_report(results: RunResults, folder: Path) -> Path:
 def summary_rows(results: RunResults) -> list[tuple[str, str]]:
     """(what, value) for the run's final table, on the terminal and on the page."""
     num = len(results.episodes)
-    low, high = wilson_interval(results.num_successes, num)
+    interval = results.success_interval()
     lengths = [episode.steps for episode in results.episodes]
     return [
         ("episodes", f"{num} of {results.episodes_asked}"),
         (
             "success",
-            f"{results.num_successes} of {num} (95 % interval {low:.0%} to {high:.0%})",
+            f"{results.num_successes} of {num} (95 % interval {interval['low']:.0%} to "
+            f"{interval['high']:.0%})",
         ),
         ("episode length", _lengths_text(lengths)),
         ("policy latency", _times_text(results.policy_latency_ms())),

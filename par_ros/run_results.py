@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import platform
 from collections.abc import Iterable
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from par_model.evaluation.statistics import wilson_interval
 
 RESULTS_FILE = "results.json"
 
@@ -28,7 +29,6 @@ _PACKAGES = (
     "ros-rmw-fastrtps-cpp",
     "ruckig",
 )
-_NORMAL_QUANTILE_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,12 @@ class RunResults:
     def num_successes(self) -> int:
         return sum(episode.success for episode in self.episodes)
 
+    def success_interval(self) -> dict[str, float]:
+        """low and high of the success rate at 95 %; nothing is known without episodes."""
+        if not self.episodes:
+            return {"low": 0.0, "high": 1.0}
+        return dataclasses.asdict(wilson_interval(self.num_successes, len(self.episodes)))
+
     def timed_episodes(self) -> tuple[EpisodeResult, ...]:
         """Episodes whose latencies count: those without predicted pictures, if there are any."""
         plain = tuple(episode for episode in self.episodes if not episode.predicted)
@@ -116,7 +122,7 @@ class RunResults:
 
     def to_json(self) -> dict[str, Any]:
         """The content of results.json."""
-        low, high = wilson_interval(self.num_successes, len(self.episodes))
+        interval = self.success_interval()
         return {
             "task": self.task,
             "instruction": self.instruction,
@@ -127,7 +133,7 @@ class RunResults:
             "episodes_asked": self.episodes_asked,
             "num_episodes": len(self.episodes),
             "num_successes": self.num_successes,
-            "success_interval_95": [low, high],
+            "interval": {**interval, "confidence": 0.95, "method": "Wilson"},
             "policy_latency_ms": percentiles(self.policy_latency_ms()),
             "camera_to_trajectory_ms": percentiles(self.camera_to_trajectory_ms()),
             "versions": package_versions(),
@@ -141,20 +147,6 @@ class RunResults:
         unfinished = path.with_suffix(".json.part")
         unfinished.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
         unfinished.replace(path)
-
-
-def wilson_interval(num_successes: int, num_trials: int) -> tuple[float, float]:
-    """95 % interval of a success rate (E. B. Wilson 1927); (0, 1) without trials."""
-    if num_trials == 0:
-        return 0.0, 1.0
-    z2 = _NORMAL_QUANTILE_95**2
-    rate = num_successes / num_trials
-    centre = rate + z2 / (2 * num_trials)
-    spread = _NORMAL_QUANTILE_95 * math.sqrt(
-        rate * (1 - rate) / num_trials + z2 / (4 * num_trials**2)
-    )
-    scale = 1 + z2 / num_trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float | int | None]:

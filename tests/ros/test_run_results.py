@@ -13,13 +13,7 @@ import pytest
 
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_video
 from par_ros.report import summary_rows, write_report
-from par_ros.run_results import (
-    EpisodeResult,
-    GuardChange,
-    RunResults,
-    percentiles,
-    wilson_interval,
-)
+from par_ros.run_results import EpisodeResult, GuardChange, RunResults, percentiles
 
 
 def made_up_episode(index: int) -> EpisodeResult:
@@ -57,15 +51,6 @@ def results() -> RunResults:
     )
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    # R's prop.test without correction
-    [(22, 25, 0.7004, 0.9583), (25, 25, 0.8668, 1.0), (0, 25, 0.0, 0.1332), (0, 0, 0.0, 1.0)],
-)
-def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
-
-
 def test_percentiles_of_nothing_are_none() -> None:
     assert percentiles([]) == {"count": 0, "p50": None, "p99": None, "worst": None}
     assert percentiles([1.0, 2.0, 3.0])["p50"] == 2.0
@@ -75,6 +60,7 @@ def test_json_keeps_every_target_exactly(results: RunResults, tmp_path: Path) ->
     results.write(tmp_path)
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["num_successes"] == 2
+    assert content["interval"]["low"] == pytest.approx(0.2077, abs=1e-4)
     assert content["num_episodes"] == content["episodes_asked"] == 3
     assert content["episodes"][2]["joint_targets"] == results.episodes[2].joint_targets
     assert content["episodes"][1]["guard_changes"] == [
