@@ -2,18 +2,48 @@
 """Checkpoint to Policy: the only place that chooses a runtime."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from par_model.backends.policy_graphs import PolicyGraphs
+from par_model.backends.static_graphs import GraphRuntime, StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.policy import PARPolicy
 
-BACKENDS = ("auto", "eager")
+BACKENDS = ("auto", "tensorrt", "compiled", "onnx", "eager")
+# Where `export_trt` is told to write by README: a folder a checkpoint.
+ENGINES = Path("trt_engines")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What decides how a checkpoint runs.
+
+    Attributes:
+        checkpoint: float32 weights on the CPU.
+        name, sha256: of the checkpoint, as in an export's manifest.
+        num_steps: sampling steps of the action head.
+        engines: folder with TensorRT engines.
+    """
+
+    checkpoint: Checkpoint
+    name: str
+    sha256: str
+    device: torch.device
+    num_steps: int
+    engines: Path
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of PyTorch's weights: bfloat16 on a GPU, float32 on a CPU."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
 
 def load_policy(
@@ -22,31 +52,130 @@ def load_policy(
     backend: str = "auto",
     num_steps: int | None = None,
     device: str = "auto",
+    engines: Path | None = None,
 ) -> PARPolicy:
     """Load a checkpoint folder and make it answer observations.
 
     Args:
         path: the checkpoint folder.
-        backend: one of BACKENDS.
+        backend: one of BACKENDS. "auto" takes the first that works: on a GPU tensorrt, compiled,
+            eager; on a CPU onnx, eager. It logs which, and why not an earlier one.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
 
     Raises:
         ValueError: the checkpoint, the backend, the device or the number of steps is refused; the
             sentence says why.
     """
     checkpoint = load_checkpoint(path)
-    graphs = _graphs(checkpoint, backend, _device(device), num_steps)
+    deployment = Deployment(
+        checkpoint=checkpoint,
+        name=path.resolve().name,
+        sha256=sha256_of(path / FILE_NAME),
+        device=_device(device),
+        num_steps=_num_steps(checkpoint, num_steps),
+        engines=ENGINES / path.resolve().name if engines is None else engines,
+    )
+    graphs = make_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
     return PARPolicy(checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
 
 
-def _graphs(
-    checkpoint: Checkpoint, backend: str, device: torch.device, num_steps: int | None
-) -> PolicyGraphs:
+def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
+    """The runtime called `backend`; "auto" is the first that works on the device.
+
+    Raises:
+        ValueError: an unknown backend, or the reason why the one that was asked for cannot run.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
-    return TorchEager(checkpoint, device, num_steps=num_steps)
+    if backend != "auto":
+        return _MAKERS[backend](deployment)
+    order = ("tensorrt", "compiled") if deployment.device.type == "cuda" else ("onnx",)
+    for name in order:
+        try:
+            graphs = _MAKERS[name](deployment)
+        except ValueError as reason:
+            _log.warning("backend auto: not %s: %s", name, reason)
+            continue
+        _log.info("backend auto: %s, the fastest that works on %s", name, deployment.device.type)
+        return graphs
+    _log.warning("backend auto: eager, the slowest, because nothing faster works here")
+    return _eager(deployment)
+
+
+def _eager(deployment: Deployment) -> TorchEager:
+    return TorchEager(
+        deployment.checkpoint, deployment.device, deployment.dtype, deployment.num_steps
+    )
+
+
+def _onnx(deployment: Deployment) -> StaticGraphs:
+    try:
+        from par_model.backends.onnx import OnnxRuntime
+        from par_model.export.cached_export import cached_export
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX Runtime or the exporter is not installed ({error}); "
+            "pip install onnx onnxscript onnxruntime, or choose backend 'eager'."
+        ) from error
+    if deployment.device.type != "cpu":
+        raise ValueError("backend 'onnx' runs on the CPU; use device 'cpu', or another backend.")
+    folder = cached_export(
+        deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
+    )
+    return _verified(deployment, OnnxRuntime(folder), folder)
+
+
+def _tensorrt(deployment: Deployment) -> StaticGraphs:
+    from par_model.backends.tensorrt import TensorRTRuntime
+
+    if deployment.device.type != "cuda":
+        raise ValueError("backend 'tensorrt' needs a CUDA GPU; use backend 'onnx' or 'eager'.")
+    runtime = TensorRTRuntime(deployment.engines, deployment.sha256)
+    if runtime.manifest.num_steps != deployment.num_steps:
+        raise ValueError(
+            f"the engines in {deployment.engines} unroll {runtime.manifest.num_steps} sampling "
+            f"steps and {deployment.num_steps} were asked for; export with "
+            f"--steps {deployment.num_steps}."
+        )
+    return _verified(deployment, runtime, deployment.engines)
+
+
+def _compiled(deployment: Deployment) -> StaticGraphs:
+    from par_model.backends.torch_compiled import TorchCompiled
+
+    checkpoint = deployment.checkpoint
+    runtime = TorchCompiled(
+        checkpoint,
+        deployment.device,
+        deployment.dtype,
+        checkpoint.config.sampling.action_sampler,
+        deployment.num_steps,
+    )
+    return StaticGraphs(checkpoint, runtime, _eager(deployment))
+
+
+def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> StaticGraphs:
+    """The runtime as PolicyGraphs, after one golden rollout."""
+    from par_model.export.verify import verify_goldens
+
+    graphs = StaticGraphs(deployment.checkpoint, runtime, _eager(deployment))
+    verify_goldens(graphs, folder, runtime.manifest)  # type: ignore[attr-defined]
+    return graphs
+
+
+_MAKERS: dict[str, Callable[[Deployment], PolicyGraphs]] = {
+    "tensorrt": _tensorrt,
+    "compiled": _compiled,
+    "onnx": _onnx,
+    "eager": _eager,
+}
+
+
+def _num_steps(checkpoint: Checkpoint, num_steps: int | None) -> int:
+    return checkpoint.config.sampling.action_num_steps if num_steps is None else num_steps
 
 
 def _device(name: str) -> torch.device:

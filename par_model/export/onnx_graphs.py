@@ -28,6 +28,7 @@ from par_model.backends.graphs import (
     ActGraph,
     Graph,
     build_graphs,
+    require_static,
 )
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint
@@ -75,6 +76,7 @@ def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> M
     """
     checkpoint = request.checkpoint
     sampler = checkpoint.config.sampling.action_sampler
+    require_static(checkpoint.config, sampler)
     operations = _operations(request.opset)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))

@@ -1,0 +1,496 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m par_model.benchmark --checkpoint C: how long an observation takes to become actions.
+
+    python -m par_model.benchmark --checkpoint checkpoints/par_small --backend eager onnx
+    python -m par_model.benchmark --preset par_0_6b_p480 --backend compiled --json p480.json
+    python -m par_model.benchmark --preset par_0_6b_p480 --part cache
+    python -m par_model.benchmark --compare before.json after.json
+
+Times are wall time on one process, warm-up left out, the device waited for, image in host memory
+to actions in host memory; the context is as full as stated. --part chooses what is measured:
+`control` (each graph and end to end), `cache` (the transformer with its cache against the same
+answer computed anew from all slots), `steps` (sampling steps 1 to 100). The bound is par_model
+.roofline's; on a CPU its peak and bandwidth are measured in the same run.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from par_model.backends.policy_graphs import PolicyGraphs, SlotInputs
+from par_model.backends.static_graphs import as_float32
+from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.config import ModelConfig, preset
+from par_model.export.goldens import RolloutStep, rollout_steps
+from par_model.export.manifest import FILE_NAME, sha256_of
+from par_model.export.untrained import untrained_checkpoint, untrained_sha256
+from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs
+from par_model.model import PARModel
+from par_model.roofline import GPUS, Gpu, Networks, policy_phases
+
+PARTS = ("control", "cache", "steps")
+STEP_SWEEP = (1, 2, 4, 10, 50, 100)
+MIN_RUNS = 200
+Result = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if options.compare:
+            _compare(*options.compare)
+        else:
+            _measure(options)
+    except ValueError as error:
+        print(f"par_model.benchmark: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# ---- measuring
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Measures calls on a device, one at a time."""
+
+    device: torch.device
+    num_runs: int
+    num_warm_up: int
+
+    def times_ms(self, call: Callable[[], object]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        for _ in range(self.num_warm_up):
+            call()
+        times = []
+        for _ in range(self.num_runs):
+            self._wait()
+            start = time.perf_counter()
+            call()
+            self._wait()
+            times.append(1e3 * (time.perf_counter() - start))
+        return np.array(times)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def summary(times_ms: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
+    """p50, p95, p99, max, mean in milliseconds, and the number of runs."""
+    times = np.asarray(times_ms)
+    p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
+    return {
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "max": float(times.max()),
+        "mean": float(times.mean()),
+        "runs": len(times),
+    }
+
+
+class Rig:
+    """A backend with a context of `fill` slots, ready for the next observation.
+
+    Its cache is never lengthened: each measured step appends to the same cache again.
+    """
+
+    def __init__(self, graphs: PolicyGraphs, checkpoint: Checkpoint, fill: int) -> None:
+        config = checkpoint.config
+        self.graphs, self.fill = graphs, fill
+        self.text = as_float32(checkpoint.instructions.embeddings_ITC[0].float())
+        *before, self.newest = rollout_steps(config, fill + 1, seed=1)
+        self.cache = graphs.prefill(self.text)
+        if before:
+            slots = SlotInputs(
+                tuple(graphs.encode(step.image) for step in before),
+                tuple(step.actions for step in before),
+                tuple(step.proprio for step in before),
+            )
+            _, self.cache = graphs.extend(self.cache, slots, 0, True)
+        self.latent = graphs.encode(self.newest.image)
+        self.context = self.extend()
+
+    def encode(self) -> Any:
+        return self.graphs.encode(self.newest.image)
+
+    def extend(self, latent: Any | None = None) -> Any:
+        step: RolloutStep = self.newest
+        slot = SlotInputs(
+            (self.latent if latent is None else latent,), (step.actions,), (step.proprio,)
+        )
+        context, _ = self.graphs.extend(self.cache, slot, self.fill, self.fill == 0)
+        return context
+
+    def act(self) -> Any:
+        return self.graphs.act(self.context, self.newest.noise, 0)
+
+    def control_step(self) -> Any:
+        """Image in host memory to actions in host memory."""
+        return self.graphs.act(self.extend(self.encode()), self.newest.noise, 0)
+
+
+def measure_control(rigs: dict[str, Rig], clock: Clock) -> Result:
+    """Each graph and end to end, the backends in turn; actions are compared with the first's."""
+    reference, result = None, {}
+    for name, rig in rigs.items():
+        parts = {"encode": rig.encode, "extend": rig.extend, "act": rig.act}
+        times = {part: summary(clock.times_ms(call)) for part, call in parts.items()}
+        times["end_to_end"] = summary(clock.times_ms(rig.control_step))
+        actions = rig.control_step()
+        reference = actions if reference is None else reference
+        result[name] = {
+            "runtime": rig.graphs.name,
+            "ms": times,
+            "actions_max_abs_from_first": float(np.abs(actions - reference).max()),
+        }
+    first = next(iter(result.values()))["ms"]["end_to_end"]["p50"]
+    for entry in result.values():
+        entry["speed_over_first"] = first / entry["ms"]["end_to_end"]["p50"]
+    return result
+
+
+def measure_cache(checkpoint: Checkpoint, device: torch.device, clock: Clock) -> Result:
+    """The newest slot with a cache of all others, and all slots anew without one; PyTorch eager,
+    transformer only (tokens embedded in both), the same process and weights."""
+    config, model = checkpoint.config, checkpoint.model
+    kind = model.tokenizer.frame_embed.weight
+    generator = torch.Generator().manual_seed(0)
+    latent = (config.codec.latent_channels, config.latent_height, config.latent_width)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, kind.dtype)
+
+    num_slots = config.num_slots
+    latents = draw(1, num_slots, *latent)
+    actions = draw(1, num_slots, config.num_actions, config.action_width)
+    proprio = draw(1, num_slots, config.proprio_width) if config.proprio_width else None
+    text = draw(1, config.num_text_tokens, config.text_width)
+    last = slice(num_slots - 1, num_slots)
+    earlier = slice(0, num_slots - 1)
+
+    def part(values: torch.Tensor | None, chosen: slice) -> torch.Tensor | None:
+        return None if values is None else values[:, chosen]
+
+    with torch.inference_mode():
+        cache = model.prefill(text)
+        _, cache = model.extend(
+            cache, text, latents[:, earlier], actions[:, earlier], part(proprio, earlier), 0, True
+        )
+
+        def cached() -> torch.Tensor:
+            context, _ = model.extend(
+                cache,
+                text,
+                latents[:, last],
+                actions[:, last],
+                part(proprio, last),
+                num_slots - 1,
+                False,
+            )
+            return context.action_BNZC[:, -1]
+
+        def anew() -> torch.Tensor:
+            offset = torch.zeros(1, dtype=torch.int64, device=device)
+            context = model.encode_clip(text, latents, actions, proprio, offset)
+            return context.action_BNZC[:, -1]
+
+        difference = float((cached() - anew()).abs().max())
+        with_cache, without = summary(clock.times_ms(cached)), summary(clock.times_ms(anew))
+    return {
+        "slots": num_slots,
+        "tokens": config.cache_capacity,
+        "cached_ms": with_cache,
+        "uncached_ms": without,
+        "speed": without["p50"] / with_cache["p50"],
+        "max_abs_difference": difference,
+    }
+
+
+def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock) -> Result:
+    """End to end over the number of sampling steps."""
+    result: Result = {}
+    for num_steps in STEP_SWEEP:
+        chosen = replace(deployment, num_steps=num_steps)
+        rig = Rig(make_graphs(chosen, backend), deployment.checkpoint, fill)
+        result[str(num_steps)] = {
+            "act_ms": summary(clock.times_ms(rig.act)),
+            "end_to_end_ms": summary(clock.times_ms(rig.control_step)),
+        }
+    return result
+
+
+# ---- bounds
+
+
+def bounds(config: ModelConfig, num_steps: int, device: torch.device) -> Result:
+    """Lower bounds of a control step with a full context, in milliseconds, by machine."""
+    phases = policy_phases(Networks.build(config), num_steps)
+    result = {gpu.name: {phase.name: phase.bound_ms(gpu) for phase in phases} for gpu in GPUS}
+    if device.type == "cpu":
+        cpu = measured_cpu()
+        # Weights and cache are float32 here: twice the bytes.
+        wide = [replace(phase, megabytes=2 * phase.megabytes) for phase in phases]
+        result[cpu.name] = {phase.name: phase.bound_ms(cpu) for phase in wide}
+    return {name: {**parts, "total": sum(parts.values())} for name, parts in result.items()}
+
+
+def measured_cpu() -> Gpu:
+    """This CPU's float32 matrix peak and copy bandwidth, measured now with torch's threads."""
+    clock = Clock(torch.device("cpu"), 5, 2)
+    a, b = torch.randn(2, 1024, 1024)
+    block = torch.empty(64 * 2**20 // 4)
+    matmul_ms = clock.times_ms(lambda: a @ b).min()
+    copy_ms = clock.times_ms(lambda: block.clone()).min()
+    return Gpu(
+        f"this CPU, {torch.get_num_threads()} threads, measured",
+        2 * 1024**3 / matmul_ms / 1e9,
+        2 * block.nbytes / copy_ms / 1e9,
+    )
+
+
+# ---- the command
+
+
+def _measure(options: argparse.Namespace) -> None:
+    if options.runs < MIN_RUNS and options.part != "cache":
+        raise ValueError(f"--runs is {options.runs}; percentiles need at least {MIN_RUNS}.")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    deployment = _deployment(options)
+    config = deployment.checkpoint.config
+    fill = config.num_slots - 1 if options.fill is None else options.fill
+    if not 0 <= fill < config.num_slots:
+        raise ValueError(f"--fill is {fill}; the context holds 0 to {config.num_slots - 1} slots.")
+    clock = Clock(deployment.device, options.runs, options.warm_up)
+    report: Result = {
+        "what": deployment.name,
+        "part": options.part,
+        "machine": _machine(deployment.device),
+        "num_steps": deployment.num_steps,
+        "context": {
+            "filled_slots": fill,
+            "slots": config.num_slots,
+            "capacity_tokens": config.cache_capacity,
+        },
+    }
+    if options.part == "control":
+        rigs = {
+            name: Rig(make_graphs(deployment, name), deployment.checkpoint, fill)
+            for name in options.backend
+        }
+        report["backends"] = measure_control(rigs, clock)
+        report["kernel_launches"] = _kernel_launches(rigs, deployment.device)
+        report["bound_ms"] = bounds(config, deployment.num_steps, deployment.device)
+        _print_control(report)
+    elif options.part == "cache":
+        model = deployment.checkpoint.model.to(deployment.device, deployment.dtype)
+        assert isinstance(model, PARModel)
+        report["cache"] = measure_cache(deployment.checkpoint, deployment.device, clock)
+        _print_cache(report)
+    else:
+        report["steps"] = {
+            name: measure_steps(deployment, name, fill, clock) for name in options.backend
+        }
+        _print_steps(report)
+    report["memory"] = _memory(deployment.device)
+    print(f"memory: {json.dumps(report['memory'])}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _deployment(options: argparse.Namespace) -> Deployment:
+    if options.checkpoint is not None:
+        checkpoint = load_checkpoint(options.checkpoint)
+        name = options.checkpoint.resolve().name
+        sha256 = sha256_of(options.checkpoint / FILE_NAME)
+    elif options.preset is not None:
+        config = preset(options.preset)
+        checkpoint, name = untrained_checkpoint(config), f"{options.preset} (random weights)"
+        sha256 = untrained_sha256(config)
+    else:
+        raise ValueError("give --checkpoint FOLDER or --preset NAME.")
+    kind = options.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return Deployment(
+        checkpoint=checkpoint,
+        name=name.split(" ")[0],
+        sha256=sha256,
+        device=torch.device(kind),
+        num_steps=options.num_steps or checkpoint.config.sampling.action_num_steps,
+        engines=options.engines or ENGINES / name.split(" ")[0],
+    )
+
+
+def _machine(device: torch.device) -> Result:
+    machine: Result = {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": device.type,
+        "cpu": _cpu_name(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "load_average": Path("/proc/loadavg").read_text().split()[:3],
+    }
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+        machine["cuda"] = torch.version.cuda
+        driver = Path("/proc/driver/nvidia/version")
+        machine["driver"] = driver.read_text().splitlines()[0] if driver.is_file() else "unknown"
+    return machine
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory(device: torch.device) -> Result:
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory: Result = {"host_peak_mib": kibibytes / 1024}
+    if device.type == "cuda":
+        memory["device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return memory
+
+
+def _kernel_launches(rigs: dict[str, Rig], device: torch.device) -> Result | None:
+    """CUDA kernels of one control step by the profiler; None on a CPU, where there are none."""
+    if device.type != "cuda":
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    launches = {}
+    for name, rig in rigs.items():
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            rig.control_step()
+            torch.cuda.synchronize(device)
+        launches[name] = sum(event.count for event in trace.key_averages())
+    return launches
+
+
+def _print_control(report: Result) -> None:
+    context = report["context"]
+    print(
+        f"{report['what']}, {report['num_steps']} sampling steps, context {context['filled_slots']}"
+        f" of {context['slots']} slots filled ({context['capacity_tokens']} tokens of capacity)"
+    )
+    print(f"{'backend':10} {'graph':11} {'p50':>8} {'p95':>8} {'p99':>8} {'max':>8}  ms")
+    for name, entry in report["backends"].items():
+        for graph, times in entry["ms"].items():
+            row = " ".join(f"{times[key]:8.2f}" for key in ("p50", "p95", "p99", "max"))
+            print(f"{name:10} {graph:11} {row}")
+        print(
+            f"{name:10} {entry['speed_over_first']:.2f} times the first backend's speed, actions "
+            f"within {entry['actions_max_abs_from_first']:.2e} of it; {entry['runtime']}"
+        )
+    for machine, parts in report["bound_ms"].items():
+        line = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
+        print(f"bound on {machine}: {line} ms")
+    own = list(report["bound_ms"])[-1] if report["machine"]["device"] == "cpu" else None
+    name = own or next(
+        (name for name in report["bound_ms"] if name in report["machine"].get("gpu", "")), None
+    )
+    if name is not None:
+        for backend, entry in report["backends"].items():
+            ratio = entry["ms"]["end_to_end"]["p50"] / report["bound_ms"][name]["total"]
+            entry["times_bound"] = ratio
+            print(f"{backend}: end to end p50 is {ratio:.1f} times the bound on {name}")
+
+
+def _print_cache(report: Result) -> None:
+    cache = report["cache"]
+    print(
+        f"{report['what']}: newest of {cache['slots']} slots ({cache['tokens']} tokens), "
+        f"transformer only: with cache p50 {cache['cached_ms']['p50']:.1f} ms, all slots anew "
+        f"{cache['uncached_ms']['p50']:.1f} ms: {cache['speed']:.1f} times faster, outputs within "
+        f"{cache['max_abs_difference']:.1e} ({cache['cached_ms']['runs']} runs each)"
+    )
+
+
+def _print_steps(report: Result) -> None:
+    for name, rows in report["steps"].items():
+        for num_steps, times in rows.items():
+            act, whole = times["act_ms"], times["end_to_end_ms"]
+            print(
+                f"{name}: {num_steps:>3} steps: act p50 {act['p50']:.2f} ms, end to end p50 "
+                f"{whole['p50']:.2f} p99 {whole['p99']:.2f} ms"
+            )
+
+
+def _compare(before_path: Path, after_path: Path) -> None:
+    before, after = (_read(path) for path in (before_path, after_path))
+    for key in ("machine", "num_steps", "context"):
+        if before.get(key) != after.get(key):
+            print(f"note: {key} differs: {before.get(key)} | {after.get(key)}")
+    old, new = (dict(_leaves(report)) for report in (before, after))
+    for name in sorted(set(old) | set(new)):
+        a, b = old.get(name), new.get(name)
+        if a is None or b is None:
+            print(f"{name}: only in {before_path if b is None else after_path}")
+        else:
+            print(f"{name}: {a:.3f} -> {b:.3f} ms ({b / a:.2f} times)")
+
+
+def _read(path: Path) -> Result:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no benchmark file ({error}); make one with --json.") from error
+    if not isinstance(content, dict) or "part" not in content:
+        raise ValueError(f"{path} is no benchmark file; make one with --json.")
+    return content
+
+
+def _leaves(value: Any, name: str = "") -> list[tuple[str, float]]:
+    """(path, p50) of every summary in a report."""
+    if not isinstance(value, dict):
+        return []
+    if "p50" in value:
+        return [(f"{name} p50", value["p50"]), (f"{name} p99", value["p99"])]
+    return [leaf for key, part in value.items() for leaf in _leaves(part, f"{name}/{key}")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m par_model.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, help="checkpoint folder")
+    source.add_argument("--preset", help="random weights of this preset")
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=BACKENDS,
+        default=["eager"],
+        help="measured in this order, the first is the reference (default: eager)",
+    )
+    parser.add_argument("--part", choices=PARTS, default="control", help="default: control")
+    parser.add_argument("--num-steps", type=int, help="sampling steps (default: the checkpoint's)")
+    parser.add_argument("--fill", type=int, help="slots in the context (default: all but one)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, help="of PyTorch (default: PyTorch's)")
+    parser.add_argument("--engines", type=Path, help="TensorRT engines (default: trt_engines/NAME)")
+    parser.add_argument("--runs", type=int, default=MIN_RUNS, help=f"default: {MIN_RUNS}")
+    parser.add_argument("--warm-up", type=int, default=20, help="runs left out (default: 20)")
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two files of --json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The float32 ONNX export that a CPU runs, made once a checkpoint and kept in a cache folder."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from par_model.backends.graphs import CONTRACT_VERSION
+from par_model.checkpoint import Checkpoint
+from par_model.export.manifest import Manifest, verify_files
+from par_model.export.onnx_graphs import (
+    FUSED_OPSET,
+    ExportRequest,
+    export_checkpoint,
+    exporter_versions,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
+    """The folder of the export; made now if there is none (under a minute for par_small).
+
+    It lies in $PAR_CACHE/onnx (default ~/.cache/par/onnx), named by all that it depends on.
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    parts = {
+        "checkpoint": sha256,
+        "contract": CONTRACT_VERSION,
+        "opset": FUSED_OPSET,
+        "sampler": checkpoint.config.sampling.action_sampler,
+        "num_steps": num_steps,
+        "versions": exporter_versions(),
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = _cache_folder() / "onnx" / f"{name}-{key}"
+    if _is_whole(folder):
+        return folder
+    _log.info("exporting %s to ONNX, once, into %s", name, folder)
+    request = ExportRequest(checkpoint, name, sha256, "fp32", FUSED_OPSET, num_steps)
+    export_checkpoint(request, folder, _log.info)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        verify_files(folder, Manifest.read(folder))
+    except ValueError as reason:
+        _log.warning("%s; it is made anew", reason)
+        return False
+    return True
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("PAR_CACHE") or Path.home() / ".cache" / "par")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden step before trust: a runtime's answers against the ones recorded from PyTorch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from par_model.backends.policy_graphs import PolicyGraphs
+from par_model.export.goldens import (
+    Deviation,
+    Tensors,
+    compare_goldens,
+    deviations,
+    replay,
+    require_close,
+    rollout_steps,
+)
+from par_model.export.manifest import GOLDENS, Manifest
+
+LONG_ROLLOUT_STEPS = 50
+
+
+def load_goldens(folder: Path, manifest: Manifest) -> Tensors:
+    """Raises ValueError if the export has no goldens: nothing could be trusted."""
+    if GOLDENS not in manifest.files or not (folder / GOLDENS).is_file():
+        raise ValueError(
+            f"{folder} has no {GOLDENS}, so its graphs cannot be verified; export again with all "
+            "graphs."
+        )
+    return load_file(folder / GOLDENS)
+
+
+def verify_goldens(graphs: PolicyGraphs, folder: Path, manifest: Manifest) -> dict[str, Deviation]:
+    """Replay the golden rollout. Raises ValueError where an output is out of its bounds."""
+    found = compare_goldens(graphs, load_goldens(folder, manifest))
+    require_close(found, manifest.precision, f"{graphs.name} on {folder}")
+    return found
+
+
+def verify_rollout(
+    graphs: PolicyGraphs,
+    reference: PolicyGraphs,
+    goldens: Tensors,
+    precision: str,
+    report: Callable[[str], None],
+    num_steps: int = LONG_ROLLOUT_STEPS,
+) -> dict[str, Deviation]:
+    """`num_steps` control steps with cache (and rebases) beside a reference runtime.
+
+    Raises:
+        ValueError: an output is out of its bounds.
+    """
+    text = goldens["text"]
+    steps = rollout_steps(reference.config, num_steps, seed=7)  # type: ignore[attr-defined]
+    found = deviations(replay(reference, text, steps), replay(graphs, text, steps))  # type: ignore[arg-type]
+    report(
+        f"verify {num_steps} steps, {graphs.name} against {reference.name}: "
+        + ", ".join(
+            f"{name} max abs {item.max_abs:.2e} cosine {item.cosine:.7f}"
+            for name, item in found.items()
+        )
+    )
+    require_close(found, precision, f"{graphs.name} over {num_steps} steps")
+    return found

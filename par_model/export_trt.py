@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m par_model.export_trt --checkpoint C --out trt_engines/NAME: a checkpoint's engines.
+
+    export   ONNX files, golden values and manifest.json, by PyTorch (no GPU)
+    check    the files: ONNX validity, the graph contract, PyTorch's numbers (fp32), and whether
+             TensorRT-RTX, if installed, compiles them (no GPU)
+    build    TensorRT engines beside them, for the GPU of this machine
+    verify   the engines against the golden values and over 50 steps beside PyTorch
+
+Without --stage all four run in this order. Without TensorRT the first two still do, and the exit
+status says that there is no engine. Load the result with `backend:=tensorrt`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from par_model.backends.static_graphs import StaticGraphs
+from par_model.backends.torch_eager import TorchEager
+from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.config import preset
+from par_model.export.build import build_engines
+from par_model.export.manifest import FILE_NAME, PRECISIONS, Manifest, sha256_of, verify_files
+
+STAGES = ("export", "check", "build", "verify")
+_ONNX_ROUTE, _TORCH_ROUTE = "onnx", "torch-tensorrt"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    stages = STAGES if options.stage is None else (options.stage,)
+    for stage in stages:
+        try:
+            _STAGES[stage](options)
+        except ValueError as error:
+            print(f"par_model.export_trt: {stage}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    try:
+        from par_model.export.onnx_graphs import ExportRequest, default_opset, export_checkpoint
+    except ImportError as error:
+        raise ValueError(
+            f"the exporter's packages are missing ({error}); pip install onnx onnxscript."
+        ) from error
+    _require_route(options)
+    checkpoint, name, sha256 = _load(options)
+    num_steps = options.steps or checkpoint.config.sampling.action_num_steps
+    request = ExportRequest(
+        checkpoint=checkpoint,
+        checkpoint_name=name,
+        checkpoint_sha256=sha256,
+        precision=options.precision,
+        opset=options.opset or default_opset(options.precision),
+        num_steps=num_steps,
+    )
+    _report(
+        f"export: {name}, {options.precision}, opset {request.opset}, {num_steps} sampling steps, "
+        f"{checkpoint.config.num_slots} slots ({checkpoint.config.cache_capacity} tokens)"
+    )
+    export_checkpoint(request, options.out, _report)
+    _report(f"export: {options.out / FILE_NAME} written")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from par_model.export.check import check_onnx, compile_without_gpu
+
+    manifest = Manifest.read(options.out)
+    verify_files(options.out, manifest)
+    check_onnx(options.out, manifest, _report)
+    if manifest.precision == "fp32":
+        _check_numbers(options, manifest)
+    else:
+        _report(
+            f"check numbers: left out, ONNX Runtime's CPU has no {manifest.precision} kernels; "
+            "`--stage verify` compares on the GPU"
+        )
+    names = tuple(spec.name for spec in manifest.graphs)
+    compile_without_gpu(options.out, manifest, names, _report)
+
+
+def _check_numbers(options: argparse.Namespace, manifest: Manifest) -> None:
+    from par_model.backends.onnx import OnnxRuntime
+    from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
+
+    checkpoint = _same_checkpoint(options, manifest)
+    eager = TorchEager(checkpoint, torch.device("cpu"), num_steps=manifest.num_steps)
+    graphs = StaticGraphs(checkpoint, OnnxRuntime(options.out), eager)
+    verify_goldens(graphs, options.out, manifest)
+    goldens = load_goldens(options.out, manifest)
+    verify_rollout(graphs, eager, goldens, manifest.precision, _report)
+
+
+def _build(options: argparse.Namespace) -> None:
+    _require_route(options)
+    manifest = Manifest.read(options.out)
+    verify_files(options.out, manifest)
+    build_engines(options.out, manifest, _report)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from par_model.backends.tensorrt import TensorRTRuntime
+    from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
+
+    manifest = Manifest.read(options.out)
+    checkpoint = _same_checkpoint(options, manifest)
+    runtime = TensorRTRuntime(options.out, manifest.checkpoint_sha256)
+    eager = TorchEager(checkpoint, runtime.device, num_steps=manifest.num_steps)
+    graphs = StaticGraphs(checkpoint, runtime, eager)
+    for name, deviation in verify_goldens(graphs, options.out, manifest).items():
+        _report(f"verify goldens: {name} max abs {deviation.max_abs:.2e}")
+    goldens = load_goldens(options.out, manifest)
+    verify_rollout(graphs, eager, goldens, manifest.precision, _report)
+
+
+_STAGES = {"export": _export, "check": _check, "build": _build, "verify": _verify}
+
+
+def _load(options: argparse.Namespace) -> tuple[Checkpoint, str, str]:
+    """The checkpoint, its name and its sha256."""
+    if options.preset is not None:
+        from par_model.export.untrained import untrained_checkpoint, untrained_sha256
+
+        config = preset(options.preset)
+        return untrained_checkpoint(config), options.preset, untrained_sha256(config)
+    if options.checkpoint is None:
+        raise ValueError("give --checkpoint FOLDER, or --preset NAME for random weights.")
+    checkpoint = load_checkpoint(options.checkpoint)
+    name = options.checkpoint.resolve().name
+    return checkpoint, name, sha256_of(options.checkpoint / FILE_NAME)
+
+
+def _same_checkpoint(options: argparse.Namespace, manifest: Manifest) -> Checkpoint:
+    checkpoint, name, sha256 = _load(options)
+    if sha256 != manifest.checkpoint_sha256:
+        raise ValueError(
+            f"{options.out} was exported from {manifest.checkpoint_name!r} "
+            f"({manifest.checkpoint_sha256[:12]}), not from {name!r} ({sha256[:12]}); give the "
+            "same checkpoint, or export again."
+        )
+    return checkpoint
+
+
+def _require_route(options: argparse.Namespace) -> None:
+    if options.route == _TORCH_ROUTE:
+        raise ValueError(
+            "the route torch-tensorrt is not offered: torch-tensorrt 2.13 writes one cache row at "
+            "a time in place and copies the whole cache for more, and it cannot be imported "
+            "without a GPU, so nothing of it could be tested. Use --route onnx."
+        )
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m par_model.export_trt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, help="checkpoint folder")
+    source.add_argument("--preset", help="random weights of this preset, for sizes and times")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write, e.g. trt_engines/X"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default: bf16")
+    parser.add_argument(
+        "--steps", type=int, help="sampling steps in the act graph (default: the checkpoint's)"
+    )
+    parser.add_argument("--stage", choices=STAGES, help="one stage only (default: all in turn)")
+    parser.add_argument("--route", choices=(_ONNX_ROUTE, _TORCH_ROUTE), default=_ONNX_ROUTE)
+    parser.add_argument(
+        "--opset",
+        type=int,
+        choices=(20, 24),
+        help="ONNX dialect (default: 24 for bf16 and fp16; 20 for fp32, which TensorRT needs)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
