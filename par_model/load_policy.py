@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -59,7 +60,8 @@ def load_policy(
     Args:
         path: the checkpoint folder.
         backend: one of BACKENDS. "auto" takes the first that works: on a GPU tensorrt, compiled,
-            eager; on a CPU onnx, eager. It logs which, and why not an earlier one.
+            eager; on a CPU onnx, eager. It logs which, and why not an earlier one. It exports
+            nothing: it takes onnx where an earlier load with backend "onnx" has exported.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
@@ -95,6 +97,8 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     order = ("tensorrt", "compiled") if deployment.device.type == "cuda" else ("onnx",)
     for name in order:
         try:
+            if name == "onnx":
+                _require_exported(deployment)
             graphs = _MAKERS[name](deployment)
         except ValueError as reason:
             _log.warning("backend auto: not %s: %s", name, reason)
@@ -111,21 +115,39 @@ def _eager(deployment: Deployment) -> TorchEager:
     )
 
 
-def _onnx(deployment: Deployment) -> StaticGraphs:
+def _require_exported(deployment: Deployment) -> None:
+    cached_export = _onnx_modules()[1]
+    folder = cached_export.cached_export_folder(
+        deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
+    )
+    if not folder.is_dir():
+        raise ValueError(
+            f"{deployment.name} is not exported yet; load it once with backend 'onnx', which "
+            "exports it (half a minute for par_small)"
+        )
+
+
+def _onnx_modules() -> tuple[ModuleType, ModuleType]:
+    """backends.onnx and export.cached_export, which need optional packages."""
     try:
-        from par_model.backends.onnx import OnnxRuntime
-        from par_model.export.cached_export import cached_export
+        from par_model.backends import onnx
+        from par_model.export import cached_export
     except ImportError as error:
         raise ValueError(
             f"ONNX Runtime or the exporter is not installed ({error}); "
             "pip install onnx onnxscript onnxruntime, or choose backend 'eager'."
         ) from error
+    return onnx, cached_export
+
+
+def _onnx(deployment: Deployment) -> StaticGraphs:
+    onnx, cached_export = _onnx_modules()
     if deployment.device.type != "cpu":
         raise ValueError("backend 'onnx' runs on the CPU; use device 'cpu', or another backend.")
-    folder = cached_export(
+    folder = cached_export.cached_export(
         deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
     )
-    return _verified(deployment, OnnxRuntime(folder), folder)
+    return _verified(deployment, onnx.OnnxRuntime(folder), folder)
 
 
 def _tensorrt(deployment: Deployment) -> StaticGraphs:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 
 from par_model.backends.graphs import GraphSpec
 from par_model.export.manifest import Manifest, verify_files
@@ -19,7 +20,7 @@ class OnnxRuntime:
 
     Args:
         folder: ONNX files beside their manifest.json, whose hashes are checked.
-        num_threads: of one graph; None is one a core.
+        num_threads: of one graph; None is as many as PyTorch uses.
 
     Raises:
         ValueError: a file is missing or changed, or the folder is not float32.
@@ -61,8 +62,9 @@ class _BoundGraph:
     def __init__(self, path: Path, spec: GraphSpec, num_threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
+        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        # Threads may spin between operators, never between runs: the arm has other processes.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._spec = spec
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]

@@ -20,14 +20,9 @@ from par_model.export.onnx_graphs import (
 _log = logging.getLogger(__name__)
 
 
-def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
-    """The folder of the export; made now if there is none (under a minute for par_small).
-
-    It lies in $PAR_CACHE/onnx (default ~/.cache/par/onnx), named by all that it depends on.
-
-    Raises:
-        ValueError: the model cannot be exported.
-    """
+def cached_export_folder(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
+    """Where the export lies or would: $PAR_CACHE/onnx (default ~/.cache/par/onnx), named by all
+    that it depends on."""
     parts = {
         "checkpoint": sha256,
         "contract": CONTRACT_VERSION,
@@ -37,7 +32,16 @@ def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int
         "versions": exporter_versions(),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = _cache_folder() / "onnx" / f"{name}-{key}"
+    return _cache_folder() / "onnx" / f"{name}-{key}"
+
+
+def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
+    """The folder of the export; made now if there is none (half a minute for par_small).
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    folder = cached_export_folder(checkpoint, name, sha256, num_steps)
     if _is_whole(folder):
         return folder
     _log.info("exporting %s to ONNX, once, into %s", name, folder)
