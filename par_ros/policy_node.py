@@ -502,9 +502,11 @@ def _stood_still(executed: FloatArray, asked: FloatArray) -> bool:
 
 
 def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
-    """Answer a grey picture a few times, so that the first real answer is not the slow one."""
+    """Answer a grey picture a few times, so that the first real answer is not the slow one.
+
+    Raises ValueError for an instruction that the policy does not know.
+    """
     spec = policy.spec
-    spec.require_instruction(parameters.instruction)
     executed = np.zeros((spec.num_actions, len(spec.joint_names)))
     policy.reset(parameters.instruction, parameters.policy_seed)
     for index in range(parameters.num_warm_up):
@@ -518,7 +520,6 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
             )
         )
         policy.act()
-    policy.reset(parameters.instruction, parameters.policy_seed)
 
 
 def _list_text(values: list[float]) -> str:

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""policy_node over DDS with the real node and a scripted policy: 8 actions of 0.05 s, so a chunk
+lasts 0.4 s; pictures come every 0.05 s of made-up time, each with its joint states."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_model.interface import ActionChunk, ImageArray, Observation
+from par_ros import messages, topics
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.fixed_chunk_node import FixedChunkPolicy
+from par_ros.policy_node import PolicyNode
+
+pytestmark = pytest.mark.ros
+
+STEP_NS = 50_000_000
+CHUNK_NS = 8 * STEP_NS
+START_NS = 1_000_000_000
+INSTRUCTION = FixedChunkPolicy().spec.instructions[0]
+JOINTS = FixedChunkPolicy().spec.joint_names
+TIMEOUT_S = 20.0
+# Nothing is expected to come; long enough for what is sent on this machine to arrive.
+QUIET_S = 0.5
+
+
+class RecordingPolicy(FixedChunkPolicy):
+    """Remembers what it was shown; can be held up, and can fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observations: list[Observation] = []
+        self.resets: list[tuple[str, int]] = []
+        self.may_act = threading.Event()
+        self.may_act.set()
+        self.error: Exception | None = None
+
+    def reset(self, instruction: str, seed: int) -> None:
+        super().reset(instruction, seed)
+        self.resets.append((instruction, seed))
+
+    def observe(self, observation: Observation) -> None:
+        if self.error is not None:
+            raise self.error
+        super().observe(observation)
+        self.observations.append(observation)
+
+    def act(self) -> ActionChunk:
+        assert self.may_act.wait(TIMEOUT_S)
+        return super().act()
+
+    def predict_frame(self) -> ImageArray:
+        return np.full((128, 128, 3), 7, np.uint8)
+
+
+class World(Node):
+    """Camera, joint states and guard, as far as policy_node can see."""
+
+    def __init__(self) -> None:
+        super().__init__("world")
+        self.pictures = self.create_publisher(Image, topics.IMAGE.name, _reliable())
+        self.joints = self.create_publisher(JointState, topics.JOINT_STATES.name, _reliable())
+        self.executed = self.create_publisher(
+            JointTrajectoryMessage, topics.EXECUTED_ACTIONS.name, _reliable()
+        )
+        self.chunks: list[tuple[int, JointTrajectory]] = []
+        self.predictions: list[int] = []
+        self.diagnostics: list[messages.Status] = []
+        for topic, callback in (
+            (topics.ACTION_CHUNK, self._on_chunk),
+            (topics.PREDICTED_IMAGE, lambda m: self.predictions.append(messages.stamp_ns(m))),
+            (topics.DIAGNOSTICS, lambda m: self.diagnostics.extend(messages.read_diagnostics(m))),
+        ):
+            self.create_subscription(
+                topic.message_type, topic.name, callback, topic.reader_qos.profile()
+            )
+        self.reset = self.create_client(Trigger, topics.RESET_POLICY.client_name)
+
+    def _on_chunk(self, message: JointTrajectoryMessage) -> None:
+        self.chunks.append((messages.stamp_ns(message), messages.read_joint_trajectory(message)))
+
+    def show(self, stamp_ns: int, position: float = 0.5, joints_ns: int | None = None) -> None:
+        """One picture and the joint states of its moment (or of another)."""
+        self.show_joints(stamp_ns if joints_ns is None else joints_ns, position)
+        self.show_picture(stamp_ns)
+
+    def show_picture(self, stamp_ns: int, encoding: str = "rgb8") -> None:
+        shape = (128, 128, 3) if encoding == "rgb8" else (128, 128)
+        picture = np.full(shape, 90, np.uint8)
+        self.pictures.publish(messages.array_to_image(picture, encoding, stamp_ns, "camera"))
+
+    def show_joints(self, stamp_ns: int, position: float = 0.5) -> None:
+        positions = np.full(len(JOINTS), position)
+        self.joints.publish(
+            messages.joint_state_message(JOINTS, positions, np.zeros(len(JOINTS)), stamp_ns)
+        )
+
+    def execute(self, index: int, delay_ns: int = 0, offset: float = 0.0) -> int:
+        """The guard's answer to chunk `index`: sent as asked plus `offset`; gives its end."""
+        stamp_ns, asked = self.chunks[index]
+        sent = JointTrajectory(asked.joint_names, asked.times_s + delay_ns / 1e9, asked.positions)
+        sent.positions[:] += offset
+        self.executed.publish(messages.joint_trajectory_message(sent, stamp_ns))
+        return stamp_ns + delay_ns + CHUNK_NS
+
+    def hold(self, index: int, position: float) -> int:
+        """The guard's answer to chunk `index`: the arm stood; gives its end."""
+        stamp_ns, asked = self.chunks[index]
+        still = JointTrajectory(asked.joint_names, asked.times_s, np.full((8, 8), position))
+        self.executed.publish(messages.joint_trajectory_message(still, stamp_ns))
+        return stamp_ns + CHUNK_NS
+
+
+class Graph:
+    """policy_node and its world, spinning in this process."""
+
+    def __init__(self, mode: str, **parameters: object) -> None:
+        self.policy = RecordingPolicy()
+        overrides = {"mode": mode, "instruction": INSTRUCTION, "num_warm_up": 0} | parameters
+        self.node = _node_with(self.policy, overrides)
+        self.world = World()
+        self._executor = MultiThreadedExecutor(num_threads=3)
+        self._executor.add_node(self.node)
+        self._executor.add_node(self.world)
+        self._thread = ThreadPoolExecutor(1)
+        self.spinning = self._thread.submit(self._executor.spin)
+
+    def activate(self) -> None:
+        assert self.node.trigger_configure().name == "SUCCESS"
+        wait_for(lambda: self.world.pictures.get_subscription_count() == 1)
+        wait_for(lambda: self.world.joints.get_subscription_count() == 1)
+        wait_for(lambda: self.world.executed.get_subscription_count() == 1)
+        wait_for(lambda: self.world.count_publishers(topics.ACTION_CHUNK.name) == 1)
+        assert self.node.trigger_activate().name == "SUCCESS"
+
+    def chunk(self, index: int) -> tuple[int, JointTrajectory]:
+        wait_for(lambda: len(self.world.chunks) > index)
+        return self.world.chunks[index]
+
+    def stays_quiet(self) -> bool:
+        count = len(self.world.chunks)
+        time.sleep(QUIET_S)
+        return len(self.world.chunks) == count
+
+    def stop(self) -> None:
+        self.policy.may_act.set()
+        self._executor.shutdown()
+        self._thread.shutdown()
+        self.node.destroy_node()
+        self.world.destroy_node()
+
+
+def _reliable() -> QoSProfile:
+    return topics.Qos(reliable=True, depth=20).profile()
+
+
+def _node_with(policy: RecordingPolicy, overrides: dict[str, object]) -> PolicyNode:
+    arguments = ["--ros-args"]
+    for name, value in overrides.items():
+        text = str(value).lower() if isinstance(value, bool) else value
+        arguments += ["-p", f'{name}:="{value}"' if isinstance(value, str) else f"{name}:={text}"]
+    rclpy.shutdown()
+    rclpy.init(args=arguments)
+    return PolicyNode(lambda _: policy)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "nothing came"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def make_graph(ros: None) -> Iterator[Callable[..., Graph]]:
+    graphs = []
+
+    def make(mode: str, **parameters: object) -> Graph:
+        graphs.append(Graph(mode, **parameters))
+        return graphs[-1]
+
+    yield make
+    for graph in graphs:
+        graph.stop()
+
+
+def test_an_episode_in_lockstep(make_graph: Callable[..., Graph]) -> None:
+    """Three chunks; each answers the first picture after the one before has ended."""
+    graph = make_graph("lockstep")
+    graph.activate()
+    stamp_ns = START_NS
+    for index in range(3):
+        if index == 0:
+            graph.world.show(stamp_ns)
+        answered_ns, chunk = graph.chunk(index)
+        assert answered_ns == stamp_ns
+        assert chunk.joint_names == JOINTS
+        np.testing.assert_allclose(chunk.times_s, 0.05 * np.arange(1, 9))
+        graph.world.execute(index, offset=0.01)
+        for step in range(1, 9):
+            graph.world.show(stamp_ns + step * STEP_NS, position=0.5 + step)
+        stamp_ns += CHUNK_NS
+    graph.chunk(3)
+    shown = graph.policy.observations
+    assert [round(o.stamp_s * 1e9) for o in shown] == [START_NS + k * CHUNK_NS for k in range(4)]
+    assert shown[0].executed_actions is None
+    for index in range(1, 4):
+        assert shown[index].measured_joint_positions[0] == 8.5
+        sent = graph.world.chunks[index - 1][1].positions
+        np.testing.assert_array_equal(shown[index].executed_actions, sent)
+
+
+def test_a_picture_waits_for_its_joint_states_in_lockstep(
+    make_graph: Callable[..., Graph],
+) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show_joints(START_NS - STEP_NS)
+    graph.world.show_picture(START_NS)
+    assert graph.stays_quiet()
+    graph.world.show_joints(START_NS, position=0.7)
+    graph.chunk(0)
+    assert graph.policy.observations[0].measured_joint_positions[0] == 0.7
+
+
+def test_nothing_is_answered_before_the_guard_has_said_what_it_sent(
+    make_graph: Callable[..., Graph],
+) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    graph.world.show(START_NS + CHUNK_NS)
+    assert graph.stays_quiet()
+    graph.world.execute(0)
+    assert graph.chunk(1)[0] == START_NS + CHUNK_NS
+
+
+def test_foreign_executed_actions_are_ignored(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show(START_NS)
+    _, asked = graph.chunk(0)
+    graph.world.executed.publish(messages.joint_trajectory_message(asked, START_NS - 1))
+    graph.world.show(START_NS + CHUNK_NS)
+    assert graph.stays_quiet()
+
+
+def test_repeated_pictures_are_answered_once(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    for _ in range(3):
+        graph.world.show(START_NS)
+    graph.chunk(0)
+    graph.world.show(START_NS)
+    assert graph.stays_quiet()
+    assert len(graph.world.chunks) == 1
+
+
+def test_inactive_means_silent_and_activate_starts_an_episode(
+    make_graph: Callable[..., Graph],
+) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    graph.node.trigger_deactivate()
+    graph.world.show(START_NS + CHUNK_NS)
+    assert graph.stays_quiet()
+    graph.node.set_parameters([Parameter("policy_seed", value=5)])
+    graph.node.trigger_activate()
+    assert graph.policy.resets[-1] == (INSTRUCTION, 5)
+    graph.world.show(START_NS + 3 * CHUNK_NS)
+    assert graph.chunk(1)[0] == START_NS + 3 * CHUNK_NS
+    assert graph.policy.observations[-1].executed_actions is None
+
+
+def test_reset_drops_the_chunk_that_is_being_computed(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.policy.may_act.clear()
+    graph.world.show(START_NS)
+    wait_for(lambda: graph.policy.observations)
+    episode = graph.node._episode
+    answer = graph.world.reset.call_async(Trigger.Request())
+    wait_for(lambda: graph.node._episode > episode)
+    assert not answer.done()
+    graph.policy.may_act.set()
+    wait_for(answer.done)
+    assert answer.result().success
+    assert graph.stays_quiet()
+    assert not graph.world.chunks
+    graph.world.show(START_NS + STEP_NS)
+    assert graph.chunk(0)[0] == START_NS + STEP_NS
+
+
+def test_reset_with_an_unknown_instruction_says_which_are_known(
+    make_graph: Callable[..., Graph],
+) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.node.set_parameters([Parameter("instruction", value="Open the door.")])
+    answer = graph.world.reset.call_async(Trigger.Request())
+    wait_for(answer.done)
+    assert not answer.result().success
+    assert "'Open the door.' is unknown to this policy; it knows: " in answer.result().message
+
+
+def test_context_is_reset_after_a_hold_of_a_whole_chunk(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    resets = len(graph.policy.resets)
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    end_ns = graph.world.hold(0, position=0.5)
+    for step in range(1, 8):
+        graph.world.show(START_NS + step * STEP_NS)
+    assert graph.stays_quiet()
+    graph.world.show(end_ns)
+    assert graph.chunk(1)[0] == end_ns
+    assert graph.policy.observations[-1].executed_actions is None
+    assert len(graph.policy.resets) == resets + 1
+
+
+def test_in_lockstep_a_refused_picture_ends_the_process(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show_joints(START_NS)
+    graph.world.show_picture(START_NS, encoding="mono8")
+    error = graph.spinning.exception(TIMEOUT_S)
+    assert isinstance(error, ValueError)
+    assert "must be rgb8" in str(error)
+
+
+def now_ns(graph: Graph) -> int:
+    return graph.node.get_clock().now().nanoseconds
+
+
+def test_realtime_starts_anew_when_the_guard_stays_silent(make_graph: Callable[..., Graph]) -> None:
+    """A chunk that nobody acknowledged for two chunks' time is lost."""
+    graph = make_graph("realtime")
+    graph.activate()
+    graph.world.show(now_ns(graph))
+    first_ns, _ = graph.chunk(0)
+    while now_ns(graph) <= first_ns + 2 * CHUNK_NS:
+        graph.world.show(now_ns(graph))
+        assert len(graph.world.chunks) == 1
+        time.sleep(0.05)
+    graph.world.show(now_ns(graph))
+    graph.chunk(1)
+    assert graph.policy.observations[-1].executed_actions is None
+
+
+def test_realtime_refusal_is_reported_and_survived(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("realtime")
+    graph.activate()
+    graph.policy.error = ValueError("the policy does not like it.")
+    graph.world.show(now_ns(graph))
+    wait_for(lambda: any(s.values.get("refused_policy") == "1" for s in graph.world.diagnostics))
+    status = graph.world.diagnostics[-1]
+    assert status.level == messages.WARN
+    assert status.values["last_refusal"] == "the policy does not like it."
+    graph.policy.error = None
+    graph.world.show(now_ns(graph))
+    graph.chunk(0)
+    assert not graph.spinning.done()
+
+
+def test_realtime_old_pictures_are_refused(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("realtime")
+    graph.activate()
+    graph.world.show(now_ns(graph) - 1_000_000_000)
+    wait_for(lambda: any(s.values.get("refused_stale") == "1" for s in graph.world.diagnostics))
+    assert not graph.world.chunks
+
+
+def test_predictions_are_stamped_with_the_time_they_show(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep", predict_images=True)
+    graph.activate()
+    graph.world.show(START_NS)
+    wait_for(lambda: graph.world.predictions)
+    assert graph.world.predictions == [START_NS + CHUNK_NS]
+
+
+def test_latencies_are_reported_once_each(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    graph.node.trigger_deactivate()
+    wait_for(lambda: any(s.values["active"] == "false" for s in graph.world.diagnostics))
+    times = [
+        float(word)
+        for status in graph.world.diagnostics
+        for word in status.values["new_latency_ms"].split()
+    ]
+    assert len(times) == 1
+    assert 0.0 < times[0] < TIMEOUT_S * 1e3
+
+
+def test_unknown_instruction_fails_configure(
+    make_graph: Callable[..., Graph], capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = make_graph("lockstep", instruction="Open the door.")
+    assert graph.node.trigger_configure().name == "FAILURE"
+    assert capsys.readouterr().err.startswith("error: instruction 'Open the door.' is unknown")
+
+
+def test_cleanup_is_the_mirror_of_configure(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep")
+    graph.activate()
+    graph.node.trigger_deactivate()
+    assert graph.node.trigger_cleanup().name == "SUCCESS"
+    wait_for(lambda: graph.world.pictures.get_subscription_count() == 0)
+    graph.activate()
+    graph.world.show(START_NS)
+    graph.chunk(0)
