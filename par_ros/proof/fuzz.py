@@ -350,10 +350,10 @@ _CHUNK_MAKERS: tuple[tuple[str, Callable[[FuzzRun, int], RequestedChunk]], ...] 
 )
 
 
-def fuzz_once(arm: str, seed: int, num_chunks: int) -> FuzzTotals:
+def fuzz_once(spec: ArmSpec, seed: int, num_chunks: int) -> FuzzTotals:
     """One run of `num_chunks` chunks."""
     with np.errstate(all="ignore"):
-        return FuzzRun(read_arm_spec(arm), seed).run(num_chunks)
+        return FuzzRun(spec, seed).run(num_chunks)
 
 
 def fuzz(arm: str, num_chunks: int, seed: int, num_processes: int) -> FuzzTotals:
@@ -377,7 +377,8 @@ def fuzz(arm: str, num_chunks: int, seed: int, num_processes: int) -> FuzzTotals
 
 
 def _fuzz_job(job: tuple[str, int, int]) -> FuzzTotals:
-    return fuzz_once(*job)
+    arm, seed, num_chunks = job
+    return fuzz_once(read_arm_spec(arm), seed, num_chunks)
 
 
 def report(totals: FuzzTotals, arm: str, seed: int) -> dict[str, object]:

@@ -105,6 +105,14 @@ class ControllerOracle:
         """The commanded velocity now, float64 [J]."""
         return self._last[1][-1]
 
+    def start_from(
+        self, positions: FloatArray, velocities: FloatArray, accelerations: FloatArray
+    ) -> None:
+        """Begin in motion instead of at rest; only before time has passed."""
+        assert self._time_s == 0.0
+        self._curves[0, :3] = positions, velocities, accelerations / 2.0
+        self._last = self._evaluate(np.zeros(1))
+
     def receive(self, trajectory: JointTrajectory, stamp_s: float | None, pickup_s: float) -> None:
         """Replace the running trajectory at `pickup_s`; stamp None: it starts then."""
         self.advance(pickup_s)

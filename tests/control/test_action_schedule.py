@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Action l is due at start + l * 0.05 s; a chunk gets one start or one reason."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from par_ros.control.action_schedule import (
+    ActionSchedule,
+    PlacedChunk,
+    ScheduleRefusal,
+    ScheduleSettings,
+)
+
+MS = 1_000_000
+NOW = 5_000 * MS
+
+
+def kind(placed: PlacedChunk | ScheduleRefusal) -> str:
+    return placed.kind if isinstance(placed, ScheduleRefusal) else "placed"
+
+
+def test_on_arrival_all_actions_run_from_now() -> None:
+    placed = ActionSchedule(ScheduleSettings()).place(NOW - 60 * MS, NOW)
+    assert placed == PlacedChunk(NOW, 0)
+
+
+def test_from_the_observation_what_is_due_is_dropped() -> None:
+    """80 ms after the observation, with 20 ms to go ahead: actions 1 and 2 are due."""
+    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    assert schedule.place(NOW - 80 * MS, NOW) == PlacedChunk(NOW - 80 * MS, 2)
+
+
+def test_a_chunk_wholly_due_is_late() -> None:
+    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    assert kind(schedule.place(NOW - 390 * MS, NOW)) == "late"
+
+
+def test_in_lockstep_the_stamp_is_the_start_whatever_the_clock_says() -> None:
+    schedule = ActionSchedule(ScheduleSettings(lockstep=True))
+    assert schedule.place(NOW + 900 * MS, NOW) == PlacedChunk(NOW + 900 * MS, 0)
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "expected"),
+    [(0, "placed"), (400, "placed"), (401, "late"), (-10, "placed"), (-11, "future")],
+)
+def test_age_limits(age_ms: int, expected: str) -> None:
+    schedule = ActionSchedule(ScheduleSettings())
+    assert kind(schedule.place(NOW - age_ms * MS, NOW)) == expected
+
+
+def test_a_stamp_counts_once_and_must_increase() -> None:
+    schedule = ActionSchedule(ScheduleSettings())
+    assert kind(schedule.place(NOW, NOW)) == "placed"
+    assert kind(schedule.place(NOW, NOW)) == "duplicate"
+    assert kind(schedule.place(NOW - MS, NOW)) == "reordered"
+    assert kind(schedule.place(NOW + MS, NOW)) == "placed"
+    schedule.reset()
+    assert kind(schedule.place(NOW - MS, NOW)) == "placed"
+
+
+@given(
+    st.lists(st.tuples(st.integers(-600, 600), st.integers(0, 300)), max_size=30),
+    st.sampled_from(["arrival", "observation"]),
+)
+def test_placed_stamps_increase_and_actions_sent_lie_ahead(
+    steps: list[tuple[int, int]], chunk_start: str
+) -> None:
+    schedule = ActionSchedule(ScheduleSettings(chunk_start=chunk_start))  # type: ignore[arg-type]
+    now_ns, last_placed_ns = NOW, None
+    for age_ms, passed_ms in steps:
+        now_ns += passed_ms * MS
+        stamp_ns = now_ns - age_ms * MS
+        placed = schedule.place(stamp_ns, now_ns)
+        if isinstance(placed, ScheduleRefusal):
+            assert placed.reason.endswith(".")
+            continue
+        assert last_placed_ns is None or stamp_ns > last_placed_ns
+        assert -10 <= age_ms <= 400
+        first_due_ns = placed.start_ns + (placed.first_action + 1) * 50 * MS
+        assert first_due_ns >= now_ns + 20 * MS
+        assert 0 <= placed.first_action < 8
+        last_placed_ns = stamp_ns

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stop ends at rest where the closed form says, within acceleration and jerk at 1 kHz."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from par_ros.control import braking
+from par_ros.control.joint_trajectory import MotionState
+from par_ros.control.safety_filter import arm_trajectory
+from par_ros.proof.limit_oracle import ControllerOracle
+from tests.control.arms import arm
+
+shares = st.lists(st.floats(-1.0, 1.0), min_size=7, max_size=7).map(np.array)
+
+
+def moving(velocity: np.ndarray, acceleration: np.ndarray) -> MotionState:
+    """Shares of the limits that leave the peak speed of a stop inside the velocity limit."""
+    limits = arm("panda").limits
+    accelerations = acceleration * limits.max_acceleration
+    peak = 0.5 * accelerations**2 / limits.stop_jerk
+    return MotionState(arm("panda").home, velocity * (limits.max_velocity - peak), accelerations)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shares, shares, st.sampled_from([0.0, 0.3]))
+def test_a_stop_keeps_acceleration_and_jerk_and_ends_at_rest(
+    velocity: np.ndarray, acceleration: np.ndarray, minimum_s: float
+) -> None:
+    spec = arm("panda")
+    state = moving(velocity, acceleration)
+    nodes = braking.stop(state, spec.limits, minimum_s)
+    oracle = ControllerOracle(spec, state.positions)
+    oracle.start_from(state.positions, state.velocities, state.accelerations)
+    oracle.receive(arm_trajectory(spec, nodes), 0.0, 0.0)
+    oracle.advance(1.0)
+    kinds = set(oracle.findings.violations) - {"position"}
+    assert not kinds, oracle.findings.examples
+    assert not oracle.velocities.any()
+    assert nodes.times_s[-1] <= 0.5
+
+
+@settings(max_examples=150, deadline=None)
+@given(shares, shares)
+def test_closed_form_of_the_stopping_position_is_ruckigs(
+    velocity: np.ndarray, acceleration: np.ndarray
+) -> None:
+    spec = arm("panda")
+    state = moving(velocity, 0.9 * acceleration)
+    nodes = braking.stop(state, spec.limits)
+    expected = braking.stopping_positions(
+        state.positions[None], state.velocities[None], state.accelerations[None], spec.limits
+    )
+    np.testing.assert_allclose(nodes.positions[-1], expected[0], atol=1e-6)
+
+
+def test_a_standing_arm_stays() -> None:
+    state = MotionState.at_rest(arm("panda").home)
+    nodes = braking.stop(state, arm("panda").limits)
+    np.testing.assert_allclose(nodes.positions, np.tile(state.positions, (len(nodes.times_s), 1)))
+
+
+def test_move_to_rest_arrives() -> None:
+    spec = arm("panda")
+    state = moving(np.full(7, 0.5), np.zeros(7))
+    nodes = braking.move_to_rest(state, spec.home + 0.1, spec.limits)
+    np.testing.assert_allclose(nodes.positions[-1], spec.home + 0.1, atol=1e-9)
+    oracle = ControllerOracle(spec, state.positions)
+    oracle.start_from(state.positions, state.velocities, state.accelerations)
+    oracle.receive(arm_trajectory(spec, nodes), 0.0, 0.0)
+    oracle.advance(2.0)
+    assert not oracle.findings.num_violations, oracle.findings.examples

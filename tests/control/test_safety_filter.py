@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes, what is tracked, what is refused; judged at 1 kHz by code of its own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import FloatArray, MotionState
+from par_ros.control.safety_filter import (
+    FilteredChunk,
+    Join,
+    RequestedChunk,
+    SafetyFilter,
+    arm_trajectory,
+)
+from par_ros.proof.limit_oracle import ControllerOracle
+from tests.control.arms import arm, knots
+
+TIMES = 0.05 * np.arange(1, 9)
+
+
+def make_filter(spec: ArmSpec | None = None) -> SafetyFilter:
+    return SafetyFilter(spec or arm("panda"), num_actions=8, step_s=0.05)
+
+
+def chunk(positions: FloatArray, /, **changes: object) -> RequestedChunk:
+    values: dict[str, object] = {
+        "stamp_ns": 1,
+        "joint_names": arm("panda").joint_names,
+        "times_s": TIMES,
+        "positions": positions,
+    }
+    return RequestedChunk(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def standing() -> Join:
+    return Join(MotionState.at_rest(arm("panda").home))
+
+
+def judge(spec: ArmSpec, start: MotionState, filtered: FilteredChunk) -> ControllerOracle:
+    """The oracle after it has followed the whole motion."""
+    oracle = ControllerOracle(spec, start.positions)
+    oracle.start_from(start.positions, start.velocities, start.accelerations)
+    assert filtered.nodes is not None
+    trajectory = arm_trajectory(spec, filtered.nodes)
+    trajectory.validate(spec.arm_joint_names)
+    oracle.receive(trajectory, 0.0, 0.0)
+    oracle.advance(1.0)
+    return oracle
+
+
+def gentle(speed: float = 0.02) -> FloatArray:
+    """A quadratic start from home: 0.05 rad in 0.4 s."""
+    ramp = np.outer((np.arange(1, 9) / 8.0) ** 2, np.full(7, speed))
+    return np.column_stack((arm("panda").home + ramp, np.full(8, 0.04)))
+
+
+def test_a_gentle_chunk_passes_unchanged_to_the_last_bit() -> None:
+    filtered = make_filter().apply(standing(), gentle(), 0.04)
+    assert filtered.outcome == "unchanged"
+    assert not filtered.changes
+    np.testing.assert_array_equal(filtered.knots, gentle())
+    assert filtered.nodes is not None
+    np.testing.assert_array_equal(filtered.nodes.positions[:8], gentle()[:, :7])
+    assert not judge(arm("panda"), standing().start, filtered).findings.num_violations
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_are_refused_before_any_clamp(number: float) -> None:
+    positions = gentle()
+    positions[3, 2] = number
+    fault = make_filter().check(chunk(positions), arm("panda").home, None)
+    assert fault is not None
+    assert fault.kind == "not_finite"
+    assert "panda_joint3" in fault.reason
+
+
+def test_a_gripper_of_nan_is_refused_too() -> None:
+    positions = gentle()
+    positions[0, 7] = np.nan
+    fault = make_filter().check(chunk(positions), arm("panda").home, None)
+    assert fault is not None
+    assert fault.kind == "not_finite"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "sentence"),
+    [
+        ({"joint_names": ("x",)}, "joints", "got ['x']"),
+        ({"joint_names": tuple(reversed(arm("panda").joint_names))}, "joint_order", "this order"),
+        ({"positions": np.zeros((5, 8))}, "shape", "8 points of 8 positions"),
+        ({"times_s": TIMES[:5]}, "shape", "8 points of 8 positions"),
+        ({"times_s": TIMES[::-1].copy()}, "times", "0.05 s apart"),
+        ({"times_s": TIMES * 2}, "times", "0.05 s apart"),
+        ({"times_s": np.full(8, np.nan)}, "not_finite", "its times"),
+    ],
+)
+def test_wrong_form_is_a_fault_with_a_sentence(
+    changes: dict[str, object], kind: str, sentence: str
+) -> None:
+    fault = make_filter().check(chunk(gentle(), **changes), arm("panda").home, None)
+    assert fault is not None
+    assert fault.kind == kind
+    assert sentence in fault.reason
+
+
+def test_a_jump_is_a_fault_not_a_motion() -> None:
+    """0.3 rad from one target to the next is the panda's limit."""
+    home = arm("panda").home
+    positions = gentle()
+    positions[4:, 1] += 0.31
+    fault = make_filter().check(chunk(positions), home, None)
+    assert fault is not None
+    assert fault.kind == "jump"
+    assert "panda_joint2" in fault.reason
+    assert "knot 5" in fault.reason
+    assert make_filter().check(chunk(gentle()), home, home) is None
+    away = make_filter().check(chunk(gentle()), home, home + 0.5)
+    assert away is not None
+    assert "measured position" in away.reason
+
+
+def test_acceleration_beyond_the_limit_is_tracked_within_it_and_reported() -> None:
+    """Back and forth by 0.04 rad at each knot asks for over 60 rad/s^2 of 15."""
+    positions = gentle(0.0)
+    positions[:, 0] += 0.04 * np.where(np.arange(8) % 2, 1.0, -1.0)
+    filtered = make_filter().apply(standing(), positions, 0.04)
+    assert filtered.outcome == "tracked"
+    (change,) = filtered.changes
+    assert change.joint_name == "panda_joint1"
+    assert "acceleration" in change.limits
+    assert change.largest == pytest.approx(np.abs(filtered.knots - positions).max())
+    # The others were not touched.
+    np.testing.assert_array_equal(filtered.knots[:, 1:], positions[:, 1:])
+    assert not judge(arm("panda"), standing().start, filtered).findings.num_violations
+
+
+def test_a_position_limit_is_respected_by_the_curve_and_a_stop() -> None:
+    spec = arm("panda")
+    start = spec.home.copy()
+    start[3] = spec.limits.max_position[3] - 0.05
+    positions = knots(start, np.array([0, 0, 0, 0.25, 0, 0, 0]))
+    join = Join(MotionState.at_rest(start))
+    filtered = make_filter().apply(join, positions, 0.04)
+    assert filtered.outcome == "tracked"
+    assert filtered.knots[:, 3].max() <= spec.limits.max_position[3]
+    assert not judge(spec, join.start, filtered).findings.num_violations
+
+
+def test_what_cannot_be_tracked_closely_is_refused() -> None:
+    positions = knots(arm("panda").home, 5.0)
+    filtered = make_filter().apply(standing(), positions, 0.04)
+    assert filtered.outcome == "refused"
+    assert filtered.nodes is None
+    assert "panda_joint1" in filtered.reason
+
+
+def test_a_warning_only_limit_passes_and_is_reported() -> None:
+    spec = dataclasses.replace(arm("panda"), acceleration_check="warn", jerk_check="none")
+    positions = gentle(0.0)
+    positions[:, 0] += 0.01 * np.where(np.arange(8) % 2, 1.0, -1.0)
+    filtered = make_filter(spec).apply(standing(), positions, 0.04)
+    assert filtered.outcome == "unchanged"
+    assert filtered.warnings == ("acceleration limit exceeded by panda_joint1",)
+
+
+def test_the_gripper_is_clamped_to_its_targets_and_says_so() -> None:
+    positions = gentle()
+    positions[:, 7] = [0.04, 0.05, -0.01, -0.02, 0.0, 0.0, 0.0, 0.0]
+    filtered = make_filter().apply(standing(), positions, 0.04)
+    np.testing.assert_array_equal(
+        filtered.knots[:, 7], [0.04, 0.04, -0.01, -0.01, 0.0, 0.0, 0.0, 0.0]
+    )
+    (change,) = filtered.changes
+    assert change.knots == (2, 4)
+    assert change.limits == ("position",)
+
+
+def test_a_gripper_target_may_cross_its_range_in_one_step() -> None:
+    positions = gentle()
+    positions[:, 7] = [0.04, -0.01, 0.04, -0.01, 0.04, -0.01, 0.04, -0.01]
+    filtered = make_filter().apply(standing(), positions, 0.04)
+    assert filtered.outcome == "unchanged"
+    np.testing.assert_array_equal(filtered.knots, positions)
+
+
+shares = st.lists(st.floats(-1.0, 1.0), min_size=7, max_size=7).map(np.array)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    shares,
+    shares,
+    st.sampled_from([0.0, 0.01]),
+    st.floats(0.0, 0.08),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["panda", "ur5e"]),
+)
+def test_whatever_passes_keeps_every_limit_at_every_millisecond(
+    speed: FloatArray,
+    acceleration: FloatArray,
+    splice_s: float,
+    sigma: float,
+    seed: int,
+    name: str,
+) -> None:
+    """Random states of motion, random noise on the knots, two arms."""
+    spec = arm(name)
+    limits, num = spec.limits, spec.num_arm_joints
+    random = np.random.default_rng(seed)
+    accelerations = 0.9 * acceleration[:num] * limits.max_acceleration
+    peak = 0.5 * accelerations**2 / limits.stop_jerk
+    velocities = 0.9 * speed[:num] * (limits.max_velocity - peak)
+    share = random.uniform(0.3, 0.7, num)
+    middle = limits.min_position + share * (limits.max_position - limits.min_position)
+    start = MotionState(middle, velocities, accelerations)
+    wanted = knots(middle, random.uniform(0.0, 1.2) * velocities)
+    wanted[:, :-1] += random.normal(0.0, sigma, (8, num))
+    filtered = make_filter(spec).apply(Join(start, splice_s), wanted, 0.02)
+    if filtered.nodes is None:
+        return
+    oracle = ControllerOracle(spec, middle)
+    oracle.start_from(start.positions, start.velocities, start.accelerations)
+    oracle.receive(arm_trajectory(spec, filtered.nodes), -splice_s, 0.0)
+    oracle.advance(1.0)
+    assert not oracle.findings.num_violations, oracle.findings.examples
+    assert not oracle.velocities.any()
