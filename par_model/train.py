@@ -45,6 +45,7 @@ from par_model.training.position_probe import (
     ProbeConfig,
     ProbePictures,
     load_or_render,
+    num_training_pictures,
     probe,
     save_report,
 )
@@ -85,7 +86,7 @@ def run_codec(options: argparse.Namespace) -> None:
         shares[str(demonstrations.path)] = 1.0
     for resets in _probe_pictures(options):
         name = f"reset pictures of {resets.task}"
-        pictures[name] = resets.images[: -ProbeConfig().num_held_out]
+        pictures[name] = resets.images[: num_training_pictures(resets.images, ProbeConfig())]
         shares[name] = 0.5
     source = FrameSource(pictures, shares)
     with tqdm(total=config.num_steps, desc="codec", mininterval=_interval_s()) as bar:
@@ -296,8 +297,9 @@ def _spread_frames(demonstrations: DemonstrationSet, num_frames: int) -> ImageAr
 
 def _probe_pictures(options: argparse.Namespace) -> list[ProbePictures]:
     folder = options.reset_pictures or _codec_folder(options) / "reset_pictures"
+    image_size = preset(options.preset).image_height
     return [
-        load_or_render(folder, task, FIRST_PROBE_SEED, options.num_reset_pictures)
+        load_or_render(folder, task, FIRST_PROBE_SEED, options.num_reset_pictures, image_size)
         for task in options.probe_tasks
     ]
 

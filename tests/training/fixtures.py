@@ -12,6 +12,7 @@ from par_model.normalization import Statistics, fit_statistics
 from par_model.training.clips import ClipConfig, ClipSampler, TrainingEpisode
 from par_model.training.demonstrations_on_disk import DemonstrationSteps
 from par_model.training.latent_cache import LatentCache, ShiftConfig
+from par_model.training.staged_episodes import Episode, stage_episode, start_staging
 
 JOINTS = tuple(f"joint{i}" for i in range(8))
 MODEL = dataclasses.replace(preset("par_tiny"), num_slots=6)
@@ -58,3 +59,25 @@ def fit(episodes: list[TrainingEpisode], model: ModelConfig) -> Statistics:
         action_frame=model.action_frame,
         num_actions=model.num_actions,
     )
+
+
+def record_noise(folder: Path, num_steps_by_seed: dict[int, int], instruction: str) -> None:
+    """A recording of random pictures of 32x32 pixels and random joints; targets 1 above the
+    joints, executed ones 2 above."""
+    joints = [f"panda_joint{i}" for i in range(1, 8)] + ["panda_finger_joint1"]
+    start_staging(folder, {"joint_names": joints, "fps": 20, "instruction": instruction})
+    generator = np.random.default_rng(0)
+    for seed, num_steps in num_steps_by_seed.items():
+        numbers = generator.normal(size=(num_steps, 8)).astype(np.float32)
+        episode = Episode(
+            instruction=instruction,
+            frames=generator.integers(0, 256, size=(num_steps, 32, 32, 3), dtype=np.uint8),
+            measured_joint_positions=numbers,
+            actions=numbers + 1,
+            executed_actions=numbers + 2,
+            environment_state=np.zeros((num_steps, 6), np.float32),
+            success=np.ones(num_steps, np.bool_),
+            seed=seed,
+            noisy=False,
+        )
+        stage_episode(folder, episode, 20)

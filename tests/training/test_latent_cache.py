@@ -20,7 +20,7 @@ from par_model.training.latent_cache import (
     encode_demonstrations,
     encode_variants,
 )
-from par_model.training.staged_episodes import Episode, stage_episode, start_staging
+from tests.training.fixtures import record_noise
 
 SHIFTS = ShiftConfig(num_variants=3, max_shift_px=3, seed=5)
 
@@ -34,23 +34,7 @@ def codec() -> FrameCodec:
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     folder = tmp_path / "Push"
-    joints = [f"joint{i}" for i in range(8)]
-    start_staging(folder, {"joint_names": joints, "fps": 20, "instruction": "push"})
-    generator = np.random.default_rng(0)
-    for seed in (3, 11):
-        numbers = generator.normal(size=(6, 8)).astype(np.float32)
-        episode = Episode(
-            instruction="push",
-            frames=generator.integers(0, 256, size=(6, 32, 32, 3), dtype=np.uint8),
-            measured_joint_positions=numbers,
-            actions=numbers + 1,
-            executed_actions=numbers + 2,
-            environment_state=np.zeros((6, 6), np.float32),
-            success=np.ones(6, np.bool_),
-            seed=seed,
-            noisy=False,
-        )
-        stage_episode(folder, episode, 20)
+    record_noise(folder, {3: 6, 11: 6}, instruction="push")
     return folder
 
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_model.train`: users' mistakes give one sentence and an exit code."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from par_model.checkpoint import load_checkpoint
+from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
 from par_model.train import main
+from tests.training.fixtures import record_noise
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,28 @@ def test_an_unknown_preset_is_refused_with_the_list(capsys: pytest.CaptureFixtur
         main(["probe", "--codec", "x", "--preset", "huge"])
     assert exit_info.value.code == 2
     assert "par_small" in capsys.readouterr().err
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_goes_from_demonstrations_to_a_judged_checkpoint(tmp_path: Path) -> None:
+    """Two recorded pushes of 20 and 26 steps at 32x32 pixels, par_tiny, 3 steps of each stage."""
+    data, out = tmp_path / "PushCube", tmp_path / "run"
+    record_noise(data, {3: 20, 24: 26}, instruction=TASKS["PushCube"].instruction)
+    arguments = [
+        *["all", "--data", str(data), "--out", str(out), "--preset", "par_tiny"],
+        *["--codec-steps", "3", "--probe-steps", "3", "--num-reset-pictures", "6", "--steps", "3"],
+        *["--probe-tasks", "PushCube", "--evaluation-episodes", "1", "--variants", "2"],
+    ]
+    assert main(arguments) == 0
+    report = json.loads((out / "codec" / "probe.json").read_text())
+    assert [result["num_tokens"] for result in report["results"]] == [4]
+    checkpoint = load_checkpoint(out / "policy" / "checkpoint")
+    assert checkpoint.training["step"] == 3
+    judged = json.loads((out / "policy/selection/step_000003/PushCube.json").read_text())
+    assert [episode["seed"] for episode in judged["episodes"]] == [FIRST_SELECTION_SEED]
+    # Nothing is left to do: a second call changes nothing.
+    before = (out / "policy" / "checkpoint" / "manifest.json").read_text()
+    assert main(arguments) == 0
+    assert (out / "policy" / "checkpoint" / "manifest.json").read_text() == before
