@@ -163,9 +163,9 @@ class StaticGraphs:
         end = cache.length + num_slots * config.slot_length
         if not 0 <= first_slot <= config.num_slots - num_slots or end > config.cache_capacity:
             raise ValueError(
-                f"slots {first_slot} to {first_slot + num_slots - 1} were asked for and the cache "
-                f"holds {config.num_slots} slots ({config.cache_capacity} tokens); rebase or reset "
-                "the policy first."
+                f"the cache holds {config.num_slots} slots ({config.cache_capacity} tokens) and "
+                f"slots {first_slot} to {first_slot + num_slots - 1} were asked for; rebase or "
+                "reset the policy first."
             )
         expected = config.num_text_tokens + first_slot * config.slot_length
         if cache.length != expected:

@@ -77,6 +77,8 @@ class TorchEager:
     def extend(
         self, cache: EagerCache, slots: SlotInputs, first_slot: int, starts_with_boa: bool
     ) -> tuple[EagerContext, EagerCache]:
+        """As PolicyGraphs.extend. Raises ValueError where the slots do not fit into the cache."""
+        self._require_room(cache, len(slots))
         context, keys_values = self.model.extend(
             cache.keys_values,
             cache.text,
@@ -139,6 +141,17 @@ class TorchEager:
         )
         picture: ImageArray = self.codec.decode(latent)[0].cpu().numpy()
         return picture
+
+    def _require_room(self, cache: EagerCache, num_slots: int) -> None:
+        if cache.keys_values is None:
+            return
+        held = cache.keys_values.length
+        end = max(held, self.config.num_text_tokens) + num_slots * self.config.slot_length
+        if end > self.config.cache_capacity:
+            raise ValueError(
+                f"the cache holds {self.config.num_slots} slots ({self.config.cache_capacity} "
+                f"tokens) and {end} tokens were asked for; rebase or reset the policy first."
+            )
 
     def _tensor(self, array: Float32Array) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)

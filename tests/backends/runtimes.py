@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every runtime that this machine can load, and the rollouts that they are compared over."""
+
+import dataclasses
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from par_model.backends.static_graphs import StaticCache, StaticGraphs
+from par_model.backends.torch_compiled import TorchCompiled
+from par_model.backends.torch_eager import TorchEager
+from par_model.config import preset
+from par_model.export.untrained import untrained_checkpoint
+
+CPU = torch.device("cpu")
+NUM_STEPS = 4
+# "static" is the graphs of the contract run by PyTorch as they are: the buffers' logic alone.
+RUNTIMES = (
+    "eager",
+    "static",
+    pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("compiled", marks=pytest.mark.slow),
+    pytest.param("compiled on gpu", marks=pytest.mark.gpu),
+)
+
+
+def small_checkpoint(**changes):
+    """par_tiny with random weights; float32 on the CPU."""
+    return untrained_checkpoint(dataclasses.replace(preset("par_tiny"), **changes))
+
+
+def eager(checkpoint):
+    return TorchEager(checkpoint, CPU, num_steps=NUM_STEPS)
+
+
+def make_runtime(name, checkpoint, export_folder):
+    """The runtime as PolicyGraphs; skips with the reason where this machine cannot load it.
+
+    `export_folder` is a function that gives the fused float32 export of the checkpoint.
+    """
+    if name == "eager":
+        return eager(checkpoint)
+    if name == "static":
+        return _torch_graphs(checkpoint, CPU, lambda module: module)
+    if name == "onnx":
+        require_onnx()
+        from par_model.backends.onnx import OnnxRuntime
+
+        return StaticGraphs(checkpoint, OnnxRuntime(export_folder()), eager(checkpoint))
+    if name == "compiled":
+        if shutil.which("c++") is None and shutil.which("g++") is None:
+            pytest.skip("torch.compile on a CPU needs a C++ compiler")
+        return _torch_graphs(checkpoint, CPU, None)
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    return _torch_graphs(checkpoint, torch.device("cuda"), None)
+
+
+def require_onnx():
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (pip install '.[export]')")
+
+
+def _torch_graphs(checkpoint, device, compile_module):
+    sampler = checkpoint.config.sampling.action_sampler
+    runtime = TorchCompiled(checkpoint, device, torch.float32, sampler, NUM_STEPS, compile_module)
+    return StaticGraphs(checkpoint, runtime, eager(checkpoint))
+
+
+def poison(cache):
+    """Large finite values in every row that was never written."""
+    if isinstance(cache, StaticCache):
+        for rows in cache.buffers.value.values():
+            rows[:, :, cache.length :] = 1e4
+    else:
+        keys_values = cache.keys_values
+        with torch.inference_mode():
+            for rows in (keys_values.keys_YBHSD, keys_values.values_YBHSD):
+                rows[:, :, :, keys_values.length :] = 1e4
+
+
+def text_of(checkpoint):
+    return checkpoint.instructions.embeddings_ITC[0].numpy().astype(np.float32)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One contract for every runtime (par_tiny: 6 slots of 12 tokens after 3 of text, 4 steps).
+
+Numbers: outputs within 1e-4 of PyTorch's over 20 control steps with rebases; rows that were never
+written hold 1e4 and change nothing.
+"""
+
+import numpy as np
+import pytest
+
+from par_model.backends.policy_graphs import SlotInputs
+from par_model.backends.static_graphs import as_float32
+from par_model.export.goldens import deviations, replay, rollout_steps
+from tests.backends.runtimes import (
+    RUNTIMES,
+    eager,
+    make_runtime,
+    poison,
+    small_checkpoint,
+    text_of,
+)
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def graphs(request, checkpoint, export_folder):
+    return make_runtime(request.param, checkpoint, export_folder)
+
+
+@pytest.fixture(scope="module")
+def steps(checkpoint):
+    return rollout_steps(checkpoint.config, 20, seed=5)
+
+
+def slots_of(graphs, steps):
+    return SlotInputs(
+        tuple(graphs.encode(step.image) for step in steps),
+        tuple(step.actions for step in steps),
+        tuple(step.proprio for step in steps),
+    )
+
+
+def append(graphs, cache, steps, first_slot):
+    return graphs.extend(cache, slots_of(graphs, steps), first_slot, first_slot == 0)
+
+
+def close(context, other):
+    for name in ("frame", "action"):
+        a, b = as_float32(getattr(context, name)), as_float32(getattr(other, name))
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_twenty_steps_with_rebases_are_those_of_eager(graphs, checkpoint, steps):
+    text = text_of(checkpoint)
+    expected = list(replay(eager(checkpoint), text, steps))
+    found = deviations(expected, replay(graphs, text, steps))
+    assert max(item.max_abs for item in found.values()) < TOLERANCE
+    # The rollout is not trivial: chunks differ from step to step.
+    assert np.abs(expected[0]["actions"] - expected[1]["actions"]).max() > 0.01
+
+
+def test_rows_never_written_change_nothing(graphs, checkpoint, steps):
+    cache = graphs.prefill(text_of(checkpoint))
+    _, cache = append(graphs, cache, steps[:2], 0)
+    clean, _ = append(graphs, cache, steps[2:3], 2)
+    clean_chunk = graphs.act(clean, steps[2].noise, 0)
+    poison(cache)
+    poisoned, _ = append(graphs, cache, steps[2:3], 2)
+    close(clean, poisoned)
+    np.testing.assert_allclose(clean_chunk, graphs.act(poisoned, steps[2].noise, 0), atol=TOLERANCE)
+
+
+def test_a_slot_beyond_the_capacity_is_refused(graphs, checkpoint, steps):
+    num_slots = checkpoint.config.num_slots
+    cache = graphs.prefill(text_of(checkpoint))
+    for n in range(num_slots):
+        _, cache = append(graphs, cache, steps[n : n + 1], n)
+    with pytest.raises(ValueError, match="the cache holds 6 slots"):
+        append(graphs, cache, steps[num_slots : num_slots + 1], num_slots)
+
+
+def test_a_shorter_cache_stays_valid_and_is_written_over(graphs, checkpoint, steps):
+    _, cache = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:1], 0)
+    alone, _ = append(graphs, cache, steps[1:2], 1)
+    other, longer = append(graphs, cache, steps[5:6], 1)
+    append(graphs, longer, steps[6:7], 2)
+    again, _ = append(graphs, cache, steps[1:2], 1)
+    close(alone, again)
+    assert np.abs(as_float32(alone.action) - as_float32(other.action)).max() > 0.01
+
+
+def test_rewound_to_the_instruction_it_starts_anew(graphs, checkpoint, steps):
+    cache = graphs.prefill(text_of(checkpoint))
+    fresh, _ = append(graphs, cache, steps[4:5], 0)
+    _, long = append(graphs, cache, steps[:3], 0)
+    restarted, _ = append(graphs, graphs.rewind_to_instruction(long), steps[4:5], 0)
+    close(fresh, restarted)
+
+
+def test_many_slots_at_once_are_the_same_as_one_by_one(graphs, checkpoint, steps):
+    """3 slots are the rebase graph, 2 are not."""
+    for count in (2, checkpoint.config.num_slots // 2):
+        whole, _ = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:count], 0)
+        anchor = graphs.first_slot_context()
+        cache = graphs.prefill(text_of(checkpoint))
+        for n in range(count):
+            last, cache = append(graphs, cache, steps[n : n + 1], n)
+            if n == 0:
+                close(anchor, last)
+        close(whole, last)
+
+
+def test_two_episodes_in_one_process_share_nothing(graphs, checkpoint, steps):
+    text = text_of(checkpoint)
+    first, second = steps[:4], steps[4:8]
+    alone = [list(replay(graphs, text, episode)) for episode in (first, second)]
+    together = [[], []]
+    for pair in zip(replay(graphs, text, first), replay(graphs, text, second), strict=True):
+        for episode, outputs in zip(together, pair, strict=True):
+            episode.append(outputs)
+    for before, after in zip(alone, together, strict=True):
+        assert max(item.max_abs for item in deviations(before, after).values()) < TOLERANCE
+
+
+def test_what_a_run_returned_is_not_changed_by_the_next(graphs, checkpoint, steps):
+    latent = graphs.encode(steps[0].image)
+    kept = as_float32(latent).copy()
+    graphs.encode(steps[1].image)
+    np.testing.assert_array_equal(as_float32(latent), kept)
+    context, _ = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:1], 0)
+    chunk = graphs.act(context, steps[0].noise, 0)
+    graphs.act(context, steps[1].noise, 0)
+    np.testing.assert_array_equal(chunk, graphs.act(context, steps[0].noise, 0))
+
+
+def test_pictures_are_drawn_from_the_runtime_s_contexts(graphs, checkpoint, steps):
+    context, _ = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:1], 0)
+    reference = eager(checkpoint)
+    expected, _ = append(reference, reference.prefill(text_of(checkpoint)), steps[:1], 0)
+    picture = graphs.predict_frame(context, None, 3)
+    assert picture.dtype == np.uint8
+    difference = picture.astype(int) - reference.predict_frame(expected, None, 3).astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+class TestStaticGraphsRefuse:
+    """On the host, before anything runs."""
+
+    @pytest.fixture(scope="class")
+    def static(self, checkpoint, export_folder):
+        return make_runtime("static", checkpoint, export_folder)
+
+    def test_a_gap(self, static, checkpoint, steps):
+        cache = static.prefill(text_of(checkpoint))
+        with pytest.raises(ValueError, match="slot 1 starts at token 15 and the cache holds 3"):
+            append(static, cache, steps[:1], 1)
+
+    def test_begin_of_action_elsewhere(self, static, checkpoint, steps):
+        _, cache = append(static, static.prefill(text_of(checkpoint)), steps[:1], 0)
+        with pytest.raises(ValueError, match="belongs to slot 0"):
+            static.extend(cache, slots_of(static, steps[1:2]), 1, True)
+
+    def test_a_rewind_forward(self, static, checkpoint):
+        with pytest.raises(ValueError, match="holds 3 tokens; cannot rewind to 4"):
+            static.prefill(text_of(checkpoint)).rewind(4)
+
+    def test_a_model_that_has_no_static_graphs(self):
+        for changes, words in (
+            ({"autoregressive": False}, "has no transformer"),
+            ({"overflow": "slide"}, "overflow 'slide'"),
+            ({"text_joint_with_first_slot": True}, "sees slot 0"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                make_runtime("static", small_checkpoint(**changes), None)
+
+    def test_buffers_are_lent_again_when_an_episode_is_forgotten(self, static, checkpoint):
+        first = static.prefill(text_of(checkpoint))
+        buffers = first.buffers.value
+        second = static.prefill(text_of(checkpoint))
+        assert second.buffers.value is not buffers
+        del first
+        assert static.prefill(text_of(checkpoint)).buffers.value is buffers

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building: nothing is written without TensorRT; TensorRT-RTX compiles the bf16 graphs for an
+A100 on a CPU, and refuses what is wrong."""
+
+import dataclasses
+import importlib.util
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from par_model import export_trt
+from par_model.config import EncoderConfig, preset
+from par_model.export.build import compile_graph, tensorrt_module
+from par_model.export.engine_files import EngineKey, write_engine
+from par_model.export.untrained import untrained_checkpoint
+
+
+def test_without_tensorrt_the_line_that_installs_it_is_said():
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(ValueError, match=r"pip install tensorrt==11\.4\.0\.106"):
+        tensorrt_module()
+
+
+@pytest.mark.slow
+def test_the_build_stage_exits_non_zero_and_writes_no_plan(export_copy, capsys):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    before = sorted(path.name for path in export_copy.iterdir())
+    assert export_trt.main(["--out", str(export_copy), "--stage", "build"]) == 1
+    assert "pip install tensorrt==11.4.0.106" in capsys.readouterr().err
+    assert sorted(path.name for path in export_copy.iterdir()) == before
+
+
+def test_a_folder_without_an_export_is_refused(tmp_path, capsys):
+    assert export_trt.main(["--out", str(tmp_path), "--stage", "check"]) == 1
+    assert "has no manifest.json; export the checkpoint with" in capsys.readouterr().err
+
+
+def test_the_other_route_says_why_not(tmp_path, capsys):
+    arguments = ["--preset", "par_tiny", "--out", str(tmp_path / "x")]
+    assert export_trt.main([*arguments, "--route", "torch-tensorrt"]) == 1
+    assert "the route torch-tensorrt is not offered" in capsys.readouterr().err
+
+
+def test_an_empty_plan_is_never_written(tmp_path):
+    key = EngineKey(
+        "act", "0", "0", 1, "bf16", 24, 10, 6, 147, (), "tensorrt", "11.4", "8.0", None, None
+    )
+    with pytest.raises(ValueError, match="empty plan"):
+        write_engine(tmp_path, key, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    return pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx==1.7.1.116")
+
+
+@pytest.mark.slow
+def test_bf16_graphs_compile_for_an_a100(rtx, tmp_path):
+    """Heads of 64 as in par_0_6b; two layers have four KV_CACHE_UPDATE and two attentions."""
+    from par_model.export.check import compile_without_gpu
+    from par_model.export.onnx_graphs import ExportRequest, export_checkpoint
+
+    stack = EncoderConfig(width=128, depth=2, num_heads=2, mlp_ratio=2)
+    config = dataclasses.replace(preset("par_tiny"), transformer=stack, image_encoder=stack)
+    names = ("prefill", "step", "act")
+    request = ExportRequest(untrained_checkpoint(config), "x", "0" * 64, "bf16", 24, 2, names)
+    manifest = export_checkpoint(request, tmp_path / "x", print)
+    lines = []
+    assert compile_without_gpu(tmp_path / "x", manifest, names, lines.append)
+    step = next(line for line in lines if "compile step" in line)
+    assert "KV_CACHE_UPDATE 4" in step
+    assert "ATTENTION_INPUT 2" in step
+    assert "PLUGIN" not in step
+
+
+class TestCompilerRefuses:
+    """Negative controls of the compiler itself."""
+
+    def compile(self, rtx, tmp_path, nodes, inputs, outputs):
+        graph = helper.make_graph(nodes, "g", inputs, outputs)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
+        onnx.save(model, tmp_path / "g.onnx")
+        return compile_graph(rtx, tmp_path / "g.onnx", "bf16", "SM80")
+
+    def value(self, name, kind=TensorProto.BFLOAT16, shape=(1, 2, 8, 64)):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    def test_an_operator_that_it_does_not_know(self, rtx, tmp_path):
+        node = helper.make_node("Unheard", ["x"], ["y"], domain="")
+        with pytest.raises(ValueError, match=r"cannot parse g\.onnx"):
+            self.compile(rtx, tmp_path, [node], [self.value("x")], [self.value("y")])
+
+    def test_mixed_types(self, rtx, tmp_path):
+        node = helper.make_node("Add", ["x", "f"], ["y"])
+        inputs = [self.value("x"), self.value("f", TensorProto.FLOAT)]
+        with pytest.raises(ValueError, match="cannot"):
+            self.compile(rtx, tmp_path, [node], inputs, [self.value("y")])
+
+    def test_a_cache_that_is_no_input_of_the_graph(self, rtx, tmp_path):
+        copy = helper.make_node("Neg", ["cache"], ["copied"])
+        write = helper.make_node(
+            "TensorScatter", ["copied", "rows", "position"], ["out"], axis=2, mode="linear"
+        )
+        inputs = [
+            self.value("cache"),
+            self.value("rows", shape=(1, 2, 2, 64)),
+            self.value("position", TensorProto.INT64, (1,)),
+        ]
+        with pytest.raises(ValueError, match="cannot"):
+            self.compile(rtx, tmp_path, [copy, write], inputs, [self.value("out")])
