@@ -6,6 +6,7 @@ a killed run repeats none of them. The log opens with what was measured; a run w
 does not continue it.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -123,9 +124,11 @@ def run_rollouts(
     done = {result.key for result in log.results}
     remaining = [rollout for rollout in rollouts if rollout.key not in done]
     if remaining:
-        for result in run_jobs(_run_rollout, remaining, min(num_workers, len(remaining))):
-            log.append(result)
-            report(result)
+        num_workers = min(num_workers, len(remaining))
+        with contextlib.closing(run_jobs(_run_rollout, remaining, num_workers)) as results:
+            for result in results:
+                log.append(result)
+                report(result)
     by_key = {result.key: result for result in log.results}
     return [by_key[rollout.key] for rollout in rollouts]
 
