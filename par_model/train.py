@@ -165,7 +165,7 @@ def run_policy(options: argparse.Namespace) -> None:
     if options.resume == "never" and (options.out / "state.safetensors").exists():
         raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
     trainer = PolicyTrainer(
-        parts, config, options.out, device, allow_more_data=options.resume == "more-data"
+        parts, config, options.out, device, allow_other_data=options.resume == "other-data"
     )
     with tqdm(desc="policy", mininterval=_interval_s()) as bar:
         trainer.run(lambda progress: _show(bar, progress))
@@ -401,7 +401,7 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     length = stage.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int)
     length.add_argument("--hours", type=float)
-    stage.add_argument("--resume", choices=["auto", "never", "more-data"], default="auto")
+    stage.add_argument("--resume", choices=["auto", "never", "other-data"], default="auto")
     stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     stage.add_argument("--shares", metavar="TASK=NUMBER,...", help="share of the clips by task")
     stage.add_argument("--learning-rate", type=float, default=defaults.learning_rate)

@@ -119,9 +119,9 @@ class PolicyTrainer:
         config: PolicyTrainingConfig,
         folder: Path,
         device: torch.device,
-        allow_more_data: bool = False,
+        allow_other_data: bool = False,
     ) -> None:
-        self.allow_more_data = allow_more_data
+        self.allow_other_data = allow_other_data
         self.parts, self.config, self.folder, self.device = parts, config, folder, device
         torch.manual_seed(config.seed)
         self.model = PARModel(parts.model).to(device)
@@ -296,12 +296,11 @@ class PolicyTrainer:
         assert isinstance(stored, dict)
         own = self._identity()
         same = all(stored[name] == own[name] for name in ("config", "model", "statistics"))
-        episodes = set(own["episodes"])
-        grown = self.allow_more_data and episodes.issuperset(stored["episodes"])
-        if not same or not (grown or stored["episodes"] == own["episodes"]):
+        same_data = self.allow_other_data or stored["episodes"] == own["episodes"]
+        if not same or not same_data:
             raise ValueError(
                 f"{self.folder} holds a run with other settings or other data; resume with the "
-                "same ones (--resume more-data allows added episodes), or give another --out."
+                "same ones (--resume other-data allows other episodes), or give another --out."
             )
 
     def _identity(self) -> dict[str, Any]:
