@@ -214,7 +214,7 @@ def _parts(options: argparse.Namespace, model: ModelConfig, codec: FrameCodec) -
         instructions=_instruction_table(model),
         training_episodes=training,
         validation_episodes=validation,
-        provenance=_provenance(sets),
+        provenance=_provenance(sets, _codec_folder(options)),
     )
 
 
@@ -237,7 +237,7 @@ def _statistics(
     return statistics
 
 
-def _provenance(sets: list[DemonstrationSet]) -> dict[str, object]:
+def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
     return {
         "command": shlex.join(["python", "-m", "par_model.train", *sys.argv[1:]]),
         "data": {demonstrations.name: len(demonstrations) for demonstrations in sets},
@@ -245,6 +245,11 @@ def _provenance(sets: list[DemonstrationSet]) -> dict[str, object]:
         f"{torch.get_num_threads()} CPU thread(s), "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
         "date": time.strftime("%Y-%m-%d"),
+        "codec": {
+            name: json.loads((codec / f"{name}.json").read_text())
+            for name in ("training", "probe")
+            if (codec / f"{name}.json").exists()
+        },
     }
 
 

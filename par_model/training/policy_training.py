@@ -46,6 +46,8 @@ from par_model.training.training_state import (
 # Steps timed before --hours is turned into a number of steps.
 _NUM_TIMED_STEPS = 40
 _VALIDATION_SEED = 1
+# Entries of training.json that the card leaves out.
+_LONG = ("config", "codec")
 
 
 @dataclass(frozen=True)
@@ -378,9 +380,13 @@ def model_card(name: str, training: dict[str, object]) -> str:
         "",
         "| | |",
         "|---|---|",
-        *[f"| {key} | {json.dumps(value)} |" for key, value in training.items() if key != "config"],
+        *[
+            f"| {key} | {json.dumps(value)} |"
+            for key, value in training.items()
+            if key not in _LONG
+        ],
         "",
-        "All numbers of the training are in training.json.",
+        "All numbers of the training, the frame codec's included, are in training.json.",
     ]
     return "\n".join(lines) + "\n"
 
