@@ -2,7 +2,8 @@
 """Runs a NodeGraph as processes: start, lifecycle, watch, take down. No launch is needed.
 
 Each process gets a session of its own, so that Ctrl-C reaches only this one, which then ends them
-all: SIGINT, and SIGKILL for what is still there after END_GRACE_S. A process that loses this one
+all: SIGTERM (a process that is still importing ends without a word), and SIGKILL for what is still
+there after END_GRACE_S. A process that loses this one
 ends itself (par_ros.process.end_with_parent).
 """
 
@@ -35,6 +36,8 @@ from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE
 END_GRACE_S = 2.0
 # Participants on one machine find each other in a fraction of this.
 DISCOVERY_S = 1.0
+# Importing torch for the first time on a slow disk takes minutes.
+START_TIMEOUT_S = 300.0
 SERVICE_TIMEOUT_S = 60.0
 # Loading a large policy and warming it up can take minutes.
 CONFIGURE_TIMEOUT_S = 900.0
@@ -151,10 +154,10 @@ class GraphRunner:
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End every process: SIGINT, and SIGKILL after END_GRACE_S. Does not raise."""
+        """End every process: SIGTERM, and SIGKILL after END_GRACE_S. Does not raise."""
         for child in self._children:
             if child.exit_code is None:
-                child.send(signal.SIGINT)
+                child.send(signal.SIGTERM)
         deadline = time.monotonic() + END_GRACE_S
         while time.monotonic() < deadline and any(c.exit_code is None for c in self._children):
             time.sleep(_POLL_S)
@@ -211,12 +214,12 @@ class GraphRunner:
             raise RunError(child.sentence() or f"{entry.name} could not be {label}; see its log.")
 
     def _wait_for_service(self, client: Client[Any, Any], entry: NodeEntry) -> None:
-        deadline = time.monotonic() + SERVICE_TIMEOUT_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not client.service_is_ready():
             self._run_is_over()
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"{entry.name} did not come up within {SERVICE_TIMEOUT_S:.0f} s; see its log."
+                    f"{entry.name} did not come up within {START_TIMEOUT_S:.0f} s; see its log."
                 )
             time.sleep(_POLL_S)
 
