@@ -106,8 +106,10 @@ class FrameCodec(nn.Module):
                 f"images of {height}x{width} pixels do not fit the codec's stride "
                 f"{self.config.stride}; check the camera's size."
             )
-        pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.latent_mean_C.dtype)
-        pixels_BCHW = pixels_BCHW / 127.5 - 1.0
+        dtype = self.latent_mean_C.dtype
+        # Cast first: TensorRT moves no uint8 around. In float32 at least: bfloat16 has 8 bits.
+        pixels_BHWC = images_BHWC.to(torch.promote_types(dtype, torch.float32)) / 127.5 - 1.0
+        pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(dtype)
         return functional.pixel_unshuffle(pixels_BCHW, self.config.pixel_fold)
 
     def posterior(self, folded_BCHW: Tensor) -> tuple[Tensor, Tensor]:
