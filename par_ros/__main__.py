@@ -16,6 +16,7 @@ from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptib
 from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
 from par_ros.parameters import constraint_of, range_text
 from par_ros.process import report_error
+from par_ros.proof.commands import PROOFS, run_proof
 
 INTERRUPTED = 130
 BAD_USE = 2
@@ -40,8 +41,11 @@ def main(words: list[str] | None = None) -> int:
         print(_usage(commands))
         return 0 if words else BAD_USE
     name, rest = words[0], words[1:]
+    if name in PROOFS:
+        return run_proof(name, rest)
     if name not in commands:
-        report_error(f"{name!r} is not a command; the commands are {', '.join(commands)}.")
+        known = ", ".join((*commands, *PROOFS))
+        report_error(f"{name!r} is not a command; the commands are {known}.")
         return BAD_USE
     command = commands[name]
     if any(word in ("-h", "--help") for word in rest):
@@ -112,6 +116,7 @@ def split_assignments(owner: str, words: list[str]) -> dict[str, str]:
 def _usage(commands: Mapping[str, Command]) -> str:
     lines = ["usage: python -m par_ros COMMAND name:=value ...", "", "commands:"]
     lines += [f"  {command.arguments_type.__doc__}" for command in commands.values()]
+    lines += [f"  {name}: {what}" for name, what in PROOFS.items()]
     lines += ["", "python -m par_ros COMMAND --help lists its arguments."]
     return "\n".join(lines)
 

@@ -255,9 +255,9 @@ class Guard:
         if isinstance(placed, ScheduleRefusal):
             return self._refuse_unplaced(chunk, placed, now_ns, time_ns)
         if self.settings.lockstep:
-            if self._answers_the_past(chunk):
-                self.counters["late"] += 1
-                return _log("warning", "chunk refused: it answers an observation of the past")
+            refused = self._check_lockstep_stamp(chunk, now_ns)
+            if refused is not None:
+                return refused
             time_ns = chunk.stamp_ns
         if not self._motions and not self._stand_at_measured(time_ns):
             self.counters["refused"] += 1
@@ -269,7 +269,7 @@ class Guard:
         if not self._engaged:
             self.counters["refused"] += 1
             return self._answer_with_hold(chunk, now_ns, time_ns)
-        fault = self._check_lockstep_joint_state(chunk) or self._check_chunk(chunk, time_ns)
+        fault = self._check_chunk(chunk, time_ns)
         if fault is not None:
             return self._trip(fault, now_ns, time_ns, chunk=chunk)
         return self._follow(chunk, placed, now_ns, time_ns, monotonic_s)
@@ -359,25 +359,24 @@ class Guard:
         measured = None if self._measured is None else self._measured.positions[:-1]
         return self._filter.check(chunk, commanded, measured)
 
-    def _answers_the_past(self, chunk: RequestedChunk) -> bool:
-        """Lockstep: physics is already beyond this chunk's observation."""
+    def _check_lockstep_stamp(self, chunk: RequestedChunk, now_ns: int) -> Command | None:
+        """In lockstep the newest joint state is of the observation that physics waits with."""
         if self._measured is None:
-            return False
+            return None
         age_s = (self._measured.stamp_ns - chunk.stamp_ns) / NANOSECONDS
-        return age_s > self.settings.max_observation_age_s
-
-    def _check_lockstep_joint_state(self, chunk: RequestedChunk) -> Fault | None:
-        if not self.settings.lockstep:
+        if age_s > 0.5 * self.settings.step_s:
+            self.counters["late"] += 1
+            return _log(
+                "warning", f"chunk refused: physics is {age_s:.3f} s beyond its observation"
+            )
+        if not self._engaged or -age_s <= self.settings.max_joint_state_age_s:
             return None
-        assert self._measured is not None
-        age_s = (chunk.stamp_ns - self._measured.stamp_ns) / NANOSECONDS
-        if age_s <= self.settings.max_joint_state_age_s:
-            return None
-        return Fault(
+        fault = Fault(
             "joint_states_stale",
             f"joint states must be at most {self.settings.max_joint_state_age_s:g} s older than "
-            f"the chunk, the last is {age_s:.3f} s older; check the joint_states topic.",
+            f"the chunk, the last is {-age_s:.3f} s older; check the joint_states topic.",
         )
+        return self._trip(fault, now_ns, self._measured.stamp_ns)
 
     def _follow(
         self,

@@ -178,6 +178,9 @@ class FuzzRun:
             self._check_gripper(command.gripper.positions)
         if command.arm is None:
             return
+        if self._settings.lockstep and command.stamp_ns != self._now_ns:
+            # The bridge takes only what answers the observation that it waits with.
+            return
         self.totals.num_outputs += 1
         stamp_s = None
         if command.stamp_ns != 0:
@@ -305,7 +308,10 @@ class FuzzRun:
 
     def wrong_stamp(self, stamp_ns: int) -> RequestedChunk:
         """Early, late, doubled, zero or negative stamps."""
-        offset_s = self._random.choice([-1e6, -10.0, -0.5, -0.41, -0.4, 0.02, 0.5, 1e6])
+        # A lockstep stamp a little ahead is what a chunk that outran its joint state has: the
+        # guard must believe it, and a bridge would not have asked for it.
+        ahead_s = 0.5 if self._settings.lockstep else 0.02
+        offset_s = self._random.choice([-1e6, -10.0, -0.5, -0.41, -0.4, ahead_s, 0.5, 1e6])
         last_ns = stamp_ns if self._chunk is None else self._chunk.stamp_ns
         stamps = [stamp_ns + round(offset_s * NANOSECONDS), last_ns, last_ns - 1, 0]
         return self.continuation(int(stamps[self._random.integers(len(stamps))]))

@@ -89,6 +89,8 @@ class ControllerOracle:
         self._final = positions
         self._last = self._evaluate(np.zeros(1))
         self.findings = Findings()
+        # When the command last moved.
+        self.last_motion_s = 0.0
 
     @property
     def time_s(self) -> float:
@@ -154,6 +156,9 @@ class ControllerOracle:
         times_s = PERIOD_S * np.arange(first, last + 1)
         samples = self._evaluate(times_s)
         self._judge(times_s, samples)
+        moving = np.any(np.abs(samples[1]) > 1e-9, axis=1)
+        if np.any(moving):
+            self.last_motion_s = float(times_s[moving][-1])
         self._last = [values[-1:] for values in samples]
 
     def _evaluate(self, times_s: FloatArray) -> list[FloatArray]:

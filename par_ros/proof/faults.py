@@ -1,0 +1,734 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros faults --json F`: faults injected into a moving arm, over real DDS.
+
+The guard and a loopback arm run as processes; this one is the policy, the wire that joint states
+travel on, the clock where a case needs one, and the judge. Each case brings the arm into motion,
+injects one fault, and looks at what the guard sends: was the fault noticed (the guard's own
+counters), how long until the command is at rest, and did the command break a limit at any
+millisecond (limit_oracle.py, with the pick-up time that the message really had, up to the 10 ms
+that a controller is given).
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import messages
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.parameters import read_arm_spec
+from par_ros.process import PARENT_VARIABLE
+from par_ros.proof.limit_oracle import ControllerOracle
+from par_ros.proof.scripted_policy import CHUNK_S, KNOT_TIMES_S, Swing, chunk_message
+from par_ros.topics import (
+    ACTION_CHUNK,
+    CLOCK,
+    DIAGNOSTICS,
+    DISENGAGE,
+    E_STOP,
+    ENGAGE,
+    GUARD,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    RESET_STOP,
+    STOP,
+)
+
+_ARM_JOINT_STATES = "arm_joint_states"
+_MAX_PICKUP_S = 0.01
+# The joint states pass through this process, which a busy machine delays.
+_MAX_JOINT_STATE_AGE_S = 0.3
+_REST_AFTER_STOP_S = 0.5
+_SERVICE_TIMEOUT_S = 20.0
+_SETTLE_TIMEOUT_S = 10.0
+# Long enough for the slowest watch (dead policy, 1 s after the chunk) and the tail.
+_OBSERVE_S = 2.5
+
+
+class SuiteError(Exception):
+    """The suite itself could not run; the text is a sentence."""
+
+
+@dataclass(frozen=True)
+class FaultResult:
+    """One row of the table.
+
+    Attributes:
+        detected: the guard's counter for this fault went up.
+        expected: the counter that had to go up.
+        seen: all counters of the guard that went up.
+        holds: whether the arm had to come to rest.
+        time_to_hold_s: from the fault to a command at rest; None where the motion goes on.
+        allowed_s: the deadline of the watch that finds it, and 0.5 s.
+        limit_violations: samples of the command, at 1 kHz, that broke a limit after the start.
+    """
+
+    name: str
+    detected: bool
+    expected: str
+    seen: tuple[str, ...]
+    holds: bool
+    time_to_hold_s: float | None
+    allowed_s: float
+    limit_violations: int
+    largest_velocity_share: float
+    largest_acceleration_share: float
+    largest_jerk_share: float
+    examples: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Noticed, at rest in time, and no limit broken."""
+        in_time = not self.holds or (
+            self.time_to_hold_s is not None and self.time_to_hold_s <= self.allowed_s
+        )
+        return self.detected and in_time and self.limit_violations == 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One case: `inject` is called once in full motion; `mangle` changes chunks from then on."""
+
+    name: str
+    expected: str
+    inject: Callable[["Rig"], None]
+    watch_s: float = 0.0
+    holds: bool = True
+    own_policy: bool = False
+    sim_time: bool = False
+    phase_s: float = 0.2
+
+
+class Rig(Node):
+    """Policy, wire, clock and judge in one node; guard and arm as child processes."""
+
+    def __init__(self) -> None:
+        super().__init__("fault_rig")
+        self.spec: ArmSpec = read_arm_spec("panda")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sim_time = False
+        # Added to the monotonic clock: the clock that guard and arm live on.
+        self.clock_offset_ns = 0
+        self.mangle_joints: Callable[[JointState], JointState | None] | None = None
+        self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
+        self.mangle_chunk = None
+        self.counters: dict[str, int] = {}
+        self.measured: FloatArray | None = None
+        self.oracle: ControllerOracle | None = None
+        self._oracle_zero_s = 0.0
+        self._swing: Swing | None = None
+        self._next_chunk_s = float("inf")
+        self._num_chunks = 0
+        self.last_chunk_s = 0.0
+        self.last_message: JointTrajectoryMessage | None = None
+        self.chunks = self._make_chunk_publisher()
+        self._wire = self.create_publisher(
+            JointState, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
+        )
+        self.stop_topic = self.create_publisher(Bool, E_STOP.name, E_STOP.writer_qos.profile())
+        self._clock_out = self.create_publisher(
+            ClockMessage, CLOCK.name, CLOCK.writer_qos.profile()
+        )
+        self.create_subscription(
+            JointState, _ARM_JOINT_STATES, self._on_arm_joints, JOINT_STATES.reader_qos.profile()
+        )
+        self.create_subscription(
+            JointTrajectoryMessage,
+            JOINT_TRAJECTORY.name,
+            self._on_trajectory,
+            JOINT_TRAJECTORY.reader_qos.profile(),
+        )
+        self.create_subscription(
+            DiagnosticArray,
+            DIAGNOSTICS.name,
+            self._on_diagnostics,
+            DIAGNOSTICS.reader_qos.profile(),
+        )
+
+    # Time.
+
+    def now_ns(self) -> int:
+        """The clock of guard and arm."""
+        if self._sim_time:
+            return time.monotonic_ns() + self.clock_offset_ns
+        return int(self.get_clock().now().nanoseconds)
+
+    def spin_for(self, duration_s: float) -> None:
+        """Let everything happen for `duration_s` of wall time."""
+        self.spin_until(lambda: False, duration_s)
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Spin until `condition` holds; False after `timeout_s`."""
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= end_s:
+                return False
+            if self._sim_time:
+                self._clock_out.publish(messages.clock_message(self.now_ns()))
+            rclpy.spin_once(self, timeout_sec=0.005)
+            self._publish_chunk_if_due()
+        return True
+
+    # Processes.
+
+    def start_process(self, name: str, arguments: list[str]) -> None:
+        """Start `python -m par_ros.<name>`, or the module of that dotted name."""
+        parameters = ["-p", f"use_sim_time:={str(self._sim_time).lower()}"]
+        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+        self._processes[name] = subprocess.Popen(
+            [sys.executable, "-m", f"par_ros.{name}", "--ros-args", *arguments, *parameters],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def send_signal(self, name: str, number: signal.Signals) -> None:
+        """Signal one child process."""
+        self._processes[name].send_signal(number)
+
+    def end_process(self, name: str) -> None:
+        """Kill one child process and wait for it."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def end_all(self) -> None:
+        """Kill every child process."""
+        for name in list(self._processes):
+            self.end_process(name)
+
+    def start_guard(self) -> None:
+        """Start the guard and bring it to active."""
+        settings = ("trajectory_stamp:=start", f"max_joint_state_age_s:={_MAX_JOINT_STATE_AGE_S}")
+        self.start_process(GUARD, [word for setting in settings for word in ("-p", setting)])
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            response = self._call(ChangeState, f"{GUARD}/change_state", request)
+            if not response.success:
+                raise SuiteError("the guard did not come up; start it by hand and read its log.")
+
+    def start_system(self, *, sim_time: bool) -> None:
+        """Arm and guard on the chosen clock."""
+        self.end_all()
+        self._sim_time = sim_time
+        self.clock_offset_ns = 1_000 * NANOSECONDS
+        self.measured = None
+        self.start_process(
+            "loopback_arm_node",
+            ["-r", f"{JOINT_STATES.name}:={_ARM_JOINT_STATES}", "-p", "publish_images:=false"],
+        )
+        self.start_guard()
+        if not self.spin_until(lambda: self.measured is not None, _SERVICE_TIMEOUT_S):
+            raise SuiteError("the loopback arm sent no joint states; start it by hand.")
+
+    def trigger(self, name: str) -> Trigger.Response:
+        """Call one of the guard's services."""
+        return self._call(Trigger, name, Trigger.Request())
+
+    def _call(self, service_type: type, name: str, request: object) -> object:
+        client = self.create_client(service_type, name)
+        try:
+            if not self.spin_until(client.service_is_ready, _SERVICE_TIMEOUT_S):
+                raise SuiteError(f"service {name} did not come up.")
+            future = client.call_async(request)
+            if not self.spin_until(future.done, _SERVICE_TIMEOUT_S):
+                raise SuiteError(f"service {name} did not answer.")
+            return future.result()
+        finally:
+            self.destroy_client(client)
+
+    # The policy.
+
+    def _make_chunk_publisher(self) -> object:
+        return self.create_publisher(
+            JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+        )
+
+    def start_policy(self, *, own_process: bool) -> None:
+        """Begin to swing, from where the arm is."""
+        self._num_chunks = 0
+        if own_process:
+            self.destroy_publisher(self.chunks)
+            self.chunks = None
+            self.start_process("proof.scripted_policy", [])
+            return
+        if self.chunks is None:
+            self.chunks = self._make_chunk_publisher()
+            self.spin_until(lambda: self.chunks.get_subscription_count() > 0, 5.0)
+        assert self.measured is not None
+        self._swing = Swing(self.measured[:-1], float(self.measured[-1]))
+        self._next_chunk_s = time.monotonic()
+
+    def stop_policy(self) -> None:
+        """Send no more chunks."""
+        self._next_chunk_s = float("inf")
+        self.end_process("proof.scripted_policy")
+
+    def _publish_chunk_if_due(self) -> None:
+        if time.monotonic() < self._next_chunk_s:
+            return
+        self._next_chunk_s += CHUNK_S
+        self.publish_chunk()
+
+    def publish_chunk(self) -> None:
+        """The swing's next chunk, through `mangle_chunk`."""
+        assert self._swing is not None
+        knots = self._swing.knots(CHUNK_S * self._num_chunks)
+        self._num_chunks += 1
+        message = chunk_message(self.spec, knots, self.now_ns())
+        if self.mangle_chunk is not None:
+            changed = self.mangle_chunk(message)
+            if changed is None:
+                return
+            message = changed
+        self.last_message = message
+        self.last_chunk_s = time.monotonic()
+        self.chunks.publish(message)
+
+    # The wire, and the judge.
+
+    def _on_arm_joints(self, message: JointState) -> None:
+        self.measured = messages.read_joint_state(message).positions
+        forwarded = message if self.mangle_joints is None else self.mangle_joints(message)
+        if forwarded is not None:
+            self._wire.publish(forwarded)
+
+    def _on_trajectory(self, message: JointTrajectoryMessage) -> None:
+        if self.oracle is None:
+            return
+        now_s = time.monotonic() - self._oracle_zero_s
+        # The stamp on the monotonic clock; what the wire took beyond a controller's 10 ms is not
+        # the guard's.
+        stamp_s = now_s - (self.now_ns() - messages.stamp_ns(message)) / NANOSECONDS
+        pickup_s = float(np.clip(now_s, stamp_s, stamp_s + _MAX_PICKUP_S))
+        trajectory = messages.read_joint_trajectory(message)
+        self.oracle.receive(trajectory, stamp_s, max(pickup_s, self.oracle.time_s))
+
+    def start_judging(self) -> None:
+        """A new oracle that stands where the arm stands."""
+        assert self.measured is not None
+        self.oracle = ControllerOracle(self.spec, self.measured[:-1])
+        self._oracle_zero_s = time.monotonic()
+
+    def judged_s(self) -> float:
+        """Now on the oracle's axis."""
+        return time.monotonic() - self._oracle_zero_s
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in messages.read_diagnostics(message):
+            if status.name == GUARD:
+                self.counters = {
+                    name: int(value) for name, value in status.values.items() if value.isdigit()
+                }
+
+    # Cases.
+
+    def run(self, fault: Fault) -> FaultResult:
+        """Bring the arm into motion, inject, observe."""
+        self._prepare(fault)
+        before = dict(self.counters)
+        fault.inject(self)
+        fault_s = self.judged_s()
+        self.spin_for(_OBSERVE_S if fault.holds else 1.0)
+        seen = tuple(name for name, count in self.counters.items() if count > before.get(name, 0))
+        return self._finish(fault, fault_s, seen)
+
+    def _prepare(self, fault: Fault) -> None:
+        self.mangle_chunk = self.mangle_joints = None
+        if self._sim_time != fault.sim_time or GUARD not in self._processes:
+            self.start_system(sim_time=fault.sim_time)
+        self.trigger(RESET_STOP.client_name)
+        self.trigger(DISENGAGE.client_name)
+        self.spin_for(0.8)
+        self.start_judging()
+        engaged = self.spin_until(
+            lambda: bool(self.trigger(ENGAGE.client_name).success), _SETTLE_TIMEOUT_S
+        )
+        if not engaged:
+            raise SuiteError(f"{fault.name}: the guard did not engage; run it alone (--only).")
+        passed = self._num_passed()
+        self.start_policy(own_process=fault.own_policy)
+        moving = self.spin_until(lambda: self._num_passed() >= passed + 2, _SETTLE_TIMEOUT_S)
+        if not moving:
+            raise SuiteError(f"{fault.name}: the arm did not move; run it alone (--only).")
+        # At the same phase of a chunk in every run.
+        sent = self._num_chunks
+        self.spin_until(lambda: self._num_chunks > sent, CHUNK_S)
+        self.spin_for(fault.phase_s)
+
+    def _num_passed(self) -> int:
+        return self.counters.get("unchanged", 0) + self.counters.get("tracked", 0)
+
+    def _finish(self, fault: Fault, fault_s: float, seen: tuple[str, ...]) -> FaultResult:
+        self.stop_policy()
+        oracle = self.oracle
+        assert oracle is not None
+        oracle.advance(self.judged_s())
+        self.oracle = None
+        at_rest = not oracle.velocities.any()
+        time_to_hold_s = max(oracle.last_motion_s - fault_s, 0.0) if at_rest else None
+        findings = oracle.findings
+        return FaultResult(
+            name=fault.name,
+            detected=fault.expected in seen,
+            expected=fault.expected,
+            seen=seen,
+            holds=fault.holds,
+            time_to_hold_s=time_to_hold_s if fault.holds else None,
+            allowed_s=fault.watch_s + _REST_AFTER_STOP_S,
+            limit_violations=findings.num_violations,
+            largest_velocity_share=findings.largest["velocity"],
+            largest_acceleration_share=findings.largest["acceleration"],
+            largest_jerk_share=findings.largest["jerk"],
+            examples=tuple(findings.examples[:3]),
+        )
+
+
+# What is done to the next chunk.
+
+
+def _next_chunk(
+    change: Callable[[JointTrajectoryMessage], JointTrajectoryMessage],
+) -> Callable[[Rig], None]:
+    """Publish one changed chunk now, and regular ones after it."""
+
+    def inject(rig: Rig) -> None:
+        rig.mangle_chunk = change
+        rig.publish_chunk()
+        rig.mangle_chunk = None
+
+    return inject
+
+
+def _with_positions(
+    change: Callable[[FloatArray], FloatArray],
+) -> Callable[[Rig], None]:
+    def changed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+        trajectory = messages.read_joint_trajectory(message)
+        new = JointTrajectory(
+            trajectory.joint_names, trajectory.times_s, change(trajectory.positions.copy())
+        )
+        return messages.joint_trajectory_message(new, messages.stamp_ns(message))
+
+    return _next_chunk(changed)
+
+
+def _put(knot: int, joint: int, value: float) -> Callable[[FloatArray], FloatArray]:
+    def change(positions: FloatArray) -> FloatArray:
+        positions[knot, joint] = value
+        return positions
+
+    return change
+
+
+def _noise(positions: FloatArray) -> FloatArray:
+    positions[:, 0] += 0.03 * np.where(np.arange(8) % 2, 1.0, -1.0)
+    return positions
+
+
+def _fast(positions: FloatArray) -> FloatArray:
+    positions[:, 0] += 3.0 * KNOT_TIMES_S
+    return positions
+
+
+def _beyond_position(positions: FloatArray) -> FloatArray:
+    """Towards joint 4's upper limit in steps that are no jump."""
+    positions[:, 3] = positions[:, 3] + 0.28 * np.arange(1, 9)
+    return positions
+
+
+def _with_stamp(offset_s: float) -> Callable[[Rig], None]:
+    def changed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+        stamp_ns = messages.stamp_ns(message) + round(offset_s * NANOSECONDS)
+        message.header.stamp = messages.ns_to_time(stamp_ns)
+        return message
+
+    return _next_chunk(changed)
+
+
+def _without_last_joint(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    trajectory = messages.read_joint_trajectory(message)
+    fewer = JointTrajectory(
+        trajectory.joint_names[:-1], trajectory.times_s, trajectory.positions[:, :-1]
+    )
+    return messages.joint_trajectory_message(fewer, messages.stamp_ns(message))
+
+
+def _renamed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.joint_names = [f"other_{name}" for name in message.joint_names]
+    return message
+
+
+def _reversed_joints(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.joint_names = list(reversed(message.joint_names))
+    return message
+
+
+def _five_points(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.points = list(message.points)[:5]
+    return message
+
+
+def _no_points(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.points = []
+    return message
+
+
+def _ragged(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.points[3].positions = list(message.points[3].positions)[:4]
+    return message
+
+
+def _same_times(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    message.points[4].time_from_start = message.points[3].time_from_start
+    return message
+
+
+def _stretched(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+    for number, point in enumerate(message.points):
+        point.time_from_start = messages.ns_to_duration((number + 1) * 80_000_000)
+    return message
+
+
+def _send_again(rig: Rig) -> None:
+    assert rig.last_message is not None
+    rig.chunks.publish(rig.last_message)
+
+
+def _slow_policy(rig: Rig) -> None:
+    """Every answer is 0.6 s old when it comes."""
+
+    def changed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
+        stamp_ns = messages.stamp_ns(message) - round(0.6 * NANOSECONDS)
+        message.header.stamp = messages.ns_to_time(stamp_ns)
+        return message
+
+    rig.mangle_chunk = changed
+
+
+def _silent_policy(rig: Rig) -> None:
+    rig.mangle_chunk = lambda _: None
+
+
+def _second_policy(rig: Rig) -> None:
+    second = rig.create_publisher(
+        JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+    )
+    rig.spin_until(lambda: rig.counters.get("fault_two_policies", 0) > 0, 2.0)
+    rig.destroy_publisher(second)
+
+
+def _joints(change: Callable[[JointState], JointState | None]) -> Callable[[Rig], None]:
+    def inject(rig: Rig) -> None:
+        rig.mangle_joints = change
+
+    return inject
+
+
+def _joints_missing_one(message: JointState) -> JointState:
+    message.name = list(message.name)[:-2]
+    message.position = list(message.position)[:-2]
+    message.velocity = list(message.velocity)[:-2]
+    return message
+
+
+def _joints_nan(message: JointState) -> JointState:
+    message.position[2] = float("nan")
+    return message
+
+
+def _joints_jump(message: JointState) -> JointState:
+    message.position[2] += 0.5
+    return message
+
+
+def _joints_drift(rig: Rig) -> None:
+    """As if the arm were pushed away: 0.5 rad/s away from its command."""
+    begin_s = time.monotonic()
+
+    def change(message: JointState) -> JointState:
+        message.position[1] -= 0.5 * (time.monotonic() - begin_s)
+        return message
+
+    rig.mangle_joints = change
+
+
+def _clock_step(step_s: float) -> Callable[[Rig], None]:
+    def inject(rig: Rig) -> None:
+        rig.clock_offset_ns += round(step_s * NANOSECONDS)
+
+    return inject
+
+
+def _stop_service(rig: Rig) -> None:
+    rig.trigger(STOP.client_name)
+
+
+def _stop_topic(rig: Rig) -> None:
+    rig.stop_topic.publish(Bool(data=True))
+
+
+def _kill_guard(rig: Rig) -> None:
+    rig.end_process(GUARD)
+
+
+def _guard_restarted(rig: Rig) -> None:
+    rig.end_process(GUARD)
+    rig.counters = {}
+    rig.start_guard()
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("chunk: NaN", "fault_not_finite", _with_positions(_put(2, 3, float("nan")))),
+    Fault("chunk: Inf", "fault_not_finite", _with_positions(_put(0, 0, float("inf")))),
+    Fault("chunk: NaN gripper", "fault_not_finite", _with_positions(_put(5, 7, float("nan")))),
+    Fault("chunk: other joints", "fault_joints", _next_chunk(_renamed)),
+    Fault("chunk: a joint missing", "fault_joints", _next_chunk(_without_last_joint)),
+    Fault("chunk: joints in another order", "fault_joint_order", _next_chunk(_reversed_joints)),
+    Fault("chunk: five points", "fault_shape", _next_chunk(_five_points)),
+    Fault("chunk: no points", "fault_shape", _next_chunk(_no_points)),
+    Fault("chunk: ragged points", "fault_shape", _next_chunk(_ragged)),
+    Fault("chunk: times not increasing", "fault_times", _next_chunk(_same_times)),
+    Fault("chunk: times stretched", "fault_times", _next_chunk(_stretched)),
+    Fault("chunk: jump of 1 rad", "fault_jump", _with_positions(_put(4, 1, 1.5))),
+    Fault("chunk: stamp in the future", "fault_future", _with_stamp(1.0)),
+    Fault("chunk: 0.6 s old", "late", _with_stamp(-0.6), holds=False),
+    Fault("chunk: sent twice", "duplicate", _send_again, holds=False),
+    Fault("chunk: older than the last", "reordered", _with_stamp(-0.3), holds=False),
+    Fault("chunk: noise beyond the acceleration", "tracked", _with_positions(_noise), holds=False),
+    Fault("chunk: beyond the velocity", "refused", _with_positions(_fast), holds=False),
+    Fault("chunk: beyond a position limit", "refused", _with_positions(_beyond_position),
+          holds=False),
+    Fault("policy: silent", "fault_dead_policy", _silent_policy, watch_s=0.7),
+    Fault("policy: killed", "fault_dead_policy",
+          lambda rig: rig.end_process("proof.scripted_policy"), watch_s=0.7, own_policy=True),
+    Fault("policy: stopped (SIGSTOP)", "fault_dead_policy",
+          lambda rig: rig.send_signal("proof.scripted_policy", signal.SIGSTOP),
+          watch_s=0.7, own_policy=True),
+    Fault("policy: answers 0.6 s late", "fault_dead_policy", _slow_policy, watch_s=0.7),
+    Fault("policy: two of them", "fault_two_policies", _second_policy, watch_s=0.4),
+    Fault("joint states: stopped", "fault_joint_states_stale", _joints(lambda _: None),
+          watch_s=_MAX_JOINT_STATE_AGE_S + 0.05),
+    Fault("joint states: a joint missing", "fault_joint_states", _joints(_joints_missing_one)),
+    Fault("joint states: NaN", "fault_joint_states", _joints(_joints_nan)),
+    Fault("joint states: a joint jumps", "fault_joint_jump", _joints(_joints_jump)),
+    Fault("arm: pushed off its command", "fault_tracking_error", _joints_drift, watch_s=0.6),
+    Fault("arm: stopped (SIGSTOP)", "fault_joint_states_stale",
+          lambda rig: rig.send_signal("loopback_arm_node", signal.SIGSTOP),
+          watch_s=_MAX_JOINT_STATE_AGE_S + 0.05),
+    Fault("stop: service, start of a chunk", "e_stops", _stop_service, phase_s=0.02),
+    Fault("stop: service, middle of a chunk", "e_stops", _stop_service, phase_s=0.2),
+    Fault("stop: topic, end of a chunk", "e_stops", _stop_topic, phase_s=0.37),
+    Fault("clock: 5 s back", "fault_clock", _clock_step(-5.0), sim_time=True),
+    Fault("clock: 5 s forward", "fault_clock", _clock_step(5.0), sim_time=True),
+    Fault("guard: killed", "", _kill_guard, watch_s=0.4),
+    Fault("guard: killed and restarted", "refused", _guard_restarted, watch_s=0.4),
+)  # fmt: skip
+
+
+def run_suite(only: str | None) -> list[FaultResult]:
+    """All cases, or those whose name contains `only`, with a line each on stderr."""
+    chosen = [fault for fault in FAULTS if only is None or only in fault.name]
+    if not chosen:
+        names = "; ".join(fault.name for fault in FAULTS)
+        raise SuiteError(f"no fault's name contains {only!r}; the faults are: {names}.")
+    rclpy.init(args=[])
+    rig = Rig()
+    results = []
+    try:
+        for fault in chosen:
+            result = _run_case(rig, fault)
+            results.append(result)
+            print(_line(result), file=sys.stderr, flush=True)
+    finally:
+        rig.end_all()
+        rig.destroy_node()
+        rclpy.try_shutdown()
+    return results
+
+
+def _run_case(rig: Rig, fault: Fault) -> FaultResult:
+    result = rig.run(fault)
+    if fault.inject is _kill_guard:
+        # Nobody is left to count: that the arm came to rest without it is the detection.
+        detected = result.time_to_hold_s is not None
+        result = FaultResult(**{**asdict(result), "detected": detected, "expected": "the tail"})
+    if fault.name.startswith(("arm: stopped", "guard:")):
+        rig.end_all()
+    return result
+
+
+def _line(result: FaultResult) -> str:
+    hold = "goes on" if not result.holds else "never"
+    if result.time_to_hold_s is not None:
+        hold = f"{result.time_to_hold_s:.3f} s of {result.allowed_s:.2f}"
+    verdict = "ok  " if result.passed else "FAIL"
+    noticed = "noticed" if result.detected else "MISSED "
+    violations = f"{result.limit_violations} violations"
+    if not result.passed:
+        violations += f" (seen: {', '.join(result.seen)}) {'; '.join(result.examples)}"
+    return f"{verdict} {result.name:40s} {noticed} hold {hold:18s} {violations}"
+
+
+def markdown_table(results: list[FaultResult]) -> str:
+    """The table of the README."""
+    rows = [
+        "| Fault | Noticed | At rest after | Allowed | Limit violations | Largest acceleration |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        hold = "moves on" if not result.holds else "never"
+        if result.time_to_hold_s is not None:
+            hold = f"{result.time_to_hold_s:.2f} s"
+        allowed = f"{result.allowed_s:.2f} s" if result.holds else ""
+        rows.append(
+            f"| {result.name} | {'yes' if result.detected else 'NO'} | {hold} | {allowed} "
+            f"| {result.limit_violations} | {100 * result.largest_acceleration_share:.0f} % |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> int:
+    """The command; 0 where every fault was noticed, held in time and broke no limit."""
+    parser = argparse.ArgumentParser(prog="python -m par_ros faults", description=__doc__)
+    parser.add_argument("--only", help="run the faults whose name contains this")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args(arguments)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    try:
+        results = run_suite(options.only)
+    except SuiteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    passed = all(result.passed for result in results)
+    if options.json is not None:
+        content = {"passed": passed, "faults": [asdict(result) for result in results]}
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(markdown_table(results))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy without a network: all joints swing back and forth. For the fault suite.
+
+`python -m par_ros.proof.scripted_policy` runs it as a process of its own, to be killed or stopped.
+"""
+
+import sys
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import messages
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+from par_ros.control.observation_assembler import JointStateSelector
+from par_ros.parameters import read_arm_spec
+from par_ros.process import run_node
+from par_ros.topics import ACTION_CHUNK, JOINT_STATES
+
+CHUNK_S = 0.4
+KNOT_TIMES_S = 0.05 * np.arange(1, 9)
+_SWING_RAD = 0.15
+_PERIOD_S = 3.0
+
+
+class Swing:
+    """Positions of all joints over time: from `centre` [J] at rest, 0.3 rad out and back."""
+
+    def __init__(self, centre: FloatArray, finger_m: float) -> None:
+        self._centre = centre
+        self._finger_m = finger_m
+
+    def knots(self, time_s: float) -> FloatArray:
+        """The eight knots [8, J + 1] of the chunk that starts `time_s` after the beginning."""
+        phase = 2.0 * np.pi / _PERIOD_S * (time_s + KNOT_TIMES_S)
+        swing = _SWING_RAD * (1.0 - np.cos(phase))
+        arm = self._centre + np.outer(swing, np.ones(len(self._centre)))
+        return np.column_stack((arm, np.full(len(KNOT_TIMES_S), self._finger_m)))
+
+
+def chunk_message(spec: ArmSpec, knots: FloatArray, stamp_ns: int) -> JointTrajectoryMessage:
+    """The action_chunk of eight knots."""
+    trajectory = JointTrajectory(spec.joint_names, KNOT_TIMES_S, knots)
+    return messages.joint_trajectory_message(trajectory, stamp_ns)
+
+
+class ScriptedPolicyNode(Node):
+    """Publishes a chunk every 0.4 s from the first joint state on."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted_policy")
+        self._spec = read_arm_spec("panda")
+        self._selector = JointStateSelector(self._spec.joint_names)
+        self._swing: Swing | None = None
+        self._num_chunks = 0
+        self._chunks = self.create_publisher(
+            JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+        )
+        self.create_subscription(
+            JointState, JOINT_STATES.name, self._on_joint_state, JOINT_STATES.reader_qos.profile()
+        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(CHUNK_S, self._publish, clock=steady)
+
+    def _on_joint_state(self, message: JointState) -> None:
+        if self._swing is None:
+            raw = messages.read_joint_state(message)
+            sample = self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, None)
+            self._swing = Swing(sample.positions[:-1], float(sample.positions[-1]))
+
+    def _publish(self) -> None:
+        if self._swing is None:
+            return
+        knots = self._swing.knots(CHUNK_S * self._num_chunks)
+        self._num_chunks += 1
+        now_ns = self.get_clock().now().nanoseconds
+        self._chunks.publish(chunk_message(self._spec, knots, now_ns))
+
+
+if __name__ == "__main__":
+    sys.exit(run_node(ScriptedPolicyNode))

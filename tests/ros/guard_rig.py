@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guard and a loopback arm as processes, and a node that talks to them. Bounded waits only."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from par_ros import messages
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+from par_ros.parameters import read_arm_spec
+from par_ros.process import PARENT_VARIABLE
+from par_ros.topics import (
+    ACTION_CHUNK,
+    DIAGNOSTICS,
+    E_STOP_STATE,
+    EXECUTED_ACTIONS,
+    GRIPPER_TRAJECTORY,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    JOINT_TRAJECTORY_SHADOW,
+    Topic,
+)
+
+TIMEOUT_S = 60.0
+KNOT_TIMES_S = 0.05 * np.arange(1, 9)
+
+
+class GuardRig:
+    """`with GuardRig() as rig:`; every message that the guard or the arm sends is kept."""
+
+    def __init__(self) -> None:
+        self.spec = read_arm_spec("panda")
+        self.context = Context()
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.received: dict[str, list[Any]] = {}
+
+    def __enter__(self) -> "GuardRig":
+        import rclpy
+
+        rclpy.init(args=[], context=self.context)
+        self.node = Node("guard_rig", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        for topic in (
+            JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, GRIPPER_TRAJECTORY,
+            EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS,
+        ):  # fmt: skip
+            self._keep(topic)
+        self.chunks = self.node.create_publisher(
+            ACTION_CHUNK.message_type, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def _keep(self, topic: Topic) -> None:
+        kept = self.received.setdefault(topic.name, [])
+        self.node.create_subscription(
+            topic.message_type, topic.name, kept.append, topic.reader_qos.profile()
+        )
+
+    def start(self, name: str, *parameters: str) -> None:
+        """One executable with `name:=value` parameters."""
+        words = [word for parameter in parameters for word in ("-p", parameter)]
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", f"par_ros.{name}", "--ros-args", *words],
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_guard(self, *parameters: str) -> None:
+        """The guard, configured and active. Joint states may be late: the machine may be busy."""
+        self.start("safety_node", "max_joint_state_age_s:=2.0", "late_after_s:=5.0",
+                   "policy_timeout_s:=20.0", *parameters)  # fmt: skip
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            assert self.change(transition)
+
+    def change(self, transition: int) -> bool:
+        """One lifecycle transition of the guard."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(self.call(ChangeState, "safety_node/change_state", request).success)
+
+    def trigger(self, service: str) -> Trigger.Response:
+        """One of the guard's services."""
+        return self.call(Trigger, f"safety_node/{service}", Trigger.Request())
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        client = self.node.create_client(service_type, name)
+        self.wait_for(client.service_is_ready, name)
+        future = client.call_async(request)
+        self.wait_for(future.done, name)
+        self.node.destroy_client(client)
+        return future.result()
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Spin until `condition`; fails the test after TIMEOUT_S."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < end_s, f"{what} did not happen"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait_for_one_more(self, topic: Topic) -> Any:
+        """The next message of `topic`."""
+        before = len(self.received[topic.name])
+        self.wait_for(lambda: len(self.received[topic.name]) > before, topic.name)
+        return self.received[topic.name][before]
+
+    def engage(self) -> None:
+        """Once joint states have come."""
+        self.wait_for(lambda: bool(self.trigger("engage").success), "engage")
+
+    def positions(self) -> FloatArray:
+        """The newest measured positions."""
+        self.wait_for(lambda: bool(self.received[JOINT_STATES.name]), "joint_states")
+        return messages.read_joint_state(self.received[JOINT_STATES.name][-1]).positions
+
+    def gentle_knots(self) -> FloatArray:
+        """0.02 rad further in each joint, from rest."""
+        here = self.positions()
+        ramp = np.outer((np.arange(1, 9) / 8.0) ** 2, np.append(np.full(7, 0.02), 0.0))
+        return here + ramp
+
+    def publish(self, knots: FloatArray, stamp_ns: int | None = None) -> int:
+        """One action chunk; gives its stamp."""
+        self.wait_for(lambda: self.chunks.get_subscription_count() > 0, "the guard's subscription")
+        if stamp_ns is None:
+            stamp_ns = int(self.node.get_clock().now().nanoseconds)
+        trajectory = JointTrajectory(self.spec.joint_names, KNOT_TIMES_S, knots)
+        self.chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
+        return stamp_ns
+
+    def guard_values(self) -> dict[str, str]:
+        """Values of the guard's next status."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end_s:
+            for status in messages.read_diagnostics(self.wait_for_one_more(DIAGNOSTICS)):
+                if status.name == "safety_node":
+                    return dict(status.values)
+        raise AssertionError("no diagnostics of the guard")
