@@ -101,6 +101,8 @@ setup(
         # trt and torch-trt pin different TensorRT versions: install one of them.
         "trt": ["tensorrt==11.4.0.106"],
         "torch-trt": ["torch-tensorrt==2.13.0", "tensorrt>=11.0,<11.1"],
+        # Compiles the exported graphs without a GPU; proprietary, so only who wants it installs it.
+        "trt-rtx": ["tensorrt-rtx==1.7.1.116"],
         "test": [
             # launch_testing's plugin breaks with 9
             "pytest<9",

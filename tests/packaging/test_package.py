@@ -17,8 +17,6 @@ ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge"}
 # Where the name that is imported is not the distribution's.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python", "pinocchio": "pin"}
 OWN = {"par_model", "par_ros"}
-# Not from a registry: imported where it is there, and said where it is not.
-OPTIONAL = {"tensorrt_rtx"}
 
 
 def setup_answers(*options: str) -> list[str]:
@@ -77,7 +75,7 @@ def test_every_ros_import_is_a_dependency() -> None:
 def test_every_python_import_is_a_requirement() -> None:
     """Third-party imports of the packages stand in setup.py, not only by way of others."""
     imported = imported_packages(ROOT / "par_model") | imported_packages(ROOT / "par_ros")
-    imported -= set(sys.stdlib_module_names) | OWN | OPTIONAL | ROS_NAMES
+    imported -= set(sys.stdlib_module_names) | OWN | ROS_NAMES
     needed = {
         DISTRIBUTIONS.get(name, name).lower().replace("_", "-")
         for name in imported
