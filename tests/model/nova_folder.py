@@ -4,6 +4,7 @@ independently of the table that is tested, with random values."""
 
 import json
 import math
+from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
@@ -38,21 +39,43 @@ FLOW_CONFIG = {
 }
 
 
-def nova_config(video_depth=16, image_depth=32, width=1024, mixer_rank=24, image_size=(480, 768)):
-    rows, columns = image_size[0] // 16, image_size[1] // 16
+@dataclass(frozen=True)
+class Size:
+    video_depth: int
+    image_depth: int
+    width: int
+    decoder_depth: int
+    decoder_width: int
+    text_width: int
+    text_tokens: int
+    mixer_rank: int
+    image_size: tuple[int, int]
+
+
+PUBLISHED = Size(16, 32, 1024, 3, 1280, 2560, 256, 24, (480, 768))
+# A width that NOVA does not have; tests add its number of heads (4) to the known ones.
+SMALL = Size(2, 2, 64, 1, 48, 24, 5, 4, (64, 96))
+
+
+def nova_config(size=PUBLISHED):
+    rows, columns = size.image_size[0] // 16, size.image_size[1] // 16
     config = {
         "_class_name": "NOVATransformer3DModel",
         "image_dim": 4,
-        "image_size": list(image_size),
+        "image_size": list(size.image_size),
         "image_stride": 8,
-        "text_token_dim": 2560,
-        "text_token_len": 256,
+        "text_token_dim": size.text_width,
+        "text_token_len": size.text_tokens,
         "image_base_size": [rows, columns],
         "video_base_size": [16, rows // 2, columns // 2],
         "rotary_pos_embed": False,
-        "arch": [f"vit_d{video_depth}w{width}", f"vit_d{image_depth}w{width}", "mlp_d3w1280"],
+        "arch": [
+            f"vit_d{size.video_depth}w{size.width}",
+            f"vit_d{size.image_depth}w{size.width}",
+            f"mlp_d{size.decoder_depth}w{size.decoder_width}",
+        ],
     }
-    return config | ({"video_mixer_rank": mixer_rank} if mixer_rank else {})
+    return config | ({"video_mixer_rank": size.mixer_rank} if size.mixer_rank else {})
 
 
 def linear(name, out, inputs, bias=True):
@@ -63,21 +86,25 @@ def norm(name, width):
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def transformer_shapes(video_depth=16, image_depth=32, width=1024, mixer_rank=24):
-    """All tensors of NOVA's transformer file: 646 at the published size with the mixer."""
+def transformer_shapes(size=PUBLISHED):
+    """All tensors of NOVA's transformer file: 646 at the published size."""
+    width, decoder = size.width, size.decoder_width
     shapes = {
         "mask_embed.bos_token": (1, width),
         "mask_embed.mask_token": (1, width),
-        "text_embed.weight": (512, 2560),
+        "text_embed.weight": (512, size.text_width),
         "video_encoder.patch_embed.proj.weight": (width, 4, 4, 4),
         "video_encoder.patch_embed.proj.bias": (width,),
         "image_encoder.patch_embed.proj.weight": (width, 4, 2, 2),
         "image_encoder.patch_embed.proj.bias": (width,),
-        "image_decoder.patch_embed.proj.weight": (1280, 4, 2, 2),
-        "image_decoder.patch_embed.proj.bias": (1280,),
+        "image_decoder.patch_embed.proj.weight": (decoder, 4, 2, 2),
+        "image_decoder.patch_embed.proj.bias": (decoder,),
     }
-    shapes |= linear("text_embed.proj", width, 2560) | norm("text_embed.norm", width)
-    for encoder, depth in (("video_encoder", video_depth), ("image_encoder", image_depth)):
+    shapes |= linear("text_embed.proj", width, size.text_width) | norm("text_embed.norm", width)
+    for encoder, depth in (
+        ("video_encoder", size.video_depth),
+        ("image_encoder", size.image_depth),
+    ):
         for index in range(depth):
             block = f"{encoder}.blocks.{index}"
             shapes |= norm(f"{block}.norm1", width) | norm(f"{block}.norm2", width)
@@ -86,22 +113,22 @@ def transformer_shapes(video_depth=16, image_depth=32, width=1024, mixer_rank=24
             shapes |= linear(f"{block}.mlp.fc1", 4 * width, width)
             shapes |= linear(f"{block}.mlp.fc2", width, 4 * width)
         shapes |= norm(f"{encoder}.norm", width)
-    if mixer_rank:
-        shapes |= linear("video_encoder.mixer.lora", mixer_rank, width, bias=False)
-        shapes |= linear("video_encoder.mixer.proj", 2 * width, mixer_rank)
-    for index in range(3):
+    if size.mixer_rank:
+        shapes |= linear("video_encoder.mixer.lora", size.mixer_rank, width, bias=False)
+        shapes |= linear("video_encoder.mixer.proj", 2 * width, size.mixer_rank)
+    for index in range(size.decoder_depth):
         block = f"image_decoder.blocks.{index}"
-        shapes |= linear(f"{block}.norm1.proj", 3 * 1280, 1280)
-        shapes |= linear(f"{block}.proj.fc1", 1280, 1280)
-        shapes |= linear(f"{block}.proj.fc2", 1280, 1280)
-        shapes |= norm(f"{block}.norm2", 1280)
-    shapes |= linear("image_decoder.norm.proj", 2 * 1280, 1280)
-    shapes |= linear("image_decoder.head", 16, 1280)
+        shapes |= linear(f"{block}.norm1.proj", 3 * decoder, decoder)
+        shapes |= linear(f"{block}.proj.fc1", decoder, decoder)
+        shapes |= linear(f"{block}.proj.fc2", decoder, decoder)
+        shapes |= norm(f"{block}.norm2", decoder)
+    shapes |= linear("image_decoder.norm.proj", 2 * decoder, decoder)
+    shapes |= linear("image_decoder.head", 16, decoder)
     embed = "image_decoder.time_cond_embed"
-    shapes |= linear(f"{embed}.timestep_proj.fc1", 1280, 256)
-    shapes |= linear(f"{embed}.timestep_proj.fc2", 1280, 1280)
-    shapes |= linear(f"{embed}.condition_proj.fc1", 1280, width)
-    shapes |= linear(f"{embed}.condition_proj.fc2", 1280, 1280)
+    shapes |= linear(f"{embed}.timestep_proj.fc1", decoder, 256)
+    shapes |= linear(f"{embed}.timestep_proj.fc2", decoder, decoder)
+    shapes |= linear(f"{embed}.condition_proj.fc1", decoder, width)
+    shapes |= linear(f"{embed}.condition_proj.fc2", decoder, decoder)
     for name in ("video_pos_embed.time_proj", "motion_embed.flow_proj", "motion_embed.fps_proj"):
         shapes |= linear(f"{name}.0", width, 256) | linear(f"{name}.2", width, width)
     return shapes | norm("video_pos_embed.norm", width)
