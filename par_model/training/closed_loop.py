@@ -99,6 +99,8 @@ class ClosedLoopQueue:
             "--task", task,
             "--episodes", str(self.num_episodes),
             "--first-seed", str(FIRST_SELECTION_SEED),
+            # One process: the training beside it keeps its core.
+            "--num-workers", "1",
             "--json", str(_result_file(folder, task).with_suffix(".unfinished")),
         ]  # fmt: skip
         with open(folder / f"{task}.log", "wb") as log:
