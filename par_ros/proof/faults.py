@@ -20,12 +20,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import JointState
@@ -56,10 +57,17 @@ from par_ros.topics import (
 
 _ARM_JOINT_STATES = "arm_joint_states"
 _MAX_PICKUP_S = 0.01
+_NUM_ATTEMPTS = 3
 # The joint states pass through this process, which a busy machine delays.
 _MAX_JOINT_STATE_AGE_S = 0.3
 _REST_AFTER_STOP_S = 0.5
 _SERVICE_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 5.0
+_BRING_UP_TIMEOUT_S = 60.0
+_BRING_UP_STEPS = {
+    State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+    State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+}
 _SETTLE_TIMEOUT_S = 10.0
 # Long enough for the slowest watch (dead policy, 1 s after the chunk) and the tail.
 _OBSERVE_S = 2.5
@@ -126,6 +134,8 @@ class Rig(Node):
         super().__init__("fault_rig")
         self.spec: ArmSpec = read_arm_spec("panda")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # Clients are kept: discovery takes longer than a call. (Node._clients is rclpy's own.)
+        self._service_clients: dict[str, Any] = {}
         self._sim_time = False
         # Added to the monotonic clock: the clock that guard and arm live on.
         self.clock_offset_ns = 0
@@ -222,11 +232,20 @@ class Rig(Node):
         """Start the guard and bring it to active."""
         settings = ("trajectory_stamp:=start", f"max_joint_state_age_s:={_MAX_JOINT_STATE_AGE_S}")
         self.start_process(GUARD, [word for setting in settings for word in ("-p", setting)])
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            request = ChangeState.Request(transition=Transition(id=transition))
-            response = self._call(ChangeState, f"{GUARD}/change_state", request)
-            if not response.success:
-                raise SuiteError("the guard did not come up; start it by hand and read its log.")
+        # A killed guard's services stay in the ROS graph for a while and swallow requests: ask for
+        # the state until the living one answers.
+        end_s = time.monotonic() + _BRING_UP_TIMEOUT_S
+        while time.monotonic() < end_s:
+            state = self._call_once(GetState, f"{GUARD}/get_state", GetState.Request())
+            if state is None:
+                continue
+            if state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+                return
+            step = _BRING_UP_STEPS.get(state.current_state.id)
+            if step is not None:
+                request = ChangeState.Request(transition=Transition(id=step))
+                self._call_once(ChangeState, f"{GUARD}/change_state", request)
+        raise SuiteError("the guard did not come up; start it by hand and read its log.")
 
     def start_system(self, *, sim_time: bool) -> None:
         """Arm and guard on the chosen clock."""
@@ -242,25 +261,31 @@ class Rig(Node):
         if not self.spin_until(lambda: self.measured is not None, _SERVICE_TIMEOUT_S):
             raise SuiteError("the loopback arm sent no joint states; start it by hand.")
 
-    def trigger(self, name: str) -> Trigger.Response:
+    def trigger(self, name: str) -> Any:
         """Call one of the guard's services."""
         return self._call(Trigger, name, Trigger.Request())
 
-    def _call(self, service_type: type, name: str, request: object) -> object:
-        client = self.create_client(service_type, name)
-        try:
-            if not self.spin_until(client.service_is_ready, _SERVICE_TIMEOUT_S):
-                raise SuiteError(f"service {name} did not come up.")
-            future = client.call_async(request)
-            if not self.spin_until(future.done, _SERVICE_TIMEOUT_S):
-                raise SuiteError(f"service {name} did not answer.")
-            return future.result()
-        finally:
-            self.destroy_client(client)
+    def _call(self, service_type: Any, name: str, request: Any) -> Any:
+        end_s = time.monotonic() + _SERVICE_TIMEOUT_S
+        while time.monotonic() < end_s:
+            response = self._call_once(service_type, name, request)
+            if response is not None:
+                return response
+        raise SuiteError(f"service {name} did not answer.")
+
+    def _call_once(self, service_type: Any, name: str, request: Any) -> Any:
+        """One call; None where no answer comes in time."""
+        if name not in self._service_clients:
+            self._service_clients[name] = self.create_client(service_type, name)
+        client = self._service_clients[name]
+        if not self.spin_until(client.service_is_ready, _ANSWER_TIMEOUT_S):
+            return None
+        future = client.call_async(request)
+        return future.result() if self.spin_until(future.done, _ANSWER_TIMEOUT_S) else None
 
     # The policy.
 
-    def _make_chunk_publisher(self) -> object:
+    def _make_chunk_publisher(self) -> Any:
         return self.create_publisher(
             JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
         )
@@ -355,27 +380,37 @@ class Rig(Node):
         return self._finish(fault, fault_s, seen)
 
     def _prepare(self, fault: Fault) -> None:
-        self.mangle_chunk = self.mangle_joints = None
-        if self._sim_time != fault.sim_time or GUARD not in self._processes:
-            self.start_system(sim_time=fault.sim_time)
+        """The arm in full motion, at the case's phase of a chunk."""
+        for _ in range(_NUM_ATTEMPTS):
+            self.stop_policy()
+            self.mangle_chunk = self.mangle_joints = None
+            if self._sim_time != fault.sim_time or GUARD not in self._processes:
+                self.start_system(sim_time=fault.sim_time)
+            if self._engage() and self._move(fault):
+                sent = self._num_chunks
+                self.spin_until(lambda sent=sent: self._num_chunks > sent, CHUNK_S)
+                self.spin_for(fault.phase_s)
+                return
+        raise SuiteError(
+            f"{fault.name}: the arm did not move in {_NUM_ATTEMPTS} attempts (the guard counted "
+            f"{self.counters}); run it alone with --only, on a machine that is not busy."
+        )
+
+    def _engage(self) -> bool:
+        """Stopped, judged from here on, engaged."""
         self.trigger(RESET_STOP.client_name)
         self.trigger(DISENGAGE.client_name)
         self.spin_for(0.8)
         self.start_judging()
-        engaged = self.spin_until(
+        return self.spin_until(
             lambda: bool(self.trigger(ENGAGE.client_name).success), _SETTLE_TIMEOUT_S
         )
-        if not engaged:
-            raise SuiteError(f"{fault.name}: the guard did not engage; run it alone (--only).")
+
+    def _move(self, fault: Fault) -> bool:
+        """True once two chunks have passed."""
         passed = self._num_passed()
         self.start_policy(own_process=fault.own_policy)
-        moving = self.spin_until(lambda: self._num_passed() >= passed + 2, _SETTLE_TIMEOUT_S)
-        if not moving:
-            raise SuiteError(f"{fault.name}: the arm did not move; run it alone (--only).")
-        # At the same phase of a chunk in every run.
-        sent = self._num_chunks
-        self.spin_until(lambda: self._num_chunks > sent, CHUNK_S)
-        self.spin_for(fault.phase_s)
+        return self.spin_until(lambda: self._num_passed() >= passed + 2, _SETTLE_TIMEOUT_S)
 
     def _num_passed(self) -> int:
         return self.counters.get("unchanged", 0) + self.counters.get("tracked", 0)

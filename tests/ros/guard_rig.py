@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -33,6 +33,7 @@ from par_ros.topics import (
 )
 
 TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 5.0
 KNOT_TIMES_S = 0.05 * np.arange(1, 9)
 
 
@@ -89,8 +90,28 @@ class GuardRig:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
         self.start("safety_node", "max_joint_state_age_s:=2.0", "late_after_s:=5.0",
                    "policy_timeout_s:=20.0", *parameters)  # fmt: skip
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            assert self.change(transition)
+        self.bring_up()
+
+    def bring_up(self) -> None:
+        """Configure and activate the guard.
+
+        After a SIGKILL the dead guard's services stay in the ROS graph for a while, and swallow
+        requests: ask for the state until somebody answers.
+        """
+        steps = {
+            State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+            State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+        }
+        end_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end_s:
+            state = self.call_once(GetState, "safety_node/get_state", GetState.Request())
+            if state is None:
+                continue
+            if state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+                return
+            request = ChangeState.Request(transition=Transition(id=steps[state.current_state.id]))
+            self.call_once(ChangeState, "safety_node/change_state", request)
+        raise AssertionError("the guard did not become active")
 
     def change(self, transition: int) -> bool:
         """One lifecycle transition of the guard."""
@@ -102,12 +123,24 @@ class GuardRig:
         return self.call(Trigger, f"safety_node/{service}", Trigger.Request())
 
     def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call until it is answered; fails the test after TIMEOUT_S."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end_s:
+            response = self.call_once(service_type, name, request)
+            if response is not None:
+                return response
+        raise AssertionError(f"{name} did not answer")
+
+    def call_once(self, service_type: Any, name: str, request: Any) -> Any:
+        """One call; None where no answer comes within ANSWER_TIMEOUT_S."""
         client = self.node.create_client(service_type, name)
         self.wait_for(client.service_is_ready, name)
         future = client.call_async(request)
-        self.wait_for(future.done, name)
+        end_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while not future.done() and time.monotonic() < end_s:
+            self.executor.spin_once(timeout_sec=0.05)
         self.node.destroy_client(client)
-        return future.result()
+        return future.result() if future.done() else None
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Spin until `condition`; fails the test after TIMEOUT_S."""

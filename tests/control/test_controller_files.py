@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each arm has an example controllers file that names its controllers and joints, in its order."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.control.arms import FOLDER, arm
+
+NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "template")
+
+
+def parameters(name: str) -> dict[str, Any]:
+    path: Path = FOLDER.parent / "controllers" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {node: section["ros__parameters"] for node, section in content.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_joints_and_settings_are_those_that_the_guard_counts_on(name: str) -> None:
+    spec, controllers = arm(name), parameters(name)
+    controller = controllers[spec.arm_controller]
+    assert tuple(controller["joints"]) == spec.arm_joint_names
+    assert controller["interpolate_from_desired_state"] is True
+    assert controller["allow_nonzero_velocity_at_trajectory_end"] is False
+    # Longer than a chunk and its tail, and than goal_time, or the controller holds too early.
+    assert controller["cmd_timeout"] > max(0.8, controller["constraints"]["goal_time"])
+    for joint in spec.arm_joint_names:
+        tolerance = controller["constraints"][joint]["trajectory"]
+        assert tolerance > spec.max_tracking_error_rad
+    gripper = controllers[spec.gripper_controller]
+    assert gripper["joints"] == [spec.gripper.command_joint_name]
+    for controller_name in (spec.arm_controller, spec.gripper_controller):
+        assert "type" in controllers["controller_manager"][controller_name]
