@@ -277,6 +277,11 @@ class ModelConfig:
                 f'first_slot is "{self.first_slot}" and num_actions is {self.num_actions}; "bov" '
                 'is for the video model, which has no actions, and "boa" for every other.'
             )
+        if self.observation_mode == "clip" and not self.codec.num_3d_down_levels:
+            raise ValueError(
+                'observation_mode is "clip" and the frame codec has no level that spans time; use '
+                '"image", or a video autoencoder.'
+            )
         if self.num_slots < 2:
             raise ValueError(f"num_slots is {self.num_slots}; at least 2 are needed.")
 

@@ -7,13 +7,18 @@ Joint order is stated by `joint_names` wherever joints appear; nothing is ever r
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
+
+# In observation mode "clip", a policy sees the pictures since its previous observation too: one
+# every RECENT_IMAGE_STRIDE actions, RECENT_IMAGES of them, the newest last.
+RECENT_IMAGES = 4
+RECENT_IMAGE_STRIDE = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class PolicySpec:
         num_actions: L, actions in one chunk.
         step_s: seconds between two actions.
         instructions: the instructions that the policy knows.
+        observation_mode: "image", or "clip" for a policy that reads `recent_images` too.
     """
 
     arm: str
@@ -36,6 +42,7 @@ class PolicySpec:
     num_actions: int
     step_s: float
     instructions: tuple[str, ...]
+    observation_mode: Literal["image", "clip"] = "image"
 
     def require_instruction(self, instruction: str) -> None:
         """Raise ValueError with the list of known instructions if `instruction` is not one."""
@@ -58,6 +65,9 @@ class Observation:
         stamp_s: when the image was taken, seconds on the caller's clock.
         executed_actions: float64 [L, J], the joint targets that the arm was really sent since
             the previous observation; None for the first observation of an episode.
+        recent_images: uint8 [4, H, W, 3], what the camera saw after every second of these actions,
+            `image` last; given where the policy's observation mode is "clip" and not for the
+            first observation, else None.
     """
 
     image: ImageArray
@@ -65,6 +75,7 @@ class Observation:
     joint_names: tuple[str, ...]
     stamp_s: float
     executed_actions: FloatArray | None = None
+    recent_images: ImageArray | None = None
 
     def validate(self, spec: PolicySpec) -> None:
         """Raise ValueError, naming the field, what was expected and what came."""
@@ -92,9 +103,33 @@ class Observation:
                 (spec.num_actions, num_joints),
                 "check the executed_actions topic",
             )
+        self._require_recent_images(spec)
         if not np.isfinite(self.stamp_s):
             raise ValueError(
                 f"observation.stamp_s must be finite, got {self.stamp_s}; check the camera's clock."
+            )
+
+    def _require_recent_images(self, spec: PolicySpec) -> None:
+        expected = spec.observation_mode == "clip" and self.executed_actions is not None
+        if expected != (self.recent_images is not None):
+            raise ValueError(
+                "observation.recent_images must be given with every later observation of a policy "
+                'of mode "clip" and with no other; the policy\'s mode is '
+                f'"{spec.observation_mode}". Check what the checkpoint was trained on.'
+            )
+        if self.recent_images is None:
+            return
+        _require_array(
+            "observation.recent_images",
+            self.recent_images,
+            np.dtype(np.uint8),
+            (RECENT_IMAGES, spec.image_height, spec.image_width, 3),
+            "check the camera's size and rate",
+        )
+        if not np.array_equal(self.recent_images[-1], self.image):
+            raise ValueError(
+                "observation.recent_images must end with observation.image; it ends with another "
+                "picture. Check what assembles the observation."
             )
 
 

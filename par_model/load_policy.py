@@ -54,6 +54,7 @@ def load_policy(
     num_steps: int | None = None,
     device: str = "auto",
     engines: Path | None = None,
+    observation_mode: str | None = None,
 ) -> PARPolicy:
     """Load a checkpoint folder and make it answer observations.
 
@@ -65,12 +66,15 @@ def load_policy(
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
+        observation_mode: "image" or "clip" where the caller can give only that; None takes the
+            checkpoint's. The two encode differently, so another than it was trained on is refused.
 
     Raises:
         ValueError: the checkpoint, the backend, the device or the number of steps is refused; the
             sentence says why.
     """
     checkpoint = load_checkpoint(path)
+    _require_policy(checkpoint, path, observation_mode)
     deployment = Deployment(
         checkpoint=checkpoint,
         name=path.resolve().name,
@@ -84,6 +88,22 @@ def load_policy(
     return PARPolicy(checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
 
 
+def _require_policy(checkpoint: Checkpoint, path: Path, observation_mode: str | None) -> None:
+    config = checkpoint.config
+    if not config.num_actions:
+        raise ValueError(
+            f"checkpoint {path} is a video model without actions; use "
+            "`python -m par_model.video_generation`, or convert NOVA's weights with --form par and "
+            "fine-tune them."
+        )
+    if observation_mode not in (None, config.observation_mode):
+        raise ValueError(
+            f"observation mode {observation_mode!r} was asked for and checkpoint {path} was "
+            f"trained in mode {config.observation_mode!r}; the two encode differently and cannot "
+            "be mixed."
+        )
+
+
 def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     """The runtime called `backend`; "auto" is the first that works on the device.
 
@@ -92,6 +112,14 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    if deployment.checkpoint.config.observation_mode == "clip":
+        # The exported graphs encode single pictures.
+        if backend not in ("auto", "eager"):
+            raise ValueError(
+                f"backend {backend!r} encodes single pictures and the checkpoint's "
+                "observation_mode is 'clip'; use backend 'eager'."
+            )
+        return _eager(deployment)
     if backend != "auto":
         return _MAKERS[backend](deployment)
     order = ("tensorrt", "compiled") if deployment.device.type == "cuda" else ("onnx",)

@@ -73,6 +73,7 @@ class PARPolicy:
             num_actions=config.num_actions,
             step_s=STEP_S,
             instructions=instructions.texts,
+            observation_mode=config.observation_mode,
         )
 
     @property
@@ -118,7 +119,7 @@ class PARPolicy:
             )
         joints = observation.measured_joint_positions
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
-        slot = (self._graphs.encode(observation.image), actions, proprio)
+        slot = (self._graphs.encode(self._pictures(episode, observation)), actions, proprio)
         self._make_room(episode)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.observation = observation
@@ -164,6 +165,12 @@ class PARPolicy:
         if self._episode is None:
             raise ValueError("the policy has no episode; call reset with an instruction first.")
         return self._episode
+
+    def _pictures(self, episode: _Episode, observation: Observation) -> ImageArray:
+        """What is encoded: the picture, or in clip mode the tile of five from the previous one."""
+        if observation.recent_images is None or episode.observation is None:
+            return observation.image
+        return np.concatenate((episode.observation.image[None], observation.recent_images))
 
     def _context_actions(
         self, executed_actions: FloatArray, before: Observation, now: Observation

@@ -319,7 +319,8 @@ def _cache(
 ) -> LatentCache:
     shifts = ShiftConfig(num_variants=options.variants)
     root = options.latents or _codec_folder(options) / "latents"
-    return LatentCache(root, codec, demonstrations.name, shifts)
+    mode = preset(options.preset).observation_mode
+    return LatentCache(root, codec, demonstrations.name, shifts, mode)
 
 
 def _device(name: str) -> torch.device:

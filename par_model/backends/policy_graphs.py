@@ -45,7 +45,7 @@ class PolicyGraphs(Protocol):
         """Runtime and device, for logs."""
 
     def encode(self, image: ImageArray) -> Any:
-        """uint8 [H, W, 3] to a latent."""
+        """uint8 [H, W, 3] to a latent; in clip mode also a tile [5, H, W, 3] to its last one."""
 
     def prefill(self, text: Float32Array) -> Any:
         """The instruction's rows [T, text width] to a cache that holds it."""

@@ -50,7 +50,9 @@ class TorchEager:
         self.config = checkpoint.config
         self.device, self.dtype = device, dtype
         self.model = checkpoint.model.to(device, dtype)
-        self.codec = checkpoint.codec.to(device, dtype).for_pictures()
+        codec = checkpoint.codec.to(device, dtype)
+        # Single pictures need no convolution over time.
+        self.codec = codec.for_pictures() if self.config.observation_mode == "image" else codec
         sampling = self.config.sampling
         self.sampler = sampler or sampling.action_sampler
         self.num_steps = sampling.action_num_steps if num_steps is None else num_steps
@@ -65,6 +67,8 @@ class TorchEager:
     @torch.inference_mode()
     def encode(self, image: ImageArray) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        if pixels.ndim == 4:
+            return self.codec.encode_clip(pixels.unsqueeze(0))[:, -1]
         return self.codec.encode(pixels.unsqueeze(0))
 
     @torch.inference_mode()

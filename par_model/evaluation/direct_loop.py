@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from par_model.interface import FloatArray, Observation, Policy
+from par_model.interface import RECENT_IMAGE_STRIDE, FloatArray, ImageArray, Observation, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import CONTROL_STEP_S
 
@@ -51,20 +51,26 @@ def run_episode(
     joint_targets: list[FloatArray] = []
     latencies_s: list[float] = []
     executed_actions: FloatArray | None = None
+    seen: list[ImageArray] = []
     success = False
     while not success and len(joint_targets) < max_steps:
-        observation = _observe(arm, len(joint_targets) * CONTROL_STEP_S, executed_actions)
+        stamp_s = len(joint_targets) * CONTROL_STEP_S
+        observation = _observe(arm, stamp_s, executed_actions, seen)
         start_s = time.perf_counter()
         policy.observe(observation)
         chunk = policy.act()
         latencies_s.append(time.perf_counter() - start_s)
         chunk.validate(policy.spec)
-        executed_actions = chunk.joint_positions
+        executed_actions, seen = chunk.joint_positions, []
         for target in chunk.joint_positions[: max_steps - len(joint_targets)]:
             joint_targets.append(np.array(target, dtype=np.float64))
             success = arm.step(target).success
             if success:
                 break
+            if policy.spec.observation_mode == "clip" and (
+                len(joint_targets) % RECENT_IMAGE_STRIDE == 0
+            ):
+                seen.append(arm.capture())
     return EpisodeResult(
         seed=seed,
         policy_seed=policy_seed,
@@ -74,13 +80,17 @@ def run_episode(
     )
 
 
-def _observe(arm: ManiSkillArm, stamp_s: float, executed_actions: FloatArray | None) -> Observation:
+def _observe(
+    arm: ManiSkillArm, stamp_s: float, executed_actions: FloatArray | None, seen: list[ImageArray]
+) -> Observation:
+    """`seen` are the pictures since the previous observation, which clip mode reads."""
     return Observation(
-        image=arm.capture(),
+        image=seen[-1] if seen else arm.capture(),
         measured_joint_positions=arm.read_joints()[0],
         joint_names=arm.joint_names,
         stamp_s=stamp_s,
         executed_actions=executed_actions,
+        recent_images=np.stack(seen) if seen else None,
     )
 
 

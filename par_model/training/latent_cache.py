@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from par_model.config import ObservationMode
 from par_model.frame_codec import FrameCodec
-from par_model.interface import ImageArray
+from par_model.interface import RECENT_IMAGE_STRIDE, RECENT_IMAGES, ImageArray
 from par_model.training.codec_training import codec_fingerprint, shift_pictures
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 
@@ -46,9 +47,18 @@ class ShiftConfig:
 class LatentCache:
     """The latents of one demonstration set under one codec."""
 
-    def __init__(self, root: Path, codec: FrameCodec, name: str, shifts: ShiftConfig) -> None:
+    def __init__(
+        self,
+        root: Path,
+        codec: FrameCodec,
+        name: str,
+        shifts: ShiftConfig,
+        observation_mode: ObservationMode = "image",
+    ) -> None:
         self.shifts = shifts
+        self.observation_mode = observation_mode
         settings = f"{shifts.num_variants}x{shifts.max_shift_px}px_seed{shifts.seed}"
+        settings += "_clip" if observation_mode == "clip" else ""
         self.folder = root / f"{codec_fingerprint(codec)}_{settings}" / name
 
     def has(self, episode_key: int) -> bool:
@@ -86,21 +96,43 @@ def encode_demonstrations(
     missing = [key for key in demonstrations.keys if not cache.has(key)]
     for done, key in enumerate(missing):
         frames = demonstrations.read_frames(key)
-        cache.write(key, encode_variants(codec, frames, key, cache.shifts))
+        latents = encode_variants(codec, frames, key, cache.shifts, cache.observation_mode)
+        cache.write(key, latents)
         report(done + 1, len(missing))
     return len(missing)
 
 
 @torch.no_grad()
 def encode_variants(
-    codec: FrameCodec, frames: ImageArray, episode_key: int, shifts: ShiftConfig
+    codec: FrameCodec,
+    frames: ImageArray,
+    episode_key: int,
+    shifts: ShiftConfig,
+    observation_mode: ObservationMode = "image",
 ) -> LatentArray:
-    """uint8 frames [T, H, W, 3] -> float16 [V, T, C, h, w]."""
+    """uint8 frames [T, H, W, 3] -> float16 [V, T, C, h, w].
+
+    In mode "clip" a frame's latent is the last of the tile of five pictures that ends with it, as
+    the policy encodes it; the frames of the first chunk, which have no such tile, stand alone.
+    """
     pictures = torch.from_numpy(frames)
     variants = []
     for variant in range(shifts.num_variants):
         shift = torch.tensor([shifts.shift_px(episode_key, variant)]).expand(len(frames), 2)
-        parts = shift_pictures(pictures, shift).split(32)
+        shifted = shift_pictures(pictures, shift)
+        if observation_mode == "clip":
+            variants.append(_encode_tiles(codec, shifted))
+            continue
+        parts = shifted.split(32)
         variants.append(torch.cat([codec.encode(part).half() for part in parts]).contiguous())
     latents: LatentArray = torch.stack(variants).numpy()
     return latents
+
+
+def _encode_tiles(codec: FrameCodec, frames_THWC: torch.Tensor) -> torch.Tensor:
+    span = RECENT_IMAGES * RECENT_IMAGE_STRIDE
+    latents = [codec.encode(frames_THWC[:span])]
+    for last in range(span, len(frames_THWC)):
+        tile = frames_THWC[last - span : last + 1 : RECENT_IMAGE_STRIDE]
+        latents.append(codec.encode_clip(tile.unsqueeze(0))[:, -1])
+    return torch.cat(latents).half().contiguous()
