@@ -77,8 +77,8 @@ def test_a_killed_and_resumed_recording_equals_an_undisturbed_one(tmp_path):
     wait_for(lambda: len(list(killed.glob(".staging/seed_??????"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run(collect_command(killed, 5, 1), check=True, timeout=240)
-    subprocess.run(collect_command(whole, 5, 2), check=True, timeout=240)
+    subprocess.run(collect_command(killed, 5, 1), check=True, timeout=280)
+    subprocess.run(collect_command(whole, 5, 2), check=True, timeout=280)
 
     assert contents(killed) == contents(whole)
     source = open_episodes(whole)

@@ -101,16 +101,14 @@ def test_the_picture_after_a_reset_shows_the_new_scene(arm):
 
 @pytest.mark.sim
 def test_pick_cubes_goal_is_in_the_picture(pick_arm):
-    """ManiSkill hides it from sensors; the arm may stand in front of it in one seed of six."""
-    num_seen = 0
-    for seed in range(20, 26):
+    """ManiSkill hides it from sensors. (The hand hides it at the start of one seed in twelve.)"""
+    for seed in range(5):
         pick_arm.reset(seed)
         row, column = project(pick_arm, pick_arm.environment_state()["goal"])
         image = pick_arm.capture().astype(int)
         around = image[max(row - 6, 0) : row + 7, max(column - 6, 0) : column + 7]
         green = around[..., 1] - np.maximum(around[..., 0], around[..., 2]) > 80
-        num_seen += int(green.sum() >= 8)
-    assert num_seen >= 5
+        assert green.sum() >= 20, (seed, int(green.sum()))
 
 
 @pytest.mark.sim
