@@ -69,7 +69,6 @@ def graph_actions(graph: NodeGraph) -> list[Any]:
 def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
     to_log = graph.log_folder is not None and not entry.ends_run
     action = LifecycleNode if entry.lifecycle else Node
-    reason = f"{entry.name} has ended"
     return action(
         package=PACKAGE,
         executable=entry.executable,
@@ -84,8 +83,13 @@ def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
         ],
         remappings=list(entry.remappings),
         output="log" if to_log else "screen",
-        on_exit=Shutdown(reason=reason),
+        on_exit=OpaqueFunction(function=_end_launch, args=[entry.name]),
     )
+
+
+def _end_launch(context: LaunchContext, name: str) -> list[Any]:
+    """A process has ended: the others go too, unless they already do."""
+    return [] if context.is_shutdown else [Shutdown(reason=f"{name} has ended")]
 
 
 def _steps_to_active(node: Any, name: str) -> list[Any]:

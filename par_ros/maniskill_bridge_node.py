@@ -227,9 +227,8 @@ class ManiSkillBridgeNode(Node):
             while True:
                 self._lockstep()
         finally:
+            # The simulator goes with the process: closing it first would only cost time.
             self._ended.set()
-            if self._arm is not None:
-                self._arm.close()
 
     def _lockstep(self) -> None:
         """Wait for one event and act on it."""

@@ -74,7 +74,9 @@ def run_beside_spinning(
     """
     end_with_parent()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: whoever starts a process in the background leaves it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     failures: list[BaseException] = []
     spinner = None
     try:

@@ -117,7 +117,11 @@ def test_nodes_are_the_tables(recording_launch: None, tmp_path: Path, name: str)
         assert plain == expected
         for key, value in values.items():
             assert value.named["value_type"] is type(value.positional[0]), key
-        assert type(node.named["on_exit"]).__name__ == "Shutdown"
+        on_exit = node.named["on_exit"].named
+        for is_shutdown, ends in ((False, ["Shutdown"]), (True, [])):
+            state = types.SimpleNamespace(is_shutdown=is_shutdown)
+            actions_then = on_exit["function"](state, *on_exit["args"])
+            assert [type(action).__name__ for action in actions_then] == ends
 
 
 @pytest.mark.parametrize("name", FILES)
