@@ -103,7 +103,8 @@ class ServiceEntry:
 # Depth 10 at 20 Hz is half a second: more than one chunk, so that a busy consumer loses nothing.
 _SENSOR_WRITER = Qos(reliable=True, depth=10)
 _SENSOR_READER = Qos(reliable=False, depth=5)
-_COMMAND = Qos(reliable=True, depth=1)
+# A controller wants the newest trajectory only, but each joins the one before: none may be dropped.
+_COMMAND = Qos(reliable=True, depth=10)
 _ANSWER = Qos(reliable=True, depth=10)
 _LATCHED = Qos(reliable=True, depth=1, transient_local=True)
 
