@@ -4,7 +4,7 @@
 A chunk gives positions at its knots, nothing in between. The curve is made of quintic pieces
 joined with equal velocity and acceleration (C2), starts in a given state, and minimises
 
-    integral of  acceleration^2 + (jerk * JERK_TIME_S)^2
+    integral of  acceleration^2 + (jerk * JERK_TIME_S)^2,  and what stopping at the end costs,
 
 over all free velocities and accelerations. For given knot times that is one linear map, computed
 once (a quintic smoothing spline; de Boor, A Practical Guide to Splines, chapter XIV). Finite
@@ -44,10 +44,17 @@ JERK_TIME_S = 0.01
 # each; the first moves a knot by a per cent of its second difference.
 SMOOTHINGS = tuple(1e-8 * 8.0**level for level in range(7))
 
+# Cost of the speed at the last knot, 1/s: the least integral of acceleration^2 that brings speed v
+# to rest within T is 4 v^2 / T. Without it the curve ends as fast as noise throws it, and a chunk
+# that stops joins badly.
+_END_COST_PER_S = 4.0 / 0.36
+
 # flattened(): pieces in the first intervals (one in each later interval), jerk's weight, passes.
-_FINE_PIECES = (4, 4, 2, 2)
+_FINE_PIECES = (6, 4, 2, 2)
 _FINE_JERK_TIME_S = 0.005
-_NUM_REWEIGHTINGS = 8
+_NUM_REWEIGHTINGS = 12
+
+_END_VELOCITY = 3
 
 
 class KnotSpline:
@@ -135,7 +142,8 @@ def _given_rows(start: MotionState, knots: FloatArray) -> FloatArray:
 def _piece_costs(times_s: FloatArray, jerk_time_s: float) -> FloatArray:
     """Each piece's integral as a quadratic form [N, 6, 6] in its two states.
 
-    Order: position, velocity, acceleration, each at the start, then at the end.
+    Order: position, velocity, acceleration, each at the start, then at the end. The last piece
+    carries the cost of its end's speed.
     """
     unit = np.eye(6)[:, None, :]
     costs = []
@@ -152,6 +160,7 @@ def _piece_costs(times_s: FloatArray, jerk_time_s: float) -> FloatArray:
                 + jerk_time_s**2 * jerk.T @ gram_matrix(2) @ jerk
             )
         )
+    costs[-1][_END_VELOCITY, _END_VELOCITY] += _END_COST_PER_S
     return np.array(costs)
 
 
