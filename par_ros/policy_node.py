@@ -259,6 +259,9 @@ class PolicyNode(LifecycleNode):
             if not self._active:
                 return
             assert self._assembler is not None
+            if not set(message.name) & set(self._assembler.joint_names):
+                # Another robot's joints, or another part's: on some systems all share one topic.
+                return
             try:
                 sample = messages.read_joint_state(message)
                 self._assembler.add_joint_state(

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m par_ros refuses wrong words with one sentence and code 2, and starts nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from par_ros.__main__ import BAD_USE, main, split_assignments
+from tests.ros.processes import run
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    output = capsys.readouterr().out
+    for command in ("sim:", "real_arm:", "loopback:", "bench:"):
+        assert command in output
+
+
+def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sim", "--help"]) == 0
+    output = capsys.readouterr().out
+    assert "task  (one of PushCube, PickCube, StackCube; default: PushCube)" in output
+    assert "episodes  (a whole number from 1 to 100000; default: 3)" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fly"], "'fly' is not a command; the commands are sim, real_arm, loopback, bench"),
+        (["sim", "task:=OpenDoor"], "sim: task must be one of PushCube, PickCube, StackCube, got"),
+        (["sim", "PushCube"], "sim: arguments are written name:=value, got 'PushCube'; see"),
+        (["sim", "task=PushCube"], "sim: arguments are written name:=value, got 'task=PushCube'"),
+        (["sim", "seed:=1"], "sim: 'seed' is not an argument; the arguments are task, episodes"),
+        (["sim", "task:=PushCube", "task:=PushCube"], "sim: task is given twice; leave one out."),
+        (["sim", "checkpoint:=/nowhere"], "checkpoint '/nowhere' is not a folder; check"),
+        (["bench", "steps:=1"], "bench: steps must be a whole number from 8 to 100000, got 1"),
+        (["real_arm", "dry_run:=maybe"], "real_arm: dry_run must be true or false, got 'maybe'"),
+    ],
+)
+def test_wrong_words_are_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == BAD_USE
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {sentence}")
+    assert error.count("\n") == 1
+
+
+def test_no_words_at_all_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == BAD_USE
+    assert "usage: python -m par_ros COMMAND" in capsys.readouterr().out
+
+
+def test_values_may_hold_anything() -> None:
+    assert split_assignments("sim", ["instruction:=Say: a:=b"]) == {"instruction": "Say: a:=b"}
+
+
+def test_unknown_task_in_a_real_process(tmp_path: Path) -> None:
+    finished = run("sim", "task:=OpenDoor", f"report:={tmp_path / 'report'}")
+    assert finished.code == BAD_USE
+    assert len(finished.sentences) == 1
+    assert "Traceback" not in finished.error + finished.output
+    assert not (tmp_path / "report").exists()

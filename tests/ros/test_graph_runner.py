@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loopback graph as real processes over DDS: it comes up, and however it ends, nothing stays.
+
+A checkpoint with random weights; Ctrl-C has to end everything within 3 s.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from par_ros.graph_runner import END_GRACE_S
+from par_ros.topics import ACTION_CHUNK, JOINT_TRAJECTORY
+from tests.ros.processes import children, finish, run, start, wait_for
+
+pytestmark = pytest.mark.ros
+
+START_TIMEOUT_S = 200.0
+CTRL_C_TIMEOUT_S = 3.0
+NODES = {"loopback_arm_node", "safety_node", "policy_node"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tests.ros.checkpoints import save_random_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    save_random_checkpoint(folder)
+    return str(folder)
+
+
+class Listener:
+    """A node in the children's domain that counts what it hears."""
+
+    def __init__(self, domain: str, namespace: str = "") -> None:
+        self._context = Context()
+        rclpy.init(args=[], context=self._context, domain_id=int(domain))
+        self.node = Node("listener", context=self._context, namespace=namespace)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.heard = {ACTION_CHUNK.name: 0, JOINT_TRAJECTORY.name: 0}
+        for topic in (ACTION_CHUNK, JOINT_TRAJECTORY):
+            self.node.create_subscription(
+                topic.message_type,
+                topic.name,
+                lambda _, name=topic.name: self._count(name),
+                topic.reader_qos.profile(),
+            )
+
+    def _count(self, name: str) -> None:
+        self.heard[name] += 1
+
+    def moved(self, count: int) -> bool:
+        """Whether the arm was sent `count` trajectories; spins a little."""
+        self._executor.spin_once(timeout_sec=0.05)
+        return self.heard[JOINT_TRAJECTORY.name] >= count
+
+    def state_of(self, name: str) -> int:
+        client = self.node.create_client(GetState, f"{name}/get_state")
+        assert client.wait_for_service(30.0)
+        future = client.call_async(GetState.Request())
+        self._executor.spin_until_future_complete(future, timeout_sec=30.0)
+        return int(future.result().current_state.id)
+
+    def close(self) -> None:
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def listener(free_domain: str) -> Iterator[Listener]:
+    listener = Listener(free_domain)
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def runner(
+    free_domain: str, checkpoint: str, listener: Listener
+) -> Iterator["subprocess.Popen[str]"]:
+    """The loopback graph, up and moving."""
+    process = start("loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}")
+    try:
+        wait_for(lambda: listener.moved(2) or process.poll() is not None, START_TIMEOUT_S, "motion")
+        assert process.poll() is None, process.communicate()[1]
+        yield process
+    finally:
+        for child in children(process.pid).values():
+            os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+
+
+def test_graph_comes_up_active_and_ctrl_c_ends_every_process(
+    runner: "subprocess.Popen[str]", listener: Listener
+) -> None:
+    assert set(children(runner.pid)) == NODES
+    for name in ("safety_node", "policy_node"):
+        assert listener.state_of(name) == State.PRIMARY_STATE_ACTIVE
+    started_s = time.monotonic()
+    runner.send_signal(signal.SIGINT)
+    finished = finish(runner, START_TIMEOUT_S)
+    assert time.monotonic() - started_s < CTRL_C_TIMEOUT_S
+    assert finished.code == 130
+    assert "Traceback" not in finished.error
+    assert not children(runner.pid)
+
+
+def test_sigterm_ends_every_process(runner: "subprocess.Popen[str]") -> None:
+    runner.terminate()
+    finish(runner, CTRL_C_TIMEOUT_S)
+    assert not children(runner.pid)
+
+
+def test_killed_runner_leaves_no_orphans(runner: "subprocess.Popen[str]") -> None:
+    runner.kill()
+    runner.communicate()
+    wait_for(lambda: not children(runner.pid), 20.0, "the end of all children")
+
+
+def test_a_dead_child_ends_the_run_with_a_sentence(runner: "subprocess.Popen[str]") -> None:
+    os.kill(children(runner.pid)["policy_node"], signal.SIGKILL)
+    finished = finish(runner, END_GRACE_S + CTRL_C_TIMEOUT_S)
+    assert finished.code == 1
+    assert finished.sentences == [
+        "error: policy_node ended unexpectedly (signal SIGKILL), so the run was ended."
+    ]
+    assert not children(runner.pid)
+
+
+def test_hung_child_is_killed(runner: "subprocess.Popen[str]") -> None:
+    os.kill(children(runner.pid)["policy_node"], signal.SIGSTOP)
+    runner.send_signal(signal.SIGINT)
+    finish(runner, CTRL_C_TIMEOUT_S)
+    assert not children(runner.pid)
+
+
+def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=int(free_domain))
+    node = Node("policy_node", context=context)
+    try:
+        finished = run("loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}")
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+    assert finished.code == 1
+    assert finished.sentences == [
+        f"error: ROS domain {free_domain} already holds a node /policy_node; end that run, or "
+        "choose another domain with domain_id:=N or another namespace:=NAME."
+    ]
+    assert "Traceback" not in finished.error
+
+
+def test_another_namespace_is_another_name(
+    runner: "subprocess.Popen[str]", free_domain: str, checkpoint: str
+) -> None:
+    """Two arms at once in one domain; each hears its own."""
+    other = start(
+        "loopback",
+        f"checkpoint:={checkpoint}",
+        f"domain_id:={free_domain}",
+        "namespace:=right",
+    )
+    right = Listener(free_domain, namespace="right")
+    try:
+        wait_for(lambda: right.moved(2) or other.poll() is not None, START_TIMEOUT_S, "motion")
+        assert other.poll() is None
+        assert right.node.count_publishers("/right/joint_trajectory") == 1
+        assert right.node.count_publishers("/joint_trajectory") == 1
+        other.send_signal(signal.SIGINT)
+        finish(other, CTRL_C_TIMEOUT_S)
+        assert set(children(runner.pid)) == NODES
+    finally:
+        right.close()
+        other.kill()
+
+
+def test_checkpoint_with_a_missing_tensor_is_one_sentence(tmp_path: Path, free_domain: str) -> None:
+    import json
+
+    from tests.ros.checkpoints import save_random_checkpoint
+
+    folder = tmp_path / "broken"
+    save_random_checkpoint(folder)
+    index_path = folder / "weights.safetensors.index.json"
+    index = json.loads(index_path.read_text())
+    missing = sorted(index["weight_map"])[0]
+    del index["weight_map"][missing]
+    index_path.write_text(json.dumps(index))
+    finished = run("loopback", f"checkpoint:={folder}", f"domain_id:={free_domain}")
+    assert finished.code == 1
+    assert len(finished.sentences) == 1
+    assert "Traceback" not in finished.error
+
+
+def test_empty_checkpoint_folder_is_one_sentence(tmp_path: Path, free_domain: str) -> None:
+    finished = run("loopback", f"checkpoint:={tmp_path}", f"domain_id:={free_domain}")
+    assert finished.code == 1
+    assert len(finished.sentences) == 1
+    assert str(tmp_path) in finished.sentences[0]
+    assert "Traceback" not in finished.error
+
+
+def test_unknown_instruction_is_one_sentence(checkpoint: str, free_domain: str) -> None:
+    finished = run(
+        "loopback",
+        f"checkpoint:={checkpoint}",
+        f"domain_id:={free_domain}",
+        "instruction:=Open the door.",
+    )
+    assert finished.code == 1
+    assert len(finished.sentences) == 1
+    assert "'Open the door.' is unknown to this policy; it knows: " in finished.sentences[0]
+
+
+def test_unknown_robot_is_one_sentence(checkpoint: str, free_domain: str) -> None:
+    finished = run(
+        "loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}", "robot:=hal9000"
+    )
+    assert finished.code == 1
+    assert all("hal9000" in sentence for sentence in finished.sentences)
+    assert finished.sentences
+    assert "Traceback" not in finished.error
