@@ -13,6 +13,7 @@ import math
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from par_model.config import EncoderConfig, FrameDecoderConfig
 from par_model.layers import AdaptiveNorm, Block, SiluMlp, sinusoid, spatial_embedding
@@ -54,7 +55,13 @@ class ImageEncoder(nn.Module):
             "positions", spatial_embedding(rows, columns, config.width).float(), persistent=False
         )
 
-    def forward(self, tokens_BNE: Tensor, visible_BV: Tensor, condition_BKC: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens_BNE: Tensor,
+        visible_BV: Tensor,
+        condition_BKC: Tensor,
+        checkpoint_gradients: bool = False,
+    ) -> Tensor:
         """Returns one vector per image token [B, N, C].
 
         Args:
@@ -71,15 +78,22 @@ class ImageEncoder(nn.Module):
             1, visible_BV.unsqueeze(-1).expand(-1, -1, tokens_BNE.shape[-1])
         )
         x = torch.cat((condition_BKC, self.embed(visible_BVE) + positions[visible_BV]), dim=1)
-        for block in self.blocks[:half]:
-            x = block(x)
+        x = _through(self.blocks[:half], x, checkpoint_gradients)
 
         all_tokens = (self.mask_token + positions).expand(tokens_BNE.shape[0], -1, -1)
         all_tokens = all_tokens.scatter(1, index_BVC, x[:, num_condition:])
         x = torch.cat((x[:, :num_condition], all_tokens), dim=1)
-        for block in self.blocks[half:]:
-            x = block(x)
+        x = _through(self.blocks[half:], x, checkpoint_gradients)
         return self.norm(x)[:, num_condition:]
+
+
+def _through(blocks: nn.ModuleList, x_BSC: Tensor, checkpoint_gradients: bool) -> Tensor:
+    for block in blocks:
+        if checkpoint_gradients:
+            x_BSC = checkpoint(block, x_BSC, use_reentrant=False)
+        else:
+            x_BSC = block(x_BSC)
+    return x_BSC
 
 
 class FrameDecoderBlock(nn.Module):

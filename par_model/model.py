@@ -153,7 +153,7 @@ class PARModel(nn.Module):
             checkpoint_gradients,
         )
         action = self._action_loss(context, batch, generator)
-        frame = self._frame_loss(context, batch, generator)
+        frame = self._frame_loss(context, batch, generator, checkpoint_gradients)
         weights = self.config.loss
         total = weights.frame_weight * frame + weights.action_weight * action
         return Losses(total, frame, action)
@@ -243,7 +243,11 @@ class PARModel(nn.Module):
         return _masked_mean(error_ML, valid_ML.repeat(num_draws, 1))
 
     def _frame_loss(
-        self, context: Context, batch: TrainingBatch, generator: torch.Generator
+        self,
+        context: Context,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        checkpoint_gradients: bool,
     ) -> Tensor:
         """NOVA's masked set loss, t and noise per token, on a random share of the frames."""
         config, loss = self.config.frame_diffusion, self.config.loss
@@ -259,7 +263,7 @@ class PARModel(nn.Module):
         )
         ratio = sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator)
         visible, masked_MN = visible_tokens(count, tokens_MNE.shape[1], ratio, generator)
-        z_MNC = self.image_encoder(tokens_MNE, visible, condition_MKC)
+        z_MNC = self.image_encoder(tokens_MNE, visible, condition_MKC, checkpoint_gradients)
         z_MC, clean_ME = z_MNC[masked_MN], tokens_MNE[masked_MN]
         if isinstance(self.frame_decoder, FrameRegressor):
             return (self.frame_decoder(z_MC) - clean_ME).square().mean()

@@ -14,12 +14,15 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from par_model.checkpoint import load_checkpoint
 from par_model.config import PRESETS, ModelConfig, preset
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
@@ -34,6 +37,7 @@ from par_model.training.codec_training import (
     train_codec,
 )
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
+from par_model.training.finetuning import FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig, encode_demonstrations
 from par_model.training.policy_training import (
     PolicyParts,
@@ -126,10 +130,11 @@ def run_probe(options: argparse.Namespace) -> None:
 
 def run_latents(options: argparse.Namespace) -> None:
     """Encode what the cache lacks."""
-    codec = load_codec(_codec_folder(options))
+    start = _start(options)
+    codec = start.codec
     for path in options.data:
         demonstrations = DemonstrationSet(path)
-        cache = _cache(options, codec, demonstrations)
+        cache = _cache(options, start, demonstrations)
         with tqdm(desc=f"latents of {path.name}", unit="episode", mininterval=_interval_s()) as bar:
 
             def report(done: int, total: int, bar: tqdm = bar) -> None:
@@ -142,15 +147,14 @@ def run_latents(options: argparse.Namespace) -> None:
 def run_policy(options: argparse.Namespace) -> None:
     """Train the policy on the cached latents."""
     device = _device(options.device)
-    model = preset(options.preset)
-    codec = load_codec(_codec_folder(options))
-    parts = _parts(options, model, codec)
+    parts = _parts(options, _start(options))
     tasks = sorted({episode.task for episode in parts.training_episodes})
     shares = _shares(options.shares, tasks)
     config = PolicyTrainingConfig(
         num_steps=options.steps,
         hours=None if options.steps else options.hours,
         learning_rate=options.learning_rate,
+        num_warmup_steps=options.warmup_steps,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ClipConfig(
@@ -165,7 +169,7 @@ def run_policy(options: argparse.Namespace) -> None:
     if options.resume == "never" and (options.out / "state.safetensors").exists():
         raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
     trainer = PolicyTrainer(
-        parts, config, options.out, device, allow_other_data=options.resume == "other-data"
+        parts, config, options.out, device, options.resume == "other-data", options.start_from_run
     )
     with tqdm(desc="policy", mininterval=_interval_s()) as bar:
         trainer.run(lambda progress: _show(bar, progress))
@@ -176,28 +180,57 @@ def run_all(options: argparse.Namespace) -> None:
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
     options.codec = options.codec or options.out / "codec"
     options.latents = options.latents or options.out / "latents"
-    if not (options.codec / "codec.safetensors").exists():
-        run_codec(options)
-    if not (options.codec / "probe.json").exists():
-        run_probe(options)
+    if options.start_checkpoint is None:
+        if not (options.codec / "codec.safetensors").exists():
+            run_codec(options)
+        if not (options.codec / "probe.json").exists():
+            run_probe(options)
     run_latents(options)
     options.out = options.out / "policy"
     run_policy(options)
 
 
-def _parts(options: argparse.Namespace, model: ModelConfig, codec: FrameCodec) -> PolicyParts:
+@dataclass(frozen=True)
+class _Start:
+    """What training begins with: a preset and its codec, or a whole checkpoint (--from)."""
+
+    model: ModelConfig
+    codec: FrameCodec
+    instructions: InstructionTable
+    weights: Mapping[str, torch.Tensor] | None
+
+
+def _start(options: argparse.Namespace) -> _Start:
+    if options.start_checkpoint is None:
+        model = preset(options.preset)
+        return _Start(model, load_codec(_codec_folder(options)), _instruction_table(model), None)
+    checkpoint = load_checkpoint(options.start_checkpoint)
+    state = checkpoint.model.state_dict()
+    return _Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
+
+
+def _finetuning(options: argparse.Namespace) -> FinetuningConfig | None:
+    if options.start_checkpoint is None:
+        if options.lora_rank is not None:
+            raise ValueError("--lora-rank needs --from, a checkpoint to start from.")
+        return None
+    return FinetuningConfig(lora_rank=options.lora_rank)
+
+
+def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
+    model = start.model
     training: list[TrainingEpisode] = []
     validation: list[TrainingEpisode] = []
     sets = [DemonstrationSet(path) for path in options.data]
     for demonstrations in sets:
-        cache = _cache(options, codec, demonstrations)
+        cache = _cache(options, start, demonstrations)
         for key in demonstrations.keys[: options.max_episodes]:
             if not cache.has(key):
                 raise ValueError(
                     f"episode {key} of {demonstrations.path} has no latents in {cache.folder}; "
                     "run `python -m par_model.train latents` with the same --codec first."
                 )
-            steps = demonstrations.read_steps(key)
+            steps = demonstrations.read_steps(key, options.steps_after_success)
             episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
             (validation if is_held_out(key) else training).append(episode)
     joint_names = sets[0].joint_names
@@ -209,22 +242,31 @@ def _parts(options: argparse.Namespace, model: ModelConfig, codec: FrameCodec) -
             )
     return PolicyParts(
         model=model,
-        codec=codec,
-        statistics=_statistics(options.out, model, training, joint_names),
-        instructions=_instruction_table(model),
+        codec=start.codec,
+        statistics=_statistics(options.out, options.start_from_run, model, training, joint_names),
+        instructions=start.instructions,
         training_episodes=training,
         validation_episodes=validation,
         provenance=_provenance(sets, _codec_folder(options)),
+        initial_weights=start.weights,
+        finetuning=_finetuning(options),
     )
 
 
 def _statistics(
-    folder: Path, model: ModelConfig, episodes: list[TrainingEpisode], joint_names: tuple[str, ...]
+    folder: Path,
+    start_from: Path | None,
+    model: ModelConfig,
+    episodes: list[TrainingEpisode],
+    joint_names: tuple[str, ...],
 ) -> Statistics:
     """The run's own statistics; fitted once, so that added data does not move them."""
     file = folder / "statistics.json"
-    if file.exists():
-        return from_json_dict(json.loads(file.read_text()))
+    for existing in (file, (start_from or folder) / "statistics.json"):
+        if existing.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(existing.read_text())
+            return from_json_dict(json.loads(file.read_text()))
     statistics = fit_statistics(
         [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
         arm=ARM,
@@ -310,17 +352,19 @@ def _probe_pictures(options: argparse.Namespace) -> list[ProbePictures]:
 
 
 def _codec_folder(options: argparse.Namespace) -> Path:
-    folder: Path = options.codec or options.out
+    folder: Path | None = options.codec or getattr(options, "out", None)
+    if folder is None:
+        raise ValueError("--codec is missing: the folder of the codec, or of the latents.")
     return folder
 
 
 def _cache(
-    options: argparse.Namespace, codec: FrameCodec, demonstrations: DemonstrationSet
+    options: argparse.Namespace, start: _Start, demonstrations: DemonstrationSet
 ) -> LatentCache:
     shifts = ShiftConfig(num_variants=options.variants)
     root = options.latents or _codec_folder(options) / "latents"
-    mode = preset(options.preset).observation_mode
-    return LatentCache(root, codec, demonstrations.name, shifts, mode)
+    mode = start.model.observation_mode
+    return LatentCache(root, start.codec, demonstrations.name, shifts, mode)
 
 
 def _device(name: str) -> torch.device:
@@ -391,8 +435,17 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
         stage.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
     if needs_out:
         stage.add_argument("--out", type=Path, required=True, metavar="DIR")
-    stage.add_argument("--codec", type=Path, metavar="DIR", required=not needs_out)
+    stage.add_argument(
+        "--codec", type=Path, metavar="DIR", required=not needs_out and not needs_data
+    )
     stage.add_argument("--preset", choices=list(PRESETS), default="par_small")
+    stage.add_argument(
+        "--from",
+        type=Path,
+        dest="start_checkpoint",
+        metavar="DIR",
+        help="a checkpoint to fine-tune (model, codec and instructions; --preset is not read)",
+    )
     stage.add_argument("--seed", type=int, default=0)
     stage.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     stage.add_argument("--latents", type=Path, metavar="DIR", help="default: CODEC/latents")
@@ -407,12 +460,28 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     length = stage.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int)
     length.add_argument("--hours", type=float)
+    stage.add_argument(
+        "--lora-rank", type=int, help="with --from: train low-rank differences of this rank"
+    )
     stage.add_argument("--resume", choices=["auto", "never", "other-data"], default="auto")
     stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     stage.add_argument("--shares", metavar="TASK=NUMBER,...", help="share of the clips by task")
     stage.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    stage.add_argument("--warmup-steps", type=int, default=defaults.num_warmup_steps)
     stage.add_argument("--slots-per-batch", type=int, default=defaults.clips.slots_per_batch)
     stage.add_argument("--context-noise", type=float, default=defaults.clips.context_noise)
+    stage.add_argument(
+        "--start-from-run",
+        type=Path,
+        metavar="DIR",
+        help="start from the averaged weights and statistics of another run",
+    )
+    stage.add_argument(
+        "--steps-after-success",
+        type=int,
+        metavar="N",
+        help="cut demonstrations N steps after their first success; default: use them whole",
+    )
     stage.add_argument("--offset-share", type=float, default=defaults.clips.offset_share)
     stage.add_argument("--max-episodes", type=int, help="use at most this many a data set")
     stage.add_argument("--evaluate-every", type=int, default=defaults.evaluate_every)

@@ -94,6 +94,7 @@ def encode_demonstrations(
 ) -> int:
     """Encode what the cache lacks, `report(done, all)` after each; returns how many it was."""
     missing = [key for key in demonstrations.keys if not cache.has(key)]
+    codec = codec.for_pictures() if cache.observation_mode == "image" else codec
     for done, key in enumerate(missing):
         frames = demonstrations.read_frames(key)
         latents = encode_variants(codec, frames, key, cache.shifts, cache.observation_mode)

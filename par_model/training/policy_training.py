@@ -13,14 +13,14 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from par_model.checkpoint import save_checkpoint
 from par_model.config import ModelConfig
@@ -31,6 +31,12 @@ from par_model.normalization import Statistics
 from par_model.training.clips import ClipConfig, ClipSampler, TrainingEpisode, whole_episodes
 from par_model.training.closed_loop import ClosedLoopQueue, ClosedLoopResult
 from par_model.training.ema import WeightAverage
+from par_model.training.finetuning import (
+    FinetuningConfig,
+    merged_model,
+    prepare,
+    with_dropped_text,
+)
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.training_state import (
     TrainingState,
@@ -98,6 +104,9 @@ class PolicyParts:
     validation_episodes: list[TrainingEpisode]
     # command, data and machine, for the card and training.json
     provenance: dict[str, object]
+    # where a pretrained model is trained on: its weights, and how
+    initial_weights: Mapping[str, Tensor] | None = None
+    finetuning: FinetuningConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,19 @@ class PolicyTrainer:
         folder: Path,
         device: torch.device,
         allow_other_data: bool = False,
+        start_from: Path | None = None,
     ) -> None:
         self.allow_other_data = allow_other_data
         self.parts, self.config, self.folder, self.device = parts, config, folder, device
         torch.manual_seed(config.seed)
-        self.model = PARModel(parts.model).to(device)
+        self.model = PARModel(parts.model)
+        if parts.initial_weights is not None:
+            self.model.load_state_dict(parts.initial_weights)
+        if parts.finetuning is not None:
+            prepare(self.model, parts.finetuning)
+        self.model.to(device)
+        if start_from is not None:
+            _take_average(start_from, self.model)
         self.average = WeightAverage(self.model, config.average_decay)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, config.weight_decay),
@@ -172,8 +189,14 @@ class PolicyTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         generator = step_generator(self.config.seed, self.step, 0, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses = self.model.training_loss(batch, generator)
+        tuning = self.parts.finetuning
+        half = self.device.type == "cuda" or (tuning is not None and tuning.bf16)
+        if tuning is not None:
+            batch = with_dropped_text(batch, self.model, tuning.text_dropout, generator)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            losses = self.model.training_loss(
+                batch, generator, tuning is not None and tuning.checkpoint_gradients
+            )
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -253,13 +276,19 @@ class PolicyTrainer:
         save_checkpoint(
             folder,
             config=self.parts.model,
-            model=self.average.model,
+            model=self._plain_average(),
             codec=self.parts.codec,
             statistics=self.parts.statistics,
             instructions=self.parts.instructions,
             card=model_card(self.parts.model.name, training),
             training=training,
         )
+
+    def _plain_average(self) -> PARModel:
+        """The averaged weights under the model's own names."""
+        if self.parts.finetuning is None:
+            return self.average.model
+        return merged_model(self.average.model, self.parts.model)
 
     def _save(self) -> None:
         tensors = module_tensors("model", self.model)
@@ -307,7 +336,9 @@ class PolicyTrainer:
 
     def _identity(self) -> dict[str, Any]:
         episodes = [(e.task, e.steps.key) for e in self.parts.training_episodes]
+        tuning = self.parts.finetuning
         return {
+            **({} if tuning is None else {"finetuning": dataclasses.asdict(tuning)}),
             "config": self.config.identity(),
             "model": json.loads(json.dumps(dataclasses.asdict(self.parts.model))),
             "statistics": self.parts.statistics.to_json_dict(),
@@ -389,6 +420,14 @@ def model_card(name: str, training: dict[str, object]) -> str:
         "All numbers of the training, the frame codec's included, are in training.json.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _take_average(folder: Path, model: PARModel) -> None:
+    """Copy another run's averaged weights into `model`."""
+    state = load_state(folder)
+    if state is None:
+        raise ValueError(f"{folder} holds no training run to start from; check --start-from-run.")
+    restore_module("average", model, state.tensors)
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
