@@ -17,6 +17,7 @@ EXECUTABLES = (
     "safety_node",
     "maniskill_bridge_node",
     "loopback_arm_node",
+    "real_arm_node",
     "episode_node",
     "fixed_chunk_node",
 )

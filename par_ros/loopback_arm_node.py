@@ -22,7 +22,7 @@ from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.parameters import LoopbackArmParameters, declare, read_arm_spec
-from par_ros.process import run_node
+from par_ros.process import read_together, run_node
 from par_ros.topics import (
     CAMERA_INFO,
     GRIPPER_TRAJECTORY,
@@ -108,11 +108,12 @@ class LoopbackArmNode(Node):
         )
 
     def _on_trajectory(self, message: JointTrajectoryMessage, follower: TrajectoryFollower) -> None:
-        steady_ns = time.monotonic_ns()
+        now_ns, steady_s = read_together(self._now_ns)
+        steady_ns = messages.seconds_to_ns(steady_s)
         stamp_ns = messages.stamp_ns(message)
         if stamp_ns != 0:
             # The same moment on the clock that the control cycle runs on.
-            stamp_ns += steady_ns - self._now_ns()
+            stamp_ns += steady_ns - now_ns
         try:
             trajectory = messages.read_joint_trajectory(message)
             follower.follow(trajectory, stamp_ns, steady_ns)

@@ -28,6 +28,7 @@ from par_ros.topics import (
 )
 
 LOOPBACK = "loopback_arm_node"
+REAL_ARM = "real_arm_node"
 DEFAULT_CHECKPOINT = "checkpoints/par_small"
 
 _DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
@@ -261,6 +262,17 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         NodeEntry(
             GUARD,
             GUARD,
+            {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
+            (
+                (JOINT_STATES.name, arguments.joint_states_topic),
+                (JOINT_TRAJECTORY.name, arguments.controller_topic),
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+            ),
+            lifecycle=True,
+        ),
+        NodeEntry(
+            REAL_ARM,
+            REAL_ARM,
             {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
             (
                 (JOINT_STATES.name, arguments.joint_states_topic),

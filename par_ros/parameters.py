@@ -235,6 +235,22 @@ class LoopbackArmParameters:
 
 
 @dataclass(frozen=True)
+class RealArmNodeParameters:
+    """real_arm_node."""
+
+    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    dry_run: bool = parameter(True, "nothing goes to the controllers, so none need listen")
+    min_joint_state_rate_hz: float = parameter(
+        20.0, "fewer complete joint states a second are a problem", unit="Hz",
+        minimum=1.0, maximum=1000.0,
+    )  # fmt: skip
+    max_guard_silence_s: float = parameter(
+        3.0, "the guard reports once a second; longer silence is a problem", unit="s",
+        minimum=0.5, maximum=60.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class EpisodeNodeParameters:
     """episode_node."""
 
@@ -273,6 +289,7 @@ NodeParameters = TypeVar(
     SafetyNodeParameters,
     ManiSkillBridgeParameters,
     LoopbackArmParameters,
+    RealArmNodeParameters,
     EpisodeNodeParameters,
 )
 

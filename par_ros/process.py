@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
 _PR_SET_PDEATHSIG = 1
+_TOGETHER_S = 0.0005
+_MAX_CLOCK_READS = 5
 
 NodeType = TypeVar("NodeType", bound=Node)
 
@@ -111,6 +114,21 @@ def _spin(node: Node, failures: list[BaseException]) -> None:
         assert main_thread is not None
         signal.pthread_kill(main_thread, signal.SIGINT)
         raise
+
+
+def read_together(read_clock_ns: Callable[[], int]) -> tuple[int, float]:
+    """A node's clock (ns) and the monotonic clock (s) of one moment.
+
+    Read again where the process was suspended between the two, which a busy machine does for tens
+    of milliseconds.
+    """
+    for _ in range(_MAX_CLOCK_READS):
+        before_s = time.monotonic()
+        now_ns = read_clock_ns()
+        after_s = time.monotonic()
+        if after_s - before_s < _TOGETHER_S:
+            break
+    return now_ns, after_s
 
 
 def report_error(error: BaseException | str) -> int:

@@ -7,7 +7,6 @@ watchdogs run on the monotonic clock, so a stopped /clock cannot stop them.
 """
 
 import sys
-import time
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -23,7 +22,7 @@ from par_ros.control.guard import Command, Guard, Reply
 from par_ros.control.observation_assembler import JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import SafetyNodeParameters, declare, guard_settings, read_guarded_arm
-from par_ros.process import report_error, run_node
+from par_ros.process import read_together, report_error, run_node
 from par_ros.topics import (
     ACTION_CHUNK,
     DIAGNOSTICS,
@@ -323,7 +322,7 @@ class SafetyNode(LifecycleNode):
 
     def _now(self) -> tuple[int, float]:
         """The node's clock in nanoseconds and the monotonic clock in seconds."""
-        return self.get_clock().now().nanoseconds, time.monotonic()
+        return read_together(lambda: int(self.get_clock().now().nanoseconds))
 
 
 def _fill(response: Trigger.Response, reply: Reply) -> Trigger.Response:

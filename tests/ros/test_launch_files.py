@@ -130,7 +130,7 @@ def test_lifecycle_nodes_are_brought_to_active_and_failure_ends_the_launch(
 ) -> None:
     _, actions = performed(name, {"checkpoint": str(tmp_path)})
     nodes = [action for action in actions if type(action).__name__ == "LifecycleNode"]
-    assert len(nodes) == 2
+    assert len(nodes) == {"sim": 2, "real_arm": 3}[name]
     for node in nodes:
         handlers = [
             action.positional[0].named

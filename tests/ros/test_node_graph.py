@@ -29,6 +29,7 @@ PARAMETER_CLASSES = {
     "safety_node": parameters.SafetyNodeParameters,
     "maniskill_bridge_node": parameters.ManiSkillBridgeParameters,
     "loopback_arm_node": parameters.LoopbackArmParameters,
+    "real_arm_node": parameters.RealArmNodeParameters,
     "episode_node": parameters.EpisodeNodeParameters,
 }
 
@@ -70,9 +71,10 @@ def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, 
 def test_guard_and_policy_are_lifecycle_nodes_and_the_guard_comes_first(
     graphs: dict[str, NodeGraph],
 ) -> None:
-    for graph in graphs.values():
+    for name, graph in graphs.items():
         managed = [entry.name for entry in graph.nodes if entry.lifecycle]
-        assert managed == ["safety_node", "policy_node"]
+        supervisor = ["real_arm_node"] if name == "real_arm" else []
+        assert managed == ["safety_node", *supervisor, "policy_node"]
 
 
 def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:

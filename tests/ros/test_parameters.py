@@ -16,6 +16,7 @@ from par_ros.parameters import (
     LoopbackArmParameters,
     ManiSkillBridgeParameters,
     PolicyNodeParameters,
+    RealArmNodeParameters,
     SafetyNodeParameters,
     constraint_of,
     declare,
@@ -30,6 +31,7 @@ ALL = (
     SafetyNodeParameters,
     ManiSkillBridgeParameters,
     LoopbackArmParameters,
+    RealArmNodeParameters,
     EpisodeNodeParameters,
 )
 

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches a ros2_control arm for the guard: is it there, is it complete, is it driven by one.
+
+It drives nothing. Five things must hold: joint states come often enough and complete; the guard
+says that it is alive; a controller listens on joint_trajectory and one on gripper_trajectory;
+nobody but the guard publishes there; and the controllers are active, where controller_manager_msgs
+is installed to ask. /diagnostics says which do not. If one is lost while the guard is engaged, it
+calls the guard's ~/disengage: the arm comes to rest and stays so until a person engages again.
+"""
+
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import messages
+from par_ros.control.observation_assembler import JointStateSelector
+from par_ros.control.supervision import ArmView, Supervision
+from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
+from par_ros.process import report_error, run_node
+from par_ros.topics import (
+    DIAGNOSTICS,
+    DISENGAGE,
+    GRIPPER_TRAJECTORY,
+    GUARD,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+)
+
+NAME = "real_arm_node"
+
+_CHECK_PERIOD_S = 0.1
+_DIAGNOSTICS_PERIOD_S = 1.0
+_CONTROLLERS_PERIOD_S = 2.0
+
+
+class RealArmNode(LifecycleNode):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        self._settings = declare(self, RealArmNodeParameters)
+        self._problems: tuple[str, ...] = ("not looked yet",)
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._spec = read_arm_spec(self._settings.arm)
+        except ValueError as error:
+            report_error(error)
+            return TransitionCallbackReturn.FAILURE
+        self._selector = JointStateSelector(self._spec.joint_names)
+        self._supervision = Supervision(
+            min_joint_state_rate_hz=self._settings.min_joint_state_rate_hz,
+            max_guard_silence_s=self._settings.max_guard_silence_s,
+            dry_run=self._settings.dry_run,
+        )
+        self._status = self.create_publisher(
+            DiagnosticArray, DIAGNOSTICS.name, DIAGNOSTICS.writer_qos.profile()
+        )
+        self._inputs = [
+            self.create_subscription(
+                JointState,
+                JOINT_STATES.name,
+                self._on_joint_state,
+                JOINT_STATES.reader_qos.profile(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            ),
+            self.create_subscription(
+                DiagnosticArray,
+                DIAGNOSTICS.name,
+                self._on_diagnostics,
+                DIAGNOSTICS.reader_qos.profile(),
+            ),
+        ]
+        # Only to learn the names that the launch file mapped the commands to.
+        self._commands = [
+            self.create_subscription(
+                JointTrajectoryMessage, topic.name, _ignore, topic.reader_qos.profile()
+            )
+            for topic in (JOINT_TRAJECTORY, GRIPPER_TRAJECTORY)
+        ]
+        self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
+        self._list_controllers = self._make_controller_client()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = [
+            self.create_timer(_CHECK_PERIOD_S, self._check, clock=steady),
+            self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady),
+            self.create_timer(_CONTROLLERS_PERIOD_S, self._ask_for_controllers, clock=steady),
+        ]
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for subscription in (*self._inputs, *self._commands):
+            self.destroy_subscription(subscription)
+        self.destroy_publisher(self._status)
+        self.destroy_client(self._disengage)
+        if self._list_controllers is not None:
+            self.destroy_client(self._list_controllers)
+        return TransitionCallbackReturn.SUCCESS
+
+    # Inputs
+
+    def _on_joint_state(self, message: JointState) -> None:
+        now_s = time.monotonic()
+        if not set(message.name) & set(self._selector.joint_names):
+            return
+        try:
+            raw = messages.read_joint_state(message)
+            self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+        except ValueError as error:
+            self._supervision.on_bad_joint_state(str(error))
+            return
+        self._supervision.on_joint_state(now_s)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in messages.read_diagnostics(message):
+            if status.name == GUARD:
+                engaged = status.values.get("engaged") == "true"
+                self._supervision.on_guard(engaged, time.monotonic())
+
+    # Checks
+
+    def _check(self) -> None:
+        view = ArmView(
+            listeners={
+                subscription.topic_name: self.count_subscribers(subscription.topic_name) - 1
+                for subscription in self._commands
+            },
+            publishers={
+                subscription.topic_name: tuple(
+                    info.node_name
+                    for info in self.get_publishers_info_by_topic(subscription.topic_name)
+                )
+                for subscription in self._commands
+            },
+        )
+        problems = self._supervision.problems(view, GUARD, time.monotonic())
+        if problems != self._problems:
+            self._problems = problems
+            self._publish_diagnostics()
+        if self._supervision.must_disengage(problems):
+            self.get_logger().error(f"disengaging the guard: {'; '.join(problems)}")
+            self._disengage.call_async(Trigger.Request())
+
+    def _make_controller_client(self) -> Any:
+        """A client of controller_manager, or None where its messages are not installed."""
+        try:
+            from controller_manager_msgs.srv import ListControllers
+        except ImportError:
+            self.get_logger().warning(
+                "controller_manager_msgs is not installed: whether the controllers are active is "
+                "not asked, only whether somebody listens"
+            )
+            return None
+        self._controllers_request = ListControllers.Request()
+        return self.create_client(ListControllers, "controller_manager/list_controllers")
+
+    def _ask_for_controllers(self) -> None:
+        if self._list_controllers is None or not self._list_controllers.service_is_ready():
+            return
+        future = self._list_controllers.call_async(self._controllers_request)
+        future.add_done_callback(self._on_controllers)
+
+    def _on_controllers(self, future: Any) -> None:
+        states = {controller.name: controller.state for controller in future.result().controller}
+        wanted = (self._spec.arm_controller, self._spec.gripper_controller)
+        self._supervision.on_controllers({name: states.get(name, "missing") for name in wanted})
+
+    def _publish_diagnostics(self) -> None:
+        level = messages.WARN if self._problems else messages.OK
+        text = "; ".join(self._problems) or "the arm is ready"
+        values = {"ready": str(not self._problems).lower(), "arm": self._settings.arm}
+        status = messages.Status(NAME, level, text, values)
+        now_ns = self.get_clock().now().nanoseconds
+        self._status.publish(messages.diagnostics_message((status,), now_ns))
+
+
+def _ignore(_: JointTrajectoryMessage) -> None:
+    return
+
+
+def main() -> int:
+    """Entry point of the executable real_arm_node."""
+    return run_node(RealArmNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

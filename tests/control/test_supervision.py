@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real arm is ready, or the reasons are named; an engaged guard lets go of one that is not."""
+
+from par_ros.control.supervision import ArmView, Supervision
+
+TOPICS = ("/joint_trajectory", "/gripper_trajectory")
+GUARD = "safety_node"
+
+
+def view(listeners: int = 1, publishers: tuple[str, ...] = (GUARD,)) -> ArmView:
+    return ArmView(dict.fromkeys(TOPICS, listeners), dict.fromkeys(TOPICS, publishers))
+
+
+def ready(*, dry_run: bool = False) -> Supervision:
+    """An arm with joint states at 100 Hz for a second, and a guard that has just reported."""
+    supervision = Supervision(
+        min_joint_state_rate_hz=20.0, max_guard_silence_s=3.0, dry_run=dry_run
+    )
+    for tick in range(100):
+        supervision.on_joint_state(0.01 * tick)
+    supervision.on_guard(True, 1.0)
+    return supervision
+
+
+def test_a_complete_arm_is_ready() -> None:
+    supervision = ready()
+    assert supervision.problems(view(), GUARD, 1.0) == ()
+    assert not supervision.must_disengage(())
+
+
+def test_lost_joint_states_controller_and_guard_are_named() -> None:
+    problems = ready().problems(view(listeners=0), GUARD, 9.0)
+    assert problems == (
+        "no joint state for 8.01 s",
+        "the guard has not reported for 8.0 s",
+        "no controller listens on /joint_trajectory",
+        "no controller listens on /gripper_trajectory",
+    )
+
+
+def test_a_dry_run_needs_no_controller() -> None:
+    assert ready(dry_run=True).problems(view(listeners=0), GUARD, 1.0) == ()
+
+
+def test_a_stranger_or_a_second_guard_on_the_command_topic_is_named() -> None:
+    problems = ready().problems(view(publishers=(GUARD, "teleop")), GUARD, 1.0)
+    assert problems[0] == "teleop publishes on /joint_trajectory, only safety_node may"
+    problems = ready().problems(view(publishers=(GUARD, GUARD)), GUARD, 1.0)
+    assert problems[0] == "2 guards publish on /joint_trajectory"
+
+
+def test_slow_or_bad_joint_states_are_named() -> None:
+    supervision = ready()
+    for tick in range(50):
+        supervision.on_joint_state(1.0 + 0.1 * tick)
+    assert "joint states come at 10 Hz" in supervision.problems(view(), GUARD, 5.91)[0]
+    supervision.on_bad_joint_state("panda_joint3 is missing")
+    assert supervision.problems(view(), GUARD, 5.91)[0] == "panda_joint3 is missing"
+
+
+def test_an_inactive_controller_is_named() -> None:
+    supervision = ready()
+    supervision.on_controllers({"arm": "active", "gripper": "inactive"})
+    assert supervision.problems(view(), GUARD, 1.0) == ("controller gripper is inactive",)
+
+
+def test_an_engaged_guard_is_disengaged_once() -> None:
+    supervision = ready()
+    problems = supervision.problems(view(listeners=0), GUARD, 1.0)
+    assert supervision.must_disengage(problems)
+    assert not supervision.must_disengage(problems)
+    supervision.on_guard(True, 1.1)
+    assert supervision.must_disengage(problems)
