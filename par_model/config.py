@@ -127,6 +127,8 @@ class SamplingConfig:
     frame_num_sets: int
     # classifier-free guidance scale of frames; 1 is off
     frame_guidance: float
+    # slots that the policy remembers before the overflow rule applies; 1 is no history
+    context_slots: int
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,10 @@ class ModelConfig:
                 'observation_mode is "clip" and the frame codec has no level that spans time; use '
                 '"image", or a video autoencoder.'
             )
+        if self.sampling.context_slots < 1:
+            raise ValueError(
+                f"sampling.context_slots is {self.sampling.context_slots}; at least 1 is needed."
+            )
         if self.num_slots < 2:
             raise ValueError(f"num_slots is {self.num_slots}; at least 2 are needed.")
 
@@ -415,6 +421,7 @@ _PAR_SMALL = ModelConfig(
         frame_num_steps=25,
         frame_num_sets=8,
         frame_guidance=1.0,
+        context_slots=32,
     ),
     loss=LossConfig(
         num_draws=4,
@@ -506,6 +513,7 @@ _PAR_0_6B_P480 = ModelConfig(
         frame_num_steps=100,
         frame_num_sets=64,
         frame_guidance=1.0,
+        context_slots=16,
     ),
     loss=LossConfig(
         num_draws=4,

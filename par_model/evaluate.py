@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--num-steps", type=int, help="sampling steps of the action head (default: checkpoint's)"
     )
     parser.add_argument(
+        "--context-slots", type=int, help="observations remembered (default: checkpoint's)"
+    )
+    parser.add_argument(
         "--policy-seed", type=int, default=0, help="seed of the policy's sampling (default 0)"
     )
     parser.add_argument(
@@ -123,6 +126,7 @@ def _rollout(options: argparse.Namespace, name: str, seed: int, policy_seed: int
         policy_seed=policy_seed,
         max_steps=options.max_steps,
         num_steps=options.num_steps,
+        context_slots=options.context_slots,
         record_targets=options.record_targets,
     )
 
@@ -133,6 +137,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint_hash(options.checkpoint),
         "max_steps": options.max_steps,
         "num_steps": options.num_steps,
+        "context_slots": options.context_slots,
     }
 
 

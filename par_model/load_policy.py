@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint to Policy: the only place that chooses a runtime."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def load_policy(
     *,
     backend: str = "auto",
     num_steps: int | None = None,
+    context_slots: int | None = None,
     device: str = "auto",
     engines: Path | None = None,
     observation_mode: str | None = None,
@@ -64,6 +66,7 @@ def load_policy(
             eager; on a CPU onnx, eager. It logs which, and why not an earlier one. It exports
             nothing: it takes onnx where an earlier load with backend "onnx" has exported.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
+        context_slots: observations that the policy remembers; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
         observation_mode: "image" or "clip" where the caller can give only that; None takes the
@@ -73,7 +76,7 @@ def load_policy(
         ValueError: the checkpoint, the backend, the device or the number of steps is refused; the
             sentence says why.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = _with_context(load_checkpoint(path), context_slots)
     _require_policy(checkpoint, path, observation_mode)
     deployment = Deployment(
         checkpoint=checkpoint,
@@ -86,6 +89,15 @@ def load_policy(
     graphs = make_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
     return PARPolicy(checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
+
+
+def _with_context(checkpoint: Checkpoint, context_slots: int | None) -> Checkpoint:
+    if context_slots is None:
+        return checkpoint
+    sampling = dataclasses.replace(checkpoint.config.sampling, context_slots=context_slots)
+    config = dataclasses.replace(checkpoint.config, sampling=sampling)
+    config.validate()
+    return dataclasses.replace(checkpoint, config=config)
 
 
 def _require_policy(checkpoint: Checkpoint, path: Path, observation_mode: str | None) -> None:

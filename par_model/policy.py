@@ -64,6 +64,8 @@ class PARPolicy:
         self._statistics = statistics
         self._instructions = instructions
         self._graphs = graphs
+        # A preset of another length may state more than the model has.
+        self._context_slots = min(config.sampling.context_slots, config.num_slots)
         self._episode: _Episode | None = None
         self._spec = PolicySpec(
             arm=statistics.arm,
@@ -101,7 +103,7 @@ class PARPolicy:
         Raises:
             ValueError: no `reset` yet; an observation that does not fit `spec`; executed actions
                 given with the first observation or missing from a later one; a context longer
-                than the model has slots where the overflow mode is "error" or "episode".
+                than its slots where the overflow mode is "error" or "episode".
         """
         episode = self._started()
         observation.validate(self._spec)
@@ -185,20 +187,21 @@ class PARPolicy:
         return normalised.astype(np.float32)
 
     def _make_room(self, episode: _Episode) -> None:
-        """Apply the overflow rule if the context has no slot left (SPEC: 3.8)."""
-        if len(episode.slots) < self._config.num_slots:
+        """Apply the overflow rule if the context has no slot left."""
+        if len(episode.slots) < self._context_slots:
             return
         if self._config.overflow == "rebase":
-            kept = episode.slots[-(self._config.num_slots // 2) :]
+            kept = episode.slots[len(episode.slots) - self._context_slots // 2 :]
             episode.cache = self._graphs.rewind_to_instruction(episode.cache)
             episode.slots, episode.next_slot = [], 0
-            self._append(episode, kept, starts_with_boa=True)
+            if kept:
+                self._append(episode, kept, starts_with_boa=True)
         elif self._config.overflow == "slide":
             episode.cache = self._graphs.evict_oldest_slot(episode.cache)
             episode.slots = episode.slots[1:]
         else:
             raise ValueError(
-                f"the episode is longer than the model's {self._config.num_slots} slots and its "
+                f"the episode is longer than the context's {self._context_slots} slots and its "
                 f'overflow mode is "{self._config.overflow}"; reset the policy, or use "rebase".'
             )
 

@@ -32,6 +32,7 @@ class Rollout:
         policy_seed: the seed of the policy's sampling.
         max_steps: control steps after which an episode without success has failed.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
+        context_slots: observations that the policy remembers; None is the checkpoint's default.
         record_targets: whether the commanded joint targets are kept.
     """
 
@@ -41,6 +42,7 @@ class Rollout:
     policy_seed: int
     max_steps: int
     num_steps: int | None
+    context_slots: int | None
     record_targets: bool
 
     @property
@@ -173,11 +175,15 @@ def _worker_arm(task: str, image_size: int) -> ManiSkillArm:
 
 
 def _worker_policy(rollout: Rollout) -> Policy:
-    key = (rollout.checkpoint, rollout.num_steps)
+    key = (rollout.checkpoint, rollout.num_steps, rollout.context_slots)
     if key not in _worker_policies:
         from par_model.load_policy import load_policy
 
-        policy = load_policy(Path(rollout.checkpoint), num_steps=rollout.num_steps)
+        policy = load_policy(
+            Path(rollout.checkpoint),
+            num_steps=rollout.num_steps,
+            context_slots=rollout.context_slots,
+        )
         _warm_up(policy)
         _worker_policies[key] = policy
     return _worker_policies[key]

@@ -17,7 +17,7 @@ def result(seed, policy_seed=0, success=True, steps=70, task="PushCube"):
 
 
 def rollout(seed):
-    return Rollout("checkpoint", "PushCube", seed, 0, 200, None, record_targets=False)
+    return Rollout("checkpoint", "PushCube", seed, 0, 200, None, None, record_targets=False)
 
 
 def test_a_log_is_continued_without_its_torn_last_line(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from par_model.checkpoint import save_checkpoint
 from par_model.load_policy import load_policy
@@ -107,7 +108,7 @@ def test_after_a_rebase_the_policy_is_one_that_began_there(tmp_path):
 
 def test_error_mode_refuses_the_seventh_slot(tmp_path):
     save_checkpoint(tmp_path / "c", **random_checkpoint_parts("par_tiny", overflow="error"))
-    with pytest.raises(ValueError, match="longer than the model's 6 slots"):
+    with pytest.raises(ValueError, match="longer than the context's 6 slots"):
         run(load_policy(tmp_path / "c", backend="eager", device="cpu"), 7)
 
 
@@ -163,3 +164,23 @@ def test_unknown_backend_and_device_are_refused(tiny_checkpoint):
         load_policy(tiny_checkpoint, backend="quantum")
     with pytest.raises(ValueError, match="device 'tpu' is unknown"):
         load_policy(tiny_checkpoint, backend="eager", device="tpu")
+
+
+def test_context_of_one_slot_forgets_everything(tiny_checkpoint):
+    """Chunk n of such a policy depends on observation n alone."""
+    policy = load_policy(tiny_checkpoint, backend="eager", device="cpu", context_slots=1)
+
+    def third_context(world_seed):
+        world = np.random.default_rng(world_seed)
+        last = random_observation(np.random.default_rng(9), policy.spec, 0.8, np.zeros((8, 8)))
+        policy.reset(INSTRUCTIONS[0], 0)
+        policy.observe(random_observation(world, policy.spec, 0.0))
+        policy.observe(random_observation(world, policy.spec, 0.4, np.ones((8, 8))))
+        policy.observe(last)
+        return policy._episode.context.action
+
+    assert torch.equal(third_context(1), third_context(2))
+    whole = load_policy(tiny_checkpoint, backend="eager", device="cpu")
+    assert not np.allclose(run(whole, 3)[2], run(policy, 3)[2])
+    with pytest.raises(ValueError, match="context_slots is 0"):
+        load_policy(tiny_checkpoint, context_slots=0)
