@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from par_model.action_dit import ActionDit, DitModulation
+from par_model.action_dit import ActionDit, CrossAttention, DitModulation
 from par_model.causal_mask import causal_mask
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
@@ -405,8 +405,8 @@ class ActStep(nn.Module):
                 9 * number : 9 * number + 9
             ]
             x = x + gate1 * block.self_attention(_norm(x, scale1, shift1))
-            x = x + gate2 * block.cross_attention(
-                _norm(x, scale2, shift2), keys[number], values[number]
+            x = x + gate2 * _attend_to_context(
+                block.cross_attention, _norm(x, scale2, shift2), keys[number], values[number]
             )
             x = x + gate3 * block.mlp(_norm(x, scale3, shift3))
         shift, scale = rows[-2:]
@@ -457,6 +457,20 @@ class ActGraph(nn.Module):
         for coefficients, rows in zip(self.coefficients, self.rows, strict=True):
             current = self.step(current, *coefficients.unbind(), *keys_values, *rows.unbind())
         return current
+
+
+def _attend_to_context(
+    attention: CrossAttention, x_1LC: Tensor, keys_1HZD: Tensor, values_1HZD: Tensor
+) -> Tensor:
+    """CrossAttention.forward by plain products, softmax in float32. The scores are L x Z, tiny;
+    and TensorRT-RTX 1.7.1 crashes while it compiles fused bfloat16 attention whose keys serve
+    several steps."""
+    queries_1HLD = attention.q(x_1LC).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    queries_1HLD = queries_1HLD * queries_1HLD.shape[-1] ** -0.5
+    scores_1HLZ = queries_1HLD @ keys_1HZD.transpose(-1, -2)
+    weights_1HLZ = torch.softmax(scores_1HLZ, dim=-1, dtype=torch.float32).to(x_1LC.dtype)
+    attended_1LHD = (weights_1HLZ @ values_1HZD).transpose(1, 2)
+    return attention.proj(attended_1LHD.flatten(2))
 
 
 def _norm_rows(modulation: DitModulation) -> Tensor:
