@@ -155,12 +155,15 @@ def run_policy(options: argparse.Namespace) -> None:
         hours=None if options.steps else options.hours,
         learning_rate=options.learning_rate,
         num_warmup_steps=options.warmup_steps,
+        average_decay=options.average_decay,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ClipConfig(
             slots_per_batch=options.slots_per_batch,
             context_noise=options.context_noise,
             offset_share=options.offset_share,
+            from_start_share=options.from_start_share,
+            single_slot_share=options.single_slot_share,
         ),
         evaluate_every=options.evaluate_every,
         evaluate_from=options.evaluate_every or 0,
@@ -169,7 +172,7 @@ def run_policy(options: argparse.Namespace) -> None:
     if options.resume == "never" and (options.out / "state.safetensors").exists():
         raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
     trainer = PolicyTrainer(
-        parts, config, options.out, device, options.resume == "other-data", options.start_from_run
+        parts, config, options.out, device, options.resume == "other-data", options.start_checkpoint
     )
     with tqdm(desc="policy", mininterval=_interval_s()) as bar:
         trainer.run(lambda progress: _show(bar, progress))
@@ -243,7 +246,7 @@ def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
     return PolicyParts(
         model=model,
         codec=start.codec,
-        statistics=_statistics(options.out, options.start_from_run, model, training, joint_names),
+        statistics=_statistics(options.out, options.start_checkpoint, model, training, joint_names),
         instructions=start.instructions,
         training_episodes=training,
         validation_episodes=validation,
@@ -471,10 +474,11 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--slots-per-batch", type=int, default=defaults.clips.slots_per_batch)
     stage.add_argument("--context-noise", type=float, default=defaults.clips.context_noise)
     stage.add_argument(
-        "--start-from-run",
+        "--from",
+        dest="start_checkpoint",
         type=Path,
-        metavar="DIR",
-        help="start from the averaged weights and statistics of another run",
+        metavar="CHECKPOINT",
+        help="start from a checkpoint's weights and statistics",
     )
     stage.add_argument(
         "--steps-after-success",
@@ -482,6 +486,9 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cut demonstrations N steps after their first success; default: use them whole",
     )
+    stage.add_argument("--average-decay", type=float, default=defaults.average_decay)
+    stage.add_argument("--from-start-share", type=float, default=defaults.clips.from_start_share)
+    stage.add_argument("--single-slot-share", type=float, default=defaults.clips.single_slot_share)
     stage.add_argument("--offset-share", type=float, default=defaults.clips.offset_share)
     stage.add_argument("--max-episodes", type=int, help="use at most this many a data set")
     stage.add_argument("--evaluate-every", type=int, default=defaults.evaluate_every)

@@ -35,6 +35,8 @@ class ClipConfig:
     from_start_share: float = 0.5
     # share of clips whose first slot is a random one; the others start at slot 0
     offset_share: float = 0.5
+    # share of clips that are cut after their first slot: one observation, no history to copy
+    single_slot_share: float = 0.0
     # standard deviation of noise on the history's normalised actions
     context_noise: float = 0.0
     seed: int = 0
@@ -187,6 +189,8 @@ class ClipSampler:
         from_start = generator.random() < self.config.from_start_share
         start = int(generator.integers(min(length, num_steps) if from_start else num_steps))
         num_slots = clip_num_slots(num_steps, start, length, self.model.num_slots)
+        if generator.random() < self.config.single_slot_share:
+            num_slots = 1
         room = self.model.num_slots - num_slots
         moved = generator.random() < self.config.offset_share
         offset = int(generator.integers(room + 1)) if moved else 0

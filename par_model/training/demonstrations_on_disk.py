@@ -55,14 +55,18 @@ class DemonstrationSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read_steps(self, key: int) -> DemonstrationSteps:
+    def read_steps(self, key: int, steps_after_success: int | None = None) -> DemonstrationSteps:
+        """One episode, cut `steps_after_success` steps after its first success (None: whole)."""
         episode = self._read(key, with_frames=False)
+        end = episode.num_steps
+        if steps_after_success is not None and episode.success.any():
+            end = min(end, int(np.argmax(episode.success)) + 1 + steps_after_success)
         return DemonstrationSteps(
             key=key,
             instruction=episode.instruction,
-            actions=np.asarray(episode.actions, dtype=np.float64),
-            executed_actions=np.asarray(episode.executed_actions, dtype=np.float64),
-            measured_joints=np.asarray(episode.measured_joint_positions, dtype=np.float64),
+            actions=np.asarray(episode.actions[:end], dtype=np.float64),
+            executed_actions=np.asarray(episode.executed_actions[:end], dtype=np.float64),
+            measured_joints=np.asarray(episode.measured_joint_positions[:end], dtype=np.float64),
         )
 
     def read_frames(self, key: int) -> ImageArray:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from par_model.checkpoint import save_checkpoint
+from par_model.checkpoint import load_checkpoint, save_checkpoint
 from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
@@ -143,7 +143,7 @@ class PolicyTrainer:
             prepare(self.model, parts.finetuning)
         self.model.to(device)
         if start_from is not None:
-            _take_average(start_from, self.model)
+            _take_weights(start_from, self.model)
         self.average = WeightAverage(self.model, config.average_decay)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, config.weight_decay),
@@ -422,12 +422,15 @@ def model_card(name: str, training: dict[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _take_average(folder: Path, model: PARModel) -> None:
-    """Copy another run's averaged weights into `model`."""
-    state = load_state(folder)
-    if state is None:
-        raise ValueError(f"{folder} holds no training run to start from; check --start-from-run.")
-    restore_module("average", model, state.tensors)
+def _take_weights(checkpoint: Path, model: PARModel) -> None:
+    """Copy a checkpoint's weights into `model`. Raises ValueError if they are of another model."""
+    other = load_checkpoint(checkpoint)
+    if other.config != model.config:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of a model with other numbers ({other.config.name}) "
+            f"than {model.config.name}; start from one of the same preset."
+        )
+    model.load_state_dict(other.model.state_dict())
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

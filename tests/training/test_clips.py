@@ -103,3 +103,10 @@ def test_a_task_without_episodes_is_named(tmp_path: Path) -> None:
             MODEL,
             ClipConfig(),
         )
+
+
+def test_single_slot_clips_have_no_history(tmp_path: Path) -> None:
+    sampler = make_sampler(tmp_path, [21, 40], ClipConfig(single_slot_share=1.0))
+    plans = [plan for batch in sampler.plan_round(0) for plan in batch]
+    assert {plan.num_slots for plan in plans} == {1}
+    assert len({plan.start for plan in plans}) > 20

@@ -92,6 +92,13 @@ def test_another_codec_never_reads_these_latents(codec: FrameCodec, recording: P
     assert not LatentCache(recording / "latents", other, "Push", SHIFTS).has(3)
 
 
+def test_an_episode_can_be_cut_after_its_success(recording: Path) -> None:
+    # Success holds at each of the six steps: the first, and two more, stay.
+    demonstrations = DemonstrationSet(recording)
+    assert demonstrations.read_steps(3).num_steps == 6
+    assert demonstrations.read_steps(3, steps_after_success=2).num_steps == 3
+
+
 def test_steps_are_read_with_their_meaning(recording: Path) -> None:
     steps = DemonstrationSet(recording).read_steps(11)
     assert steps.num_steps == 6

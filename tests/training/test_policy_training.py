@@ -117,3 +117,16 @@ def test_hours_become_a_fixed_number_of_steps(tmp_path: Path) -> None:
     seen = train(make_parts(tmp_path), tmp_path / "run", config)
     assert seen[-1].step == seen[-1].num_steps == load_state(tmp_path / "run").values["num_steps"]
     assert seen[-1].step >= 40
+
+
+def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    train(parts, tmp_path / "first", CONFIG)
+    start = tmp_path / "first" / "checkpoint"
+    trainer = PolicyTrainer(parts, CONFIG, tmp_path / "second", CPU, start_from=start)
+    for name, value in load_checkpoint(start).model.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[name])
+        assert torch.equal(value, trainer.average.model.state_dict()[name])
+    other = dataclasses.replace(parts, model=dataclasses.replace(MODEL, num_slots=7))
+    with pytest.raises(ValueError, match="other numbers"):
+        PolicyTrainer(other, CONFIG, tmp_path / "third", CPU, start_from=start)
