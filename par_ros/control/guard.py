@@ -180,6 +180,7 @@ class Guard:
         self._measured: JointSample | None = None
         self._motions: deque[_Running] = deque(maxlen=_MOTIONS_KEPT)
         self._off_track_since_ns: int | None = None
+        self._num_policies = 0
         self.counters: Counter[str] = Counter()
 
     # What it is doing.
@@ -251,14 +252,19 @@ class Guard:
         time_ns, stepped = self._advance(now_ns, monotonic_s)
         if stepped is not None:
             return stepped
-        placed = self._schedule.place(chunk.stamp_ns, now_ns)
-        if isinstance(placed, ScheduleRefusal):
-            return self._refuse_unplaced(chunk, placed, now_ns, time_ns)
         if self.settings.lockstep:
             refused = self._check_lockstep_stamp(chunk, now_ns)
             if refused is not None:
                 return refused
             time_ns = chunk.stamp_ns
+        if self._engaged:
+            # Before its stamp: a policy that sends NaN is broken, late or not.
+            fault = self._filter.check_form(chunk)
+            if fault is not None:
+                return self._trip(fault, now_ns, time_ns, chunk=chunk)
+        placed = self._schedule.place(chunk.stamp_ns, now_ns)
+        if isinstance(placed, ScheduleRefusal):
+            return self._refuse_unplaced(chunk, placed, now_ns, time_ns)
         if not self._motions and not self._stand_at_measured(time_ns):
             self.counters["refused"] += 1
             return _log(
@@ -289,6 +295,7 @@ class Guard:
         time_ns, stepped = self._advance(now_ns, monotonic_s)
         if stepped is not None:
             return stepped
+        self._num_policies = num_policies
         if not self._engaged:
             return Command()
         if num_policies > 1:
@@ -676,6 +683,11 @@ class Guard:
     def _why_not_engage(self, monotonic_s: float) -> str:
         if self._stop_latched:
             return "the emergency stop is latched; call reset_stop first"
+        if self._num_policies > 1:
+            return (
+                f"{self._num_policies} policies publish action_chunk; stop all but one (one that "
+                "was killed stays in the ROS graph for some seconds)"
+            )
         sample = self._measured
         if sample is None:
             return "no complete joint state has come; check the joint_states topic"

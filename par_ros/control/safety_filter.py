@@ -24,7 +24,7 @@ Shapes: L knots, J arm joints, J + 1 with the gripper last; N nodes; S pieces.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ from par_ros.control.hermite_curve import (
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, Motion, MotionState
 from par_ros.control.knot_spline import SMOOTHINGS, KnotSpline, knot_spline
 
+if TYPE_CHECKING:
+    from par_ros.control.workspace import Workspace
+
 BoolArray = npt.NDArray[np.bool_]
 Outcome = Literal["unchanged", "tracked", "refused"]
 
@@ -53,6 +56,8 @@ _CLAMP_RATE_SHARE = 0.97
 # Between the moments at which stops are tried (6 ms apart) their end may lie this much further.
 _STOP_MARGIN_RAD = 0.003
 _STOP_TRIALS = 8
+# Moments of each piece at which the tool's place is looked at.
+_WORKSPACE_TRIALS = 3
 # A chunk's times may differ from the control step by what floats and messages round.
 _TIME_TOLERANCE_S = 1e-6
 
@@ -160,6 +165,7 @@ class SafetyFilter:
             "jerk": spec.jerk_check == "enforce",
         }
         self._enforced = np.array([enforced.get(name, True) for name in LIMIT_NAMES])
+        self._workspace = _workspace(spec)
 
     @property
     def knot_times_s(self) -> FloatArray:
@@ -174,12 +180,13 @@ class SafetyFilter:
         Args:
             commanded, measured: arm positions [J] now; measured None where none are known.
         """
-        return (
-            self._check_joints(chunk)
-            or self._check_finite(chunk)
-            or self._check_times(chunk)
-            or self._check_jumps(chunk.positions[:, :-1], commanded, measured)
+        return self.check_form(chunk) or self._check_jumps(
+            chunk.positions[:, :-1], commanded, measured
         )
+
+    def check_form(self, chunk: RequestedChunk) -> Fault | None:
+        """The part of check() that needs no knowledge of the arm's position."""
+        return self._check_joints(chunk) or self._check_finite(chunk) or self._check_times(chunk)
 
     def apply(
         self, join: Join, knots: FloatArray, gripper_before_m: float, first_knot: int = 0
@@ -206,6 +213,11 @@ class SafetyFilter:
             nodes, tail = tracked
             deviation = np.abs(spline.knots_of(nodes) - arm_targets)
             changes = self._changes(broken, deviation, first_knot) + changes
+        if self._workspace is not None:
+            way = _dense_states(tail.after(nodes), _WORKSPACE_TRIALS)[0]
+            outside = self._workspace.why_outside(way)
+            if outside:
+                return FilteredChunk("refused", knots, None, (), warnings, outside)
         sent = knots.copy()
         sent[first_knot:, :-1] = spline.knots_of(nodes)
         sent[first_knot:, -1] = gripper
@@ -519,6 +531,15 @@ class SafetyFilter:
             name for name, chosen in zip(self.spec.arm_joint_names, joints, strict=True) if chosen
         ]
         return ", ".join(names)
+
+
+def _workspace(spec: ArmSpec) -> "Workspace | None":
+    """pinocchio is loaded only for arms that have a box."""
+    if spec.workspace is None:
+        return None
+    from par_ros.control.workspace import Workspace
+
+    return Workspace(spec.workspace, spec.arm_joint_names)
 
 
 def arm_trajectory(spec: ArmSpec, nodes: Nodes) -> JointTrajectory:

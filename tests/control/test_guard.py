@@ -249,6 +249,11 @@ def test_two_policies_stop_the_arm() -> None:
     rig.take(rig.guard.on_tick(2, *rig.clocks()))
     assert rig.guard.last_fault is not None
     assert rig.guard.last_fault.kind == "two_policies"
+    rig.wait(1.0, joints=True)
+    rig.take(rig.guard.on_tick(2, *rig.clocks()))
+    reply = rig.guard.engage(*rig.clocks())
+    assert not reply.success
+    assert "2 policies publish action_chunk" in reply.message
 
 
 @pytest.mark.parametrize("step_s", [-5.0, 5.0])
