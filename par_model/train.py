@@ -183,7 +183,7 @@ def run_all(options: argparse.Namespace) -> None:
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
     options.codec = options.codec or options.out / "codec"
     options.latents = options.latents or options.out / "latents"
-    if options.start_checkpoint is None:
+    if options.pretrained is None:
         if not (options.codec / "codec.safetensors").exists():
             run_codec(options)
         if not (options.codec / "probe.json").exists():
@@ -195,7 +195,7 @@ def run_all(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """What training begins with: a preset and its codec, or a whole checkpoint (--from)."""
+    """What training begins with: a preset and its codec, or a pretrained checkpoint."""
 
     model: ModelConfig
     codec: FrameCodec
@@ -204,18 +204,18 @@ class _Start:
 
 
 def _start(options: argparse.Namespace) -> _Start:
-    if options.start_checkpoint is None:
+    if options.pretrained is None:
         model = preset(options.preset)
         return _Start(model, load_codec(_codec_folder(options)), _instruction_table(model), None)
-    checkpoint = load_checkpoint(options.start_checkpoint)
+    checkpoint = load_checkpoint(options.pretrained)
     state = checkpoint.model.state_dict()
     return _Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
 
 
 def _finetuning(options: argparse.Namespace) -> FinetuningConfig | None:
-    if options.start_checkpoint is None:
+    if options.pretrained is None:
         if options.lora_rank is not None:
-            raise ValueError("--lora-rank needs --from, a checkpoint to start from.")
+            raise ValueError("--lora-rank needs --finetune, a checkpoint to start from.")
         return None
     return FinetuningConfig(lora_rank=options.lora_rank)
 
@@ -443,11 +443,12 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
     )
     stage.add_argument("--preset", choices=list(PRESETS), default="par_small")
     stage.add_argument(
-        "--from",
+        "--finetune",
         type=Path,
-        dest="start_checkpoint",
-        metavar="DIR",
-        help="a checkpoint to fine-tune (model, codec and instructions; --preset is not read)",
+        dest="pretrained",
+        metavar="CHECKPOINT",
+        help="a pretrained checkpoint (model, codec and instructions; --preset is not read), "
+        "trained on as FinetuningConfig says",
     )
     stage.add_argument("--seed", type=int, default=0)
     stage.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
@@ -464,7 +465,7 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     length.add_argument("--steps", type=int)
     length.add_argument("--hours", type=float)
     stage.add_argument(
-        "--lora-rank", type=int, help="with --from: train low-rank differences of this rank"
+        "--lora-rank", type=int, help="with --finetune: train low-rank differences of this rank"
     )
     stage.add_argument("--resume", choices=["auto", "never", "other-data"], default="auto")
     stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
