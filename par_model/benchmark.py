@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from par_model.backends.graphs import context_capacity, context_slots
 from par_model.backends.policy_graphs import PolicyGraphs, SlotInputs
 from par_model.backends.static_graphs import as_float32
 from par_model.checkpoint import Checkpoint, load_checkpoint
@@ -271,9 +272,10 @@ def _measure(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     deployment = _deployment(options)
     config = deployment.checkpoint.config
-    fill = config.num_slots - 1 if options.fill is None else options.fill
-    if not 0 <= fill < config.num_slots:
-        raise ValueError(f"--fill is {fill}; the context holds 0 to {config.num_slots - 1} slots.")
+    held = context_slots(config)
+    fill = held - 1 if options.fill is None else options.fill
+    if not 0 <= fill < held:
+        raise ValueError(f"--fill is {fill}; the context holds 0 to {held - 1} slots.")
     clock = Clock(deployment.device, options.runs, options.warm_up)
     report: Result = {
         "what": deployment.name,
@@ -282,8 +284,8 @@ def _measure(options: argparse.Namespace) -> None:
         "num_steps": deployment.num_steps,
         "context": {
             "filled_slots": fill,
-            "slots": config.num_slots,
-            "capacity_tokens": config.cache_capacity,
+            "slots": held,
+            "capacity_tokens": context_capacity(config),
         },
     }
     if options.part == "control":

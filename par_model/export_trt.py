@@ -60,7 +60,7 @@ def _export(options: argparse.Namespace) -> None:
     )
     _report(
         f"export: {name}, {options.precision}, opset {request.opset}, {num_steps} sampling steps, "
-        f"{checkpoint.config.num_slots} slots ({checkpoint.config.cache_capacity} tokens)"
+        f"context of {checkpoint.config.sampling.context_slots} slots"
     )
     export_checkpoint(request, options.out, _report)
     _report(f"export: {options.out / FILE_NAME} written")

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import torch
 
+from par_model.backends.graphs import context_slots, require_static
 from par_model.backends.policy_graphs import PolicyGraphs
 from par_model.backends.static_graphs import GraphRuntime, StaticGraphs
 from par_model.backends.torch_eager import TorchEager
@@ -124,19 +125,15 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
-    if deployment.checkpoint.config.observation_mode == "clip":
-        # The exported graphs encode single pictures.
-        if backend not in ("auto", "eager"):
-            raise ValueError(
-                f"backend {backend!r} encodes single pictures and the checkpoint's "
-                "observation_mode is 'clip'; use backend 'eager'."
-            )
-        return _eager(deployment)
+    config = deployment.checkpoint.config
+    if backend not in ("auto", "eager"):
+        require_static(config, config.sampling.action_sampler)
     if backend != "auto":
         return _MAKERS[backend](deployment)
     order = ("tensorrt", "compiled") if deployment.device.type == "cuda" else ("onnx",)
     for name in order:
         try:
+            require_static(config, config.sampling.action_sampler)
             if name == "onnx":
                 _require_exported(deployment)
             graphs = _MAKERS[name](deployment)
@@ -201,6 +198,12 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
             f"the engines in {deployment.engines} unroll {runtime.manifest.num_steps} sampling "
             f"steps and {deployment.num_steps} were asked for; export with "
             f"--steps {deployment.num_steps}."
+        )
+    held, asked = runtime.manifest.num_slots, context_slots(deployment.checkpoint.config)
+    if held != asked:
+        raise ValueError(
+            f"the engines in {deployment.engines} remember {held} slots and {asked} were asked "
+            "for; export with the context that is to be used."
         )
     return _verified(deployment, runtime, deployment.engines)
 

@@ -98,7 +98,7 @@ def build_graphs(
     operations: GraphOperations,
     sampler: str,
     num_steps: int,
-    names: Sequence[str] = GRAPH_NAMES,
+    names: Sequence[str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Graph]:
     """Graphs of a checkpoint, on the device of its weights, which they share.
@@ -110,16 +110,16 @@ def build_graphs(
         ValueError: the model has something that static graphs cannot express.
     """
     model = checkpoint.model
-    require_static(model.config, sampler)
-    kept_slots = model.config.num_slots // 2
+    config = checkpoint.config
+    require_static(config, sampler)
     makers: dict[str, Callable[[], Graph]] = {
         "encode": lambda: _encode_graph(checkpoint),
-        "prefill": lambda: _prefill_graph(model, operations),
-        "step": lambda: _extend_graph(model, operations, "step", 1),
-        "rebase": lambda: _extend_graph(model, operations, "rebase", kept_slots),
+        "prefill": lambda: _prefill_graph(config, model, operations),
+        "step": lambda: _extend_graph(config, model, operations, "step", 1),
+        "rebase": lambda: _extend_graph(config, model, operations, "rebase", rebase_slots(config)),
         "act": lambda: _act_graph(model, sampler, num_steps),
     }
-    graphs = {name: makers[name]() for name in names}
+    graphs = {name: makers[name]() for name in names or graph_names(config)}
     # All are made before any is cast: they share the weights.
     return {name: _cast(graph, dtype) for name, graph in graphs.items()}
 
@@ -139,6 +139,26 @@ def _as_type(spec: GraphSpec, dtype: str) -> GraphSpec:
     return replace(spec, inputs=cast(spec.inputs), outputs=cast(spec.outputs))
 
 
+def context_slots(config: ModelConfig) -> int:
+    """Slots that the policy remembers: the caches hold no more, and cost follows their size."""
+    return min(config.sampling.context_slots, config.num_slots)
+
+
+def context_capacity(config: ModelConfig) -> int:
+    """Tokens of the instruction and of the remembered slots."""
+    return config.num_text_tokens + context_slots(config) * config.slot_length
+
+
+def rebase_slots(config: ModelConfig) -> int:
+    """Slots that are kept when the context is full."""
+    return context_slots(config) // 2
+
+
+def graph_names(config: ModelConfig) -> tuple[str, ...]:
+    """Graphs of a model; one kept slot is a step, so it needs no rebase graph."""
+    return tuple(name for name in GRAPH_NAMES if name != "rebase" or rebase_slots(config) > 1)
+
+
 def require_static(config: ModelConfig, sampler: str) -> None:
     """Raises ValueError naming what only the eager runtime can do."""
     if not config.num_actions:
@@ -152,6 +172,11 @@ def require_static(config: ModelConfig, sampler: str) -> None:
         raise ValueError(
             "this model has no transformer (PAR-NoAR), so it has no cached step graph; "
             "use backend 'eager'."
+        )
+    if config.observation_mode == "clip":
+        raise ValueError(
+            "observation mode 'clip' encodes tiles of five pictures, and the encode graph takes "
+            "one picture; use backend 'eager'."
         )
     if config.overflow == "slide":
         raise ValueError(
@@ -218,13 +243,15 @@ class ExtendGraph(nn.Module):
     float32 at least and gathered by `slot`.
     """
 
-    def __init__(self, model: PARModel, operations: GraphOperations, num_slots: int) -> None:
+    def __init__(
+        self, config: ModelConfig, model: PARModel, operations: GraphOperations, num_slots: int
+    ) -> None:
         super().__init__()
-        self.config = model.config
+        self.config = config
         self.num_slots = num_slots
         self.tokenizer, self.transformer = model.tokenizer, model.transformer
         self.write_rows, self.turn = operations.write_rows, operations.rotate_pairs
-        for name, table in _slot_tables(model).items():
+        for name, table in _slot_tables(config, model).items():
             if num_slots > 1:
                 table = table[:num_slots]
             self.register_buffer(name, table, persistent=False)
@@ -300,11 +327,11 @@ class ExtendGraph(nn.Module):
         return self.transformer.norm(tokens_1SC), written
 
 
-def _slot_tables(model: PARModel) -> dict[str, Tensor]:
+def _slot_tables(config: ModelConfig, model: PARModel) -> dict[str, Tensor]:
     """What depends on the slot alone, by slot: places [N, K, C] and [N, 1, C], angles [N, S, P],
     mask bool [N, S, M]."""
-    config, tokenizer, layout = model.config, model.tokenizer, model.layout
-    num_slots, start = config.num_slots, config.num_text_tokens
+    tokenizer, layout = model.tokenizer, model.layout[: context_capacity(config)]
+    num_slots, start = context_slots(config), config.num_text_tokens
     weight = tokenizer.frame_embed.weight
     slots_1N = torch.arange(num_slots, device=weight.device).unsqueeze(0)
     blank = weight.new_zeros(1, num_slots, config.num_frame_tokens, config.transformer.width)
@@ -325,10 +352,10 @@ def _slot_tables(model: PARModel) -> dict[str, Tensor]:
     return {name: table.detach().clone() for name, table in tables.items()}
 
 
-def cache_specs(model: PARModel, suffix: str = "") -> tuple[TensorSpec, ...]:
+def cache_specs(config: ModelConfig, model: PARModel, suffix: str = "") -> tuple[TensorSpec, ...]:
     transformer = model.transformer
     assert transformer is not None
-    shape = (1, transformer.num_heads, model.config.cache_capacity, transformer.head_width)
+    shape = (1, transformer.num_heads, context_capacity(config), transformer.head_width)
     names = cache_names(len(transformer.blocks), suffix)
     return tuple(TensorSpec(name, _MODEL_TYPE, shape) for name in names)
 
@@ -337,25 +364,29 @@ _POSITION = TensorSpec("position", "int64", (1,))
 _SLOT = TensorSpec("slot", "int64", (1,))
 
 
-def _aliases(model: PARModel) -> tuple[tuple[str, str], ...]:
-    given, made = cache_specs(model), cache_specs(model, "_out")
+def _aliases(config: ModelConfig, model: PARModel) -> tuple[tuple[str, str], ...]:
+    given, made = cache_specs(config, model), cache_specs(config, model, "_out")
     return tuple((after.name, before.name) for before, after in zip(given, made, strict=True))
 
 
-def _prefill_graph(model: PARModel, operations: GraphOperations) -> Graph:
-    config = model.config
+def _prefill_graph(config: ModelConfig, model: PARModel, operations: GraphOperations) -> Graph:
     text = TensorSpec("text", _MODEL_TYPE, (1, config.num_text_tokens, config.text_width))
     spec = GraphSpec(
         "prefill",
-        (text, _POSITION, *cache_specs(model)),
-        cache_specs(model, "_out"),
-        _aliases(model),
+        (text, _POSITION, *cache_specs(config, model)),
+        cache_specs(config, model, "_out"),
+        _aliases(config, model),
     )
     return Graph(spec, PrefillGraph(model, operations))
 
 
-def _extend_graph(model: PARModel, operations: GraphOperations, name: str, num_slots: int) -> Graph:
-    config = model.config
+def _extend_graph(
+    config: ModelConfig,
+    model: PARModel,
+    operations: GraphOperations,
+    name: str,
+    num_slots: int,
+) -> Graph:
     latent = (config.codec.latent_channels, config.latent_height, config.latent_width)
     chunk, width = (config.num_actions, config.action_width), config.transformer.width
     inputs = [
@@ -371,11 +402,11 @@ def _extend_graph(model: PARModel, operations: GraphOperations, name: str, num_s
     )
     spec = GraphSpec(
         name,
-        (*inputs, *cache_specs(model)),
-        (*outputs, *cache_specs(model, "_out")),
-        _aliases(model),
+        (*inputs, *cache_specs(config, model)),
+        (*outputs, *cache_specs(config, model, "_out")),
+        _aliases(config, model),
     )
-    return Graph(spec, ExtendGraph(model, operations, num_slots))
+    return Graph(spec, ExtendGraph(config, model, operations, num_slots))
 
 
 # ---- act

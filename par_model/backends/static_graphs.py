@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from par_model.backends.graphs import context_capacity, context_slots, rebase_slots
 from par_model.backends.policy_graphs import Float32Array, SlotInputs
 from par_model.backends.torch_eager import EagerContext, TorchEager
 from par_model.checkpoint import Checkpoint
@@ -107,8 +108,7 @@ class StaticGraphs:
             ValueError: the slots do not continue the cache, or do not fit into it.
         """
         self._require_room(cache, len(slots), first_slot, starts_with_boa)
-        whole = first_slot == 0 and len(slots) == self.config.num_slots // 2
-        if whole and len(slots) > 1:
+        if first_slot == 0 and 1 < len(slots) == rebase_slots(self.config):
             contexts = self._run("rebase", cache, slots, 0)
         else:
             contexts = []
@@ -160,10 +160,10 @@ class StaticGraphs:
         self, cache: StaticCache, num_slots: int, first_slot: int, starts_with_boa: bool
     ) -> None:
         config = self.config
-        end = cache.length + num_slots * config.slot_length
-        if not 0 <= first_slot <= config.num_slots - num_slots or end > config.cache_capacity:
+        held = context_slots(config)
+        if not 0 <= first_slot <= held - num_slots:
             raise ValueError(
-                f"the cache holds {config.num_slots} slots ({config.cache_capacity} tokens) and "
+                f"the cache holds {held} slots ({context_capacity(config)} tokens) and "
                 f"slots {first_slot} to {first_slot + num_slots - 1} were asked for; rebase or "
                 "reset the policy first."
             )

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from par_model.backends.graphs import CONTRACT_VERSION
+from par_model.backends.graphs import CONTRACT_VERSION, context_slots
 from par_model.checkpoint import Checkpoint
 from par_model.export.manifest import Manifest, verify_files
 from par_model.export.onnx_graphs import (
@@ -29,6 +29,7 @@ def cached_export_folder(checkpoint: Checkpoint, name: str, sha256: str, num_ste
         "opset": FUSED_OPSET,
         "sampler": checkpoint.config.sampling.action_sampler,
         "num_steps": num_steps,
+        "context_slots": context_slots(checkpoint.config),
         "versions": exporter_versions(),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from par_model.backends.graphs import context_slots, rebase_slots
 from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
 from par_model.backends.static_graphs import as_float32
 from par_model.config import ModelConfig
@@ -72,10 +73,11 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
     cache = graphs.prefill(text)
     slots: list[tuple[Any, Float32Array, Float32Array]] = []
     for step in steps:
-        if len(slots) == config.num_slots:
-            slots = slots[-(config.num_slots // 2) :]
+        if len(slots) == context_slots(config):
+            slots = slots[len(slots) - rebase_slots(config) :]
             cache = graphs.rewind_to_instruction(cache)
-            _, cache = graphs.extend(cache, _inputs(slots), 0, True)
+            if slots:
+                _, cache = graphs.extend(cache, _inputs(slots), 0, True)
         slot = (graphs.encode(step.image), step.actions, step.proprio)
         context, cache = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
         slots.append(slot)

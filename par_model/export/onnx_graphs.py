@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from par_model.backends.graphs import (
     CONTRACT_VERSION,
-    GRAPH_NAMES,
     ActGraph,
     Graph,
     build_graphs,
+    context_capacity,
+    context_slots,
     require_static,
 )
 from par_model.backends.torch_eager import TorchEager
@@ -49,7 +50,7 @@ class ExportRequest:
 
     Attributes:
         checkpoint_name, checkpoint_sha256: as in the manifest.
-        names: which graphs; all but for tests and sizing.
+        names: which graphs; None is all, fewer are for tests and sizing.
     """
 
     checkpoint: Checkpoint
@@ -58,7 +59,7 @@ class ExportRequest:
     precision: Precision
     opset: int
     num_steps: int
-    names: tuple[str, ...] = GRAPH_NAMES
+    names: tuple[str, ...] | None = None
 
 
 def default_opset(precision: str) -> int:
@@ -81,7 +82,7 @@ def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> M
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
-        if set(request.names) == set(GRAPH_NAMES):
+        if request.names is None:
             eager = TorchEager(checkpoint, torch.device("cpu"), num_steps=request.num_steps)
             save_file(record_goldens(eager, checkpoint.instructions), partial / GOLDENS)
             report("goldens: recorded from PyTorch in float32")
@@ -176,8 +177,8 @@ def _manifest(request: ExportRequest, graphs: tuple[Graph, ...], folder: Path) -
         opset=request.opset,
         sampler=config.sampling.action_sampler,
         num_steps=request.num_steps,
-        num_slots=config.num_slots,
-        capacity=config.cache_capacity,
+        num_slots=context_slots(config),
+        capacity=context_capacity(config),
         versions=exporter_versions(),
         graphs=tuple(graph.spec for graph in graphs),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},

@@ -5,11 +5,14 @@ Numbers: outputs within 1e-4 of PyTorch's over 20 control steps with rebases; ro
 written hold 1e4 and change nothing.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from par_model.backends.policy_graphs import SlotInputs
 from par_model.backends.static_graphs import as_float32
+from par_model.config import preset
 from par_model.export.goldens import deviations, replay, rollout_steps
 from tests.backends.runtimes import (
     RUNTIMES,
@@ -170,9 +173,23 @@ class TestStaticGraphsRefuse:
             ({"autoregressive": False}, "has no transformer"),
             ({"overflow": "slide"}, "overflow 'slide'"),
             ({"text_joint_with_first_slot": True}, "sees slot 0"),
+            ({"num_actions": 0, "first_slot": "bov"}, "video model without actions"),
         ):
             with pytest.raises(ValueError, match=words):
                 make_runtime("static", small_checkpoint(**changes), None)
+
+    def test_a_short_context_has_small_caches(self):
+        """sampling.context_slots 1 is no history: one slot of 12 tokens after 3 of text, and the
+        rollout is eager's, which re-encodes nothing."""
+        sampling = dataclasses.replace(preset("par_tiny").sampling, context_slots=1)
+        short = small_checkpoint(sampling=sampling)
+        static = make_runtime("static", short, None)
+        cache = static.prefill(text_of(short))
+        assert cache.buffers.value["k_cache_0"].shape[2] == 15
+        steps = rollout_steps(short.config, 4, seed=5)
+        expected = replay(eager(short), text_of(short), steps)
+        found = deviations(list(expected), replay(static, text_of(short), steps))
+        assert max(item.max_abs for item in found.values()) < TOLERANCE
 
     def test_buffers_are_lent_again_when_an_episode_is_forgotten(self, static, checkpoint):
         first = static.prefill(text_of(checkpoint))
