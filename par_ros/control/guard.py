@@ -371,7 +371,7 @@ class Guard:
         if self._measured is None:
             return None
         age_s = (self._measured.stamp_ns - chunk.stamp_ns) / NANOSECONDS
-        if age_s > 0.5 * self.settings.step_s:
+        if age_s > 0.0:
             self.counters["late"] += 1
             return _log(
                 "warning", f"chunk refused: physics is {age_s:.3f} s beyond its observation"

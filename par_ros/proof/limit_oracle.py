@@ -117,6 +117,11 @@ class ControllerOracle:
 
     def receive(self, trajectory: JointTrajectory, stamp_s: float | None, pickup_s: float) -> None:
         """Replace the running trajectory at `pickup_s`; stamp None: it starts then."""
+        first_s = float(trajectory.times_s[0]) + (pickup_s if stamp_s is None else stamp_s)
+        if 0.0 < first_s - pickup_s < PERIOD_S:
+            # No cycle falls between: the first that follows the new trajectory is past its first
+            # point. (A curve over less than a cycle would only magnify the stamps' rounding.)
+            pickup_s = first_s
         self.advance(pickup_s)
         position, velocity, acceleration, _ = (
             values[-1] for values in self._evaluate(np.array([pickup_s]))

@@ -36,9 +36,13 @@ def test_it_stands_at_home_and_follows_to_where_it_is_told(rig: GuardRig) -> Non
     trajectory = JointTrajectory(spec.arm_joint_names, np.array([0.3]), goal[None], zeros, zeros)
     arm.publish(messages.joint_trajectory_message(trajectory, 0))
     rig.wait_for(lambda: np.allclose(rig.positions()[:7], goal, atol=1e-9), "arriving")
-    velocities = messages.read_joint_state(rig.received[JOINT_STATES.name][-1]).velocities
-    assert velocities is not None
-    assert not velocities.any()
+
+    def stands() -> bool:
+        velocities = messages.read_joint_state(rig.received[JOINT_STATES.name][-1]).velocities
+        return velocities is not None and not velocities.any()
+
+    rig.wait_for(stands, "coming to rest")
+    np.testing.assert_array_equal(rig.positions()[:7], goal)
 
 
 @pytest.mark.ros
