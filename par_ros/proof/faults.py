@@ -305,7 +305,7 @@ class Rig(Node):
             self.chunks = self._make_chunk_publisher()
             self.spin_until(lambda: self.chunks.get_subscription_count() > 0, 5.0)
         assert self.measured is not None
-        self._swing = Swing(self.measured[:-1], float(self.measured[-1]))
+        self._swing = Swing(self.measured[:-1], self.spec.home, float(self.measured[-1]))
         self._next_chunk_s = time.monotonic()
 
     def stop_policy(self) -> None:

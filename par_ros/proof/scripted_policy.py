@@ -27,17 +27,19 @@ _PERIOD_S = 3.0
 
 
 class Swing:
-    """Positions of all joints over time: from `centre` [J] at rest, 0.3 rad out and back."""
+    """Positions of all joints over time: from `begin` [J] at rest, 0.3 rad out and back."""
 
-    def __init__(self, centre: FloatArray, finger_m: float) -> None:
-        self._centre = centre
+    def __init__(self, begin: FloatArray, home: FloatArray, finger_m: float) -> None:
+        """Each joint swings towards `home` [J]: many swings in a row do not leave the limits."""
+        self._begin = begin
+        self._direction = np.where(begin > home, -1.0, 1.0)
         self._finger_m = finger_m
 
     def knots(self, time_s: float) -> FloatArray:
         """The eight knots [8, J + 1] of the chunk that starts `time_s` after the beginning."""
         phase = 2.0 * np.pi / _PERIOD_S * (time_s + KNOT_TIMES_S)
         swing = _SWING_RAD * (1.0 - np.cos(phase))
-        arm = self._centre + np.outer(swing, np.ones(len(self._centre)))
+        arm = self._begin + np.outer(swing, self._direction)
         return np.column_stack((arm, np.full(len(KNOT_TIMES_S), self._finger_m)))
 
 
@@ -69,7 +71,8 @@ class ScriptedPolicyNode(Node):
         if self._swing is None:
             raw = messages.read_joint_state(message)
             sample = self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, None)
-            self._swing = Swing(sample.positions[:-1], float(sample.positions[-1]))
+            finger_m = float(sample.positions[-1])
+            self._swing = Swing(sample.positions[:-1], self._spec.home, finger_m)
 
     def _publish(self) -> None:
         if self._swing is None:
