@@ -31,6 +31,12 @@ class MotionState:
         zeros = np.zeros_like(positions)
         return MotionState(positions.copy(), zeros, zeros)
 
+    def of_joints(self, columns: npt.NDArray[np.intp]) -> "MotionState":
+        """The state of some of the joints."""
+        return MotionState(
+            self.positions[columns], self.velocities[columns], self.accelerations[columns]
+        )
+
     def repeated(self, num: int) -> "MotionState":
         """The same state for `num` sets of joints side by side."""
         return MotionState(

@@ -52,7 +52,7 @@ _END_COST_PER_S = 4.0 / 0.36
 # flattened(): pieces in the first intervals (one in each later interval), jerk's weight, passes.
 _FINE_PIECES = (6, 4, 2, 2)
 _FINE_JERK_TIME_S = 0.005
-_NUM_REWEIGHTINGS = 12
+_NUM_REWEIGHTINGS = 13
 
 _END_VELOCITY = 3
 
@@ -72,20 +72,26 @@ class KnotSpline:
         """The curve from `start` through `knots` [N, J]; N + 1 states, the start's first."""
         return self._nodes(self._exact @ _given_rows(start, knots))
 
-    def flattened(self, start: MotionState, knots: FloatArray) -> Nodes:
-        """Like exact(), with more nodes and a lower peak of acceleration in each joint."""
+    def flattened(
+        self, start: MotionState, knots: FloatArray, max_acceleration: FloatArray
+    ) -> Nodes:
+        """Like exact(), with more nodes and a lower peak of acceleration in each joint.
+
+        Stops once every joint's peak is below `max_acceleration` [J].
+        """
         num_nodes = len(self._fine_times_s)
         given = [0, num_nodes, 2 * num_nodes, *self._knot_rows]
         given_rows = _given_rows(start, knots)
         weights = np.ones((num_nodes - 1, knots.shape[1]))
-        best = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
-        peaks = np.abs(control_points(best).accelerations).max(axis=1)
         for _ in range(_NUM_REWEIGHTINGS):
-            weights = weights * (peaks / np.maximum(peaks.max(axis=0), 1e-9) + 1e-3) ** 2
+            nodes = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
+            peaks = np.abs(control_points(nodes).accelerations).max(axis=1)
+            highest = np.maximum(peaks.max(axis=0), 1e-9)
+            if np.all(highest < max_acceleration):
+                break
+            weights = weights * (peaks / highest + 1e-3) ** 2
             weights /= weights.max(axis=0)
-            best = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
-            peaks = np.abs(control_points(best).accelerations).max(axis=1)
-        return best
+        return nodes
 
     def refined(self, nodes: Nodes) -> Nodes:
         """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""

@@ -56,6 +56,8 @@ _CLAMP_RATE_SHARE = 0.97
 # Between the moments at which stops are tried (6 ms apart) their end may lie this much further.
 _STOP_MARGIN_RAD = 0.003
 _STOP_TRIALS = 8
+# A peak of acceleration beyond this share of the limit cannot be flattened under it.
+_HOPELESS_SHARE = 2.5
 # Moments of each piece at which the tool's place is looked at.
 _WORKSPACE_TRIALS = 3
 # A chunk's times may differ from the control step by what floats and messages round.
@@ -386,7 +388,7 @@ class SafetyFilter:
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
     ) -> Nodes | None:
         """Replace the columns `joints` of `exact` by tracked ones; None where a joint has none."""
-        flat = spline.flattened(join.start, wanted)
+        flat = self._flatten_joints(spline, join, wanted, exact, joints)
         flat_good = ~np.any(self._broken(flat, join)[self._enforced], axis=0)
         rest = joints & ~flat_good
         curve = exact
@@ -398,6 +400,28 @@ class SafetyFilter:
         if np.any(joints & flat_good):
             curve = _where(joints & flat_good, flat, spline.refined(curve))
         return curve
+
+    def _flatten_joints(
+        self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
+    ) -> Nodes:
+        """`exact`, refined, with a lower peak in those of `joints` where that may be enough."""
+        refined = spline.refined(exact)
+        limit = self._limits.max_acceleration
+        peaks = np.abs(control_points(exact).accelerations).max(axis=(0, 1))
+        columns = np.flatnonzero(joints & (peaks < _HOPELESS_SHARE * limit))
+        if len(columns) == 0:
+            return refined
+        flat = spline.flattened(join.start.of_joints(columns), wanted[:, columns], limit[columns])
+        result = Nodes(
+            refined.times_s,
+            refined.positions.copy(),
+            refined.velocities.copy(),
+            refined.accelerations.copy(),
+        )
+        result.positions[:, columns] = flat.positions
+        result.velocities[:, columns] = flat.velocities
+        result.accelerations[:, columns] = flat.accelerations
+        return result
 
     def _smooth_joints(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
