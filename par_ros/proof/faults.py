@@ -147,8 +147,11 @@ class Rig(Node):
         self.mangle_chunk = None
         self.counters: dict[str, int] = {}
         self.measured: FloatArray | None = None
+        self._speed_rad_s = 0.0
         self.oracle: ControllerOracle | None = None
         self._oracle_zero_s = 0.0
+        # System clock minus monotonic clock.
+        self._system_offset_ns = 0
         self._swing: Swing | None = None
         self._next_chunk_s = float("inf")
         self._num_chunks = 0
@@ -337,7 +340,10 @@ class Rig(Node):
     # The wire, and the judge.
 
     def _on_arm_joints(self, message: JointState) -> None:
-        self.measured = messages.read_joint_state(message).positions
+        sample = messages.read_joint_state(message)
+        self.measured = sample.positions
+        if sample.velocities is not None:
+            self._speed_rad_s = float(np.abs(sample.velocities[:-1]).max())
         forwarded = message if self.mangle_joints is None else self.mangle_joints(message)
         if forwarded is not None:
             self._wire.publish(forwarded)
@@ -345,11 +351,10 @@ class Rig(Node):
     def _on_trajectory(self, message: JointTrajectoryMessage) -> None:
         if self.oracle is None:
             return
-        now_ns, monotonic_s = read_together(self.now_ns)
-        now_s = monotonic_s - self._oracle_zero_s
-        # The stamp on the monotonic clock; what the wire took beyond a controller's 10 ms is not
-        # the guard's.
-        stamp_s = now_s - (now_ns - messages.stamp_ns(message)) / NANOSECONDS
+        now_s = self.judged_s()
+        # What the wire took beyond a controller's 10 ms is not the guard's.
+        offset_ns = self.clock_offset_ns if self._sim_time else self._system_offset_ns
+        stamp_s = (messages.stamp_ns(message) - offset_ns) / NANOSECONDS - self._oracle_zero_s
         pickup_s = float(np.clip(now_s, stamp_s, stamp_s + _MAX_PICKUP_S))
         trajectory = messages.read_joint_trajectory(message)
         self.oracle.receive(trajectory, stamp_s, max(pickup_s, self.oracle.time_s))
@@ -359,6 +364,10 @@ class Rig(Node):
         assert self.measured is not None
         self.oracle = ControllerOracle(self.spec, self.measured[:-1])
         self._oracle_zero_s = time.monotonic()
+        # Once a case: reading two clocks for each message would move the joins by a tenth of a
+        # millisecond, which looks like jerk.
+        now_ns, monotonic_s = read_together(self.now_ns)
+        self._system_offset_ns = now_ns - round(monotonic_s * NANOSECONDS)
 
     def judged_s(self) -> float:
         """Now on the oracle's axis."""
@@ -419,9 +428,9 @@ class Rig(Node):
 
     def _is_moving(self) -> bool:
         """On a busy machine chunks come late, and the arm may just be waiting for one."""
-        assert self.oracle is not None
-        self.oracle.advance(self.judged_s())
-        return float(np.abs(self.oracle.velocities).max()) > _MIN_SPEED_RAD_S
+        # Of the arm, not of the oracle: a trajectory that is still on its way must find the oracle
+        # at the time of its stamp.
+        return self._speed_rad_s > _MIN_SPEED_RAD_S
 
     def _num_passed(self) -> int:
         return self.counters.get("unchanged", 0) + self.counters.get("tracked", 0)
