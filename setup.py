@@ -97,7 +97,15 @@ setup(
             "ros-ament-index-python",
         ],
         # pyarrow 26 needs numpy 2
-        "train": ["av", "pillow", "pyarrow<26", "tensorboard", "transformers", "accelerate"],
+        "train": [
+            "av",
+            "pillow",
+            "pyarrow<26",
+            "tensorboard",
+            "transformers",
+            "accelerate",
+            "peft",
+        ],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # trt and torch-trt pin different TensorRT versions: install one of them.
         "trt": ["tensorrt==11.4.0.106"],

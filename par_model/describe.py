@@ -156,9 +156,12 @@ def _run_step(config: ModelConfig, num_steps: int | None) -> None:
 def _time_checkpoint(path: Path, num_steps: int | None) -> None:
     """Load a checkpoint and answer three observations: seconds and peak memory."""
     before = _peak_gib()
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
     policy = load_policy(path, backend="eager", num_steps=num_steps)
-    print(f"{path.name}: loaded in {time.perf_counter() - started:.1f} s, {policy.backend}")
+    print(
+        f"{path.name}: loaded in {time.perf_counter() - started:.1f} s "
+        f"({time.process_time() - cpu_s:.1f} s of CPU), {policy.backend}"
+    )
     spec = policy.spec
     policy.reset(spec.instructions[0], seed=0)
     rng = np.random.default_rng(0)
@@ -171,14 +174,15 @@ def _time_checkpoint(path: Path, num_steps: int | None) -> None:
             stamp_s=0.4 * index,
             executed_actions=executed,
         )
-        started = time.perf_counter()
+        started, cpu_s = time.perf_counter(), time.process_time()
         policy.observe(observation)
         observed_s = time.perf_counter() - started
         executed = policy.act().joint_positions
         total_s = time.perf_counter() - started
         print(
             f"control step {index}: {total_s:.2f} s (picture and context {observed_s:.2f} s, "
-            f"actions {total_s - observed_s:.2f} s) with {torch.get_num_threads()} threads"
+            f"actions {total_s - observed_s:.2f} s; {time.process_time() - cpu_s:.1f} s of CPU) "
+            f"with {torch.get_num_threads()} threads"
         )
     print(f"peak memory {_peak_gib():.2f} GiB, of which {before:.2f} GiB before loading")
 

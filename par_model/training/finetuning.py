@@ -68,11 +68,11 @@ def _add_lora(model: PARModel, config: FinetuningConfig) -> None:
 
 def merged_model(model: PARModel, config: ModelConfig) -> PARModel:
     """A plain model with LoRA's differences added to the weights; `model` itself if it has none."""
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return model
     from peft.tuners.lora import LoraLayer
 
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    if not layers:
-        return model
     state = {
         name.replace(".base_layer.", "."): value
         for name, value in model.state_dict().items()
