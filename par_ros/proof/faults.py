@@ -56,6 +56,7 @@ from par_ros.topics import (
 )
 
 _ARM_JOINT_STATES = "arm_joint_states"
+_POLICY_PROCESS = "proof.scripted_policy"
 _MAX_PICKUP_S = 0.01
 _NUM_ATTEMPTS = 5
 _MIN_SPEED_RAD_S = 0.05
@@ -300,9 +301,14 @@ class Rig(Node):
         """Begin to swing, from where the arm is."""
         self._num_chunks = 0
         if own_process:
-            self.destroy_publisher(self.chunks)
-            self.chunks = None
-            self.start_process("proof.scripted_policy", [])
+            if self.chunks is not None:
+                self.destroy_publisher(self.chunks)
+                self.chunks = None
+            # A policy that was killed before is still in the graph for a while.
+            self.spin_until(
+                lambda: self.count_publishers(ACTION_CHUNK.name) == 0, _ENGAGE_TIMEOUT_S
+            )
+            self.start_process(_POLICY_PROCESS, [])
             return
         if self.chunks is None:
             self.chunks = self._make_chunk_publisher()
@@ -312,9 +318,14 @@ class Rig(Node):
         self._next_chunk_s = time.monotonic()
 
     def stop_policy(self) -> None:
-        """Send no more chunks."""
+        """Send no more chunks. A policy process is asked to leave, so that the graph forgets it."""
         self._next_chunk_s = float("inf")
-        self.end_process("proof.scripted_policy")
+        process = self._processes.get(_POLICY_PROCESS)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGINT)
+            self.spin_until(lambda: process.poll() is not None, _ANSWER_TIMEOUT_S)
+        self.end_process(_POLICY_PROCESS)
 
     def _publish_chunk_if_due(self) -> None:
         if time.monotonic() < self._next_chunk_s:
@@ -386,8 +397,8 @@ class Rig(Node):
         """Bring the arm into motion, inject, observe."""
         self._prepare(fault)
         before = dict(self.counters)
-        fault.inject(self)
         fault_s = self.judged_s()
+        fault.inject(self)
         self.spin_for(_OBSERVE_S if fault.holds else 1.0)
         seen = tuple(name for name, count in self.counters.items() if count > before.get(name, 0))
         return self._finish(fault, fault_s, seen)
@@ -645,7 +656,7 @@ def _stop_topic(rig: Rig) -> None:
 
 
 def _kill_guard(rig: Rig) -> None:
-    rig.end_process(GUARD)
+    rig.send_signal(GUARD, signal.SIGKILL)
 
 
 def _guard_restarted(rig: Rig) -> None:
@@ -676,9 +687,10 @@ FAULTS: tuple[Fault, ...] = (
           holds=False),
     Fault("policy: silent", "fault_dead_policy", _silent_policy, watch_s=0.7),
     Fault("policy: killed", "fault_dead_policy",
-          lambda rig: rig.end_process("proof.scripted_policy"), watch_s=0.7, own_policy=True),
+          lambda rig: rig.send_signal(_POLICY_PROCESS, signal.SIGKILL),
+          watch_s=0.7, own_policy=True),
     Fault("policy: stopped (SIGSTOP)", "fault_dead_policy",
-          lambda rig: rig.send_signal("proof.scripted_policy", signal.SIGSTOP),
+          lambda rig: rig.send_signal(_POLICY_PROCESS, signal.SIGSTOP),
           watch_s=0.7, own_policy=True),
     Fault("policy: answers 0.6 s late", "fault_dead_policy", _slow_policy, watch_s=0.7),
     Fault("policy: two of them", "fault_two_policies", _second_policy, watch_s=0.4),
