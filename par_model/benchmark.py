@@ -332,7 +332,11 @@ def _deployment(options: argparse.Namespace) -> Deployment:
         name=name.split(" ")[0],
         sha256=sha256,
         device=torch.device(kind),
-        num_steps=options.num_steps or checkpoint.config.sampling.action_num_steps,
+        num_steps=(
+            checkpoint.config.sampling.action_num_steps
+            if options.num_steps is None
+            else options.num_steps
+        ),
         engines=options.engines or ENGINES / name.split(" ")[0],
     )
 

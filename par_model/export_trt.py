@@ -49,13 +49,15 @@ def _export(options: argparse.Namespace) -> None:
         ) from error
     _require_route(options)
     checkpoint, name, sha256 = _load(options)
-    num_steps = options.steps or checkpoint.config.sampling.action_num_steps
+    num_steps = options.steps
+    if num_steps is None:
+        num_steps = checkpoint.config.sampling.action_num_steps
     request = ExportRequest(
         checkpoint=checkpoint,
         checkpoint_name=name,
         checkpoint_sha256=sha256,
         precision=options.precision,
-        opset=options.opset or default_opset(options.precision),
+        opset=default_opset(options.precision) if options.opset is None else options.opset,
         num_steps=num_steps,
     )
     _report(

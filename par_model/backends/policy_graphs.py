@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from par_model.config import ModelConfig
 from par_model.interface import ImageArray
 
 Float32Array = npt.NDArray[np.float32]
@@ -39,6 +40,10 @@ class SlotInputs:
 class PolicyGraphs(Protocol):
     """What every runtime offers. Latents, caches and contexts are the runtime's own objects; the
     policy keeps and returns them without looking inside."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the model that it runs."""
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ Recorded once from PyTorch in float32; replayed through any PolicyGraphs. What i
 the policy sees: the contexts of every slot and the sampled chunks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def rollout_steps(config: ModelConfig, count: int, seed: int) -> list[RolloutSte
 
 def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -> Iterator[Tensors]:
     """Run the steps as PARPolicy would (a full history is re-encoded); yields the outputs."""
-    config = graphs.config  # type: ignore[attr-defined]
+    config = graphs.config
     cache = graphs.prefill(text)
     slots: list[tuple[Any, Float32Array, Float32Array]] = []
     for step in steps:
@@ -91,7 +91,7 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
 def record_goldens(graphs: PolicyGraphs, instructions: InstructionTable) -> Tensors:
     """The golden rollout's inputs and outputs as named arrays."""
     text = as_float32(instructions.embeddings_ITC[0])
-    steps = rollout_steps(graphs.config, NUM_GOLDEN_SLOTS, _SEED)  # type: ignore[attr-defined]
+    steps = rollout_steps(graphs.config, NUM_GOLDEN_SLOTS, _SEED)
     tensors: Tensors = {"text": text}
     for index, (step, outputs) in enumerate(zip(steps, replay(graphs, text, steps), strict=True)):
         named = {**vars(step), **{f"expected_{name}": value for name, value in outputs.items()}}
@@ -109,9 +109,7 @@ def compare_goldens(graphs: PolicyGraphs, tensors: Tensors) -> dict[str, Deviati
     return deviations(expected, replay(graphs, tensors["text"], steps))
 
 
-def deviations(
-    expected: Iterator[Tensors] | list[Tensors], got: Iterator[Tensors] | list[Tensors]
-) -> dict[str, Deviation]:
+def deviations(expected: Iterable[Tensors], got: Iterable[Tensors]) -> dict[str, Deviation]:
     """The largest deviation of each compared output over two rollouts."""
     worst = {name: Deviation(0.0, 1.0) for name in COMPARED}
     for reference, answer in zip(expected, got, strict=True):

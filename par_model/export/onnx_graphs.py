@@ -34,7 +34,7 @@ from par_model.backends.graphs import (
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint
 from par_model.export.goldens import record_goldens
-from par_model.export.manifest import GOLDENS, Manifest, Precision, sha256_of
+from par_model.export.manifest import FILE_NAME, GOLDENS, Manifest, Precision, sha256_of
 from par_model.export.unrolled_act import export_unrolled
 from par_model.layers import rotate_pairs
 
@@ -72,12 +72,15 @@ def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> M
 
     The checkpoint's weights must be float32; they are of `request.precision` afterwards.
 
+    An earlier export of the same name is replaced, engines built from it included.
+
     Raises:
-        ValueError: the model cannot be exported.
+        ValueError: the model cannot be exported, or `folder` holds something else.
     """
     checkpoint = request.checkpoint
     sampler = checkpoint.config.sampling.action_sampler
     require_static(checkpoint.config, sampler)
+    _require_replaceable(folder)
     operations = _operations(request.opset)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
@@ -155,6 +158,18 @@ def _export_module(
         exporter.setLevel(level)
     assert program is not None
     program.save(path, external_data=True)
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Only what an export wrote is ever deleted."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    manifest = folder / FILE_NAME
+    if not (manifest.is_file() and '"contract_version"' in manifest.read_text()):
+        raise ValueError(
+            f"{folder} exists and is no earlier export; an export replaces its folder, so choose "
+            "one that does not exist."
+        )
 
 
 def _publish(partial: Path, folder: Path) -> None:

@@ -52,8 +52,8 @@ def verify_rollout(
         ValueError: an output is out of its bounds.
     """
     text = goldens["text"]
-    steps = rollout_steps(reference.config, num_steps, seed=7)  # type: ignore[attr-defined]
-    found = deviations(replay(reference, text, steps), replay(graphs, text, steps))  # type: ignore[arg-type]
+    steps = rollout_steps(reference.config, num_steps, seed=7)
+    found = deviations(replay(reference, text, steps), replay(graphs, text, steps))
     report(
         f"verify {num_steps} steps, {graphs.name} against {reference.name}: "
         + ", ".join(

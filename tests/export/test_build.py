@@ -38,6 +38,15 @@ def test_a_folder_without_an_export_is_refused(tmp_path, capsys):
     assert "has no manifest.json; export the checkpoint with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "holiday.jpg"])
+def test_a_folder_with_something_else_is_not_replaced(tmp_path, capsys, name):
+    """A checkpoint has a manifest.json too."""
+    (tmp_path / name).write_text('{"format_version": 1}')
+    assert export_trt.main(["--preset", "par_tiny", "--out", str(tmp_path)]) == 1
+    assert "exists and is no earlier export" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_the_other_route_says_why_not(tmp_path, capsys):
     arguments = ["--preset", "par_tiny", "--out", str(tmp_path / "x")]
     assert export_trt.main([*arguments, "--route", "torch-tensorrt"]) == 1
