@@ -202,7 +202,7 @@ class Rig(Node):
                 return False
             if self._sim_time:
                 self._clock_out.publish(messages.clock_message(self.now_ns()))
-            rclpy.spin_once(self, timeout_sec=0.005)
+            rclpy.spin_once(self, timeout_sec=0.001 if self._sim_time else 0.005)
             self._publish_chunk_if_due()
         return True
 
