@@ -48,7 +48,8 @@ Result = dict[str, Any]
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("par_model").setLevel(logging.INFO)
     try:
         if options.compare:
             _compare(*options.compare)

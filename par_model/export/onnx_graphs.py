@@ -6,6 +6,7 @@ embedding as single operators; TensorRT maps them to its own layers. "plain" (op
 everything in small operators, for a TensorRT engine in float32, which has no fused attention.
 """
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -13,7 +14,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,27 +138,35 @@ def _export_module(
     path: Path,
     opset: int,
 ) -> None:
-    exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = exporter.level
-    # It warns of torchvision, which nothing here uses.
-    exporter.setLevel(logging.ERROR)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(inputs),
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(input_names),
-                output_names=list(output_names),
-                custom_translation_table=_translations(),
-                verbose=False,
-            )
-    finally:
-        exporter.setLevel(level)
+    with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
     assert program is not None
     program.save(path, external_data=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's packages log each rewritten node, and warn of torchvision, unused here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _require_replaceable(folder: Path) -> None:
