@@ -102,6 +102,12 @@ class SimArguments:
     real_time_factor: float = parameter(
         1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
     )
+    limit_checks: str = parameter(
+        "warn",
+        "acceleration and jerk limits in the guard: warn reports, so that the arm is given what "
+        "the policy asked for; enforce tracks them as on a real arm; none",
+        choices=("enforce", "warn", "none"),
+    )
     image_every: int = parameter(
         1, "control steps from one picture to the next", minimum=1, maximum=8
     )
@@ -212,7 +218,15 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             },
         ),
         NodeEntry(
-            GUARD, GUARD, {"arm": "panda", "mode": arguments.mode, **sim_time}, lifecycle=True
+            GUARD,
+            GUARD,
+            {
+                "arm": "panda",
+                "mode": arguments.mode,
+                "limit_checks": arguments.limit_checks,
+                **sim_time,
+            },
+            lifecycle=True,
         ),
         NodeEntry(
             POLICY,
