@@ -151,7 +151,7 @@ def test_training_steps_of_a_cut_at_full_width() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        totals.append(float(loss))
+        totals.append(float(loss.detach()))
     assert totals[-1] < totals[0]
 
 
