@@ -58,10 +58,11 @@ def main(words: list[str] | None = None) -> int:
     except ValueError as error:
         report_error(error)
         return BAD_USE
-    return _run(work)
+    return run_work(work)
 
 
-def _run(work: Callable[[], object]) -> int:
+def run_work(work: Callable[[], object]) -> int:
+    """Do it until it ends or is interrupted; gives the exit code."""
     try:
         with interruptible():
             work()

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from par_ros.parameters import ParameterValue
 from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE
 
 # Ctrl-C has to end everything within 3 s.
-END_GRACE_S = 2.0
+END_GRACE_S = 1.5
 # Participants on one machine find each other in a fraction of this.
 DISCOVERY_S = 1.0
 # Importing torch for the first time on a slow disk takes minutes.
@@ -42,6 +43,8 @@ SERVICE_TIMEOUT_S = 60.0
 # Loading a large policy and warming it up can take minutes.
 CONFIGURE_TIMEOUT_S = 900.0
 _POLL_S = 0.05
+# How long the last line of a process may take through its pipe.
+_LAST_WORDS_S = 1.0
 
 
 class RunError(Exception):
@@ -70,9 +73,15 @@ class Child:
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=None if to_screen else self._log,
-            stderr=self._log,
+            stderr=subprocess.PIPE if self._log is None else self._log,
             start_new_session=True,
         )
+        self._last_error: str | None = None
+        self._error_came = threading.Event()
+        if self.process.stderr is not None:
+            threading.Thread(
+                target=self._show_errors, args=(self.process.stderr,), daemon=True
+            ).start()
 
     @property
     def exit_code(self) -> int | None:
@@ -92,12 +101,24 @@ class Child:
             self._log.close()
 
     def sentence(self) -> str | None:
-        """The last "error: ..." line of its log, without the prefix."""
+        """The last "error: ..." line of its output, without the prefix."""
         if self.log_path is None:
-            return None
+            self._error_came.wait(_LAST_WORDS_S)
+            return self._last_error
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in lines if line.startswith(ERROR_PREFIX)]
         return errors[-1].removeprefix(ERROR_PREFIX) if errors else None
+
+    def _show_errors(self, stream: IO[bytes]) -> None:
+        """Pass the process's stderr on, and keep its "error: ..." lines: the runner says them."""
+        for line in stream:
+            text = line.decode("utf-8", errors="replace")
+            if text.startswith(ERROR_PREFIX):
+                self._last_error = text.removeprefix(ERROR_PREFIX).strip()
+                self._error_came.set()
+            else:
+                sys.stderr.write(text)
+        self._error_came.set()
 
 
 class GraphRunner:

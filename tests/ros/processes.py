@@ -30,8 +30,13 @@ class Finished:
 
 def start(*words: str, **variables: str) -> "subprocess.Popen[str]":
     """Start `python -m par_ros words...`."""
+    return start_module("par_ros", *words, **variables)
+
+
+def start_module(module: str, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    """Start `python -m module words...`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "par_ros", *words],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
