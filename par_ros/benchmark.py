@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_ros bench`: what the ROS graph costs, beside the same environment without ROS.
 
-Both step the same task with fixed chunks and no policy, and draw a picture at every step. The
-direct loop runs before and after the graph, so that a machine that gets slower does not lie.
+Both step the same task with fixed chunks and no policy, and draw a picture at every step. Each
+loop is run several times, the direct one half before and half after the graph, and medians are
+compared, so that a machine that gets slower or is busy for a while does not lie.
 """
 
+import dataclasses
 import json
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -31,6 +34,9 @@ class BenchArguments:
 
     task: str = parameter("PushCube", "what is simulated", choices=tuple(TASKS))
     steps: int = parameter(200, "control steps of each loop", minimum=8, maximum=100_000)
+    rounds: int = parameter(
+        3, "runs of the graph's loop, and of the direct one before and after", minimum=1, maximum=99
+    )
     seed: int = parameter(FIRST_MEASUREMENT_SEED, "scene", minimum=0, maximum=2**31 - 1)
     json: str = parameter("", "file to write the numbers to; not given: none")
     domain_id: int | None = parameter(
@@ -40,36 +46,35 @@ class BenchArguments:
 
 @dataclass(frozen=True)
 class StepRates:
-    """Control steps a wall second."""
+    """Control steps a wall second, of each run."""
 
-    direct_before_hz: float
-    graph_hz: float
-    direct_after_hz: float
+    direct_before_hz: tuple[float, ...]
+    graph_hz: tuple[float, ...]
+    direct_after_hz: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """Graph over the mean of the direct loops."""
-        return self.graph_hz / (0.5 * (self.direct_before_hz + self.direct_after_hz))
+        """Median of the graph over the median of all direct loops."""
+        direct_hz = (*self.direct_before_hz, *self.direct_after_hz)
+        return statistics.median(self.graph_hz) / statistics.median(direct_hz)
 
 
 def run_benchmark(arguments: BenchArguments) -> StepRates:
     """Measure and print. Raises RunError where the graph could not run."""
-    before_hz = direct_rate_hz(arguments)
+    before_hz = direct_rates_hz(arguments)
     with tempfile.TemporaryDirectory(prefix="par_bench_") as folder:
         with GraphRunner(bench_graph(arguments, Path(folder))) as runner:
             runner.start()
             runner.wait()
         results = json.loads((Path(folder) / RESULTS_FILE).read_text(encoding="utf-8"))
-    graph_hz = results["episodes"][0]["step_rate_hz"]
-    rates = StepRates(before_hz, graph_hz, direct_rate_hz(arguments))
+    graph_hz = tuple(episode["step_rate_hz"] for episode in results["episodes"])
+    rates = StepRates(before_hz, graph_hz, direct_rates_hz(arguments))
     _print(rates, arguments)
     if arguments.json:
         content = {
             "task": arguments.task,
             "steps": arguments.steps,
-            "direct_before_hz": rates.direct_before_hz,
-            "graph_hz": rates.graph_hz,
-            "direct_after_hz": rates.direct_after_hz,
+            **dataclasses.asdict(rates),
             "ratio": rates.ratio,
             "hardware": hardware(),
         }
@@ -77,29 +82,36 @@ def run_benchmark(arguments: BenchArguments) -> StepRates:
     return rates
 
 
-def direct_rate_hz(arguments: BenchArguments) -> float:
+def direct_rates_hz(arguments: BenchArguments) -> tuple[float, ...]:
     """Step, read the joints and draw, with the same chunks, in this process."""
-    policy = FixedChunkPolicy()
     with ManiSkillArm(task(arguments.task), image_size=IMAGE_SIZE) as arm:
-        arm.reset(arguments.seed)
-        policy.reset(task(arguments.task).instruction, 0)
+        return tuple(
+            _direct_rate_hz(arm, arguments.seed + index, arguments.steps)
+            for index in range(arguments.rounds)
+        )
+
+
+def _direct_rate_hz(arm: ManiSkillArm, seed: int, num_steps: int) -> float:
+    policy = FixedChunkPolicy()
+    policy.reset(arm.task.instruction, 0)
+    arm.reset(seed)
+    positions, _ = arm.read_joints()
+    picture = arm.capture()
+    targets: FloatArray | None = None
+    started_s = time.monotonic()
+    for step in range(num_steps):
+        row = step % NUM_ACTIONS
+        if targets is None or row == 0:
+            policy.observe(Observation(picture, positions, arm.joint_names, 0.0, targets))
+            targets = policy.act().joint_positions
+        arm.step(targets[row])
         positions, _ = arm.read_joints()
         picture = arm.capture()
-        targets: FloatArray | None = None
-        started_s = time.monotonic()
-        for step in range(arguments.steps):
-            row = step % NUM_ACTIONS
-            if targets is None or row == 0:
-                policy.observe(Observation(picture, positions, arm.joint_names, 0.0, targets))
-                targets = policy.act().joint_positions
-            arm.step(targets[row])
-            positions, _ = arm.read_joints()
-            picture = arm.capture()
-        return arguments.steps / (time.monotonic() - started_s)
+    return num_steps / (time.monotonic() - started_s)
 
 
 def bench_graph(arguments: BenchArguments, folder: Path) -> NodeGraph:
-    """One episode of the sim graph with fixed chunks in the policy's place."""
+    """The sim graph with fixed chunks in the policy's place, an episode a round."""
     instruction = task(arguments.task).instruction
     sim_time = {"use_sim_time": True}
     nodes = (
@@ -126,7 +138,7 @@ def bench_graph(arguments: BenchArguments, folder: Path) -> NodeGraph:
             EPISODES,
             {
                 "task": arguments.task,
-                "episodes": 1,
+                "episodes": arguments.rounds,
                 "first_seed": arguments.seed,
                 "max_steps": arguments.steps,
                 "predict_episodes": 0,
@@ -144,8 +156,11 @@ def _print(rates: StepRates, arguments: BenchArguments) -> None:
     table = Table(title=f"{arguments.task}, {arguments.steps} steps, {IMAGE_SIZE} px every step")
     table.add_column("loop")
     table.add_column("steps/s", justify="right")
-    table.add_row("without ROS, before", f"{rates.direct_before_hz:.1f}")
-    table.add_row("through the ROS graph", f"{rates.graph_hz:.1f}")
-    table.add_row("without ROS, after", f"{rates.direct_after_hz:.1f}")
-    table.add_row("graph / without ROS", f"{rates.ratio:.0%}")
+    for name, rates_hz in (
+        ("without ROS, before", rates.direct_before_hz),
+        ("through the ROS graph", rates.graph_hz),
+        ("without ROS, after", rates.direct_after_hz),
+    ):
+        table.add_row(name, " ".join(f"{rate_hz:.1f}" for rate_hz in rates_hz))
+    table.add_row("graph / without ROS, medians", f"{rates.ratio:.0%}")
     Console().print(table)

@@ -187,6 +187,8 @@ class GraphRunner:
             child.send(signal.SIGKILL)
             child.process.wait()
             child.close()
+        if self._executor is not None:
+            self._executor.shutdown()
         if self._node is not None:
             self._node.destroy_node()
         self._context.try_shutdown()
