@@ -4,6 +4,8 @@
     config.json                        ModelConfig
     statistics.json                    normalisation, arm and joint order named
     instructions.json                  the known instructions (their embeddings are tensors)
+    camera.json                        how a camera of another size is fitted; the default rule
+                                       where an older checkpoint lacks it
     weights-0000i-of-0000n.safetensors shards under 16 MiB
     weights.safetensors.index.json     tensor name -> shard
     training.json                      how it was made: data, seeds, command, hardware
@@ -29,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig, from_json, to_json
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
@@ -39,6 +42,8 @@ FORMAT_VERSION = 1
 MAX_SHARD_BYTES = 15 * 2**20
 _INDEX = "weights.safetensors.index.json"
 _EMBEDDINGS = "instructions.embeddings"
+_CAMERA = "camera.json"
+_DEFAULT_FIT = CameraFit()
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Checkpoint:
     statistics: Statistics
     instructions: InstructionTable
     training: Mapping[str, object]
+    camera_fit: CameraFit = _DEFAULT_FIT
 
 
 def save_checkpoint(
@@ -64,6 +70,7 @@ def save_checkpoint(
     card: str,
     training: Mapping[str, object],
     dtype: torch.dtype = torch.float32,
+    camera_fit: CameraFit = _DEFAULT_FIT,
 ) -> None:
     """Write the folder as a whole: it is complete under its name, or not there.
 
@@ -76,6 +83,7 @@ def save_checkpoint(
     (partial / "config.json").write_text(to_json(config))
     _write_json(partial / "statistics.json", statistics.to_json_dict())
     _write_json(partial / "instructions.json", {"texts": list(instructions.texts)})
+    _write_json(partial / _CAMERA, camera_fit.to_json())
     _write_json(partial / "training.json", dict(training))
     (partial / "README.md").write_text(card)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -115,7 +123,13 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
         statistics=from_json_dict(json.loads((folder / "statistics.json").read_text())),
         instructions=InstructionTable(texts, embeddings.to(dtype)),
         training=json.loads((folder / "training.json").read_text()),
+        camera_fit=_read_camera_fit(folder),
     )
+
+
+def _read_camera_fit(folder: Path) -> CameraFit:
+    path = folder / _CAMERA
+    return CameraFit.from_json(path.read_text()) if path.is_file() else _DEFAULT_FIT
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from par_model.camera_fit import CameraFit
+
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
 
@@ -19,6 +21,8 @@ ImageArray = npt.NDArray[np.uint8]
 # every RECENT_IMAGE_STRIDE actions, RECENT_IMAGES of them, the newest last.
 RECENT_IMAGES = 4
 RECENT_IMAGE_STRIDE = 2
+
+_DEFAULT_FIT = CameraFit()
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class PolicySpec:
         step_s: seconds between two actions.
         instructions: the instructions that the policy knows.
         observation_mode: "image", or "clip" for a policy that reads `recent_images` too.
+        camera_fit: how a camera of another size is fitted to image_height x image_width.
     """
 
     arm: str
@@ -43,6 +48,7 @@ class PolicySpec:
     step_s: float
     instructions: tuple[str, ...]
     observation_mode: Literal["image", "clip"] = "image"
+    camera_fit: CameraFit = _DEFAULT_FIT
 
     def require_instruction(self, instruction: str) -> None:
         """Raise ValueError with the list of known instructions if `instruction` is not one."""

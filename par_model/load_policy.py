@@ -89,7 +89,13 @@ def load_policy(
     )
     graphs = make_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
-    return PARPolicy(checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
+    return PARPolicy(
+        checkpoint.config,
+        checkpoint.statistics,
+        checkpoint.instructions,
+        graphs,
+        checkpoint.camera_fit,
+    )
 
 
 def _with_context(checkpoint: Checkpoint, context_slots: int | None) -> Checkpoint:

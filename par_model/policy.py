@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
+from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
 from par_model.instruction import InstructionTable
 from par_model.interface import (
@@ -19,6 +20,8 @@ from par_model.interface import (
 from par_model.normalization import Statistics
 
 STEP_S = 0.05
+
+_DEFAULT_FIT = CameraFit()
 
 
 @dataclass
@@ -59,6 +62,7 @@ class PARPolicy:
         statistics: Statistics,
         instructions: InstructionTable,
         graphs: PolicyGraphs,
+        camera_fit: CameraFit = _DEFAULT_FIT,
     ) -> None:
         self._config = config
         self._statistics = statistics
@@ -76,6 +80,7 @@ class PARPolicy:
             step_s=STEP_S,
             instructions=instructions.texts,
             observation_mode=config.observation_mode,
+            camera_fit=camera_fit,
         )
 
     @property

@@ -21,6 +21,7 @@ import torch
 
 from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from par_model.model import count_parameters
+from par_model.training.policy_training import origin
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +62,7 @@ def release(
         card=model_card(checkpoint, training),
         training=training,
         dtype=torch.bfloat16,
+        camera_fit=checkpoint.camera_fit,
     )
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
@@ -71,7 +73,7 @@ def model_card(checkpoint: Checkpoint, training: dict[str, Any]) -> str:
     config = checkpoint.config
     sections = [
         f"# {config.name}",
-        "A PAR policy trained from scratch on simulated demonstrations: ManiSkill, Panda arm, one "
+        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, one "
         f"RGB camera of {config.image_width}x{config.image_height} pixels, joint-position targets "
         f"at 20 Hz in chunks of {config.num_actions}. It was never on a real arm: use it on "
         "hardware in dry run only. Licence: Apache-2.0.",

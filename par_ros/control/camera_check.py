@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the camera alive, and does it show anything? What is not so gets no answer from the policy.
+
+Looks at every picture as it comes: its raw bytes, its stamp and where the arm was measured then.
+Age, encoding and size are judged elsewhere (ObservationAssembler, messages.py, the checkpoint's
+camera rule); a size that changes during an episode is judged here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.observation_assembler import ImageArray, Refusal
+
+# Kinds of refusal that are the camera's: the words of /diagnostics' camera_fault.
+CAMERA_FAULTS = ("silent", "stalled", "frozen", "black", "size", "encoding", "stale", "future")
+
+
+@dataclass(frozen=True)
+class CameraCheckSettings:
+    """Limits of what a camera may do.
+
+    Attributes:
+        max_silence_s: longest time without a picture; None: physics waits, nobody is late.
+        max_stall_s: longest time in which pictures come and their stamps do not go on; None: the
+            same.
+        frozen_motion_rad: pictures may be equal, byte by byte, while no joint of the arm moves
+            further than this. A camera's noise makes every two pictures differ.
+        min_brightness: mean over all pixels and channels, 0 to 255; less is black.
+    """
+
+    max_silence_s: float | None = 1.0
+    max_stall_s: float | None = 0.3
+    frozen_motion_rad: float = 0.1
+    min_brightness: float = 8.0
+
+
+class CameraCheck:
+    """One camera since the last reset(). Times are the monotonic clock's, in seconds."""
+
+    def __init__(self, settings: CameraCheckSettings, now_s: float) -> None:
+        self._settings = settings
+        self.reset(now_s)
+
+    def reset(self, now_s: float) -> None:
+        """Forget the pictures: an episode begins."""
+        self._heard_s = now_s
+        self._has_heard = False
+        self._stamp_ns: int | None = None
+        self._went_on_s = now_s
+        self._pixels: npt.NDArray[np.uint8] | None = None
+        self._still_from: FloatArray | None = None
+        self._moved_rad = 0.0
+        self._size: tuple[int, int] | None = None
+
+    def see(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        stamp_ns: int,
+        arm_positions: FloatArray | None,
+        now_s: float,
+    ) -> None:
+        """Take one picture as it came.
+
+        Args:
+            pixels: uint8 [N], the picture's bytes; kept until the next one, and not written into.
+            arm_positions: float64 [J], the arm's newest measured joints without the gripper; None
+                before any have come.
+        """
+        self._heard_s = now_s
+        self._has_heard = True
+        # A stamp that steps back is no progress, but the next one is measured from it.
+        if self._stamp_ns is None or stamp_ns > self._stamp_ns:
+            self._went_on_s = now_s
+        self._stamp_ns = stamp_ns
+        if self._pixels is None or not np.array_equal(pixels, self._pixels):
+            self._pixels, self._still_from, self._moved_rad = pixels, arm_positions, 0.0
+        elif self._still_from is None:
+            self._still_from = arm_positions
+        elif arm_positions is not None:
+            moved_rad = float(np.abs(arm_positions - self._still_from).max())
+            self._moved_rad = max(self._moved_rad, moved_rad)
+
+    def check_stream(self, now_s: float) -> Refusal | None:
+        """Why the pictures that come are not to be trusted; None where they are."""
+        limit_s = self._settings.max_stall_s
+        stalled_s = now_s - self._went_on_s
+        if limit_s is not None and self._has_heard and stalled_s > limit_s:
+            return Refusal(
+                "stalled",
+                f"the stamps of pictures must go on at least every {limit_s:g} s, they have not "
+                f"for {stalled_s:.2f} s although pictures come; check the camera's driver and its "
+                "clock.",
+            )
+        if self._moved_rad > self._settings.frozen_motion_rad:
+            return Refusal(
+                "frozen",
+                "the camera sends one and the same picture although a joint has moved "
+                f"{self._moved_rad:.2f} rad ({self._settings.frozen_motion_rad:g} rad are allowed);"
+                " check the camera's driver.",
+            )
+        return None
+
+    def check_silence(self, now_s: float) -> Refusal | None:
+        """Why no picture can be answered; None where one came lately."""
+        limit_s = self._settings.max_silence_s
+        silence_s = now_s - self._heard_s
+        if limit_s is None or silence_s <= limit_s:
+            return None
+        since = f"for {silence_s:.1f} s" if self._has_heard else "at all"
+        return Refusal(
+            "silent",
+            f"a picture must come at least every {limit_s:g} s, none has come {since}; check the "
+            "camera, and which topic is mapped to camera/image_raw.",
+        )
+
+    def check_size(self, height: int, width: int) -> Refusal | None:
+        """Whether a picture has the size of the episode's first one, in pixels."""
+        if self._size is None:
+            self._size = height, width
+        if self._size == (height, width):
+            return None
+        return Refusal(
+            "size",
+            f"the camera's pictures were {self._size[1]} x {self._size[0]} when the episode began "
+            f"and are {width} x {height} now; check for two cameras on one topic, or call the "
+            "policy's ~/reset after a change of mode.",
+        )
+
+    def check_brightness(self, picture: ImageArray) -> Refusal | None:
+        """Whether a picture, uint8 [H, W, 3], shows anything."""
+        brightness = float(picture.mean())
+        if brightness >= self._settings.min_brightness:
+            return None
+        return Refusal(
+            "black",
+            f"a picture must have a mean brightness of {self._settings.min_brightness:g} of 255, "
+            f"this one has {brightness:.1f}; check the lens cap, the light and the exposure.",
+        )
