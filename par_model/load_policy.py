@@ -54,6 +54,7 @@ def load_policy(
     *,
     backend: str = "auto",
     num_steps: int | None = None,
+    sampler: str | None = None,
     context_slots: int | None = None,
     device: str = "auto",
     engines: Path | None = None,
@@ -67,6 +68,8 @@ def load_policy(
             eager; on a CPU onnx, eager. It logs which, and why not an earlier one. It exports
             nothing: it takes onnx where an earlier load with backend "onnx" has exported.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
+        sampler: of the action head, "ddim", "dpmsolver++" or "ddpm"; None is the checkpoint's
+            default. The static runtimes have "ddim" only, "auto" then answers with eager.
         context_slots: observations that the policy remembers; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
@@ -74,10 +77,10 @@ def load_policy(
             checkpoint's. The two encode differently, so another than it was trained on is refused.
 
     Raises:
-        ValueError: the checkpoint, the backend, the device or the number of steps is refused; the
-            sentence says why.
+        ValueError: the checkpoint, the backend, the device, the sampler or the number of steps is
+            refused; the sentence says why.
     """
-    checkpoint = _with_context(load_checkpoint(path), context_slots)
+    checkpoint = _with_sampling(load_checkpoint(path), sampler, context_slots)
     _require_policy(checkpoint, path, observation_mode)
     deployment = Deployment(
         checkpoint=checkpoint,
@@ -98,10 +101,16 @@ def load_policy(
     )
 
 
-def _with_context(checkpoint: Checkpoint, context_slots: int | None) -> Checkpoint:
-    if context_slots is None:
-        return checkpoint
-    sampling = dataclasses.replace(checkpoint.config.sampling, context_slots=context_slots)
+def _with_sampling(
+    checkpoint: Checkpoint, sampler: str | None, context_slots: int | None
+) -> Checkpoint:
+    """The checkpoint with other defaults of inference; None leaves one as it is."""
+    asked: dict[str, str | int] = {}
+    if sampler is not None:
+        asked["action_sampler"] = sampler
+    if context_slots is not None:
+        asked["context_slots"] = context_slots
+    sampling = dataclasses.replace(checkpoint.config.sampling, **asked)  # type: ignore[arg-type]
     config = dataclasses.replace(checkpoint.config, sampling=sampling)
     config.validate()
     return dataclasses.replace(checkpoint, config=config)
@@ -204,6 +213,12 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
             f"the engines in {deployment.engines} unroll {runtime.manifest.num_steps} sampling "
             f"steps and {deployment.num_steps} were asked for; export with "
             f"--steps {deployment.num_steps}."
+        )
+    asked_sampler = deployment.checkpoint.config.sampling.action_sampler
+    if runtime.manifest.sampler != asked_sampler:
+        raise ValueError(
+            f"the engines in {deployment.engines} unroll the sampler {runtime.manifest.sampler!r} "
+            f"and {asked_sampler!r} was asked for; use backend 'eager' for it."
         )
     held, asked = runtime.manifest.num_slots, context_slots(deployment.checkpoint.config)
     if held != asked:

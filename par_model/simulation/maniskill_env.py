@@ -155,6 +155,14 @@ class ManiSkillArm:
             for name in self.task.position_names
         }
 
+    def gripper_position(self) -> FloatArray:
+        """The point between the fingers, float64 [3], metres, world frame."""
+        return np.array(self._env.agent.tcp_pose.p[0].numpy(), dtype=np.float64)
+
+    def is_grasping_cube(self) -> bool:
+        """Whether both fingers press on the task's cube, as ManiSkill defines a grasp."""
+        return bool(self._env.agent.is_grasping(_actor(self._env, "cube"))[0])
+
     @property
     def maniskill_env(self) -> Any:
         """The bare ManiSkill environment, for its own motion planners."""
