@@ -8,6 +8,7 @@ both leave open. Torch is not imported here.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -583,6 +584,12 @@ def _without_diffusion(config: ModelConfig) -> ModelConfig:
 
 
 _PAR_0_6B = dataclasses.replace(_PAR_0_6B_P480, name="par_0_6b")
+
+# The paper's ablations (section 5.3.2), as changes of any configuration.
+ABLATIONS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
+    "noar": _without_transformer,
+    "discrete": _without_diffusion,
+}
 
 PRESETS: dict[str, ModelConfig] = {
     "par_small": _PAR_SMALL,

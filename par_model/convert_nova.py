@@ -7,17 +7,23 @@
 FOLDER is the diffusers-style folder (transformer/, scheduler/, vae/, text_encoder/, tokenizer/).
 With --form par (the default) the action tokenizer, the Begin-Of-Action rows and the Action-DiT are
 new: fine-tune before use. With --form nova the checkpoint stays the video model.
+
+What the paper leaves open is decided here and stays with the checkpoint: how many slots the context
+has (51 hold 400 env steps), what happens when they are full, and whether observations are single
+pictures or tiles of five. --ablation makes one of the paper's ablations.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
 from par_model.checkpoint import save_checkpoint
-from par_model.config import ModelConfig
+from par_model.config import ABLATIONS, ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
 from par_model.model import PARModel
@@ -25,6 +31,7 @@ from par_model.normalization import Statistics
 from par_model.nova_weights import (
     RESOLUTIONS,
     Conversion,
+    dropped_names,
     load_nova_transformer,
     load_nova_vae,
     model_config,
@@ -51,7 +58,7 @@ def _convert(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder that holds transformer/.")
     vae_folder = options.vae or folder / "vae"
-    config = model_config(folder, vae_folder, options.form, options.resolution)
+    config = _chosen(model_config(folder, vae_folder, options.form, options.resolution), options)
     torch.manual_seed(options.seed)
     model = PARModel(config)
     conversion = load_nova_transformer(folder, model, config)
@@ -76,16 +83,44 @@ def _convert(options: argparse.Namespace) -> None:
         },
         dtype=_DTYPES[options.dtype],
     )
-    print(report(conversion, model))
+    print(report(conversion, model, config))
     print(f"{options.out}: {config.name}, instructions known: {len(instructions.texts)}")
 
 
-def report(conversion: Conversion, model: PARModel) -> str:
+def _chosen(config: ModelConfig, options: argparse.Namespace) -> ModelConfig:
+    """The configuration with what the options decide.
+
+    Raises:
+        ValueError: an option that the video model has no use for, or numbers that do not fit.
+    """
+    changes = {
+        "num_slots": options.num_slots,
+        "overflow": options.overflow,
+        "observation_mode": options.observation_mode,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if options.form == "nova" and (set(changes) - {"num_slots"} or options.ablation):
+        raise ValueError(
+            "--overflow, --observation-mode and --ablation concern the policy; leave them out "
+            "with --form nova."
+        )
+    if options.ablation:
+        config = ABLATIONS[options.ablation](config)
+    config = dataclasses.replace(config, **changes)
+    sampling = dataclasses.replace(config.sampling, context_slots=config.num_slots)
+    config = dataclasses.replace(config, sampling=sampling)
+    config.validate()
+    return config
+
+
+def report(conversion: Conversion, model: PARModel, config: ModelConfig) -> str:
     """What became of every tensor, in lines for people."""
-    state = model.state_dict()
+    state, reasons = model.state_dict(), dropped_names(config)
     lines = [f"used: {len(conversion.used)} tensors of NOVA"]
     lines += [f"new: {name} {list(state[name].shape)}" for name in conversion.new]
-    lines += [f"dropped: {name} (PAR has no motion tokens)" for name in conversion.dropped]
+    for name in conversion.dropped:
+        reason = next(why for start, why in reasons.items() if name.startswith(start))
+        lines.append(f"dropped: {name} ({reason})")
     return "\n".join(lines)
 
 
@@ -144,6 +179,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--form", choices=("par", "nova"), default="par", help="default: par")
     parser.add_argument(
         "--resolution", choices=sorted(RESOLUTIONS), help="default: the folder's own"
+    )
+    parser.add_argument(
+        "--num-slots", type=int, help="slots of the context (default: 16 of par, 9 of nova)"
+    )
+    parser.add_argument(
+        "--overflow",
+        choices=get_args(OverflowMode),
+        help="what happens when the slots are full (default: rebase)",
+    )
+    parser.add_argument(
+        "--observation-mode",
+        choices=get_args(ObservationMode),
+        help="single pictures, or tiles of five (default: image); training and use are bound to it",
+    )
+    parser.add_argument(
+        "--ablation",
+        choices=sorted(ABLATIONS),
+        help="without the transformer, or without the diffusion heads",
     )
     parser.add_argument("--vae", type=Path, help="autoencoder's folder (default: FOLDER/vae)")
     parser.add_argument(

@@ -60,12 +60,13 @@ NAMES: tuple[tuple[str, str], ...] = (
 )
 # NOVA's motion tokens (flow, fps): frozen in its training and absent from the paper's context.
 DROPPED = ("motion_embed.",)
-# What PAR adds to NOVA.
+# What PAR adds to NOVA; the last is PAR-Discrete's, in place of the diffusion MLP.
 NEW = (
     "tokenizer.action_embed.",
     "tokenizer.begin_of_action",
     "tokenizer.proprio_embed.",
     "action_head.",
+    "frame_decoder.mlp.",
 )
 # Convolutions over whole patches there, matrices over patch values (dy, dx, channel) here.
 _PATCH_MATRICES = ("image_encoder.embed.weight", "frame_decoder.embed.weight")
@@ -121,6 +122,17 @@ def nova_shapes(model: nn.Module, config: ModelConfig) -> dict[str, tuple[int, .
     return shapes
 
 
+def dropped_names(config: ModelConfig) -> dict[str, str]:
+    """Beginnings of the NOVA names that a model of `config` has no place for, and why."""
+    reasons = dict.fromkeys(DROPPED, "PAR has no motion tokens")
+    if not config.autoregressive:
+        blocks = ("video_encoder.blocks.", "video_encoder.norm.")
+        reasons |= dict.fromkeys(blocks, "PAR-NoAR has no transformer")
+    if config.frame_head == "regression":
+        reasons["image_decoder."] = "PAR-Discrete regresses frames"
+    return reasons
+
+
 @torch.no_grad()
 def load_nova_transformer(folder: Path, model: nn.Module, config: ModelConfig) -> Conversion:
     """Copy the weights in `folder`/transformer into a PARModel of `config`.
@@ -131,7 +143,8 @@ def load_nova_transformer(folder: Path, model: nn.Module, config: ModelConfig) -
     """
     tensors = TensorFiles(transformer_folder(folder))
     expected = nova_shapes(model, config)
-    dropped = tuple(sorted(name for name in tensors.shapes if name.startswith(DROPPED)))
+    unused = tuple(dropped_names(config))
+    dropped = tuple(sorted(name for name in tensors.shapes if name.startswith(unused)))
     _require_names(tensors, set(expected), set(dropped), "transformer")
     for name, shape in expected.items():
         _require_shape(tensors, name, shape)

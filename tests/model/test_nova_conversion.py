@@ -6,7 +6,11 @@ Files are read at width 64, 2 + 2 blocks, 64 x 96 pixels: 24 image tokens, 6 fra
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
+import sys
 
+import diffusers
 import pytest
 import torch
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
@@ -180,6 +184,77 @@ def test_resolution_changes_no_weight(tmp_path, tensors):
     assert nova_shapes(on_meta(native), native) == nova_shapes(on_meta(p256), p256)
 
 
+def test_what_the_paper_leaves_open_is_chosen_when_converting(tmp_path, tensors):
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    chosen = ["--num-slots", "51", "--overflow", "episode", "--observation-mode", "clip"]
+    assert convert([str(folder), "--out", str(tmp_path / "out"), *chosen]) == 0
+    config = load_checkpoint(tmp_path / "out").config
+    assert (config.num_slots, config.sampling.context_slots) == (51, 51)
+    assert (config.overflow, config.observation_mode) == ("episode", "clip")
+    assert load_policy(tmp_path / "out", device="cpu").spec.observation_mode == "clip"
+
+
+ABLATED = {
+    "noar": ("video_encoder.blocks.", "video_encoder.norm."),
+    "discrete": ("image_decoder.",),
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATED)
+def test_ablations_start_from_the_weights_that_they_have_a_place_for(
+    tmp_path, tensors, capsys, ablation
+):
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    assert convert([str(folder), "--out", str(tmp_path / "out"), "--ablation", ablation]) == 0
+    checkpoint = load_checkpoint(tmp_path / "out")
+    dropped = set(checkpoint.training["dropped"])
+    assert dropped == {name for name in tensors if name.startswith(DROPPED + ABLATED[ablation])}
+    state = checkpoint.model.state_dict()
+    kept = "image_encoder.blocks.0.mlp.fc1.weight"
+    assert torch.equal(state[kept], tensors[kept])
+    assert ("frame_decoder.mlp.fc1.weight" in checkpoint.training["new"]) == (
+        ablation == "discrete"
+    )
+    assert f"PAR-{'NoAR' if ablation == 'noar' else 'Discrete'}" in capsys.readouterr().out
+    policy = load_policy(tmp_path / "out", backend="eager", device="cpu")
+    assert policy.spec.num_actions == 8
+
+
+def test_a_missing_block_is_no_ablation(tmp_path, tensors, capsys):
+    few = {name: v for name, v in tensors.items() if not name.startswith("video_encoder.blocks.1")}
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), few)
+    refused(folder, tmp_path, capsys, "lacks the tensor video_encoder.blocks.1.attn.proj.bias")
+
+
+def test_choices_of_the_policy_are_refused_for_the_video_model(tmp_path, tensors, capsys):
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    arguments = [str(folder), "--out", str(tmp_path / "out"), "--form", "nova"]
+    assert convert([*arguments, "--overflow", "slide"]) == 1
+    assert "leave them out with --form nova" in capsys.readouterr().err
+
+
+def test_a_folder_that_diffusers_wrote_encodes_as_diffusers_does(tmp_path, tensors):
+    """An all-2D autoencoder (NOVA's picture models have one), saved by diffusers' own class."""
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    shutil.rmtree(folder / "vae")
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        scaling_factor=0.13,
+    ).eval()
+    theirs.save_pretrained(folder / "vae")
+    assert convert([str(folder), "--out", str(tmp_path / "out")]) == 0
+    codec = load_checkpoint(tmp_path / "out").codec
+    pictures = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        mean = theirs.encode(pictures.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
+    assert (codec.encode(pictures) - 0.13 * mean).abs().max() < 1e-5
+
+
 def test_instructions_are_embedded_once_as_nova_does(tmp_path, tensors):
     """Phi's hidden states of the prompt's own tokens, then the learned rows; no text encoder is
     needed afterwards."""
@@ -197,8 +272,28 @@ def test_instructions_are_embedded_once_as_nova_does(tmp_path, tensors):
     rows = table.embedding("push the cube")
     assert torch.allclose(rows[:3], hidden[:3], atol=1e-5)
     assert torch.equal(rows[3:], tensors["text_embed.weight"][3:5])
-    policy = load_policy(tmp_path / "out", backend="eager", device="cpu")
-    policy.reset("stack", seed=0)
+    shutil.rmtree(folder)
+    loaded = subprocess.run(
+        [sys.executable, "-c", DEPLOYMENT, str(tmp_path / "out")],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert loaded == ["(8,", "8)", "[]"]
+
+
+# A control step in a fresh process: the shape of its actions, and the text encoders it imported.
+DEPLOYMENT = """
+import sys
+from pathlib import Path
+import numpy as np
+from par_model.interface import Observation
+from par_model.load_policy import load_policy
+policy = load_policy(Path(sys.argv[1]), backend="eager", device="cpu")
+policy.reset("stack", seed=0)
+picture = np.zeros((policy.spec.image_height, policy.spec.image_width, 3), np.uint8)
+policy.observe(Observation(picture, np.zeros(8), policy.spec.joint_names, 0.0, None))
+print(policy.act().joint_positions.shape)
+print([name for name in sys.modules if name.startswith("transformers.models.phi")])
+"""
 
 
 def write_text_encoder(folder):

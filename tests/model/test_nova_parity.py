@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """NOVA's own public code beside ours, on random weights: they build and save, we convert.
 
-2 + 2 blocks at the full width 1024 and at width 768; 64 x 96 pixels, so 6 video and 24 image
-tokens; 3 latents. Video-encoder outputs (masked and cached), image-encoder outputs, one denoising
-step, whole videos with guidance, the autoencoder and the scheduler agree within 1e-4 in float32.
+2 + 2 blocks at the full width 1024 and at width 768, and (slow) the published 16 + 32 blocks, whose
+file has 646 tensors; 64 x 96 pixels, so 6 video and 24 image tokens; 3 latents. Video-encoder
+outputs (masked and cached), image-encoder outputs, one denoising step, whole videos with guidance,
+the autoencoder and the scheduler agree within 1e-4 in float32.
 
 Needs NOVA_REPO=<clone of github.com/baaivision/NOVA>, of which nothing is part of this project.
 """
 
 import itertools
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,14 +44,15 @@ def nova_modules():
     return nova, AutoencoderKLOpenSora, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 
-def build_theirs(width, scheduler_kind):
+def build_theirs(width, depths, scheduler_kind):
     nova, vae_class, ddpm, flow = nova_modules()
     heads = {768: 12, 1024: 16}[width]
-    for registry, function in (
-        (nova.VIDEO_ENCODERS, nova.video_encoder),
-        (nova.IMAGE_ENCODERS, nova.image_encoder),
+    for registry, function, depth in (
+        (nova.VIDEO_ENCODERS, nova.video_encoder, depths[0]),
+        (nova.IMAGE_ENCODERS, nova.image_encoder, depths[1]),
     ):
-        registry.register(f"vit_d2w{width}", depth=2, embed_dim=width, num_heads=heads)(function)
+        name = f"vit_d{depth}w{width}"
+        registry.register(name, depth=depth, embed_dim=width, num_heads=heads)(function)
     torch.manual_seed(0)
     rows, columns = IMAGE_SIZE[0] // 16, IMAGE_SIZE[1] // 16
     transformer = nova.NOVATransformer3DModel(
@@ -62,7 +65,7 @@ def build_theirs(width, scheduler_kind):
         video_base_size=[16, rows // 2, columns // 2],
         video_mixer_rank=24,
         rotary_pos_embed=False,
-        arch=[f"vit_d2w{width}", f"vit_d2w{width}", "mlp_d3w1280"],
+        arch=[f"vit_d{depths[0]}w{width}", f"vit_d{depths[1]}w{width}", "mlp_d3w1280"],
     ).eval()
     for parameter in transformer.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -80,25 +83,36 @@ def build_theirs(width, scheduler_kind):
     return transformer, vae, scheduler
 
 
-@pytest.fixture(scope="module", params=[1024, 768])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((1024, (2, 2)), id="width 1024"),
+        pytest.param((768, (2, 2)), id="width 768"),
+        pytest.param((1024, (16, 32)), id="published", marks=pytest.mark.slow),
+    ],
+)
 def both(request, tmp_path_factory):
     """Their transformer, scheduler and autoencoder, and our checkpoint converted from the files."""
-    return build_and_convert(tmp_path_factory, request.param, "ddpm")
+    return build_and_convert(tmp_path_factory, *request.param, "ddpm")
 
 
 @pytest.fixture(scope="module")
 def both_flow(tmp_path_factory):
-    return build_and_convert(tmp_path_factory, 768, "flow")
+    return build_and_convert(tmp_path_factory, 768, (2, 2), "flow")
 
 
-def build_and_convert(tmp_path_factory, width, scheduler_kind):
+def build_and_convert(tmp_path_factory, width, depths, scheduler_kind):
     folder: Path = tmp_path_factory.mktemp(f"nova{width}{scheduler_kind}")
-    transformer, vae, scheduler = build_theirs(width, scheduler_kind)
+    transformer, vae, scheduler = build_theirs(width, depths, scheduler_kind)
+    if depths == (16, 32):
+        parameters = sum(parameter.numel() for parameter in transformer.parameters())
+        assert (len(transformer.state_dict()), parameters) == (646, 644_194_320)
     transformer.save_pretrained(folder / "nova" / "transformer")
     vae.save_pretrained(folder / "nova" / "vae")
     scheduler.save_pretrained(folder / "nova" / "scheduler")
     assert convert([str(folder / "nova"), "--out", str(folder / "ours"), "--form", "nova"]) == 0
     checkpoint = load_checkpoint(folder / "ours")
+    shutil.rmtree(folder)  # gigabytes at the published size
     return transformer, vae, scheduler, video_generation._with_length(checkpoint, NUM_LATENTS)
 
 
