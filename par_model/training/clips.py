@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from par_model.config import ModelConfig
+from par_model.config import ContextAction, ModelConfig
 from par_model.instruction import InstructionTable
 from par_model.interface import FloatArray
 from par_model.model import TrainingBatch
@@ -81,11 +81,16 @@ def clip_num_slots(num_steps: int, start: int, num_actions: int, num_slots: int)
 
 
 def cut_clip(
-    episode: TrainingEpisode, plan: ClipPlan, statistics: Statistics, context_noise: FloatArray
+    episode: TrainingEpisode,
+    plan: ClipPlan,
+    statistics: Statistics,
+    context_noise: FloatArray,
+    context_action: ContextAction = "commanded",
 ) -> Clip:
     """Cut one clip. Missing actions and frames at the end repeat the last one and are not valid.
 
-    `context_noise` [N, L, D] is added to the history's normalised actions.
+    `context_noise` [N, L, D] is added to the history's normalised actions. With `context_action`
+    "proprio" the history shows the joints that a chunk led to, as the policy does.
     """
     steps, length = episode.steps, statistics.num_actions
     frames = plan.start + length * np.arange(plan.num_slots + 1)
@@ -93,13 +98,15 @@ def cut_clip(
     rows = plan.start + np.arange(plan.num_slots * length).reshape(plan.num_slots, length)
     joints = steps.measured_joints[frames.clip(max=last)]
     inside = rows.clip(max=last)
+    history = steps.executed_actions[inside]
+    if context_action == "proprio":
+        history = np.broadcast_to(joints[1:, None], history.shape)
     latents = episode.latents.read(steps.key)[plan.variant]
     return Clip(
         latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
         actions=_float32(statistics.normalize_actions(steps.actions[inside], joints[:-1])),
         context_actions=_float32(
-            statistics.normalize_actions(steps.executed_actions[inside], joints[:-1])
-            + context_noise
+            statistics.normalize_actions(history, joints[:-1]) + context_noise
         ),
         proprio=_float32(statistics.normalize_joints(joints)),
         action_valid=rows <= last,
@@ -178,7 +185,9 @@ class ClipSampler:
         clips = []
         for plan in plans:
             noise = generator.normal(size=(plan.num_slots, *chunk)) * self.config.context_noise
-            clips.append(cut_clip(self.episodes[plan.episode], plan, self.statistics, noise))
+            episode = self.episodes[plan.episode]
+            shown = self.model.context_action
+            clips.append(cut_clip(episode, plan, self.statistics, noise, shown))
         texts = [self.episodes[plan.episode].steps.instruction for plan in plans]
         return collate(clips, texts, [plan.slot_offset for plan in plans], self.table)
 

@@ -37,6 +37,18 @@ def test_clip_from_an_odd_step_takes_the_right_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(executed, actions[13:21] + 0.01, atol=1e-6)
 
 
+def test_history_can_show_the_joints_that_a_chunk_led_to(tmp_path: Path) -> None:
+    """context_action "proprio": as the policy, which repeats the newest measured joints."""
+    episode = make_episode(tmp_path, 21, 0)
+    statistics, plan = fit([episode], MODEL), ClipPlan(0, 0, 2, 0, 0)
+    clip = cut_clip(episode, plan, statistics, np.zeros((2, 8, 8)), "proprio")
+    joints = episode.steps.measured_joints
+    shown = statistics.denormalize_actions(clip.context_actions[1], joints[8])
+    np.testing.assert_allclose(shown, np.tile(joints[16], (8, 1)), atol=1e-6)
+    commanded = cut_clip(episode, plan, statistics, np.zeros((2, 8, 8)))
+    np.testing.assert_array_equal(clip.actions, commanded.actions)
+
+
 def test_noise_goes_to_the_history_only(tmp_path: Path) -> None:
     episode = make_episode(tmp_path, 21, 0)
     plan = ClipPlan(0, 0, 3, 0, 0)
