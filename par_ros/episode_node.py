@@ -36,7 +36,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_video import write_video
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
-from par_ros.report import summary_rows, write_report
+from par_ros.report import report_page, summary_rows, write_report
 from par_ros.run_results import EpisodeResult, GuardChange, RunResults
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -194,7 +194,6 @@ class EpisodeNode(Node):
         parameters = self.parameters
         instruction = parameters.instruction or task_by_name(parameters.task).instruction
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._wait_until_ready()
         results = RunResults(
             task=parameters.task,
             instruction=instruction,
@@ -205,14 +204,26 @@ class EpisodeNode(Node):
             episodes_asked=parameters.episodes,
             episodes=(),
         )
+        # The first page takes plotly a second, which is free while the others start.
+        report_page(results)
+        self._wait_until_ready()
         for index in range(parameters.episodes):
             result = self._run_episode(index, instruction)
             results = RunResults(**(vars(results) | {"episodes": (*results.episodes, result)}))
-            results.write(self._folder)
-            write_report(results, self._folder)
+            self._write(results)
         self._console.print(_table(results))
         self._console.print(f"report: {self._folder / 'report.html'}", soft_wrap=True)
         return results
+
+    def _write(self, results: RunResults) -> None:
+        """results.json and report.html; Ctrl-C comes after both."""
+        try:
+            results.write(self._folder)
+            write_report(results, self._folder)
+        except KeyboardInterrupt:
+            results.write(self._folder)
+            write_report(results, self._folder)
+            raise
 
     def _run_episode(self, index: int, instruction: str) -> EpisodeResult:
         parameters = self.parameters

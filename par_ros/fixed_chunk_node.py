@@ -9,7 +9,6 @@ import math
 import sys
 
 import numpy as np
-from rclpy.executors import MultiThreadedExecutor
 
 from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
 from par_model.simulation.tasks import CONTROL_STEP_S, TASKS
@@ -73,10 +72,7 @@ def _make_policy(parameters: PolicyNodeParameters) -> FixedChunkPolicy:
 
 def main() -> int:
     """The executable fixed_chunk_node; the node's name is policy_node, whose place it takes."""
-    return run_node(
-        lambda: PolicyNode(_make_policy),
-        make_executor=lambda: MultiThreadedExecutor(num_threads=2),
-    )
+    return run_node(lambda: PolicyNode(_make_policy))
 
 
 if __name__ == "__main__":

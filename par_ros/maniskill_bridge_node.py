@@ -27,7 +27,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import FloatArray
+from par_model.interface import FloatArray, ImageArray
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import CONTROL_STEP_S, Task
 from par_model.simulation.tasks import task as task_by_name
@@ -61,6 +61,16 @@ REPEAT_PERIOD_S = 0.1
 _IDLE_PERIOD_S = 0.5
 _DIAGNOSTICS_PERIOD_S = 1.0
 NUM_ARM_JOINTS = 7
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the sensors said at one moment; the picture, where there is one, is being drawn."""
+
+    time_ns: int
+    positions: FloatArray
+    velocities: FloatArray
+    with_image: bool
 
 
 class NoAnswerError(ValueError):
@@ -248,7 +258,7 @@ class ManiSkillBridgeNode(Node):
         else:
             self._require_patience(episode)
             if is_standing:
-                self._publish_observation(episode, with_image=True)
+                self._observe(episode)
 
     def _take_answer(self, episode: Episode, command: Command) -> None:
         """Keep what answers the last picture; with arm and gripper together, run the chunk."""
@@ -264,11 +274,23 @@ class ManiSkillBridgeNode(Node):
             episode.moving_since_s = received_s
         self._note_answer(episode, episode.time_ns, received_s)
         episode.answers.clear()
+        self._run_chunk(episode)
+        self._publish_state(episode)
+
+    def _run_chunk(self, episode: Episode) -> None:
+        """Make a chunk's control steps. Physics goes on while the step before is drawn."""
+        reading: Reading | None = None
         for _ in range(self._settings.num_actions):
-            self._step(episode)
+            self._advance(episode)
+            picture = self._picture_of(reading)
+            previous, reading = reading, self._read_sensors(episode)
+            if previous is not None:
+                self._publish_observation(episode, previous, picture)
             if episode.finished:
                 break
-        self._publish_state(episode)
+        assert reading is not None
+        self._publish_observation(episode, reading, self._picture_of(reading))
+        self._note_end(episode)
 
     def _require_patience(self, episode: Episode) -> None:
         waited_s = time.monotonic() - episode.published_s[episode.time_ns]
@@ -330,7 +352,7 @@ class ManiSkillBridgeNode(Node):
         start_ns = self._next_start_ns
         self._episode = Episode(task, parameters.seed, start_ns, start_ns)
         self._next_start_ns = start_ns + messages.seconds_to_ns(EPISODE_GAP_S)
-        self._publish_observation(self._episode, with_image=True)
+        self._observe(self._episode)
         self._publish_state(self._episode)
         request.done.set_result(None)
 
@@ -359,6 +381,14 @@ class ManiSkillBridgeNode(Node):
 
     def _step(self, episode: Episode) -> None:
         """One control step, and what the arm's sensors say after it."""
+        was_counted = self._advance(episode)
+        self._observe(episode)
+        self._note_end(episode)
+        if was_counted and self._settings.mode == "realtime":
+            self._publish_state(episode)
+
+    def _advance(self, episode: Episode) -> bool:
+        """One control step of physics; says whether it counts for the episode."""
         assert self._arm is not None
         due_ns = episode.time_ns + STEP_NS
         targets = np.concatenate(
@@ -377,28 +407,48 @@ class ManiSkillBridgeNode(Node):
             episode.success = result.success
             episode.success_once = episode.success_once or result.success
             episode.finished = episode.success_once or episode.step >= self._settings.max_steps
-        at_boundary = episode.step % self._settings.image_every == 0
-        self._publish_observation(episode, with_image=at_boundary or episode.finished)
+        return is_counted
+
+    def _note_end(self, episode: Episode) -> None:
         if episode.finished and episode.moved_until_s is None:
             episode.moved_until_s = time.monotonic()
             self._publish_applied_targets(episode)
-        if is_counted and self._settings.mode == "realtime":
-            self._publish_state(episode)
 
     # What the arm publishes
 
-    def _publish_observation(self, episode: Episode, *, with_image: bool) -> None:
+    def _observe(self, episode: Episode) -> None:
+        reading = self._read_sensors(episode)
+        self._publish_observation(episode, reading, self._picture_of(reading))
+
+    def _read_sensors(self, episode: Episode) -> Reading:
+        """The joints now; where a picture is due, the drawing of it begins."""
+        assert self._arm is not None
+        with_image = episode.step % self._settings.image_every == 0 or episode.finished
+        if with_image:
+            self._arm.start_capture()
+        return Reading(episode.time_ns, *self._arm.read_joints(), with_image)
+
+    def _picture_of(self, reading: Reading | None) -> ImageArray | None:
+        """The picture that belongs to the last reading, once it is drawn; None if it has none."""
+        assert self._arm is not None
+        if reading is None or not reading.with_image:
+            return None
+        return self._arm.finish_capture()
+
+    def _publish_observation(
+        self, episode: Episode, reading: Reading, picture: ImageArray | None
+    ) -> None:
         """Clock first: whoever reads the rest shall know what time it is."""
         assert self._arm is not None
-        time_ns = episode.time_ns
+        time_ns = reading.time_ns
         self._outputs[CLOCK.name].publish(messages.clock_message(time_ns))
-        positions, velocities = self._arm.read_joints()
         self._outputs[JOINT_STATES.name].publish(
-            messages.joint_state_message(self._arm.joint_names, positions, velocities, time_ns)
+            messages.joint_state_message(
+                self._arm.joint_names, reading.positions, reading.velocities, time_ns
+            )
         )
-        if not with_image:
+        if picture is None:
             return
-        picture = self._arm.capture()
         frame_id = self._settings.camera_frame_id
         height, width = picture.shape[:2]
         self._outputs[CAMERA_INFO.name].publish(

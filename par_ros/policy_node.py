@@ -2,10 +2,11 @@
 """Camera and joint states in, action chunks out: the lifecycle node around a Policy.
 
 configure loads the policy and warms it up, activate starts an episode, deactivate stops answering.
-One worker thread owns the policy, so services answer while it thinks. A chunk answers the first
-picture taken after the running chunk has ended; what the guard really sent (executed_actions) goes
-into the next observation. In lockstep, a picture that the policy refuses ends the process: physics
-would wait for ever.
+One worker thread owns the policy, so topics are read while it thinks; only ~/reset and deactivate
+wait for it. One thread spins: rclpy's MultiThreadedExecutor costs half a core at 20 pictures/s. A
+chunk answers the first picture taken after the running chunk has ended; what the guard really sent
+(executed_actions) goes into the next observation. In lockstep, a picture that the policy refuses
+ends the process: physics would wait for ever.
 """
 
 import dataclasses
@@ -20,9 +21,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, JointState
@@ -234,10 +233,7 @@ class PolicyNode(LifecycleNode):
             )
         )
         self._reset_service = self.create_service(
-            Trigger,
-            RESET_POLICY.private_name,
-            self._on_reset,
-            callback_group=MutuallyExclusiveCallbackGroup(),
+            Trigger, RESET_POLICY.private_name, self._on_reset
         )
         self._diagnostics_timer = self.create_timer(
             _DIAGNOSTICS_PERIOD_S,
@@ -542,9 +538,7 @@ def main() -> int:
             device=parameters.device,
         )
 
-    return run_node(
-        lambda: PolicyNode(load), make_executor=lambda: MultiThreadedExecutor(num_threads=2)
-    )
+    return run_node(lambda: PolicyNode(load))
 
 
 if __name__ == "__main__":

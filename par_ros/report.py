@@ -23,7 +23,7 @@ def write_report(results: RunResults, folder: Path) -> Path:
     """Write report.html into `folder`, beside the videos; gives its path."""
     path = folder / REPORT_FILE
     unfinished = path.with_suffix(".html.part")
-    unfinished.write_text(_page(results), encoding="utf-8")
+    unfinished.write_text(report_page(results), encoding="utf-8")
     unfinished.replace(path)
     return path
 
@@ -52,7 +52,8 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
     ]
 
 
-def _page(results: RunResults) -> str:
+def report_page(results: RunResults) -> str:
+    """The text of report.html; the first call of a process takes about a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("par_ros"),
         autoescape=True,

@@ -139,8 +139,16 @@ class ManiSkillArm:
 
     def capture(self) -> ImageArray:
         """The camera's picture of the scene as it is now: uint8 [H, W, 3], RGB; 5 to 10 ms."""
+        self.start_capture()
+        return self.finish_capture()
+
+    def start_capture(self) -> None:
+        """Begin to draw the scene as it is now; `step` may be called while it is drawn."""
         self._env.scene.update_render(update_sensors=False, update_human_render_cameras=True)
         self._camera.capture()
+
+    def finish_capture(self) -> ImageArray:
+        """Wait for the picture that the last `start_capture` began: uint8 [H, W, 3], RGB."""
         picture = self._camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)
         return np.array(picture["rgb"][0].numpy(), dtype=np.uint8)
 
