@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m par_model.train codec|probe|latents|policy|all: from demonstrations to a checkpoint.
+"""python -m par_model.train STAGE: from demonstrations to a checkpoint.
 
     D=$HOME/par_data
     python -m par_model.train all --data $D/PushCube --out runs/push --hours 1
@@ -29,6 +29,7 @@ from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.simulation.tasks import TASKS
+from par_model.training.ablations import ABLATIONS, FULL, ablated_model
 from par_model.training.clips import ClipConfig, TrainingEpisode
 from par_model.training.codec_training import (
     CodecTrainingConfig,
@@ -158,12 +159,14 @@ def run_policy(options: argparse.Namespace) -> None:
         average_decay=options.average_decay,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
-        clips=ClipConfig(
-            slots_per_batch=options.slots_per_batch,
-            context_noise=options.context_noise,
-            offset_share=options.offset_share,
-            from_start_share=options.from_start_share,
-            single_slot_share=options.single_slot_share,
+        clips=ABLATIONS[options.ablation].clips(
+            ClipConfig(
+                slots_per_batch=options.slots_per_batch,
+                context_noise=options.context_noise,
+                offset_share=options.offset_share,
+                from_start_share=options.from_start_share,
+                single_slot_share=options.single_slot_share,
+            )
         ),
         evaluate_every=options.evaluate_every,
         evaluate_from=options.evaluate_every or 0,
@@ -193,6 +196,17 @@ def run_all(options: argparse.Namespace) -> None:
     run_policy(options)
 
 
+def run_ablations(options: argparse.Namespace) -> None:
+    """Train the full model and its variants one after another, each into OUT/NAME; finished ones
+    are left as they are. Same data, seed and steps for all; compare them with
+    `python -m par_model.evaluate --protocol ablations --checkpoint OUT --json OUT/table_3.json`."""
+    root = options.out
+    for name in options.only or ABLATIONS:
+        options.ablation, options.out = name, root / name
+        print(f"{ABLATIONS[name].title}: {options.out}", flush=True)
+        run_policy(options)
+
+
 @dataclass(frozen=True)
 class _Start:
     """What training begins with: a preset and its codec, or a pretrained checkpoint."""
@@ -205,8 +219,10 @@ class _Start:
 
 def _start(options: argparse.Namespace) -> _Start:
     if options.pretrained is None:
-        model = preset(options.preset)
+        model = ablated_model(options.ablation, preset(options.preset))
         return _Start(model, load_codec(_codec_folder(options)), _instruction_table(model), None)
+    if options.ablation != FULL:
+        raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
     checkpoint = load_checkpoint(options.pretrained)
     state = checkpoint.model.state_dict()
     return _Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
@@ -403,16 +419,17 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    stages = parser.add_subparsers(required=True, metavar="codec|probe|latents|policy|all")
+    stages = parser.add_subparsers(required=True, metavar="STAGE")
     for name, run in (
         ("codec", run_codec),
         ("probe", run_probe),
         ("latents", run_latents),
         ("policy", run_policy),
         ("all", run_all),
+        ("ablations", run_ablations),
     ):
         stage = stages.add_parser(name, help=run.__doc__, description=run.__doc__)
-        stage.set_defaults(run=run)
+        stage.set_defaults(run=run, ablation=FULL)
         _add_common(stage, needs_data=name != "probe", needs_out=name not in ("probe", "latents"))
         if name in ("codec", "all"):
             stage.add_argument("--codec-steps", type=int, default=2000)
@@ -428,8 +445,16 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--frame-patch", type=int, nargs="+", help="token sizes to try; default: preset's"
             )
-        if name in ("policy", "all"):
+        if name in ("policy", "all", "ablations"):
             _add_policy(stage)
+        if name == "ablations":
+            stage.add_argument(
+                "--only", nargs="+", choices=list(ABLATIONS), help="variants; default: all"
+            )
+        elif name in ("policy", "all"):
+            stage.add_argument(
+                "--ablation", choices=list(ABLATIONS), default=FULL, help="variant of the model"
+            )
     return parser
 
 

@@ -6,13 +6,28 @@ target of the chunk's l-th control step, as float64, unchanged.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from par_model.interface import RECENT_IMAGE_STRIDE, FloatArray, ImageArray, Observation, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import CONTROL_STEP_S
+
+
+class EpisodeWatcher(Protocol):
+    """Looks on while an episode runs: to measure the scene, or to keep pictures."""
+
+    def started(self) -> None:
+        """Arm and policy are reset; nothing was observed yet."""
+
+    def chunk_chosen(self) -> None:
+        """The policy has observed and acted; the chunk is not executed yet."""
+
+    def stepped(self) -> None:
+        """One control step was made."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +54,17 @@ class EpisodeResult:
 
 
 def run_episode(
-    arm: ManiSkillArm, policy: Policy, seed: int, max_steps: int, *, policy_seed: int = 0
+    arm: ManiSkillArm,
+    policy: Policy,
+    seed: int,
+    max_steps: int,
+    *,
+    policy_seed: int = 0,
+    watchers: Sequence[EpisodeWatcher] = (),
 ) -> EpisodeResult:
     """Reset arm and policy, then act until the first success or for `max_steps` control steps.
+
+    Watchers are called in order; their time is no part of the latencies.
 
     Raises ValueError if arm and policy do not fit (joints, image size, control rate, instruction).
     """
@@ -53,6 +76,8 @@ def run_episode(
     executed_actions: FloatArray | None = None
     seen: list[ImageArray] = []
     success = False
+    for watcher in watchers:
+        watcher.started()
     while not success and len(joint_targets) < max_steps:
         stamp_s = len(joint_targets) * CONTROL_STEP_S
         observation = _observe(arm, stamp_s, executed_actions, seen)
@@ -62,9 +87,13 @@ def run_episode(
         latencies_s.append(time.perf_counter() - start_s)
         chunk.validate(policy.spec)
         executed_actions, seen = chunk.joint_positions, []
+        for watcher in watchers:
+            watcher.chunk_chosen()
         for target in chunk.joint_positions[: max_steps - len(joint_targets)]:
             joint_targets.append(np.array(target, dtype=np.float64))
             success = arm.step(target).success
+            for watcher in watchers:
+                watcher.stepped()
             if success:
                 break
             if policy.spec.observation_mode == "clip" and (

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -43,15 +44,9 @@ def summary(results: Sequence[RolloutResult]) -> dict[str, Any]:
             "p99": float(np.percentile(latencies_ms, 99)),
             "worst": float(latencies_ms.max()),
         },
-        "episodes": [_episode(result) for result in results],
+        "outcomes": dict(Counter(result.outcome for result in results if result.outcome)),
+        "episodes": [result.to_json() for result in results],
     }
-
-
-def _episode(result: RolloutResult) -> dict[str, Any]:
-    entry = asdict(result)
-    if result.joint_targets is None:
-        del entry["joint_targets"]
-    return entry
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
@@ -77,6 +72,21 @@ def checkpoint_hash(checkpoint: Path) -> str:
             "holds config.json, or train one with `python -m par_model.train`."
         )
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """sha256 over the hashes of the weights and statistics in the checkpoint's manifest.
+
+    Unlike `checkpoint_hash` it stays when the card is written anew. Call that one first: it refuses
+    a folder without manifest.
+    """
+    hashes: dict[str, str] = json.loads((checkpoint / "manifest.json").read_text())["sha256"]
+    kept = sorted(
+        f"{name} {value}"
+        for name, value in hashes.items()
+        if name.endswith(".safetensors") or name == "statistics.json"
+    )
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
 
 
 def _hardware() -> dict[str, Any]:

@@ -9,16 +9,20 @@ does not continue it.
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from par_model.evaluation.direct_loop import EpisodeResult, run_episode
+from par_model.evaluation.milestones import Milestones, MilestoneWatcher, failure_kind
 from par_model.interface import Observation, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.worker_pool import run_jobs
+
+# Task, seed, policy seed, sampler, sampling steps: what tells the rollouts of one run apart.
+RolloutKey = tuple[str, int, int, str | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Rollout:
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         context_slots: observations that the policy remembers; None is the checkpoint's default.
         record_targets: whether the commanded joint targets are kept.
+        sampler: of the action head; None is the checkpoint's default.
+        backend: what runs the network, as load_policy takes it.
     """
 
     checkpoint: str
@@ -44,10 +50,12 @@ class Rollout:
     num_steps: int | None
     context_slots: int | None
     record_targets: bool
+    sampler: str | None = None
+    backend: str = "auto"
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        return self.task, self.seed, self.policy_seed
+    def key(self) -> RolloutKey:
+        return self.task, self.seed, self.policy_seed, self.sampler, self.num_steps
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class RolloutResult:
         steps: control steps that were made.
         chunk_latencies_ms: wall time of observe and act, for each chunk.
         joint_targets: [steps][J] what was commanded, or None where it was not recorded.
+        milestones: how far it came; None in files written before it was measured.
+        outcome: "success", or the kind of failure that the milestones say; None likewise.
+        sampler, num_steps: as asked for in the Rollout.
     """
 
     task: str
@@ -68,10 +79,33 @@ class RolloutResult:
     steps: int
     chunk_latencies_ms: list[float]
     joint_targets: list[list[float]] | None = None
+    milestones: Milestones | None = None
+    outcome: str | None = None
+    sampler: str | None = None
+    num_steps: int | None = None
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        return self.task, self.seed, self.policy_seed
+    def key(self) -> RolloutKey:
+        return self.task, self.seed, self.policy_seed, self.sampler, self.num_steps
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "RolloutResult":
+        """Read one entry of a log or of a result file's episodes; unknown fields are an error."""
+        milestones = values.get("milestones")
+        plain = {name: value for name, value in values.items() if name != "milestones"}
+        return RolloutResult(
+            **plain, milestones=None if milestones is None else Milestones(**milestones)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is None and optional."""
+        optional = {field.name for field in fields(self) if field.default is None}
+        values = asdict(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in optional
+        }
 
     def success_within(self, max_steps: int) -> bool:
         """Whether the episode would have counted as a success with this step limit."""
@@ -96,17 +130,17 @@ class RolloutLog:
                     f"{path} holds episodes of an unfinished run with other settings "
                     f"({', '.join(differing)} differ); delete it, or choose another --json."
                 )
-            self.results = [RolloutResult(**json.loads(line)) for line in lines[1:]]
+            self.results = [RolloutResult.from_json(json.loads(line)) for line in lines[1:]]
         else:
             self.results = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = [settings, *(asdict(result) for result in self.results)]
+        whole = [settings, *(result.to_json() for result in self.results)]
         path.write_text("".join(json.dumps(entry) + "\n" for entry in whole))
 
     def append(self, result: RolloutResult) -> None:
         self.results.append(result)
         with self.path.open("a") as stream:
-            stream.write(json.dumps(asdict(result)) + "\n")
+            stream.write(json.dumps(result.to_json()) + "\n")
 
 
 def run_rollouts(
@@ -141,22 +175,27 @@ def _whole_lines(path: Path) -> list[str]:
 
 # A worker keeps what is slow to make.
 _worker_arms: dict[str, ManiSkillArm] = {}
-_worker_policies: dict[tuple[str, int | None], Policy] = {}
+_worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
 def _run_rollout(rollout: Rollout) -> RolloutResult:
     policy = _worker_policy(rollout)
+    arm = _worker_arm(rollout.task, policy.spec.image_height)
+    watcher = MilestoneWatcher(arm)
     result = run_episode(
-        _worker_arm(rollout.task, policy.spec.image_height),
+        arm,
         policy,
         rollout.seed,
         rollout.max_steps,
         policy_seed=rollout.policy_seed,
+        watchers=(watcher,),
     )
-    return _rollout_result(rollout, result)
+    return _rollout_result(rollout, result, watcher.milestones())
 
 
-def _rollout_result(rollout: Rollout, result: EpisodeResult) -> RolloutResult:
+def _rollout_result(
+    rollout: Rollout, result: EpisodeResult, milestones: Milestones
+) -> RolloutResult:
     return RolloutResult(
         task=rollout.task,
         seed=rollout.seed,
@@ -165,6 +204,10 @@ def _rollout_result(rollout: Rollout, result: EpisodeResult) -> RolloutResult:
         steps=result.num_steps,
         chunk_latencies_ms=[round(1e3 * float(s), 3) for s in result.chunk_latencies_s],
         joint_targets=result.joint_targets.tolist() if rollout.record_targets else None,
+        milestones=milestones,
+        outcome=failure_kind(rollout.task, result.success, milestones),
+        sampler=rollout.sampler,
+        num_steps=rollout.num_steps,
     )
 
 
@@ -175,21 +218,36 @@ def _worker_arm(task: str, image_size: int) -> ManiSkillArm:
 
 
 def _worker_policy(rollout: Rollout) -> Policy:
-    key = (rollout.checkpoint, rollout.num_steps, rollout.context_slots)
+    key = (
+        rollout.checkpoint,
+        rollout.num_steps,
+        rollout.sampler,
+        rollout.context_slots,
+        rollout.backend,
+    )
     if key not in _worker_policies:
-        from par_model.load_policy import load_policy
-
-        policy = load_policy(
-            Path(rollout.checkpoint),
-            num_steps=rollout.num_steps,
-            context_slots=rollout.context_slots,
-        )
-        _warm_up(policy)
+        # One at a time: rollouts come sorted by what they need.
+        _worker_policies.clear()
+        policy = load_rollout_policy(rollout)
+        warm_up(policy)
         _worker_policies[key] = policy
     return _worker_policies[key]
 
 
-def _warm_up(policy: Policy) -> None:
+def load_rollout_policy(rollout: Rollout) -> Policy:
+    """The policy that a rollout asks for. Raises ValueError as load_policy."""
+    from par_model.load_policy import load_policy
+
+    return load_policy(
+        Path(rollout.checkpoint),
+        backend=rollout.backend,
+        num_steps=rollout.num_steps,
+        sampler=rollout.sampler,
+        context_slots=rollout.context_slots,
+    )
+
+
+def warm_up(policy: Policy) -> None:
     """The first pass through a network is slow and no part of what is measured."""
     spec = policy.spec
     policy.reset(spec.instructions[0], 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Success rates with their uncertainty."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,4 +53,42 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     chosen = generator.integers(len(rate_S), size=(num_resamples, len(rate_S)))
     low, high = np.quantile(rate_S[chosen].mean(axis=1), (0.025, 0.975))
+    return Interval(float(low), float(high))
+
+
+def mcnemar_p_value(better_N: npt.NDArray[np.bool_], other_N: npt.NDArray[np.bool_]) -> float:
+    """Exact one-sided McNemar test on N paired rollouts: how likely the pairs that differ would
+    favour `better` at least so often if neither were better. 1.0 where no pair differs.
+
+    Raises ValueError unless both have the same length.
+    """
+    if better_N.shape != other_N.shape or better_N.ndim != 1:
+        raise ValueError(
+            f"paired outcomes must be two lists of one length, got shapes {list(better_N.shape)} "
+            f"and {list(other_N.shape)}; were both measured on the same seeds?"
+        )
+    num_for = int((better_N & ~other_N).sum())
+    num_different = int((better_N != other_N).sum())
+    tail = sum(math.comb(num_different, k) for k in range(num_for, num_different + 1))
+    return float(tail / 2**num_different)
+
+
+def paired_difference_interval(
+    first_N: npt.NDArray[np.bool_],
+    second_N: npt.NDArray[np.bool_],
+    states_N: npt.NDArray[np.int64],
+    *,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap at 95% of the difference of two success rates (first - second) on
+    paired rollouts; rollouts with an equal entry of `states_N` are resampled together. The ends lie
+    in -1 to 1."""
+    states, place_N = np.unique(states_N, return_inverse=True)
+    difference_S = np.bincount(place_N, weights=first_N.astype(float) - second_N)
+    count_S = np.bincount(place_N)
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(len(states), size=(num_resamples, len(states)))
+    rates = difference_S[chosen].sum(axis=1) / count_S[chosen].sum(axis=1)
+    low, high = np.quantile(rates, (0.025, 0.975))
     return Interval(float(low), float(high))
