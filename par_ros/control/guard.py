@@ -496,11 +496,9 @@ class Guard:
         if send or self.settings.lockstep:
             command = self._hold(now_ns, time_ns)
         running = self._motions[-1]
-        times_ns = [
-            time_ns + round(step * NANOSECONDS) for step in self._filter.knot_times_s.tolist()
-        ]
-        knots = np.array(
-            [[*running.arm_at(due).positions, running.gripper_at(due)] for due in times_ns]
+        times_s = (time_ns - running.start_ns) / NANOSECONDS + self._filter.knot_times_s
+        knots = np.column_stack(
+            (running.arm.sample(times_s).positions, running.gripper.sample(times_s).positions)
         )
         start_ns = chunk.stamp_ns if self.settings.lockstep else now_ns
         return Command(
@@ -629,12 +627,18 @@ class Guard:
     def _commanded(self, times_ns: FloatArray) -> FloatArray:
         """Positions [M, J] that were commanded at `times_ns` [M]."""
         positions = np.empty((len(times_ns), self.spec.num_arm_joints))
-        # The oldest first: a later motion overwrites what it took over.
-        for number, running in enumerate(self._motions):
-            taken = times_ns >= running.begin_ns if number else np.ones(len(times_ns), np.bool_)
-            if np.any(taken):
+        open_ = np.ones(len(times_ns), np.bool_)
+        # The newest first: a later motion took over from the ones before it.
+        for running in reversed(self._motions):
+            taken = open_ & (times_ns >= running.begin_ns)
+            if running is self._motions[0]:
+                taken = open_
+            if taken.any():
                 times_s = (times_ns[taken] - running.start_ns) / NANOSECONDS
                 positions[taken] = running.arm.sample(times_s).positions
+                open_ = open_ & ~taken
+            if not open_.any():
+                break
         return positions
 
     # Deadlines and clocks.

@@ -11,7 +11,8 @@ Shapes: S pieces, J joints, C control points (flattened over splits).
 """
 
 from dataclasses import dataclass
-from math import comb
+from functools import cache
+from math import comb, perm
 
 import numpy as np
 
@@ -70,18 +71,42 @@ def pieces_control_points(
 ) -> ControlPoints:
     """Control points of S quintics from `start` to `end` (position, velocity, acceleration)."""
     whole = position_control_points(start, end, duration_s)
-    num_pieces, _, num_joints = whole.shape
-    # The splits' points are linear in the whole's: one matrix does all of them.
-    split = (_SPLIT_MATRIX @ whole).reshape(num_pieces, _NUM_SPLITS, _DEGREE + 1, num_joints)
-    rate = (_NUM_SPLITS / duration_s)[:, None, None, None]
-    velocities = 5 * rate * np.diff(split, axis=2)
-    accelerations = 4 * rate * np.diff(velocities, axis=2)
-    jerks = 3 * rate * np.diff(accelerations, axis=2)
+    # Every derivative's points on every split are linear in the whole's: one matrix each. From the
+    # piece's own start: differences of large positions would cost digits.
+    moved = whole - whole[:, :1]
+    rate = 1.0 / duration_s[:, None, None]
+    velocities = _POINT_MATRICES[1] @ (moved * rate)
+    accelerations = _POINT_MATRICES[2] @ (moved * rate**2)
+    jerks = _POINT_MATRICES[3] @ (moved * rate**3)
+    return ControlPoints(_POINT_MATRICES[0] @ whole, velocities, accelerations, jerks)
 
-    def flat(points: FloatArray) -> FloatArray:
-        return points.reshape(num_pieces, -1, num_joints)
 
-    return ControlPoints(flat(split), flat(velocities), flat(accelerations), flat(jerks))
+def inner_states(nodes: Nodes, num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Positions, velocities and accelerations [M, J] at `num_each` moments of each piece.
+
+    The moments are equally far apart in a piece, its start included; the last node comes last.
+    """
+    bernstein = position_control_points(
+        (nodes.positions[:-1], nodes.velocities[:-1], nodes.accelerations[:-1]),
+        (nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]),
+        np.diff(nodes.times_s),
+    )
+    rate = 1.0 / np.diff(nodes.times_s)[:, None, None]
+    moved = bernstein - bernstein[:, :1]
+    at_position, at_velocity, at_acceleration = _state_matrices(num_each)
+    num_joints = nodes.positions.shape[1]
+    return (
+        np.concatenate(((at_position @ bernstein).reshape(-1, num_joints), nodes.positions[-1:])),
+        np.concatenate(
+            ((at_velocity @ (moved * rate)).reshape(-1, num_joints), nodes.velocities[-1:])
+        ),
+        np.concatenate(
+            (
+                (at_acceleration @ (moved * rate**2)).reshape(-1, num_joints),
+                nodes.accelerations[-1:],
+            )
+        ),
+    )
 
 
 def position_control_points(
@@ -137,4 +162,38 @@ def _blossom_row(arguments: list[float]) -> FloatArray:
     return row
 
 
-_SPLIT_MATRIX = _split_matrix()
+def _point_matrices() -> tuple[FloatArray, ...]:
+    """[24, 6], [20, 6], [16, 6], [12, 6]: control points of each derivative on the four quarters.
+
+    From the whole's six coefficients; for a piece of length 1.
+    """
+    points = _split_matrix().reshape(_NUM_SPLITS, _DEGREE + 1, _DEGREE + 1)
+    matrices = [points]
+    for degree in range(_DEGREE, 2, -1):
+        matrices.append(degree * _NUM_SPLITS * np.diff(matrices[-1], axis=1))
+    return tuple(matrix.reshape(-1, _DEGREE + 1) for matrix in matrices)
+
+
+@cache
+def _state_matrices(num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """[num_each, 6] each: value and derivatives at k / num_each from a piece's coefficients."""
+    shares = (np.arange(num_each) / num_each).tolist()
+    differences = np.eye(_DEGREE + 1)
+    matrices = []
+    for order in range(3):
+        degree = _DEGREE - order
+        basis = np.array(
+            [
+                [
+                    comb(degree, k) * share**k * (1.0 - share) ** (degree - k)
+                    for k in range(degree + 1)
+                ]
+                for share in shares
+            ]
+        )
+        matrices.append(perm(_DEGREE, order) * basis @ differences)
+        differences = np.diff(differences, axis=0)
+    return matrices[0], matrices[1], matrices[2]
+
+
+_POINT_MATRICES = _point_matrices()

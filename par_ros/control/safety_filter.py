@@ -35,9 +35,10 @@ from par_ros.control.hermite_curve import (
     ControlPoints,
     Nodes,
     control_points,
+    inner_states,
     pieces_control_points,
 )
-from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, Motion, MotionState
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, MotionState
 from par_ros.control.knot_spline import SMOOTHINGS, KnotSpline, knot_spline
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class SafetyFilter:
             deviation = np.abs(spline.knots_of(nodes) - arm_targets)
             changes = self._changes(broken, deviation, first_knot) + changes
         if self._workspace is not None:
-            way = _dense_states(tail.after(nodes), _WORKSPACE_TRIALS)[0]
+            way = inner_states(tail.after(nodes), _WORKSPACE_TRIALS)[0]
             outside = self._workspace.why_outside(way)
             if outside:
                 return FilteredChunk("refused", knots, None, (), warnings, outside)
@@ -587,7 +588,7 @@ def _beyond(points: ControlPoints, limits: JointLimits) -> BoolArray:
 
 def _stop_breaks(nodes: Nodes, limits: JointLimits) -> BoolArray:
     """Joints [J] for which a stop from somewhere on the curve would leave the limits."""
-    positions, velocities, accelerations = _dense_states(nodes, _STOP_TRIALS)
+    positions, velocities, accelerations = inner_states(nodes, _STOP_TRIALS)
     speeds = np.abs(braking.peak_velocities(velocities, accelerations, limits))
     too_fast = speeds.max(axis=0) > limits.max_velocity * (1 + _TOLERANCE)
     ends = braking.stopping_positions(positions, velocities, accelerations, limits)
@@ -609,25 +610,6 @@ def _bounds(limits: JointLimits) -> tuple[tuple[FloatArray, FloatArray], ...]:
         (-limits.max_velocity, limits.max_velocity),
         (-limits.max_acceleration, limits.max_acceleration),
         (-limits.max_jerk, limits.max_jerk),
-    )
-
-
-def _dense_states(nodes: Nodes, num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Positions, velocities and accelerations [M, J] at `num_each` moments of each piece."""
-    trajectory = JointTrajectory(
-        ("",) * nodes.positions.shape[1],
-        nodes.times_s,
-        nodes.positions,
-        nodes.velocities,
-        nodes.accelerations,
-    )
-    share = np.arange(num_each) / num_each
-    times = (nodes.times_s[:-1, None] + np.diff(nodes.times_s)[:, None] * share).ravel()
-    samples = Motion(trajectory).sample(times)
-    return (
-        np.concatenate((samples.positions, nodes.positions[-1:])),
-        np.concatenate((samples.velocities, nodes.velocities[-1:])),
-        np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
     )
 
 

@@ -6,9 +6,12 @@ policy could send and much that it never would: smooth motions, noise, steps, li
 Inf, wrong shapes, names, orders, times and stamps, mutations of earlier chunks, at random delays,
 with emergency stops, bad joint states and late pick-up in between. The verdict: no output outside a
 limit, no number that is none, no exception. A seed gives the same run again.
+
+With --json the sums so far are written every half minute, and --resume goes on from such a file.
 """
 
 import argparse
+import datetime
 import json
 import math
 import multiprocessing
@@ -19,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +33,13 @@ from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.observation_assembler import JointSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import read_arm_spec
+from par_ros.process import report_error
 from par_ros.proof.limit_oracle import ControllerOracle, Findings
+from par_ros.run_results import hardware
 
 _START_NS = 1_000 * NANOSECONDS
 _CHUNKS_PER_RUN = 200
+_SAVE_PERIOD_S = 30.0
 # Joint states and the guard's ticks; slower than on an arm, to send more chunks.
 _TICK_S = 0.15
 _MODES: tuple[tuple[bool, TrajectoryStamp, ChunkStart], ...] = (
@@ -47,6 +54,7 @@ Generator = np.random.Generator
 class FuzzTotals:
     """Sums over runs."""
 
+    num_runs: int = 0
     num_chunks: int = 0
     num_outputs: int = 0
     num_non_finite: int = 0
@@ -57,6 +65,7 @@ class FuzzTotals:
 
     def add(self, other: "FuzzTotals") -> None:
         """Add the sums of another set of runs."""
+        self.num_runs += other.num_runs
         self.num_chunks += other.num_chunks
         self.num_outputs += other.num_outputs
         self.num_non_finite += other.num_non_finite
@@ -104,6 +113,7 @@ class FuzzRun:
             except Exception:  # noqa: BLE001 - any exception is what is looked for
                 self.totals.exceptions.append(traceback.format_exc(limit=4))
         self._oracle.advance(self._now_s + 1.0)
+        self.totals.num_runs = 1
         self.totals.findings = self._oracle.findings
         counters = self._guard.counters
         for outcome in ("unchanged", "tracked", "refused", "late", "duplicate", "reordered"):
@@ -189,7 +199,8 @@ class FuzzRun:
         pickup_s = self._now_s + delay_s
         # A command that follows within the delay overtakes nothing: pick-ups keep their order.
         self._oracle.receive(command.arm, stamp_s, max(pickup_s, self._oracle.time_s))
-        if not np.all(np.isfinite(command.arm.positions)):
+        numbers = (command.arm.positions, command.arm.velocities, command.arm.accelerations)
+        if not all(np.isfinite(values).all() for values in numbers if values is not None):
             self.totals.num_non_finite += 1
 
     def _check_gripper(self, commands: FloatArray) -> None:
@@ -362,19 +373,45 @@ def fuzz_once(spec: ArmSpec, seed: int, num_chunks: int) -> FuzzTotals:
         return FuzzRun(spec, seed).run(num_chunks)
 
 
-def fuzz(arm: str, num_chunks: int, seed: int, num_processes: int) -> FuzzTotals:
-    """Many runs with seeds from `seed` on, with a progress line on stderr."""
-    num_runs = math.ceil(num_chunks / _CHUNKS_PER_RUN)
-    sizes = [min(_CHUNKS_PER_RUN, num_chunks - run * _CHUNKS_PER_RUN) for run in range(num_runs)]
-    jobs = [(arm, seed + run, size) for run, size in enumerate(sizes)]
-    totals = FuzzTotals()
-    begin_s = time.monotonic()
+@dataclass(frozen=True)
+class FuzzPlan:
+    """What is run: runs of 200 chunks with seeds from `seed` on, the last one shorter."""
+
+    arm: str
+    num_chunks: int
+    seed: int
+
+    def jobs(self) -> list[tuple[str, int, int]]:
+        """Arm, seed and number of chunks of each run."""
+        num_runs = math.ceil(self.num_chunks / _CHUNKS_PER_RUN)
+        return [
+            (
+                self.arm,
+                self.seed + run,
+                min(_CHUNKS_PER_RUN, self.num_chunks - run * _CHUNKS_PER_RUN),
+            )
+            for run in range(num_runs)
+        ]
+
+
+def fuzz(
+    plan: FuzzPlan, num_processes: int, totals: FuzzTotals, save: Callable[[FuzzTotals], None]
+) -> FuzzTotals:
+    """The runs of `plan` that `totals` does not hold yet, with a progress line on stderr."""
+    jobs = plan.jobs()[totals.num_runs :]
+    begin_s = saved_s = time.monotonic()
+    before = totals.num_chunks
     with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        for done in pool.imap_unordered(_fuzz_job, jobs, chunksize=4):
+        # In order, so that a count of runs says which are done.
+        for done in pool.imap(_fuzz_job, jobs, chunksize=1):
             totals.add(done)
-            rate = totals.num_chunks / (time.monotonic() - begin_s)
+            now_s = time.monotonic()
+            if now_s - saved_s > _SAVE_PERIOD_S:
+                saved_s = now_s
+                save(totals)
+            rate = (totals.num_chunks - before) / (now_s - begin_s)
             print(
-                f"\r{totals.num_chunks}/{num_chunks} chunks, {rate:.0f}/s, "
+                f"\r{totals.num_chunks}/{plan.num_chunks} chunks, {rate:.0f}/s, "
                 f"{totals.findings.num_violations} violations",
                 end="", file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -387,12 +424,17 @@ def _fuzz_job(job: tuple[str, int, int]) -> FuzzTotals:
     return fuzz_once(read_arm_spec(arm), seed, num_chunks)
 
 
-def report(totals: FuzzTotals, arm: str, seed: int) -> dict[str, object]:
+def report(totals: FuzzTotals, plan: FuzzPlan) -> dict[str, Any]:
     """What goes into the JSON file."""
     return {
-        "arm": arm,
-        "seed": seed,
+        "command": (
+            f"python -m par_ros fuzz --arm {plan.arm} --num-chunks {plan.num_chunks} "
+            f"--seed {plan.seed}"
+        ),
+        "arm": plan.arm,
+        "seed": plan.seed,
         "passed": totals.passed,
+        "num_runs": totals.num_runs,
         "num_chunks": totals.num_chunks,
         "num_outputs": totals.num_outputs,
         "num_samples": totals.findings.num_samples,
@@ -405,7 +447,53 @@ def report(totals: FuzzTotals, arm: str, seed: int) -> dict[str, object]:
         "outcomes": dict(totals.outcomes),
         "chunk_kinds": dict(totals.kinds),
         "largest_share_of_limit": totals.findings.largest,
+        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
     }
+
+
+def read_report(path: Path, plan: FuzzPlan) -> FuzzTotals:
+    """The sums of an earlier, unfinished run of `plan`. Raises ValueError for another plan's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"--resume needs the JSON file of an earlier run, got {str(path)!r} ({error}); check "
+            "the path, or leave --resume out."
+        ) from None
+    if (content["arm"], content["seed"]) != (plan.arm, plan.seed):
+        raise ValueError(
+            f"{path} holds arm {content['arm']!r} from seed {content['seed']}, not {plan.arm!r} "
+            f"from seed {plan.seed}; name another file or the same --arm and --seed."
+        )
+    if content["num_chunks"] % _CHUNKS_PER_RUN or content["num_runs"] > len(plan.jobs()):
+        raise ValueError(
+            f"{path} has {content['num_chunks']} chunks, which is no part of {plan.num_chunks}; "
+            f"give a larger --num-chunks (files that can be gone on from end at a multiple of "
+            f"{_CHUNKS_PER_RUN})."
+        )
+    return FuzzTotals(
+        num_runs=content["num_runs"],
+        num_chunks=content["num_chunks"],
+        num_outputs=content["num_outputs"],
+        num_non_finite=content["num_non_finite"],
+        exceptions=content["exceptions"],
+        outcomes=Counter(content["outcomes"]),
+        kinds=Counter(content["chunk_kinds"]),
+        findings=Findings(
+            num_samples=content["num_samples"],
+            violations=Counter(content["violations"]),
+            largest=content["largest_share_of_limit"],
+            examples=content["examples"],
+        ),
+    )
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all: a run that is killed leaves the file before it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def main(arguments: list[str]) -> int:
@@ -416,13 +504,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-processes", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--resume", action="store_true", help="go on from the file of --json")
     options = parser.parse_args(arguments)
-    totals = fuzz(options.arm, options.num_chunks, options.seed, options.num_processes)
-    result = report(totals, options.arm, options.seed)
-    text = json.dumps(result, indent=2)
-    if options.json is not None:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    if options.resume and options.json is None:
+        parser.error("--resume goes on from the file of --json; name it")
+    plan = FuzzPlan(options.arm, options.num_chunks, options.seed)
+    try:
+        totals = read_report(options.json, plan) if options.resume else FuzzTotals()
+    except ValueError as error:
+        return report_error(error)
+
+    def save(totals: FuzzTotals) -> None:
+        if options.json is not None:
+            _write(options.json, report(totals, plan))
+
+    totals = fuzz(plan, options.num_processes, totals, save)
+    save(totals)
+    print(json.dumps(report(totals, plan), indent=2))
     return 0 if totals.passed else 1
 
 

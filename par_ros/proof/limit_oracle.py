@@ -12,6 +12,7 @@ Units: seconds, rad. J arm joints; the oracle does not look at the gripper.
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,6 +37,16 @@ _UNIT_QUINTIC: FloatArray = np.linalg.inv(
             [0.0, 0, 2, 6, 12, 20],
         ]
     )
+)
+# Row `order` turns the coefficients of a polynomial into those of its derivative, [4, 6, 6].
+_DERIVATIVES: FloatArray = np.array(
+    [
+        [
+            [float(math.perm(power, order)) if power == row + order else 0.0 for power in range(6)]
+            for row in range(6)
+        ]
+        for order in range(4)
+    ]
 )
 
 
@@ -80,11 +91,17 @@ class ControllerOracle:
             limits.max_acceleration,
             limits.max_jerk,
         ]
+        # Limits of position, velocity, acceleration and jerk side by side, [4 J], with slack.
+        low, high = np.concatenate(self._low), np.concatenate(self._high)
+        slack = _RELATIVE_TOLERANCE * (high - low)
+        self._lowest, self._highest = low - slack, high + slack
+        self._largest_steps = np.concatenate(self._high[1:]) * PERIOD_S * 1.001 + 1e-9
         self._time_s = 0.0
         self._starts_s = np.zeros(1)
         self._durations_s = np.ones(1)
-        self._curves = np.zeros((1, 6, len(positions)))
-        self._curves[0, 0] = positions
+        curves = np.zeros((1, 6, len(positions)))
+        curves[0, 0] = positions
+        self._set_curves(curves)
         self._end_s = 1.0
         self._final = positions
         self._last = self._evaluate(np.zeros(1))
@@ -100,19 +117,21 @@ class ControllerOracle:
     @property
     def positions(self) -> FloatArray:
         """The command now, float64 [J]."""
-        return self._last[0][-1]
+        return self._last[0, 0]
 
     @property
     def velocities(self) -> FloatArray:
         """The commanded velocity now, float64 [J]."""
-        return self._last[1][-1]
+        return self._last[0, 1]
 
     def start_from(
         self, positions: FloatArray, velocities: FloatArray, accelerations: FloatArray
     ) -> None:
         """Begin in motion instead of at rest; only before time has passed."""
         assert self._time_s == 0.0
-        self._curves[0, :3] = positions, velocities, accelerations / 2.0
+        curves = np.zeros((1, 6, len(positions)))
+        curves[0, :3] = positions, velocities, accelerations / 2.0
+        self._set_curves(curves)
         self._last = self._evaluate(np.zeros(1))
 
     def receive(self, trajectory: JointTrajectory, stamp_s: float | None, pickup_s: float) -> None:
@@ -123,9 +142,7 @@ class ControllerOracle:
             # point. (A curve over less than a cycle would only magnify the stamps' rounding.)
             pickup_s = first_s
         self.advance(pickup_s)
-        position, velocity, acceleration, _ = (
-            values[-1] for values in self._evaluate(np.array([pickup_s]))
-        )
+        position, velocity, acceleration, _ = self._evaluate(np.array([pickup_s]))[0]
         assert trajectory.velocities is not None
         assert trajectory.accelerations is not None
         times_s = trajectory.times_s + (pickup_s if stamp_s is None else stamp_s)
@@ -149,7 +166,7 @@ class ControllerOracle:
             for side in (slice(None, -1), slice(1, None))
             for value in (rows[0][side], rows[1][side] * scale, rows[2][side] * scale**2)
         ]
-        self._curves = np.einsum("ab,bsj->saj", _UNIT_QUINTIC, np.array(ends))
+        self._set_curves(np.einsum("ab,bsj->saj", _UNIT_QUINTIC, np.array(ends)))
 
     def advance(self, to_s: float) -> None:
         """Look at every millisecond up to `to_s`."""
@@ -161,71 +178,87 @@ class ControllerOracle:
         times_s = PERIOD_S * np.arange(first, last + 1)
         samples = self._evaluate(times_s)
         self._judge(times_s, samples)
-        moving = np.any(np.abs(samples[1]) > 1e-9, axis=1)
+        moving = np.any(np.abs(samples[:, 1]) > 1e-9, axis=1)
         if np.any(moving):
             self.last_motion_s = float(times_s[moving][-1])
-        self._last = [values[-1:] for values in samples]
+        self._last = samples[-1:]
 
-    def _evaluate(self, times_s: FloatArray) -> list[FloatArray]:
+    def _set_curves(self, curves: FloatArray) -> None:
+        """Take S quintics [S, 6, J] on [0, 1]; kept with their derivatives, in seconds.
+
+        The result's columns are position, velocity, acceleration and jerk, J each: one product of
+        a sample's powers with it gives all four.
+        """
+        per_second = self._durations_s[:, None] ** -np.arange(4.0)
+        tables = np.einsum("oab,sbj,so->saoj", _DERIVATIVES, curves, per_second)
+        self._tables = tables.reshape(len(curves), 6, -1)
+
+    def _evaluate(self, times_s: FloatArray) -> FloatArray:
+        """Position, velocity, acceleration, jerk at M increasing times, float64 [M, 4, J]."""
         index = np.clip(
             np.searchsorted(self._starts_s, times_s, side="right") - 1, 0, len(self._starts_s) - 1
         )
-        duration_s = self._durations_s[index][:, None]
-        share = np.clip((times_s - self._starts_s[index])[:, None] / duration_s, 0.0, None)
-        curves = self._curves[index]
-        values = []
-        for order in range(4):
-            # Horner's scheme on the derivative's coefficients.
-            factors = np.array([math.perm(power, order) for power in range(order, 6)])
-            total = curves[:, 5] * factors[-1]
-            for power in range(4, order - 1, -1):
-                total = total * share + curves[:, power] * factors[power - order]
-            values.append(total / duration_s**order)
-        over = times_s >= self._end_s
-        if np.any(over):
-            values[0][over] = self._final
-            for value in values[1:]:
-                value[over] = 0.0
+        share = np.maximum((times_s - self._starts_s[index]) / self._durations_s[index], 0.0)
+        powers = np.vander(share, 6, increasing=True)
+        samples = np.empty((len(times_s), self._tables.shape[2]))
+        # Times increase: the samples of one curve lie together.
+        edges = np.flatnonzero(np.diff(index)) + 1
+        for low, high in pairwise((0, *edges.tolist(), len(times_s))):
+            np.matmul(powers[low:high], self._tables[index[low]], out=samples[low:high])
+        values = samples.reshape(len(times_s), 4, -1)
+        first_over = int(np.searchsorted(times_s, self._end_s, side="left"))
+        values[first_over:, 0] = self._final
+        values[first_over:, 1:] = 0.0
         return values
 
-    def _judge(self, times_s: FloatArray, samples: list[FloatArray]) -> None:
+    def _judge(self, times_s: FloatArray, samples: FloatArray) -> None:
         findings = self.findings
         findings.num_samples += len(times_s)
-        if not all(np.all(np.isfinite(values)) for values in samples):
+        flat = samples.reshape(len(times_s), -1)
+        lowest, highest = flat.min(axis=0), flat.max(axis=0)
+        # NaN passes through minimum and maximum, and is outside by no comparison.
+        if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
             self._note("finite", times_s[0], "a commanded number is not finite")
             return
-        for kind, values, low, high in zip(_KINDS, samples, self._low, self._high, strict=True):
-            slack = _RELATIVE_TOLERANCE * (high - low)
-            bad = (values < low - slack) | (values > high + slack)
+        if (lowest < self._lowest).any() or (highest > self._highest).any():
+            self._note_limits(times_s, samples)
+        largest = np.maximum(-lowest, highest).reshape(4, -1)
+        for order, kind in enumerate(_KINDS[1:], start=1):
+            share = float((largest[order] / self._high[order]).max())
+            findings.largest[kind] = max(findings.largest[kind], share)
+        self._judge_steps(times_s, samples)
+
+    def _note_limits(self, times_s: FloatArray, samples: FloatArray) -> None:
+        lows, highs = self._lowest.reshape(4, -1), self._highest.reshape(4, -1)
+        for order, kind in enumerate(_KINDS):
+            values = samples[:, order]
+            bad = (values < lows[order]) | (values > highs[order])
             if np.any(bad):
                 row, joint = np.argwhere(bad)[0]
                 self._note(
                     kind,
                     float(times_s[row]),
-                    f"{self._spec.arm_joint_names[joint]} {values[row, joint]:.6g} "
-                    f"(limits {low[joint]:g} to {high[joint]:g})",
+                    f"{self._spec.arm_joint_names[joint]} {values[row, joint]:.6g} (limits "
+                    f"{self._low[order][joint]:g} to {self._high[order][joint]:g})",
                     int(bad.sum()),
                 )
-            if kind != "position":
-                share = float(np.max(np.abs(values) / high))
-                findings.largest[kind] = max(findings.largest[kind], share)
-        self._judge_steps(times_s, samples)
 
-    def _judge_steps(self, times_s: FloatArray, samples: list[FloatArray]) -> None:
+    def _judge_steps(self, times_s: FloatArray, samples: FloatArray) -> None:
         """Between two samples each value may change by the limit of its derivative, no more."""
-        for order in range(3):
-            whole = np.concatenate((self._last[order], samples[order]))
-            allowed = self._high[order + 1] * PERIOD_S * 1.001 + 1e-9
-            bad = np.abs(np.diff(whole, axis=0)) > allowed
-            if np.any(bad):
-                row, joint = np.argwhere(bad)[0]
-                self._note(
-                    "step",
-                    float(times_s[row]),
-                    f"{self._spec.arm_joint_names[joint]} {_KINDS[order]} steps by "
-                    f"{np.diff(whole, axis=0)[row, joint]:.6g} in a millisecond",
-                    int(bad.sum()),
-                )
+        whole = np.concatenate((self._last[:, :3], samples[:, :3])).reshape(len(samples) + 1, -1)
+        steps = np.diff(whole, axis=0)
+        bad = np.abs(steps) > self._largest_steps
+        if not bad.any():
+            return
+        num_joints = samples.shape[2]
+        for row, column in np.argwhere(bad):
+            order, joint = divmod(int(column), num_joints)
+            self._note(
+                "step",
+                float(times_s[row]),
+                f"{self._spec.arm_joint_names[joint]} {_KINDS[order]} steps by "
+                f"{steps[row, column]:.6g} in a millisecond",
+            )
 
     def _note(self, kind: str, time_s: float, text: str, count: int = 1) -> None:
         self.findings.violations[kind] += count

@@ -25,7 +25,7 @@ def test_panda_has_the_published_limits_and_maniskills_joints() -> None:
     assert spec.joint_names == (*(f"panda_joint{i}" for i in range(1, 8)), "panda_finger_joint1")
     np.testing.assert_allclose(spec.limits.max_velocity, [2.175] * 4 + [2.61] * 3)
     np.testing.assert_allclose(spec.limits.max_acceleration, [15, 7.5, 10, 12.5, 15, 20, 20])
-    assert (spec.gripper.min_target_m, spec.gripper.max_target_m) == (-0.01, 0.04)
+    assert (spec.gripper.min_target_m, spec.gripper.max_target_m) == (-0.0105, 0.04)
 
 
 @pytest.mark.parametrize("name", NAMES)
