@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One clip of one slot, memorised by par_tiny: after 1600 steps the loss over all diffusion times
-(8 fixed draws of masks, times and noise) is under 1 % of its start."""
+"""One clip of one slot, memorised by par_small: after 1200 steps the loss over all diffusion times
+(8 fixed draws of masks, times and noise) is under 1 % of its start. Takes 150 s of one core."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import torch
 from par_model.config import preset
 from par_model.model import PARModel, TrainingBatch
 
-NUM_STEPS = 1600
+NUM_STEPS = 1200
 
 
 def one_clip(config):
@@ -40,14 +40,17 @@ def measured_loss(model, clip):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_clip_is_memorised():
-    config = preset("par_tiny")
+    config = preset("par_small")
     # More draws a step than in training: less noise in the gradient of so small a batch.
     loss = dataclasses.replace(config.loss, num_draws=16, frame_fraction=1.0)
     torch.manual_seed(0)
     model = PARModel(dataclasses.replace(config, loss=loss))
     clip = one_clip(config)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=3e-3, total_steps=NUM_STEPS, pct_start=0.05
     )
