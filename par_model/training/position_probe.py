@@ -76,13 +76,13 @@ def num_training_pictures(images: ImageArray, config: ProbeConfig) -> int:
 def render_reset_pictures(
     task: str, first_seed: int, num_pictures: int, image_size: int
 ) -> ProbePictures:
-    """Draw one picture per seed with ManiSkill (0.03 to 0.3 s each)."""
+    """Draw one picture per seed with ManiSkill (about 0.03 s each)."""
     from par_model.simulation.maniskill_env import ManiSkillArm
 
     images, positions = [], []
     with ManiSkillArm(task, image_size=image_size) as arm:
         for seed in range(first_seed, first_seed + num_pictures):
-            arm.reset(seed)
+            arm.reset(seed, rebuild=seed == first_seed)
             images.append(arm.capture())
             positions.append(arm.environment_state())
     by_name = {name: np.stack([p[name] for p in positions]) for name in positions[0]}

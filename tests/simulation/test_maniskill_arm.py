@@ -95,8 +95,10 @@ def test_the_picture_after_a_reset_shows_the_new_scene(arm):
             assert red > max(green, blue) + 60, (red, green, blue)
         first[seed] = image
     assert np.abs(first[11].astype(int) - first[12]).max() > 100
-    arm.reset(11)
-    np.testing.assert_array_equal(arm.capture(), first[11])
+    for rebuild in (True, False):
+        arm.reset(11, rebuild=rebuild)
+        np.testing.assert_array_equal(arm.capture(), first[11])
+        arm.reset(12)
 
 
 @pytest.mark.sim
