@@ -16,8 +16,9 @@ answer computed anew from all slots), `steps` (sampling steps 1 to 100). The bou
 import argparse
 import json
 import logging
-import platform
+import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from par_model.backends.cpu_choice import cpu_name
 from par_model.backends.graphs import context_capacity, context_slots
 from par_model.backends.policy_graphs import PolicyGraphs, SlotInputs
 from par_model.backends.static_graphs import as_float32
@@ -42,12 +44,14 @@ from par_model.roofline import GPUS, Gpu, Networks, policy_phases
 
 PARTS = ("control", "cache", "steps")
 STEP_SWEEP = (1, 2, 4, 10, 50, 100)
-MIN_RUNS = 200
+MIN_RUNS, WARM_UP_RUNS = 200, 20
 Result = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = shlex.join(["python", "-m", "par_model.benchmark", *given])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("par_model").setLevel(logging.INFO)
     try:
@@ -237,9 +241,9 @@ def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock)
 # ---- bounds
 
 
-def bounds(config: ModelConfig, num_steps: int, device: torch.device) -> Result:
-    """Lower bounds of a control step with a full context, in milliseconds, by machine."""
-    phases = policy_phases(Networks.build(config), num_steps)
+def bounds(config: ModelConfig, num_steps: int, fill: int, device: torch.device) -> Result:
+    """Lower bounds of a control step after `fill` slots, in milliseconds, by machine."""
+    phases = policy_phases(Networks.build(config), num_steps, fill)
     result = {gpu.name: {phase.name: phase.bound_ms(gpu) for phase in phases} for gpu in GPUS}
     if device.type == "cpu":
         cpu = measured_cpu()
@@ -267,7 +271,7 @@ def measured_cpu() -> Gpu:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    if options.runs < MIN_RUNS and options.part != "cache":
+    if options.runs is not None and options.runs < MIN_RUNS and options.part != "cache":
         raise ValueError(f"--runs is {options.runs}; percentiles need at least {MIN_RUNS}.")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -277,9 +281,16 @@ def _measure(options: argparse.Namespace) -> None:
     fill = held - 1 if options.fill is None else options.fill
     if not 0 <= fill < held:
         raise ValueError(f"--fill is {fill}; the context holds 0 to {held - 1} slots.")
-    clock = Clock(deployment.device, options.runs, options.warm_up)
+    slow = options.part == "cache" and deployment.device.type == "cpu"
+    default_runs, default_warm_up = (5, 1) if slow else (MIN_RUNS, WARM_UP_RUNS)
+    clock = Clock(
+        deployment.device,
+        default_runs if options.runs is None else options.runs,
+        default_warm_up if options.warm_up is None else options.warm_up,
+    )
     report: Result = {
         "what": deployment.name,
+        "command": options.command,
         "part": options.part,
         "machine": _machine(deployment.device),
         "num_steps": deployment.num_steps,
@@ -296,7 +307,7 @@ def _measure(options: argparse.Namespace) -> None:
         }
         report["backends"] = measure_control(rigs, clock)
         report["kernel_launches"] = _kernel_launches(rigs, deployment.device)
-        report["bound_ms"] = bounds(config, deployment.num_steps, deployment.device)
+        report["bound_ms"] = bounds(config, deployment.num_steps, fill, deployment.device)
         _print_control(report)
     elif options.part == "cache":
         model = deployment.checkpoint.model.to(deployment.device, deployment.dtype)
@@ -346,7 +357,8 @@ def _machine(device: torch.device) -> Result:
     machine: Result = {
         "date": time.strftime("%Y-%m-%d"),
         "device": device.type,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "load_average": Path("/proc/loadavg").read_text().split()[:3],
@@ -359,12 +371,6 @@ def _machine(device: torch.device) -> Result:
     return machine
 
 
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def _memory(device: torch.device) -> Result:
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory: Result = {"host_peak_mib": kibibytes / 1024}
@@ -374,9 +380,11 @@ def _memory(device: torch.device) -> Result:
 
 
 def _kernel_launches(rigs: dict[str, Rig], device: torch.device) -> Result | None:
-    """CUDA kernels of one control step by the profiler; None on a CPU, where there are none."""
+    """Of one control step, by the profiler: CUDA kernels that ran, and launches by the host (a
+    CUDA graph is one). None on a CPU, where there are none."""
     if device.type != "cuda":
         return None
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     launches = {}
@@ -384,7 +392,12 @@ def _kernel_launches(rigs: dict[str, Rig], device: torch.device) -> Result | Non
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
             rig.control_step()
             torch.cuda.synchronize(device)
-        launches[name] = sum(event.count for event in trace.key_averages())
+        on_gpu = [event.name for event in trace.events() if event.device_type == DeviceType.CUDA]
+        on_host = [event.name for event in trace.events() if event.device_type != DeviceType.CUDA]
+        launches[name] = {
+            "kernels": sum(not event.startswith(("Memcpy", "Memset")) for event in on_gpu),
+            "host_launches": sum("Launch" in event for event in on_host),
+        }
     return launches
 
 
@@ -399,6 +412,8 @@ def _print_control(report: Result) -> None:
         for graph, times in entry["ms"].items():
             row = " ".join(f"{times[key]:8.2f}" for key in ("p50", "p95", "p99", "max"))
             print(f"{name:10} {graph:11} {row}")
+        whole = entry["ms"]["end_to_end"]
+        print(f"{name:10} end to end p99 is {whole['p99'] / whole['p50']:.2f} times its p50")
         print(
             f"{name:10} {entry['speed_over_first']:.2f} times the first backend's speed, actions "
             f"within {entry['actions_max_abs_from_first']:.2e} of it; {entry['runtime']}"
@@ -492,8 +507,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: PyTorch's)")
     parser.add_argument("--engines", type=Path, help="TensorRT engines (default: trt_engines/NAME)")
-    parser.add_argument("--runs", type=int, default=MIN_RUNS, help=f"default: {MIN_RUNS}")
-    parser.add_argument("--warm-up", type=int, default=20, help="runs left out (default: 20)")
+    parser.add_argument(
+        "--runs", type=int, help=f"default: {MIN_RUNS}; for the cache part on a CPU 5"
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        help=f"runs left out (default: {WARM_UP_RUNS}; for the cache part on a CPU 1)",
+    )
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two files of --json")
     return parser

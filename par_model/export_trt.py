@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from par_model.backends.graphs import GRAPH_NAMES
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
@@ -59,6 +60,7 @@ def _export(options: argparse.Namespace) -> None:
         precision=options.precision,
         opset=default_opset(options.precision) if options.opset is None else options.opset,
         num_steps=num_steps,
+        names=None if options.graphs is None else tuple(options.graphs),
     )
     _report(
         f"export: {name}, {options.precision}, opset {request.opset}, {num_steps} sampling steps, "
@@ -175,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default: bf16")
     parser.add_argument(
         "--steps", type=int, help="sampling steps in the act graph (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--graphs",
+        nargs="+",
+        choices=GRAPH_NAMES,
+        help="only these, to see whether they compile (default: all; nothing runs without all)",
     )
     parser.add_argument("--stage", choices=STAGES, help="one stage only (default: all in turn)")
     parser.add_argument("--route", choices=(_ONNX_ROUTE, _TORCH_ROUTE), default=_ONNX_ROUTE)

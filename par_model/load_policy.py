@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint to Policy: the only place that chooses a runtime."""
 
+import contextlib
+import copy
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
+from par_model.backends.cpu_choice import control_step_ms, cpu_name
 from par_model.backends.graphs import context_slots, require_static
 from par_model.backends.policy_graphs import PolicyGraphs
-from par_model.backends.static_graphs import GraphRuntime, StaticGraphs
+from par_model.backends.static_graphs import GraphRuntime, StaticGraphs, as_float32
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.config import TimestepSpacing
+from par_model.export.goldens import replay, rollout_steps
 from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.policy import PARPolicy
 
 BACKENDS = ("auto", "tensorrt", "compiled", "onnx", "eager")
 # Where `export_trt` is told to write by README: a folder a checkpoint.
 ENGINES = Path("trt_engines")
+_MOST_PARAMETERS_EXPORTED_UNASKED = 100_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +62,7 @@ def load_policy(
     backend: str = "auto",
     num_steps: int | None = None,
     sampler: str | None = None,
+    spacing: TimestepSpacing | None = None,
     context_slots: int | None = None,
     device: str = "auto",
     engines: Path | None = None,
@@ -64,12 +72,15 @@ def load_policy(
 
     Args:
         path: the checkpoint folder.
-        backend: one of BACKENDS. "auto" takes the first that works: on a GPU tensorrt, compiled,
-            eager; on a CPU onnx, eager. It logs which, and why not an earlier one. It exports
-            nothing: it takes onnx where an earlier load with backend "onnx" has exported.
+        backend: one of BACKENDS. "auto" takes on a GPU the first that works of tensorrt, compiled
+            and eager; on a CPU the faster of onnx and eager, measured once a machine. It logs
+            which and why. The first load of a checkpoint on a CPU exports it to ONNX into the
+            cache (15 s for par_small), unless it is large or the packages are missing.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         sampler: of the action head, "ddim", "dpmsolver++" or "ddpm"; None is the checkpoint's
             default. The static runtimes have "ddim" only, "auto" then answers with eager.
+        spacing: which training times the sampling steps stand at; None is the checkpoint's. Another
+            one runs with backend "eager" only.
         context_slots: observations that the policy remembers; None is the checkpoint's default.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         engines: folder that export_trt built in; None is trt_engines/NAME, the checkpoint's name.
@@ -81,6 +92,7 @@ def load_policy(
             refused; the sentence says why.
     """
     checkpoint = _with_sampling(load_checkpoint(path), sampler, context_slots)
+    checkpoint = _with_spacing(checkpoint, spacing, backend)
     _require_policy(checkpoint, path, observation_mode)
     deployment = Deployment(
         checkpoint=checkpoint,
@@ -116,6 +128,23 @@ def _with_sampling(
     return dataclasses.replace(checkpoint, config=config)
 
 
+def _with_spacing(
+    checkpoint: Checkpoint, spacing: TimestepSpacing | None, backend: str
+) -> Checkpoint:
+    own = checkpoint.config.action_diffusion.spacing
+    if spacing in (None, own):
+        return checkpoint
+    if backend != "eager":
+        raise ValueError(
+            f"spacing {spacing!r} was asked for, the checkpoint has {own!r}, and backend "
+            f"{backend!r} takes the checkpoint's; use backend 'eager', or "
+            "`python -m par_model.release --sampling` to change the checkpoint."
+        )
+    diffusion = dataclasses.replace(checkpoint.config.action_diffusion, spacing=spacing)
+    config = dataclasses.replace(checkpoint.config, action_diffusion=diffusion)
+    return dataclasses.replace(checkpoint, config=config)
+
+
 def _require_policy(checkpoint: Checkpoint, path: Path, observation_mode: str | None) -> None:
     config = checkpoint.config
     if not config.num_actions:
@@ -144,19 +173,57 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     if backend not in ("auto", "eager"):
         require_static(config, config.sampling.action_sampler)
     if backend != "auto":
-        return _MAKERS[backend](deployment)
-    order = ("tensorrt", "compiled") if deployment.device.type == "cuda" else ("onnx",)
-    for name in order:
+        return _MAKERS[backend](_own_weights(deployment))
+    if deployment.device.type == "cpu":
+        return _auto_on_cpu(deployment)
+    for name in ("tensorrt", "compiled"):
         try:
             require_static(config, config.sampling.action_sampler)
-            if name == "onnx":
-                _require_exported(deployment)
-            graphs = _MAKERS[name](deployment)
+            graphs = _MAKERS[name](_own_weights(deployment))
         except ValueError as reason:
             _log.warning("backend auto: not %s: %s", name, reason)
             continue
-        _log.info("backend auto: %s, the fastest that works on %s", name, deployment.device.type)
+        _log.info("backend auto: %s, the fastest that works on a GPU here", name)
         return graphs
+    return _eager_after_all(_own_weights(deployment))
+
+
+def _own_weights(deployment: Deployment) -> Deployment:
+    """On a GPU a runtime casts and moves the weights it is given; the next one to be tried needs
+    them as they were."""
+    if deployment.device.type == "cpu":
+        return deployment
+    return dataclasses.replace(deployment, checkpoint=copy.deepcopy(deployment.checkpoint))
+
+
+def _auto_on_cpu(deployment: Deployment) -> PolicyGraphs:
+    config = deployment.checkpoint.config
+    try:
+        require_static(config, config.sampling.action_sampler)
+        _require_small_or_exported(deployment)
+        onnx = _onnx(deployment)
+        times = _cpu_times(deployment, onnx)
+    except ValueError as reason:
+        _log.warning("backend auto: not onnx: %s", reason)
+        return _eager_after_all(deployment)
+    fastest = min(times, key=lambda name: times[name])
+    _log.info(
+        "backend auto: %s, as a control step took %s when it was measured on this CPU",
+        fastest,
+        " and ".join(f"{ms:.1f} ms with {name}" for name, ms in times.items()),
+    )
+    return onnx if fastest == "onnx" else _eager(deployment)
+
+
+def _cpu_times(deployment: Deployment, onnx: PolicyGraphs) -> dict[str, float]:
+    """Of a control step, by runtime, in milliseconds."""
+    text = as_float32(deployment.checkpoint.instructions.embeddings_ITC[0].float())
+    candidates = {"onnx": onnx, "eager": _eager(deployment)}
+    with _cache_folder(deployment) as folder:
+        return control_step_ms(candidates, text, folder, cpu_name())
+
+
+def _eager_after_all(deployment: Deployment) -> TorchEager:
     _log.warning("backend auto: eager, the slowest, because nothing faster works here")
     return _eager(deployment)
 
@@ -167,16 +234,42 @@ def _eager(deployment: Deployment) -> TorchEager:
     )
 
 
-def _require_exported(deployment: Deployment) -> None:
-    cached_export = _onnx_modules()[1]
-    folder = cached_export.cached_export_folder(
+def _require_small_or_exported(deployment: Deployment) -> None:
+    """What takes minutes and gigabytes is not begun unasked."""
+    checkpoint = deployment.checkpoint
+    modules = (checkpoint.model, checkpoint.codec)
+    num_parameters = sum(value.numel() for module in modules for value in module.parameters())
+    if (
+        num_parameters <= _MOST_PARAMETERS_EXPORTED_UNASKED
+        or _cached_export_path(deployment).is_dir()
+    ):
+        return
+    raise ValueError(
+        f"{deployment.name} is not exported and has {num_parameters / 1e6:.0f} M parameters, whose "
+        "export takes minutes and gigabytes of disk; load it once with backend 'onnx' to have it"
+    )
+
+
+def _cached_export_path(deployment: Deployment) -> Path:
+    folder: Path = _onnx_modules()[1].cached_export_folder(
         deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
     )
-    if not folder.is_dir():
+    return folder
+
+
+@contextlib.contextmanager
+def _cache_folder(deployment: Deployment) -> Iterator[Path]:
+    """Where the ONNX export lies or will, for this process alone meanwhile."""
+    cached_export = _onnx_modules()[1]
+    folder = _cached_export_path(deployment)
+    try:
+        with cached_export.lock(folder):
+            yield folder
+    except OSError as error:
         raise ValueError(
-            f"{deployment.name} is not exported yet; load it once with backend 'onnx', which "
-            "exports it (half a minute for par_small)"
-        )
+            f"the cache {folder.parent} cannot be written ({error}); name another folder in the "
+            "environment variable PAR_CACHE, or choose backend 'eager'."
+        ) from error
 
 
 def _onnx_modules() -> tuple[ModuleType, ModuleType]:
@@ -196,9 +289,10 @@ def _onnx(deployment: Deployment) -> StaticGraphs:
     onnx, cached_export = _onnx_modules()
     if deployment.device.type != "cpu":
         raise ValueError("backend 'onnx' runs on the CPU; use device 'cpu', or another backend.")
-    folder = cached_export.cached_export(
-        deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
-    )
+    with _cache_folder(deployment):
+        folder = cached_export.cached_export(
+            deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
+        )
     return _verified(deployment, onnx.OnnxRuntime(folder), folder)
 
 
@@ -230,6 +324,9 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
 
 
 def _compiled(deployment: Deployment) -> StaticGraphs:
+    # Two seconds to import, for this backend alone.
+    from torch._dynamo.exc import TorchDynamoException
+
     from par_model.backends.torch_compiled import TorchCompiled
 
     checkpoint = deployment.checkpoint
@@ -240,7 +337,26 @@ def _compiled(deployment: Deployment) -> StaticGraphs:
         checkpoint.config.sampling.action_sampler,
         deployment.num_steps,
     )
-    return StaticGraphs(checkpoint, runtime, _eager(deployment))
+    graphs = StaticGraphs(checkpoint, runtime, _eager(deployment))
+    _log.warning("backend compiled: compiling, which takes a minute or more")
+    try:
+        _run_every_graph(graphs)
+    except TorchDynamoException as error:
+        words = str(error).strip().splitlines()
+        raise ValueError(
+            f"torch.compile failed ({words[0] if words else type(error).__name__}); it needs a C++ "
+            "compiler on a CPU and Triton on a GPU. Install it, or choose backend 'eager'."
+        ) from error
+    return graphs
+
+
+def _run_every_graph(graphs: StaticGraphs) -> None:
+    """A rollout that fills the context and goes on: what is compiled or captured at its first run
+    is so before an arm waits for it."""
+    config = graphs.config
+    text = np.zeros((config.num_text_tokens, config.text_width), dtype=np.float32)
+    for _ in replay(graphs, text, rollout_steps(config, context_slots(config) + 1, seed=0)):
+        pass
 
 
 def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> StaticGraphs:
@@ -249,6 +365,8 @@ def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> St
 
     graphs = StaticGraphs(deployment.checkpoint, runtime, _eager(deployment))
     verify_goldens(graphs, folder, runtime.manifest)  # type: ignore[attr-defined]
+    if deployment.device.type == "cuda":
+        _run_every_graph(graphs)
     return graphs
 
 

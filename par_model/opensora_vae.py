@@ -89,7 +89,11 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Single-head self-attention over the pixels of each frame, with its residual."""
+    """Single-head self-attention over the pixels of each frame, with its residual.
+
+    Attributes:
+        attend: (queries, keys, values) to what is attended to; static graphs put another here.
+    """
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -98,6 +102,7 @@ class FrameAttention(nn.Module):
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.attend = functional.scaled_dot_product_attention
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.group_norm(x)
@@ -105,9 +110,7 @@ class FrameAttention(nn.Module):
         if x.ndim == 5:
             normed = rearrange(normed, "b c t h w -> (b t) c h w")
         tokens = rearrange(normed, "b c h w -> b 1 (h w) c")
-        attended = functional.scaled_dot_product_attention(
-            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
-        )
+        attended = self.attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         out = rearrange(
             self.to_out[0](attended), "b 1 (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1]
         )

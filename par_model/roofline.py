@@ -66,15 +66,20 @@ class Networks:
             return Networks(config, PARModel(config), FrameCodec(config.codec))
 
 
-def policy_phases(networks: Networks, num_steps: int) -> list[Phase]:
-    """A control step with a full context and without frame generation: encode, append, denoise.
+def policy_phases(
+    networks: Networks, num_steps: int, num_earlier_slots: int | None = None
+) -> list[Phase]:
+    """A control step without frame generation: encode, append, denoise.
 
     Args:
         num_steps: denoising steps of the action head.
+        num_earlier_slots: in the context; None is all but the newest.
     """
+    if num_earlier_slots is None:
+        num_earlier_slots = networks.config.num_slots - 1
     return [
         _encode_phase(networks),
-        _append_phase(networks, networks.config.num_slots - 1),
+        _append_phase(networks, num_earlier_slots),
         _action_phase(networks, num_steps),
     ]
 

@@ -33,6 +33,7 @@ from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
 from par_model.diffusion import DdimStep, EulerStep, denoise_step, sampling_coefficients
 from par_model.model import PARModel
+from par_model.opensora_vae import FrameAttention
 
 CONTRACT_VERSION = 1
 # stands in a spec for the type that the graph is cast to
@@ -194,9 +195,15 @@ def require_static(config: ModelConfig, sampler: str) -> None:
 
 
 class EncodeGraph(nn.Module):
+    """The picture's latent. The video autoencoder attends with one head of 512, for which TensorRT
+    has no fused kernel."""
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.codec = checkpoint.codec.for_pictures()
+        for module in self.codec.modules():
+            if isinstance(module, FrameAttention):
+                module.attend = attend_by_products
 
     def forward(self, image_1HWC: Tensor) -> Tensor:
         return self.codec.encode(image_1HWC)
@@ -493,15 +500,19 @@ class ActGraph(nn.Module):
 def _attend_to_context(
     attention: CrossAttention, x_1LC: Tensor, keys_1HZD: Tensor, values_1HZD: Tensor
 ) -> Tensor:
-    """CrossAttention.forward by plain products, softmax in float32. The scores are L x Z, tiny;
-    and TensorRT-RTX 1.7.1 crashes while it compiles fused bfloat16 attention whose keys serve
-    several steps."""
+    """CrossAttention.forward by plain products. The scores are L x Z, tiny; and TensorRT-RTX 1.7.1
+    crashes while it compiles fused bfloat16 attention whose keys serve several steps."""
     queries_1HLD = attention.q(x_1LC).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    queries_1HLD = queries_1HLD * queries_1HLD.shape[-1] ** -0.5
-    scores_1HLZ = queries_1HLD @ keys_1HZD.transpose(-1, -2)
-    weights_1HLZ = torch.softmax(scores_1HLZ, dim=-1, dtype=torch.float32).to(x_1LC.dtype)
-    attended_1LHD = (weights_1HLZ @ values_1HZD).transpose(1, 2)
-    return attention.proj(attended_1LHD.flatten(2))
+    attended_1HLD = attend_by_products(queries_1HLD, keys_1HZD, values_1HZD)
+    return attention.proj(attended_1HLD.transpose(1, 2).flatten(2))
+
+
+def attend_by_products(queries_1HSD: Tensor, keys_1HMD: Tensor, values_1HMD: Tensor) -> Tensor:
+    """Attention that sees everything, without a fused operator; softmax in float32."""
+    queries_1HSD = queries_1HSD * queries_1HSD.shape[-1] ** -0.5
+    scores_1HSM = queries_1HSD @ keys_1HMD.transpose(-1, -2)
+    weights_1HSM = torch.softmax(scores_1HSM, dim=-1, dtype=torch.float32).to(queries_1HSD.dtype)
+    return weights_1HSM @ values_1HMD
 
 
 def _norm_rows(modulation: DitModulation) -> Tensor:

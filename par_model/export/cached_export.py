@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The float32 ONNX export that a CPU runs, made once a checkpoint and kept in a cache folder."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from par_model.backends.graphs import CONTRACT_VERSION, context_slots
@@ -37,7 +40,8 @@ def cached_export_folder(checkpoint: Checkpoint, name: str, sha256: str, num_ste
 
 
 def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
-    """The folder of the export; made now if there is none (half a minute for par_small).
+    """The folder of the export; made now if there is none (15 s for par_small), and said. The
+    caller holds its `lock`.
 
     Raises:
         ValueError: the model cannot be exported.
@@ -45,10 +49,24 @@ def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int
     folder = cached_export_folder(checkpoint, name, sha256, num_steps)
     if _is_whole(folder):
         return folder
-    _log.info("exporting %s to ONNX, once, into %s", name, folder)
+    # A warning is seen without any logging set up: nobody should wonder what takes so long.
+    _log.warning("exporting %s to ONNX, this once (15 s for par_small), into %s", name, folder)
     request = ExportRequest(checkpoint, name, sha256, "fp32", FUSED_OPSET, num_steps)
     export_checkpoint(request, folder, _log.info)
     return folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """One process at a time works on a cached export; the others wait and take its result.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_whole(folder: Path) -> bool:

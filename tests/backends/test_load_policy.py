@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runtime answers, and what is said about the others."""
 
+import json
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -37,31 +39,71 @@ def chunk_of(policy):
     return policy.act().joint_positions
 
 
-def test_auto_says_why_it_is_eager(folder, caplog):
+def on_a_cpu():
     if torch.cuda.is_available():
         pytest.skip("on a GPU auto takes another")
-    with caplog.at_level(logging.INFO):
-        policy = load_policy(folder)
-    assert policy.backend == "torch eager on cpu"
-    assert "backend auto: not onnx:" in caplog.text
+
+
+def test_auto_says_why_it_is_eager(folder, caplog, monkeypatch):
+    """Without the packages, without a cache, or too large to be exported unasked."""
+    on_a_cpu()
+    with monkeypatch.context() as patch:
+        # An entry of None makes the import fail as a missing package does.
+        patch.setitem(sys.modules, "onnxruntime", None)
+        patch.delitem(sys.modules, "par_model.backends.onnx", raising=False)
+        require_eager(folder, caplog, "pip install onnx onnxscript onnxruntime")
+    require_onnx()
+    with monkeypatch.context() as patch:
+        (folder / "file").touch()
+        patch.setenv("PAR_CACHE", str(folder / "file"))
+        require_eager(folder, caplog, "cannot be written")
+    monkeypatch.setattr("par_model.load_policy._MOST_PARAMETERS_EXPORTED_UNASKED", 1000)
+    require_eager(folder, caplog, "is not exported and has 0 M parameters")
+
+
+def require_eager(folder, caplog, words):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert load_policy(folder).backend == "torch eager on cpu"
+    assert "backend auto: not onnx: " in caplog.text
+    assert words in caplog.text
     assert "backend auto: eager, the slowest" in caplog.text
 
 
 @pytest.mark.slow
-def test_auto_takes_onnx_once_it_is_exported(folder, caplog):
+def test_auto_exports_and_takes_the_faster_by_the_first_measurement(folder, caplog):
+    """Both give the same actions to 1e-4; the times that decide are kept and can be read."""
     require_onnx()
-    if torch.cuda.is_available():
-        pytest.skip("on a GPU auto takes another")
+    on_a_cpu()
     reference = chunk_of(load_policy(folder, backend="eager"))
-    exported = load_policy(folder, backend="onnx")
     with caplog.at_level(logging.INFO):
-        policy = load_policy(folder)
-    assert policy.backend.startswith("ONNX Runtime")
-    assert "backend auto: onnx, the fastest that works on cpu" in caplog.text
-    for each in (exported, policy):
-        np.testing.assert_allclose(chunk_of(each), reference, atol=1e-4)
-    # Another number of steps is another export.
-    assert load_policy(folder, num_steps=2).backend == "torch eager on cpu"
+        first = load_policy(folder)
+    assert "exporting tiny to ONNX, this once" in caplog.text
+    kept = next(folder.parent.glob("cache/onnx/*/control_step_ms.json"))
+    times = json.loads(kept.read_text())["control_step_ms"]
+    assert set(times) == {"onnx", "eager"}
+    names = {"onnx": "ONNX Runtime", "eager": "torch eager"}
+    assert first.backend.startswith(names[min(times, key=times.get)])
+    np.testing.assert_allclose(chunk_of(first), reference, atol=1e-4)
+    for fastest in names:
+        content = json.loads(kept.read_text())
+        content["control_step_ms"] |= {name: 2.0 - (name == fastest) for name in names}
+        kept.write_text(json.dumps(content))
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            policy = load_policy(folder)
+        assert policy.backend.startswith(names[fastest])
+        assert f"backend auto: {fastest}, as a control step took" in caplog.text
+        assert "exporting" not in caplog.text
+        np.testing.assert_allclose(chunk_of(policy), reference, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nowhere/g++"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    with pytest.raises(ValueError, match=r"torch\.compile failed .*choose backend 'eager'"):
+        load_policy(folder, backend="compiled", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ A100 on a CPU, and refuses what is wrong."""
 import dataclasses
 import importlib.util
 
+import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from par_model import export_trt
@@ -84,6 +86,33 @@ def test_bf16_graphs_compile_for_an_a100(rtx, tmp_path):
     assert "KV_CACHE_UPDATE 4" in step
     assert "ATTENTION_INPUT 2" in step
     assert "PLUGIN" not in step
+
+
+@pytest.mark.slow
+def test_the_video_autoencoder_s_encode_graph(rtx, tmp_path):
+    """Its attention has one head of 512, for which TensorRT has no fused kernel: bf16 compiles for
+    an A100, and float32 is PyTorch's to 1e-4 (64 x 64 pixels, all channels)."""
+    from par_model.backends.onnx import OnnxRuntime
+    from par_model.export.check import compile_without_gpu
+    from par_model.export.onnx_graphs import ExportRequest, export_checkpoint
+
+    codec = preset("par_0_6b").codec
+    config = dataclasses.replace(preset("par_tiny"), codec=codec, image_height=64, image_width=64)
+    checkpoint = untrained_checkpoint(config)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+    with torch.inference_mode():
+        expected = checkpoint.codec.for_pictures().encode(torch.from_numpy(image)).numpy()
+    for precision in ("fp32", "bf16"):
+        folder = tmp_path / precision
+        request = ExportRequest(checkpoint, "x", "0" * 64, precision, 24, 2, ("encode",))
+        manifest = export_checkpoint(request, folder, print)
+        if precision == "fp32":
+            latent = OnnxRuntime(folder)._graphs["encode"].run({"image": image}, {})["latent"]
+            np.testing.assert_allclose(latent, expected, atol=1e-4)
+        else:
+            lines = []
+            assert compile_without_gpu(folder, manifest, ("encode",), lines.append)
+            assert "ATTENTION" not in lines[0]
 
 
 class TestCompilerRefuses:
