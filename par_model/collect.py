@@ -86,6 +86,10 @@ class CollectSettings:
                 f"demonstration seeds (0 to {NUM_DEMONSTRATION_SEEDS - 1}); seeds from "
                 f"{NUM_DEMONSTRATION_SEEDS} on are kept for model selection and measurement."
             )
+        if self.image_size < 16 or self.image_size % 16:
+            raise ValueError(
+                f"the image size must be a multiple of 16 pixels, got {self.image_size}."
+            )
         if not 0.0 <= self.noise.share <= 1.0:
             raise ValueError(f"the noise share must lie in 0 to 1, got {self.noise.share}.")
 
@@ -256,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
             first_seed=options.first_seed,
             noise=NoiseSettings(share=options.noise_share),
             num_hold_steps=options.hold_steps,
+            image_size=options.image_size,
         )
         collect(settings, options.out, options.num_workers)
     except ValueError as error:
@@ -292,6 +297,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--hold-steps", type=int, default=16, help="steps that hold the end (default 16)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=128, help="height and width of a frame (default 128)"
     )
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)"

@@ -13,7 +13,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -188,7 +187,10 @@ def _time_checkpoint(path: Path, num_steps: int | None) -> None:
 
 
 def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Of this program alone: getrusage's peak begins with that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(kib) / 2**20
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ def _print_drift(config: ModelConfig, checkpoint: Path | None, num_steps: int) -
     if checkpoint is not None:
         stored = load_checkpoint(checkpoint)
         config, state = stored.config, stored.model.state_dict()
+    if not config.autoregressive:
+        raise ValueError(f"{config.name} has no transformer and so no cache; choose another.")
     config = dataclasses.replace(config, num_slots=max(config.num_slots, num_steps + 1))
     model = untrained_checkpoint(config).model
     if checkpoint is not None:

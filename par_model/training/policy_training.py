@@ -280,7 +280,7 @@ class PolicyTrainer:
             codec=self.parts.codec,
             statistics=self.parts.statistics,
             instructions=self.parts.instructions,
-            card=model_card(self.parts.model.name, training),
+            card=model_card(self.parts.model, training),
             training=training,
         )
 
@@ -400,13 +400,20 @@ class RunLog:
         self._board.flush()
 
 
-def model_card(name: str, training: dict[str, object]) -> str:
+def origin(training: Mapping[str, object]) -> str:
+    """ "trained from scratch", or what it was fine-tuned from, by its training.json."""
+    start = training.get("finetuned_from")
+    return f"fine-tuned from {start}" if start else "trained from scratch"
+
+
+def model_card(model: ModelConfig, training: dict[str, object]) -> str:
     """README.md of a checkpoint: how it was made, in the words of its training.json."""
     lines = [
-        f"# {name}",
+        f"# {model.name}",
         "",
-        "A PAR policy trained from scratch on simulated demonstrations (ManiSkill, Panda arm, one",
-        "RGB camera of 128x128 pixels, joint-position targets at 20 Hz, chunks of 8).",
+        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
+        f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
+        f"20 Hz, chunks of {model.num_actions}).",
         "Licence: Apache-2.0.",
         "",
         "| | |",
@@ -434,7 +441,8 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices only, not on norms, biases and tokens."""
+    """Weight decay on all that has two dimensions (matrices, the learned token rows), not on norms
+    and biases."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
