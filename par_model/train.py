@@ -9,6 +9,7 @@ command of its own, goes on where it was stopped, and says what it needs.
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import shlex
@@ -38,7 +39,7 @@ from par_model.training.codec_training import (
     train_codec,
 )
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
-from par_model.training.finetuning import FinetuningConfig
+from par_model.training.finetuning import LEARNING_RATE, FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig, encode_demonstrations
 from par_model.training.policy_training import (
     PolicyParts,
@@ -135,6 +136,7 @@ def run_latents(options: argparse.Namespace) -> None:
     codec = start.codec
     for path in options.data:
         demonstrations = DemonstrationSet(path)
+        _require_picture_size(demonstrations, start.model)
         cache = _cache(options, start, demonstrations)
         with tqdm(desc=f"latents of {path.name}", unit="episode", mininterval=_interval_s()) as bar:
 
@@ -154,7 +156,7 @@ def run_policy(options: argparse.Namespace) -> None:
     config = PolicyTrainingConfig(
         num_steps=options.steps,
         hours=None if options.steps else options.hours,
-        learning_rate=options.learning_rate,
+        learning_rate=_learning_rate(options),
         num_warmup_steps=options.warmup_steps,
         average_decay=options.average_decay,
         seed=options.seed,
@@ -228,11 +230,31 @@ def _start(options: argparse.Namespace) -> _Start:
     return _Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
 
 
+def _learning_rate(options: argparse.Namespace) -> float:
+    if options.learning_rate is not None:
+        return float(options.learning_rate)
+    return PolicyTrainingConfig().learning_rate if options.pretrained is None else LEARNING_RATE
+
+
+def _require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
+    if not demonstrations.keys:
+        return
+    height, width = demonstrations.read_frames(demonstrations.keys[0]).shape[1:3]
+    if (height, width) != (model.image_height, model.image_width):
+        raise ValueError(
+            f"{demonstrations.path} has pictures of {height} x {width} pixels and {model.name} "
+            f"takes {model.image_height} x {model.image_width}; record with `collect --image-size "
+            f"{model.image_height}`, or convert NOVA's weights with another --resolution."
+        )
+
+
 def _finetuning(options: argparse.Namespace) -> FinetuningConfig | None:
     if options.pretrained is None:
         if options.lora_rank is not None:
             raise ValueError("--lora-rank needs --finetune, a checkpoint to start from.")
         return None
+    if options.start_checkpoint is not None:
+        raise ValueError("--from and --finetune both say where the weights come from; give one.")
     return FinetuningConfig(lora_rank=options.lora_rank)
 
 
@@ -266,7 +288,7 @@ def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
         instructions=start.instructions,
         training_episodes=training,
         validation_episodes=validation,
-        provenance=_provenance(sets, _codec_folder(options)),
+        provenance=_provenance(sets, _codec_folder(options)) | _pretrained_provenance(options),
         initial_weights=start.weights,
         finetuning=_finetuning(options),
     )
@@ -312,6 +334,14 @@ def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
             if (codec / f"{name}.json").exists()
         },
     }
+
+
+def _pretrained_provenance(options: argparse.Namespace) -> dict[str, object]:
+    tuning = _finetuning(options)
+    if tuning is None:
+        return {}
+    name = options.pretrained.resolve().name
+    return {"finetuned_from": name, "finetuning": dataclasses.asdict(tuning)}
 
 
 def _instruction_table(model: ModelConfig) -> InstructionTable:
@@ -495,7 +525,11 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     stage.add_argument("--resume", choices=["auto", "never", "other-data"], default="auto")
     stage.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     stage.add_argument("--shares", metavar="TASK=NUMBER,...", help="share of the clips by task")
-    stage.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    stage.add_argument(
+        "--learning-rate",
+        type=float,
+        help=f"default: {defaults.learning_rate:g}; with --finetune {LEARNING_RATE:g}",
+    )
     stage.add_argument("--warmup-steps", type=int, default=defaults.num_warmup_steps)
     stage.add_argument("--slots-per-batch", type=int, default=defaults.clips.slots_per_batch)
     stage.add_argument("--context-noise", type=float, default=defaults.clips.context_noise)
