@@ -388,5 +388,8 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for and torch sees no CUDA GPU; use 'cpu'.")
     if name not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is unknown; choose auto, cpu or cuda.")
+        raise ValueError(
+            f"device {name!r} is unknown; choose auto, cpu or cuda (one of several GPUs by "
+            "CUDA_VISIBLE_DEVICES)."
+        )
     return torch.device(name)

@@ -111,8 +111,11 @@ class SimArguments:
     image_every: int = parameter(
         1, "control steps from one picture to the next", minimum=1, maximum=8
     )
-    backend: str = parameter("auto", "runtime of the network")
-    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    backend: str = parameter(
+        "auto",
+        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+    )
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
     predict_episodes: int = parameter(
         1,
         "in the videos of the first episodes the model's predicted next frames stand beside the "
@@ -159,8 +162,11 @@ class RealArmArguments:
         minimum=1, maximum=1000,
     )  # fmt: skip
     policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
-    backend: str = parameter("auto", "runtime of the network")
-    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    backend: str = parameter(
+        "auto",
+        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+    )
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
     use_sim_time: bool = parameter(False, "take the time from /clock")
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
@@ -187,8 +193,11 @@ class LoopbackArguments:
         minimum=1, maximum=1000,
     )  # fmt: skip
     policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
-    backend: str = parameter("auto", "runtime of the network")
-    device: str = parameter("auto", "cpu, cuda, ...; auto takes the GPU where there is one")
+    backend: str = parameter(
+        "auto",
+        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+    )
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
         None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232

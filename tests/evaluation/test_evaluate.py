@@ -54,7 +54,7 @@ def command(checkpoint, result, *more):
     return [
         *(sys.executable, "-m", "par_model.evaluate", "--checkpoint", str(checkpoint)),
         *("--task", "PushCube", "--episodes", "3", "--first-seed", "10000", "--max-steps", "20"),
-        *("--record-targets", "--json", str(result), *more),
+        *("--backend", "eager", "--record-targets", "--json", str(result), *more),
     ]
 
 

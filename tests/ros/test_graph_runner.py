@@ -156,7 +156,9 @@ def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
     rclpy.init(args=[], context=context, domain_id=int(free_domain))
     node = Node("policy_node", context=context)
     try:
-        finished = run("loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}")
+        finished = run(
+            "loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}", "backend:=eager"
+        )
     finally:
         node.destroy_node()
         context.try_shutdown()
@@ -217,6 +219,7 @@ def test_unknown_instruction_is_one_sentence(checkpoint: str, free_domain: str) 
         "loopback",
         f"checkpoint:={checkpoint}",
         f"domain_id:={free_domain}",
+        "backend:=eager",
         "instruction:=Open the door.",
     )
     assert finished.code == 1
@@ -226,7 +229,8 @@ def test_unknown_instruction_is_one_sentence(checkpoint: str, free_domain: str) 
 
 def test_unknown_robot_is_one_sentence(checkpoint: str, free_domain: str) -> None:
     finished = run(
-        "loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}", "robot:=hal9000"
+        *("loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}"),
+        *("backend:=eager", "robot:=hal9000"),
     )
     assert finished.code == 1
     assert all("hal9000" in sentence for sentence in finished.sentences)
