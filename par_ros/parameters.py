@@ -84,8 +84,11 @@ class PolicyNodeParameters:
         minimum=1,
         maximum=1000,
     )
-    backend: str = parameter("auto", "runtime of the network")
-    device: str = parameter("auto", "cpu, cuda, cuda:0, ...; auto takes the GPU where there is one")
+    backend: str = parameter(
+        "auto",
+        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+    )
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
     mode: str = parameter(
         "realtime",
         "lockstep: physics waits, images are read reliably; realtime: nobody waits",

@@ -10,6 +10,7 @@ ends the process: physics would wait for ever.
 """
 
 import dataclasses
+import logging
 import sys
 import threading
 import time
@@ -538,6 +539,9 @@ def main() -> int:
             device=parameters.device,
         )
 
+    # Which runtime answers and why, and what is compiled or exported first.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("par_model").setLevel(logging.INFO)
     return run_node(lambda: PolicyNode(load))
 
 
