@@ -118,6 +118,11 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
     return picture if channels == 1 else picture.reshape(message.height, message.width, channels)
 
 
+def image_bytes(message: Image) -> ImageArray:
+    """uint8 [N]: a view of the picture's bytes as they came, whatever they mean."""
+    return np.frombuffer(message.data, np.uint8) if len(message.data) else np.zeros(0, np.uint8)
+
+
 def image_to_rgb(message: Image) -> ImageArray:
     """uint8 [H, W, 3] RGB of a colour picture; not to be written into.
 

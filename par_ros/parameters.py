@@ -110,6 +110,25 @@ class PolicyNodeParameters:
         0.01, "how far ahead of the clock a picture's stamp may lie", unit="s",
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
+    max_image_age_s: float = parameter(
+        0.4, "realtime: an older picture is not answered", unit="s", minimum=0.01, maximum=10.0
+    )
+    max_camera_silence_s: float = parameter(
+        1.0, "realtime: longest time without a picture before the camera counts as silent",
+        unit="s", minimum=0.05, maximum=60.0,
+    )  # fmt: skip
+    max_stamp_stall_s: float = parameter(
+        0.3, "realtime: longest time in which pictures come whose stamps do not go on",
+        unit="s", minimum=0.02, maximum=60.0,
+    )  # fmt: skip
+    frozen_motion_rad: float = parameter(
+        0.1, "pictures may be equal byte by byte while no joint of the arm moves further than this",
+        unit="rad", minimum=0.001, maximum=10.0,
+    )  # fmt: skip
+    min_brightness: float = parameter(
+        8.0, "mean brightness below which a picture is black; 0 takes any", unit="of 255",
+        minimum=0.0, maximum=255.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

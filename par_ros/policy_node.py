@@ -5,8 +5,9 @@ configure loads the policy and warms it up, activate starts an episode, deactiva
 One worker thread owns the policy, so topics are read while it thinks; only ~/reset and deactivate
 wait for it. One thread spins: rclpy's MultiThreadedExecutor costs half a core at 20 pictures/s. A
 chunk answers the first picture taken after the running chunk has ended; what the guard really sent
-(executed_actions) goes into the next observation. In lockstep, a picture that the policy refuses
-ends the process: physics would wait for ever.
+(executed_actions) goes into the next observation. A camera that is silent, stalled, frozen, black
+or of a wrong size or encoding gets no answer, and /diagnostics says why. In lockstep, a picture
+that is refused ends the process: physics would wait for ever.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -29,8 +31,17 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import FloatArray, ImageArray, Observation, Policy, PolicySpec
+from par_model.interface import (
+    RECENT_IMAGE_STRIDE,
+    RECENT_IMAGES,
+    FloatArray,
+    ImageArray,
+    Observation,
+    Policy,
+    PolicySpec,
+)
 from par_ros import messages
+from par_ros.control.camera_check import CAMERA_FAULTS, CameraCheck, CameraCheckSettings
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.observation_assembler import (
     AssembledObservation,
@@ -38,6 +49,7 @@ from par_ros.control.observation_assembler import (
     ObservationAssembler,
     Refusal,
 )
+from par_ros.control.recent_pictures import RecentPictures
 from par_ros.parameters import PolicyNodeParameters, declare, read
 from par_ros.process import report_error, run_node
 from par_ros.topics import (
@@ -46,6 +58,7 @@ from par_ros.topics import (
     EXECUTED_ACTIONS,
     IMAGE,
     JOINT_STATES,
+    OBSERVED,
     POLICY,
     PREDICTED_IMAGE,
     RESET_POLICY,
@@ -60,6 +73,8 @@ _NUM_TIMES_KEPT = 1000
 _STANDSTILL = 1e-9
 # What a later message can still complete: the picture stays.
 _WAITING_KINDS = ("skew", "joints")
+# So many pictures are kept for a policy that sees in clips: two seconds at 30 Hz.
+_NUM_PICTURES_KEPT = 60
 
 
 @runtime_checkable
@@ -118,6 +133,9 @@ class PolicyNode(LifecycleNode):
         self._settings = declare(self, PolicyNodeParameters)
         self._policy: Policy | None = None
         self._assembler: ObservationAssembler | None = None
+        self._camera = CameraCheck(CameraCheckSettings(), time.monotonic())
+        # The pictures on the way, for a policy that sees in clips.
+        self._recent: RecentPictures[Image] | None = None
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._episode = 0
@@ -135,6 +153,7 @@ class PolicyNode(LifecycleNode):
         self._num_context_resets = 0
         self._refusals: dict[str, int] = {}
         self._last_refusal = ""
+        self._camera_fault: Refusal | None = None
 
     # Lifecycle
 
@@ -155,6 +174,8 @@ class PolicyNode(LifecycleNode):
         self._assembler = ObservationAssembler(
             self._policy.spec.joint_names, self._assembler_settings()
         )
+        self._camera = CameraCheck(self._camera_settings(), time.monotonic())
+        self._recent = self._make_recent_pictures(self._policy.spec)
         self._create_interfaces()
         return TransitionCallbackReturn.SUCCESS
 
@@ -166,6 +187,7 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
         with self._lock:
+            self._camera.reset(time.monotonic())
             self._active = True
         return result
 
@@ -183,6 +205,7 @@ class PolicyNode(LifecycleNode):
             self.destroy_subscription(subscription)
         for publisher in (self._chunks, self._predicted_images):
             self.destroy_lifecycle_publisher(publisher)
+        self.destroy_publisher(self._observed)
         self.destroy_publisher(self._diagnostics)
         self.destroy_timer(self._diagnostics_timer)
         self.destroy_service(self._reset_service)
@@ -200,8 +223,30 @@ class PolicyNode(LifecycleNode):
             # Picture and joint states of one moment carry one stamp, and time stands still.
             return AssemblerSettings(max_joint_skew_s=0.0)
         return AssemblerSettings(
+            max_image_age_s=self._settings.max_image_age_s,
             max_joint_skew_s=self._settings.max_skew_s,
             max_future_s=self._settings.max_future_s,
+        )
+
+    def _camera_settings(self) -> CameraCheckSettings:
+        settings = self._settings
+        # In lockstep the first picture is repeated, and a slow policy makes a slow camera.
+        waits = settings.mode == "lockstep"
+        return CameraCheckSettings(
+            max_silence_s=None if waits else settings.max_camera_silence_s,
+            max_stall_s=None if waits else settings.max_stamp_stall_s,
+            frozen_motion_rad=settings.frozen_motion_rad,
+            min_brightness=settings.min_brightness,
+        )
+
+    def _make_recent_pictures(self, spec: PolicySpec) -> RecentPictures[Image] | None:
+        if spec.observation_mode != "clip":
+            return None
+        return RecentPictures(
+            num_pictures=RECENT_IMAGES,
+            spacing_s=RECENT_IMAGE_STRIDE * spec.step_s,
+            max_skew_s=0.0 if self._settings.mode == "lockstep" else self._settings.max_skew_s,
+            num_kept=_NUM_PICTURES_KEPT,
         )
 
     def _create_interfaces(self) -> None:
@@ -211,6 +256,9 @@ class PolicyNode(LifecycleNode):
         )
         self._predicted_images = self.create_lifecycle_publisher(
             Image, PREDICTED_IMAGE.name, PREDICTED_IMAGE.writer_qos.profile()
+        )
+        self._observed = self.create_publisher(
+            OBSERVED.message_type, OBSERVED.name, OBSERVED.writer_qos.profile()
         )
         self._diagnostics = self.create_publisher(
             DIAGNOSTICS.message_type, DIAGNOSTICS.name, DIAGNOSTICS.writer_qos.profile()
@@ -238,7 +286,7 @@ class PolicyNode(LifecycleNode):
         )
         self._diagnostics_timer = self.create_timer(
             _DIAGNOSTICS_PERIOD_S,
-            self._publish_diagnostics,
+            self._on_diagnostics_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
@@ -247,9 +295,25 @@ class PolicyNode(LifecycleNode):
     def _on_image(self, message: Image) -> None:
         image = PendingImage(message, messages.stamp_ns(message), time.monotonic())
         with self._lock:
-            if self._active:
-                self._pending = image
-                self._answer_if_ready()
+            if not self._active:
+                return
+            assert self._assembler is not None
+            self._camera.see(
+                messages.image_bytes(message),
+                image.stamp_ns,
+                self._assembler.newest_arm_positions,
+                image.received_s,
+            )
+            # At once: a picture whose stamp has stalled is never due.
+            untrusted = self._camera.check_stream(image.received_s)
+            if untrusted is not None:
+                self._pending = None
+                self._refuse(untrusted)
+                return
+            if self._recent is not None:
+                self._recent.add(image.stamp_ns, message)
+            self._pending = image
+            self._answer_if_ready()
 
     def _on_joint_state(self, message: JointState) -> None:
         with self._lock:
@@ -316,6 +380,10 @@ class PolicyNode(LifecycleNode):
         self._pending = None
         self._sent = None
         self._context_lost = False
+        self._camera_fault = None
+        self._camera.reset(time.monotonic())
+        if self._recent is not None:
+            self._recent.reset()
         if self._assembler is not None:
             self._assembler.reset()
 
@@ -330,14 +398,9 @@ class PolicyNode(LifecycleNode):
         image = self._pending
         if image is None or self._busy or not self._is_due(image.stamp_ns):
             return
-        assert self._assembler is not None
         lockstep = self._settings.mode == "lockstep"
         now_ns = image.stamp_ns if lockstep else self.get_clock().now().nanoseconds
-        try:
-            picture = messages.image_to_rgb(image.message)
-            assembled = self._assembler.assemble(picture, image.stamp_ns, now_ns)
-        except ValueError as error:
-            assembled = Refusal("image", str(error))
+        assembled = self._assemble(image, now_ns)
         if isinstance(assembled, Refusal):
             if assembled.kind not in _WAITING_KINDS:
                 self._pending = None
@@ -345,6 +408,7 @@ class PolicyNode(LifecycleNode):
             elif not lockstep:
                 self._refuse(assembled)
             return
+        self._camera_fault = None
         self._pending = None
         self._busy = True
         self._observation_age_s = (now_ns - image.stamp_ns) / messages.NANOSECONDS
@@ -352,8 +416,63 @@ class PolicyNode(LifecycleNode):
             self._context_lost = False
             self._num_context_resets += 1
             self._submit_reset(self._settings)
-            assembled = dataclasses.replace(assembled, executed_actions=None)
         self._worker.submit(self._answer, self._episode, image, assembled)
+
+    def _assemble(self, image: PendingImage, now_ns: int) -> AssembledObservation | Refusal:
+        """What the policy is shown for `image`, or why it is shown nothing. Under the lock."""
+        assert self._assembler is not None
+        picture = self._fitted(image.message)
+        if isinstance(picture, Refusal):
+            return picture
+        refusal = self._camera.check_brightness(picture)
+        if refusal is not None:
+            return refusal
+        assembled = self._assembler.assemble(picture, image.stamp_ns, now_ns)
+        if isinstance(assembled, Refusal):
+            return assembled
+        if self._context_lost:
+            assembled = dataclasses.replace(assembled, executed_actions=None)
+        if self._recent is None or assembled.executed_actions is None:
+            return assembled
+        return self._with_recent_images(assembled, self._recent)
+
+    def _fitted(self, message: Image) -> ImageArray | Refusal:
+        """The picture in the policy's size, by the checkpoint's rule. Under the lock."""
+        assert self._policy is not None
+        spec = self._policy.spec
+        try:
+            picture = messages.image_to_rgb(message)
+        except ValueError as error:
+            return Refusal("encoding", str(error))
+        refusal = self._camera.check_size(*picture.shape[:2])
+        if refusal is not None:
+            return refusal
+        try:
+            fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
+        except ValueError as error:
+            return Refusal("size", str(error))
+        return np.ascontiguousarray(fitted)
+
+    def _with_recent_images(
+        self, assembled: AssembledObservation, recent: RecentPictures[Image]
+    ) -> AssembledObservation | Refusal:
+        """The observation with the pictures on the way to it. Under the lock."""
+        assert self._assembler is not None
+        assert self._assembler.chunk_end_ns is not None
+        chosen = recent.choose(self._assembler.chunk_end_ns, assembled.stamp_ns)
+        if isinstance(chosen, Refusal):
+            return chosen
+        pictures = []
+        for _, message in chosen:
+            picture = self._fitted(message)
+            if isinstance(picture, Refusal):
+                return picture
+            pictures.append(picture)
+        return dataclasses.replace(
+            assembled,
+            recent_images=np.stack(pictures),
+            recent_stamps_ns=tuple(stamp_ns for stamp_ns, _ in chosen),
+        )
 
     def _is_due(self, stamp_ns: int) -> bool:
         """Whether a picture of this stamp answers the running chunk. Under the lock.
@@ -416,13 +535,36 @@ class PolicyNode(LifecycleNode):
         with self._lock:
             if episode != self._episode or not self._active:
                 return
+            before = self._sent
             self._sent = SentChunk(assembled.stamp_ns, chunk.joint_positions, acknowledged=False)
             self._chunks.publish(message)
+            self._observed.publish(self._observed_message(assembled, before))
             self._inference.add(inference_s)
             self._latency.add(time.monotonic() - image.received_s)
             self._num_chunks += 1
         if self._settings.predict_images and isinstance(policy, FramePredictor):
             self._publish_prediction(policy, policy.spec, image, assembled.stamp_ns)
+
+    def _observed_message(
+        self, assembled: AssembledObservation, before: SentChunk | None
+    ) -> DiagnosticStatus:
+        """What the chunk that has just been sent was computed from, for replay.
+
+        Reset, where it says so, with instruction and seed; `executed_stamp_ns` is the chunk before.
+        """
+        is_first = assembled.executed_actions is None
+        values = {
+            "stamp_ns": str(assembled.stamp_ns),
+            "joint_stamp_ns": str(assembled.joint_stamp_ns),
+            "executed_stamp_ns": "" if is_first or before is None else str(before.stamp_ns),
+            "recent_stamps_ns": " ".join(str(stamp) for stamp in assembled.recent_stamps_ns),
+            "reset": str(is_first).lower(),
+            "instruction": self._settings.instruction,
+            "policy_seed": str(self._settings.policy_seed),
+        }
+        return messages.status_message(
+            messages.Status(self.get_fully_qualified_name(), messages.OK, "observed", values)
+        )
 
     def _publish_prediction(
         self, policy: FramePredictor, spec: PolicySpec, image: PendingImage, stamp_ns: int
@@ -456,31 +598,56 @@ class PolicyNode(LifecycleNode):
         self.get_logger().warning(
             f"observation refused: {refusal.reason}", throttle_duration_sec=1.0
         )
+        if refusal.kind in CAMERA_FAULTS:
+            self._note_camera_fault(refusal)
+
+    def _note_camera_fault(self, refusal: Refusal) -> None:
+        """Say at once what is wrong with the camera, once for each kind. Under the lock."""
+        is_new = self._camera_fault is None or self._camera_fault.kind != refusal.kind
+        self._camera_fault = refusal
+        if is_new:
+            self.get_logger().error(f"no chunk is sent: {refusal.reason}")
+            self._publish_status()
+
+    def _on_diagnostics_timer(self) -> None:
+        with self._lock:
+            silent = self._camera.check_silence(time.monotonic()) if self._active else None
+            if silent is not None:
+                self._note_camera_fault(silent)
+            self._publish_status()
 
     def _publish_diagnostics(self) -> None:
         with self._lock:
-            refused = sum(self._refusals.values())
-            values = {
-                "active": str(self._active).lower(),
-                "chunks": str(self._num_chunks),
-                "context_resets": str(self._num_context_resets),
-                "refused_observations": str(refused),
-                "last_refusal": self._last_refusal,
-                "observation_age_ms": f"{self._observation_age_s * 1e3:.1f}",
-                "inference_ms_p50": self._inference.percentile_text(50),
-                "inference_ms_p99": self._inference.percentile_text(99),
-                "latency_ms_p50": self._latency.percentile_text(50),
-                "latency_ms_p99": self._latency.percentile_text(99),
-                "new_inference_ms": _list_text(self._inference.take_new()),
-                "new_latency_ms": _list_text(self._latency.take_new()),
-            }
-            values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
-        status = messages.Status(
-            self.get_fully_qualified_name(),
-            messages.WARN if refused else messages.OK,
-            f"{refused} observations refused" if refused else "answering",
-            values,
-        )
+            self._publish_status()
+
+    def _publish_status(self) -> None:
+        """Under the lock."""
+        refused = sum(self._refusals.values())
+        fault = self._camera_fault
+        values = {
+            "active": str(self._active).lower(),
+            "backend": str(getattr(self._policy, "backend", "")),
+            "camera_fault": "" if fault is None else fault.kind,
+            "chunks": str(self._num_chunks),
+            "context_resets": str(self._num_context_resets),
+            "refused_observations": str(refused),
+            "last_refusal": self._last_refusal,
+            "observation_age_ms": f"{self._observation_age_s * 1e3:.1f}",
+            "inference_ms_p50": self._inference.percentile_text(50),
+            "inference_ms_p99": self._inference.percentile_text(99),
+            "latency_ms_p50": self._latency.percentile_text(50),
+            "latency_ms_p99": self._latency.percentile_text(99),
+            "new_inference_ms": _list_text(self._inference.take_new()),
+            "new_latency_ms": _list_text(self._latency.take_new()),
+        }
+        values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
+        if fault is not None:
+            level, text = messages.ERROR, f"no chunk is sent: {fault.reason}"
+        elif refused:
+            level, text = messages.WARN, f"{refused} observations refused"
+        else:
+            level, text = messages.OK, "answering" if self._active else "not active"
+        status = messages.Status(self.get_fully_qualified_name(), level, text, values)
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(messages.diagnostics_message((status,), now_ns))
 
@@ -492,6 +659,7 @@ def _observation(assembled: AssembledObservation) -> Observation:
         joint_names=assembled.joint_names,
         stamp_s=assembled.stamp_ns / messages.NANOSECONDS,
         executed_actions=assembled.executed_actions,
+        recent_images=assembled.recent_images,
     )
 
 
@@ -508,15 +676,18 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
     """
     spec = policy.spec
     executed = np.zeros((spec.num_actions, len(spec.joint_names)))
+    grey = np.full((spec.image_height, spec.image_width, 3), 128, dtype=np.uint8)
+    on_the_way = np.stack([grey] * RECENT_IMAGES) if spec.observation_mode == "clip" else None
     policy.reset(parameters.instruction, parameters.policy_seed)
     for index in range(parameters.num_warm_up):
         policy.observe(
             Observation(
-                image=np.full((spec.image_height, spec.image_width, 3), 128, dtype=np.uint8),
+                image=grey,
                 measured_joint_positions=np.zeros(len(spec.joint_names)),
                 joint_names=spec.joint_names,
                 stamp_s=index * spec.num_actions * spec.step_s,
                 executed_actions=executed if index > 0 else None,
+                recent_images=on_the_way if index > 0 else None,
             )
         )
         policy.act()

@@ -168,6 +168,16 @@ DIAGNOSTICS = Topic(
     (POLICY, GUARD, ARM), (EPISODES, ANYONE),
     "at 1 Hz of wall time and at every event (REP-107)",
 )  # fmt: skip
+OBSERVED = Topic(
+    "observed", DiagnosticStatus, _ANSWER, _ANSWER,
+    (POLICY,), (ANYONE,),
+    "with each chunk: stamps of the picture, joint states and executed actions behind it",
+)  # fmt: skip
+GUARD_INPUTS = Topic(
+    "guard_inputs", DiagnosticStatus, Qos(reliable=True, depth=50), Qos(reliable=True, depth=50),
+    (GUARD,), (ANYONE,),
+    "each chunk, service call and fault with the clocks' times at which the guard took it",
+)  # fmt: skip
 E_STOP = Topic(
     "e_stop", Bool, _ANSWER, _ANSWER,
     (ANYONE,), (GUARD,),
@@ -202,6 +212,8 @@ TOPICS: tuple[Topic, ...] = (
     GRIPPER_TRAJECTORY_SHADOW,
     PREDICTED_IMAGE,
     DIAGNOSTICS,
+    OBSERVED,
+    GUARD_INPUTS,
     E_STOP,
     E_STOP_STATE,
     EPISODE_STATE,

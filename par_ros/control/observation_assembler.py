@@ -57,6 +57,9 @@ class AssembledObservation:
         executed_actions: float64 [L, J], what the arm was sent since the last observation; None for
             the first one after reset().
         joint_skew_s: joint state's stamp minus the image's.
+        joint_stamp_ns: the joint state's stamp.
+        recent_images: uint8 [4, H, W, 3], the pictures on the way, `image` last, and their stamps;
+            for a policy that sees in clips.
     """
 
     stamp_ns: int
@@ -65,6 +68,9 @@ class AssembledObservation:
     measured_joint_positions: FloatArray
     executed_actions: FloatArray | None
     joint_skew_s: float
+    joint_stamp_ns: int
+    recent_images: ImageArray | None = None
+    recent_stamps_ns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Refusal:
     """Why there is no observation.
 
     Attributes:
-        kind: one word for counters: stale, future, skew, joints, not_due.
+        kind: one word for counters: stale, future, skew, joints, not_due, and the camera's
+            (camera_check.CAMERA_FAULTS).
         reason: a sentence with what was expected, what came and what to check.
     """
 
@@ -153,6 +160,11 @@ class ObservationAssembler:
         """When the last executed chunk ends; None before the first."""
         return self._chunk_end_ns
 
+    @property
+    def newest_arm_positions(self) -> FloatArray | None:
+        """float64 [J - 1], without the gripper; None before any joint state."""
+        return self._joint_samples[-1].positions[:-1] if self._joint_samples else None
+
     def add_joint_state(
         self,
         stamp_ns: int,
@@ -215,6 +227,7 @@ class ObservationAssembler:
             measured_joint_positions=sample.positions.copy(),
             executed_actions=self._executed_actions,
             joint_skew_s=skew_s,
+            joint_stamp_ns=sample.stamp_ns,
         )
 
     def _check_stamp(self, stamp_ns: int, now_ns: int) -> Refusal | None:

@@ -2,6 +2,7 @@
 """policy_node over DDS with the real node and a scripted policy: 8 actions of 0.05 s, so a chunk
 lasts 0.4 s; pictures come every 0.05 s of made-up time, each with its joint states."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import ActionChunk, ImageArray, Observation
+from par_model.interface import ActionChunk, ImageArray, Observation, PolicySpec
 from par_ros import messages, topics
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.fixed_chunk_node import FixedChunkPolicy
@@ -87,6 +88,7 @@ class World(Node):
                 topic.message_type, topic.name, callback, topic.reader_qos.profile()
             )
         self.reset = self.create_client(Trigger, topics.RESET_POLICY.client_name)
+        self._noise = np.random.default_rng(0)
 
     def _on_chunk(self, message: JointTrajectoryMessage) -> None:
         self.chunks.append((messages.stamp_ns(message), messages.read_joint_trajectory(message)))
@@ -98,7 +100,9 @@ class World(Node):
 
     def show_picture(self, stamp_ns: int, encoding: str = "rgb8") -> None:
         shape = (128, 128, 3) if encoding == "rgb8" else (128, 128)
-        picture = np.full(shape, 90, np.uint8)
+        self.send_picture(self._noise.integers(80, 100, shape, np.uint8), stamp_ns, encoding)
+
+    def send_picture(self, picture: ImageArray, stamp_ns: int, encoding: str = "rgb8") -> None:
         self.pictures.publish(messages.array_to_image(picture, encoding, stamp_ns, "camera"))
 
     def show_joints(self, stamp_ns: int, position: float = 0.5) -> None:
@@ -126,8 +130,10 @@ class World(Node):
 class Graph:
     """policy_node and its world, spinning in this process."""
 
-    def __init__(self, mode: str, **parameters: object) -> None:
-        self.policy = RecordingPolicy()
+    def __init__(
+        self, mode: str, policy: RecordingPolicy | None = None, **parameters: object
+    ) -> None:
+        self.policy = policy or RecordingPolicy()
         overrides = {"mode": mode, "instruction": INSTRUCTION, "num_warm_up": 0} | parameters
         self.node = _node_with(self.policy, overrides)
         self.world = World()
@@ -364,7 +370,7 @@ def test_realtime_starts_anew_when_the_guard_stays_silent(make_graph: Callable[.
 
 
 def test_realtime_refusal_is_reported_and_survived(make_graph: Callable[..., Graph]) -> None:
-    graph = make_graph("realtime")
+    graph = make_graph("realtime", max_camera_silence_s=60.0)
     graph.activate()
     graph.policy.error = ValueError("the policy does not like it.")
     graph.world.show(now_ns(graph))
@@ -384,6 +390,107 @@ def test_realtime_old_pictures_are_refused(make_graph: Callable[..., Graph]) -> 
     graph.world.show(now_ns(graph) - 1_000_000_000)
     wait_for(lambda: any(s.values.get("refused_stale") == "1" for s in graph.world.diagnostics))
     assert not graph.world.chunks
+
+
+# 4:3; without the shared-memory profile, best effort loses larger pictures.
+SCENE = np.random.default_rng(1).integers(0, 256, (150, 200, 3), np.uint8)
+
+
+def noisy(picture: ImageArray, count: int) -> ImageArray:
+    changed = picture.copy()
+    changed.flat[count % changed.size] ^= 1
+    return changed
+
+
+@pytest.mark.parametrize("fault", ["frozen", "stalled", "black", "size", "encoding", "silent"])
+def test_a_faulty_camera_gets_no_chunk_and_a_good_one_does_again(
+    make_graph: Callable[..., Graph], fault: str
+) -> None:
+    """A 200 x 150 camera, fitted by the checkpoint's rule; 0.05 rad from picture to picture."""
+    graph = make_graph("realtime", max_camera_silence_s=0.5)
+    world = graph.world
+    graph.activate()
+
+    def show(count: int, kind: str, bad_ns: int = 0) -> None:
+        stamp_ns = now_ns(graph)
+        world.show_joints(stamp_ns, position=0.05 * count)
+        if kind == "silent":
+            return
+        picture = {
+            "frozen": SCENE,
+            "black": noisy(SCENE // 64, count),
+            "size": noisy(np.tile(SCENE, (2, 2, 1)), count),
+            "encoding": noisy(SCENE[:, :, 0], count),
+        }.get(kind, noisy(SCENE, count))
+        encoding = "mono8" if kind == "encoding" else "rgb8"
+        world.send_picture(picture, bad_ns if kind == "stalled" else stamp_ns, encoding)
+
+    def show_until(condition: Callable[[], object], kind: str) -> None:
+        bad_ns, deadline_s, count = now_ns(graph), time.monotonic() + TIMEOUT_S, 0
+        while not condition():
+            assert time.monotonic() < deadline_s, kind
+            show(count, kind, bad_ns)
+            count += 1
+            time.sleep(0.02)
+
+    def reported(value: str) -> bool:
+        return any(status.values["camera_fault"] == value for status in world.diagnostics)
+
+    show_until(lambda: world.chunks, "good")
+    assert graph.policy.observations[0].image.shape == (128, 128, 3)
+    world.execute(0)
+    show_until(lambda: reported(fault), fault)
+    told = [status for status in world.diagnostics if status.values["camera_fault"] == fault]
+    assert told[0].level == messages.ERROR
+    assert told[0].message.startswith("no chunk is sent: ")
+    # Longer than a chunk and than the time after which an unanswered one is given up.
+    num_chunks, fault_ns = len(world.chunks), now_ns(graph)
+    show_until(lambda: now_ns(graph) > fault_ns + 3 * CHUNK_NS, fault)
+    assert len(world.chunks) == num_chunks
+    world.diagnostics.clear()
+    show_until(lambda: len(world.chunks) > num_chunks and reported(""), "good")
+
+
+class ClipPolicy(RecordingPolicy):
+    """Sees in clips."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        return dataclasses.replace(super().spec, observation_mode="clip")
+
+
+def test_a_clip_policy_is_shown_the_pictures_on_the_way(make_graph: Callable[..., Graph]) -> None:
+    """Pictures after steps 2, 4, 6 and 8 of a chunk that begins 0.1 s after its observation."""
+    graph = make_graph("lockstep", policy=ClipPolicy(), num_warm_up=2)
+    graph.activate()
+    graph.policy.observations.clear()
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    end_ns = graph.world.execute(0, delay_ns=2 * STEP_NS)
+    pictures = {}
+    for step in range(1, 11):
+        picture = np.full((128, 128, 3), 100 + step, np.uint8)
+        pictures[START_NS + step * STEP_NS] = picture
+        graph.world.show_joints(START_NS + step * STEP_NS)
+        graph.world.send_picture(picture, START_NS + step * STEP_NS)
+    assert graph.chunk(1)[0] == end_ns
+    first, second = graph.policy.observations
+    assert first.recent_images is None
+    expected = [pictures[end_ns - left * STEP_NS] for left in (6, 4, 2, 0)]
+    np.testing.assert_array_equal(second.recent_images, expected)
+
+
+def test_a_clip_with_a_gap_is_refused(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep", policy=ClipPolicy())
+    graph.activate()
+    graph.world.show(START_NS)
+    graph.chunk(0)
+    end_ns = graph.world.execute(0)
+    graph.world.show(START_NS + 4 * STEP_NS)
+    graph.world.show(end_ns)
+    error = graph.spinning.exception(TIMEOUT_S)
+    assert isinstance(error, ValueError)
+    assert "sees in clips and needs a picture every 0.1 s" in str(error)
 
 
 def test_predictions_are_stamped_with_the_time_they_show(make_graph: Callable[..., Graph]) -> None:
