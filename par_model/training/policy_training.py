@@ -151,6 +151,7 @@ class PolicyTrainer:
             betas=(0.9, 0.95),
         )
         shares = dict(config.task_shares)
+        _require_held_out(parts.validation_episodes, shares)
         self.sampler = self._sampler(parts.training_episodes, shares)
         self.validation = self._sampler(parts.validation_episodes, shares)
         tasks = [task for task, share in config.task_shares if share]
@@ -438,6 +439,15 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
             f"than {model.config.name}; start from one of the same preset."
         )
     model.load_state_dict(other.model.state_dict())
+
+
+def _require_held_out(episodes: list[TrainingEpisode], shares: Mapping[str, float]) -> None:
+    held = {episode.task for episode in episodes}
+    if lacking := sorted(task for task, share in shares.items() if share and task not in held):
+        raise ValueError(
+            f"no episode of {', '.join(lacking)} is held out to measure the validation loss; every "
+            "25th is (keys 24, 49, ...), so record at least 25 demonstrations."
+        )
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

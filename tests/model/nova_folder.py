@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
+from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from par_model.config import FrameCodecConfig
 from par_model.opensora_vae import OpenSoraVae
@@ -191,3 +192,27 @@ def write_vae(folder):
     (folder / "config.json").write_text(json.dumps(VAE_CONFIG))
     tensors = {name: value.contiguous() for name, value in small_vae().state_dict().items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+
+
+def write_text_encoder(folder):
+    """A Phi model of one layer and a tokenizer that knows four words; returns the model."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    phi = PhiForCausalLM(
+        PhiConfig(
+            vocab_size=8,
+            hidden_size=SMALL.text_width,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).eval()
+    phi.save_pretrained(folder / "text_encoder")
+    words = {"[PAD]": 0, "push": 1, "the": 2, "cube": 3, "stack": 4, "[UNK]": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(
+        folder / "tokenizer"
+    )
+    return phi

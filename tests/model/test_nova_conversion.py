@@ -13,7 +13,6 @@ import sys
 import diffusers
 import pytest
 import torch
-from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from par_model import nova_weights
 from par_model.checkpoint import load_checkpoint
@@ -42,6 +41,7 @@ from tests.model.nova_folder import (
     random_tensors,
     transformer_shapes,
     write_folder,
+    write_text_encoder,
 )
 
 
@@ -294,29 +294,6 @@ policy.observe(Observation(picture, np.zeros(8), policy.spec.joint_names, 0.0, N
 print(policy.act().joint_positions.shape)
 print([name for name in sys.modules if name.startswith("transformers.models.phi")])
 """
-
-
-def write_text_encoder(folder):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    torch.manual_seed(0)
-    phi = PhiForCausalLM(
-        PhiConfig(
-            vocab_size=8,
-            hidden_size=SMALL.text_width,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
-    ).eval()
-    phi.save_pretrained(folder / "text_encoder")
-    words = {"[PAD]": 0, "push": 1, "the": 2, "cube": 3, "stack": 4, "[UNK]": 5}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(
-        folder / "tokenizer"
-    )
-    return phi
 
 
 # ---- schedulers
