@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Action-DiT: noise prediction for a chunk, (noisy actions, t, Z_A) -> noise.
 
-Network only; the sampler is in diffusion.py. Z_A enters by cross-attention alone (paper, section
-4.2.3) and t by adaptive layer norms alone, so both are computed once and reused over the steps.
+Network only (epsilon_theta of the paper's Eq. 10); the sampler is in diffusion.py. Z_A enters by
+cross-attention alone (section 4.2.3) and t by adaptive layer norms alone, so both are computed once
+and reused over the steps.
 
 Shape letters: B batch, L actions, D action width, C width, Z context tokens, X context width.
 """

@@ -572,7 +572,7 @@ _NOVA_OSP480 = dataclasses.replace(
 
 
 def _without_transformer(config: ModelConfig) -> ModelConfig:
-    """PAR-NoAR (paper, section 5.3.2): the heads see the embedded tokens of one slot."""
+    """PAR-NoAR (paper, section 5.3.1): the heads see the embedded tokens of one slot."""
     return dataclasses.replace(config, name=f"{config.name}_noar", autoregressive=False)
 
 
@@ -585,7 +585,7 @@ def _without_diffusion(config: ModelConfig) -> ModelConfig:
 
 _PAR_0_6B = dataclasses.replace(_PAR_0_6B_P480, name="par_0_6b")
 
-# The paper's ablations (section 5.3.2), as changes of any configuration.
+# The paper's ablations (section 5.3), as changes of any configuration.
 ABLATIONS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
     "noar": _without_transformer,
     "discrete": _without_diffusion,

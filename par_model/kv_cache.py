@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history of an episode as keys and values: tensors of a fixed size and a length.
+"""The history of an episode as keys and values (paper, section 4.2.6): tensors of a fixed size and
+a length.
 
 Shape letters: Y layers, B batch, H heads, S tokens, D head width.
 """

@@ -218,7 +218,7 @@ class PARModel(nn.Module):
     def _action_loss(
         self, context: Context, batch: TrainingBatch, generator: torch.Generator
     ) -> Tensor:
-        """Epsilon MSE over the chunk, one t per chunk and draw (paper, section 4.3)."""
+        """L_act of Eq. 11: Eq. 10 over the chunk, one t per chunk and draw (section 4.3)."""
         if self.action_head is None:
             return context.frame_BNKC.new_zeros(())
         chosen = batch.action_valid_BNL.any(dim=-1)
@@ -249,7 +249,8 @@ class PARModel(nn.Module):
         generator: torch.Generator,
         checkpoint_gradients: bool,
     ) -> Tensor:
-        """NOVA's masked set loss, t and noise per token, on a random share of the frames."""
+        """L_obs of Eq. 11: Eq. 4 on NOVA's masked sets, t and noise per token, on a random share of
+        the frames."""
         config, loss = self.config.frame_diffusion, self.config.loss
         valid_M = batch.frame_valid_BN.flatten().nonzero().squeeze(1)
         count = max(1, round(loss.frame_fraction * valid_M.shape[0]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction, frames and actions to tokens, and where each token stands in time and space.
 
-A physical token P_n is [frame tokens of O_n; L action tokens of A_n] (paper, section 4.2.2).
+A physical token P_n is [frame tokens of O_n; L action tokens of A_n] (paper, section 4.2.2, Eq. 8).
 A_n are the actions executed between O_{n-1} and O_n; A_0 is the learnable Begin-Of-Action.
 The video model (num_actions 0, NOVA itself) has frame tokens only: slot 0 is the learnable
 Begin-Of-Video and slot n holds latent n - 1.
@@ -130,7 +130,7 @@ class PhysicalTokenizer(nn.Module):
 
         The clock counts env steps: frame n stands at n L, action (n, l) at (n - 1) L + l + 1 with
         l from 0, text at 0. One step of the frame index is L steps of the action index: the
-        "distinct frequency settings" of the paper on one physical clock.
+        "distinct frequency settings" of the paper (section 4.3) on one physical clock.
         """
         if self.config.position_mode == "ape":
             return None
