@@ -38,7 +38,7 @@ from par_model.config import ModelConfig, preset
 from par_model.export.goldens import RolloutStep, rollout_steps
 from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
-from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs
+from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs, runtime_device
 from par_model.model import PARModel
 from par_model.roofline import GPUS, Gpu, Networks, policy_phases
 
@@ -326,6 +326,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _deployment(options: argparse.Namespace) -> Deployment:
+    device = runtime_device(options.device)
     if options.checkpoint is not None:
         checkpoint = load_checkpoint(options.checkpoint)
         name = options.checkpoint.resolve().name
@@ -336,14 +337,11 @@ def _deployment(options: argparse.Namespace) -> Deployment:
         sha256 = untrained_sha256(config)
     else:
         raise ValueError("give --checkpoint FOLDER or --preset NAME.")
-    kind = options.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
     return Deployment(
         checkpoint=checkpoint,
         name=name.split(" ")[0],
         sha256=sha256,
-        device=torch.device(kind),
+        device=device,
         num_steps=(
             checkpoint.config.sampling.action_num_steps
             if options.num_steps is None
@@ -504,7 +502,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", choices=PARTS, default="control", help="default: control")
     parser.add_argument("--num-steps", type=int, help="sampling steps (default: the checkpoint's)")
     parser.add_argument("--fill", type=int, help="slots in the context (default: all but one)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: CUDA if there)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: PyTorch's)")
     parser.add_argument("--engines", type=Path, help="TensorRT engines (default: trt_engines/NAME)")
     parser.add_argument(

@@ -98,7 +98,7 @@ def load_policy(
         checkpoint=checkpoint,
         name=path.resolve().name,
         sha256=sha256_of(path / FILE_NAME),
-        device=_device(device),
+        device=runtime_device(device),
         num_steps=_num_steps(checkpoint, num_steps),
         engines=ENGINES / path.resolve().name if engines is None else engines,
     )
@@ -382,7 +382,8 @@ def _num_steps(checkpoint: Checkpoint, num_steps: int | None) -> int:
     return checkpoint.config.sampling.action_num_steps if num_steps is None else num_steps
 
 
-def _device(name: str) -> torch.device:
+def runtime_device(name: str) -> torch.device:
+    """ "auto", "cpu" or "cuda" as a device that is there. Raises ValueError for any other."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -50,6 +50,7 @@ def test_cache_part_gives_the_same_answer_both_ways(tmp_path):
         (["--preset", "par_tiny", "--runs", "10"], "percentiles need at least 200"),
         (["--preset", "par_tiny", "--fill", "6"], "the context holds 0 to 5 slots"),
         (["--preset", "par_huge"], "preset 'par_huge' is unknown"),
+        (["--preset", "par_tiny", "--device", "cuda:1"], "choose auto, cpu or cuda"),
         (["--compare", "a.json", "b.json"], "a.json is no benchmark file"),
     ],
 )
