@@ -34,6 +34,7 @@ from par_ros.topics import (
     GRIPPER_TRAJECTORY,
     GRIPPER_TRAJECTORY_SHADOW,
     GUARD,
+    GUARD_INPUTS,
     JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
@@ -59,6 +60,10 @@ class SafetyNode(LifecycleNode):
         self._waits_to_engage = False
         self._num_ticks = 0
         self._num_policies = 0
+        # Of the newest joint state that the guard was given.
+        self._joint_stamp_ns: int | None = None
+        # Two arms' guards share /diagnostics.
+        self._status_name = messages.status_name(self)
         self._last_event = ""
         self._reported = (0, 0)
 
@@ -75,6 +80,7 @@ class SafetyNode(LifecycleNode):
         self._selector = JointStateSelector(spec.joint_names)
         self._create_outputs()
         self._create_inputs()
+        self._note_input("configure", *self._now())
         self._publish_e_stop_state()
         self.get_logger().info(f"arm {spec.name}; limits: {spec.source}")
         return TransitionCallbackReturn.SUCCESS
@@ -116,12 +122,14 @@ class SafetyNode(LifecycleNode):
         dry_run = self._settings.dry_run
         arm_topic = JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY
         gripper_topic = GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY
-        topics = (arm_topic, gripper_topic, EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS)
+        outputs = (arm_topic, gripper_topic, EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS)
         self._outputs = [
             self.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-            for topic in topics
+            for topic in (*outputs, GUARD_INPUTS)
         ]
-        self._arm, self._gripper, self._executed, self._stop_state, self._status = self._outputs
+        self._arm, self._gripper, self._executed, self._stop_state, self._status, self._taken = (
+            self._outputs
+        )
 
     def _create_inputs(self) -> None:
         lockstep = self._settings.mode == "lockstep"
@@ -162,7 +170,9 @@ class SafetyNode(LifecycleNode):
         try:
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
-            self._send(self._guard.on_bad_chunk(str(error), now_ns, monotonic_s))
+            reason = str(error)
+            self._send(self._guard.on_bad_chunk(reason, now_ns, monotonic_s))
+            self._note_input("bad_chunk", now_ns, monotonic_s, reason=reason)
             return
         chunk = RequestedChunk(
             messages.stamp_ns(message),
@@ -171,6 +181,7 @@ class SafetyNode(LifecycleNode):
             trajectory.positions,
         )
         self._send(self._guard.on_chunk(chunk, now_ns, monotonic_s))
+        self._note_input("chunk", now_ns, monotonic_s, chunk_stamp_ns=str(chunk.stamp_ns))
 
     def _on_joint_state(self, message: JointState) -> None:
         if not self._active:
@@ -186,9 +197,15 @@ class SafetyNode(LifecycleNode):
                 raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
             )
         except ValueError as error:
-            self._send(self._guard.on_bad_joint_state(str(error), now_ns, monotonic_s))
+            reason = str(error)
+            self._send(self._guard.on_bad_joint_state(reason, now_ns, monotonic_s))
+            self._note_input("bad_joint_state", now_ns, monotonic_s, reason=reason)
             return
-        self._send(self._guard.on_joint_state(sample, now_ns, monotonic_s))
+        self._joint_stamp_ns = sample.stamp_ns
+        command = self._guard.on_joint_state(sample, now_ns, monotonic_s)
+        self._send(command)
+        if _is_something(command):
+            self._note_input("joint_state", now_ns, monotonic_s)
 
     def _on_stop_message(self, message: Bool) -> None:
         if message.data:
@@ -200,9 +217,12 @@ class SafetyNode(LifecycleNode):
         if self._num_ticks % _TICKS_PER_GRAPH_LOOK == 0:
             self._num_policies = self.count_publishers(self._chunks.topic_name)
         self._num_ticks += 1
-        self._send(self._guard.on_tick(self._num_policies, now_ns, monotonic_s))
+        command = self._guard.on_tick(self._num_policies, now_ns, monotonic_s)
+        self._send(command)
+        if _is_something(command):
+            self._note_input("tick", now_ns, monotonic_s)
         if self._waits_to_engage and self._guard.has_joint_state:
-            self._waits_to_engage = not self._guard.engage(now_ns, monotonic_s).success
+            self._waits_to_engage = not self._engage_and_send(now_ns, monotonic_s).success
 
     # Services
 
@@ -210,7 +230,7 @@ class SafetyNode(LifecycleNode):
         assert self._guard is not None
         if not self._active:
             return _fill(response, Reply(False, "the guard is not active; activate it first"))
-        return self._finish(response, self._guard.engage(*self._now()))
+        return self._finish(response, self._engage_and_send(*self._now()))
 
     def _on_disengage(
         self, request: Trigger.Request, response: Trigger.Response
@@ -226,25 +246,37 @@ class SafetyNode(LifecycleNode):
     ) -> Trigger.Response:
         assert self._guard is not None
         reply = self._guard.reset_stop()
+        self._note_input("reset_stop", *self._now())
         self._publish_e_stop_state()
         return self._finish(response, reply)
 
     def _stop(self) -> Reply:
         assert self._guard is not None
         self._waits_to_engage = False
-        reply = self._guard.e_stop(*self._now())
+        now_ns, monotonic_s = self._now()
+        reply = self._guard.e_stop(now_ns, monotonic_s)
         # The arm first, then everybody else.
         self._send(reply.command)
+        self._note_input("e_stop", now_ns, monotonic_s)
         self._publish_e_stop_state()
         self.get_logger().error(f"emergency stop: {reply.message}")
         self._publish_diagnostics()
         return reply
 
+    def _engage_and_send(self, now_ns: int, monotonic_s: float) -> Reply:
+        assert self._guard is not None
+        reply = self._guard.engage(now_ns, monotonic_s)
+        self._send(reply.command)
+        self._note_input("engage", now_ns, monotonic_s)
+        return reply
+
     def _disengage_and_send(self) -> Reply:
         if self._guard is None:
             return Reply(True, "was not configured")
-        reply = self._guard.disengage(*self._now())
+        now_ns, monotonic_s = self._now()
+        reply = self._guard.disengage(now_ns, monotonic_s)
         self._send(reply.command)
+        self._note_input("disengage", now_ns, monotonic_s)
         return reply
 
     def _finish(self, response: Trigger.Response, reply: Reply) -> Trigger.Response:
@@ -276,6 +308,23 @@ class SafetyNode(LifecycleNode):
                 self.get_logger().info(event.text)
         if self._holds_and_changes() != self._reported:
             self._publish_diagnostics()
+
+    def _note_input(self, kind: str, now_ns: int, monotonic_s: float, **details: str) -> None:
+        """Say what the guard was just given and when, so that a recording can be replayed.
+
+        Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
+        joint state the guard had seen them.
+        """
+        values = {
+            "kind": kind,
+            "now_ns": str(now_ns),
+            "monotonic_s": repr(monotonic_s),
+            "joint_stamp_ns": "" if self._joint_stamp_ns is None else str(self._joint_stamp_ns),
+            "num_policies": str(self._num_policies),
+            **details,
+        }
+        status = messages.Status(self._status_name, messages.OK, kind, values)
+        self._taken.publish(messages.status_message(status))
 
     def _publish_e_stop_state(self) -> None:
         assert self._guard is not None
@@ -316,13 +365,17 @@ class SafetyNode(LifecycleNode):
                 if name != "holds"
             },
         }
-        status = messages.Status(GUARD, level, text, values)
+        status = messages.Status(self._status_name, level, text, values)
         message: DiagnosticArray = messages.diagnostics_message((status,), self._now()[0])
         self._status.publish(message)
 
     def _now(self) -> tuple[int, float]:
         """The node's clock in nanoseconds and the monotonic clock in seconds."""
         return read_together(lambda: int(self.get_clock().now().nanoseconds))
+
+
+def _is_something(command: Command) -> bool:
+    return command.arm is not None or command.executed is not None or bool(command.events)
 
 
 def _fill(response: Trigger.Response, reply: Reply) -> Trigger.Response:

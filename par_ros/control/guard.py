@@ -16,8 +16,10 @@ steps taken out (watchdog.SteadyTimeline). Where the stamp of what is sent fixes
 motion follows the running one for `splice_s` and departs from it there; a controller that picks the
 message up within that time runs the same curve, however late. With stamp 0 it starts at pick-up:
 the arm has then moved on by an unknown stretch, and what is sent must make up for it. Chunks are
-checked for pick-up delays up to `max_pickup_delay_s`; a stop cannot promise as much. So stamp 0 is
-for simulators, whose clock moves in control steps; on an arm the stamp fixes the start.
+checked for pick-up delays up to `max_pickup_delay_s`; a stop follows the running motion for as long
+as it takes to make up for such a delay within the limits, and brakes then. So stamp 0 is for
+simulators, whose clock moves in control steps, and for the stop after a clock has stepped: nobody
+knows then what a stamp means to the controller. On an arm the stamp fixes the start otherwise.
 """
 
 from collections import Counter, deque
@@ -69,6 +71,9 @@ _NUM_TRACKING_SAMPLES = 6
 # A stop's trajectory lasts at least this long, at rest in the end: a controller rejects a stamped
 # trajectory that is over when it arrives, and a stop must not be rejected for coming late.
 _MIN_STOP_S = 1.0
+# A stop with stamp 0 follows the running motion this long before it brakes: the first of these that
+# makes up for a late pick-up within the limits.
+_PICKUP_LEADS_S = (0.05, 0.075, 0.1, 0.15, 0.2)
 # Points closer to the splice than this are dropped: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
 _MOTIONS_KEPT = 4
@@ -313,7 +318,9 @@ class Guard:
 
     def engage(self, now_ns: int, monotonic_s: float) -> Reply:
         """Let chunks pass, from the measured positions on."""
-        time_ns, _ = self._advance(now_ns, monotonic_s)
+        time_ns, stepped = self._advance(now_ns, monotonic_s)
+        if stepped is not None:
+            return Reply(False, "the clock has just stepped; look at it, then engage", stepped)
         refusal = self._why_not_engage(monotonic_s)
         if refusal:
             return Reply(False, refusal)
@@ -333,9 +340,11 @@ class Guard:
 
     def disengage(self, now_ns: int, monotonic_s: float) -> Reply:
         """Come to rest and let nothing pass."""
-        time_ns, _ = self._advance(now_ns, monotonic_s)
+        time_ns, stepped = self._advance(now_ns, monotonic_s)
         # The arm may be moved by hand, or put back to its start, before the next engage.
         self._measured = None
+        if stepped is not None:
+            return Reply(True, "disengaged by a clock step; the arm comes to rest", stepped)
         if not self._engaged:
             return Reply(True, "was not engaged")
         self._engaged = False
@@ -343,13 +352,15 @@ class Guard:
 
     def e_stop(self, now_ns: int, monotonic_s: float) -> Reply:
         """Stop now; nothing passes until reset_stop and then engage."""
-        time_ns, _ = self._advance(now_ns, monotonic_s)
+        time_ns, stepped = self._advance(now_ns, monotonic_s)
         was_latched, self._stop_latched = self._stop_latched, True
         was_engaged, self._engaged = self._engaged, False
         if was_latched:
-            return Reply(True, "was stopped already")
+            return Reply(True, "was stopped already", stepped or Command())
         self.counters["e_stops"] += 1
-        command = self._hold(now_ns, time_ns) if was_engaged else Command()
+        command = stepped
+        if command is None:
+            command = self._hold(now_ns, time_ns) if was_engaged else Command()
         return Reply(True, "stopped; reset_stop and then engage clear it", command)
 
     def reset_stop(self) -> Reply:
@@ -434,9 +445,12 @@ class Guard:
         if self.settings.trajectory_stamp == "start":
             lead = _lead(running, time_ns, begin_s, self.settings.splice_s)
             return Join(_last_state(lead), float(lead.times_s[-1])), lead
+        return Join(running.arm_at(time_ns), begin_s, self._late_starts(running, time_ns)), None
+
+    def _late_starts(self, running: _Running, time_ns: int) -> tuple[MotionState, ...]:
+        """Where a controller may stand when it picks a message of `time_ns` up late."""
         delays_ns = np.linspace(0.0, self.settings.max_pickup_delay_s, 5)[1:] * NANOSECONDS
-        late = tuple(running.arm_at(time_ns + round(delay_ns)) for delay_ns in delays_ns)
-        return Join(running.arm_at(time_ns), begin_s, late), None
+        return tuple(running.arm_at(time_ns + round(delay_ns)) for delay_ns in delays_ns)
 
     def _with_past_knots(
         self, knots: FloatArray, placed: PlacedChunk, running: _Running, start_ns: int
@@ -525,6 +539,7 @@ class Guard:
         *,
         retreat: bool = False,
         chunk: RequestedChunk | None = None,
+        stamped: bool = True,
     ) -> Command:
         """Stop, disengage, and say why; answer the chunk that was the reason."""
         self._engaged = False
@@ -536,14 +551,18 @@ class Guard:
         if chunk is not None:
             self.counters["refused"] += 1
             return _with_events(self._answer_with_hold(chunk, now_ns, time_ns, send=True), event)
-        return _with_events(self._hold(now_ns, time_ns, retreat=retreat), event)
+        hold = self._hold(now_ns, time_ns, retreat=retreat, stamped=stamped)
+        return _with_events(hold, event)
 
-    def _hold(self, now_ns: int, time_ns: int, *, retreat: bool = False) -> Command:
-        """Stop from what is commanded now, and send it."""
+    def _hold(
+        self, now_ns: int, time_ns: int, *, retreat: bool = False, stamped: bool = True
+    ) -> Command:
+        """Stop from what is commanded now, and send it; not `stamped`: to start at pick-up."""
         if not self._motions:
             return Command()
         running = self._motions[-1]
-        arm, begin = self._stop_trajectory(running, now_ns, time_ns, retreat)
+        stamped = stamped and (self.settings.lockstep or self.settings.trajectory_stamp == "start")
+        arm, begin = self._stop_trajectory(running, time_ns, retreat, stamped)
         gripper_m = running.gripper_at(time_ns)
         gripper = self._gripper_trajectory(np.full(self.settings.num_actions, gripper_m), 0)
         self._run(
@@ -557,22 +576,34 @@ class Guard:
         return Command(
             arm=arm,
             gripper=self._gripper_command(gripper),
-            stamp_ns=self._header_stamp(start_ns),
+            stamp_ns=start_ns if stamped else 0,
         )
 
     def _stop_trajectory(
-        self, running: _Running, now_ns: int, time_ns: int, retreat: bool
+        self, running: _Running, time_ns: int, retreat: bool, stamped: bool
     ) -> tuple[JointTrajectory, MotionState]:
         begin = running.arm_at(time_ns)
-        if self.settings.lockstep or self.settings.trajectory_stamp == "pickup":
+        if self.settings.lockstep:
             nodes = self._stop_nodes(begin, retreat)
-            if not self.settings.lockstep:
-                nodes = _without_early_points(nodes, self.settings.step_s)
         else:
-            lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
+            if stamped:
+                lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
+            else:
+                lead = self._pickup_lead(running, time_ns)
             nodes = self._stop_nodes(_last_state(lead), retreat)
             nodes = _shifted(nodes, lead.times_s[-1]).after(lead)
         return arm_trajectory(self.spec, _resting_until(nodes, _MIN_STOP_S)), begin
+
+    def _pickup_lead(self, running: _Running, time_ns: int) -> Nodes:
+        """One point of the running motion, near enough to stop soon and far enough to join."""
+        starts = (running.arm_at(time_ns), *self._late_starts(running, time_ns))
+        for lead_s in _PICKUP_LEADS_S:
+            end = running.arm_at(time_ns + round(lead_s * NANOSECONDS))
+            if self._filter.may_join(starts, end, lead_s):
+                break
+        return Nodes(
+            np.array([lead_s]), end.positions[None], end.velocities[None], end.accelerations[None]
+        )
 
     def _stop_nodes(self, begin: MotionState, retreat: bool) -> Nodes:
         if retreat and self._measured is not None:
@@ -680,7 +711,7 @@ class Guard:
             f"the clock must not step, it went {step.step_s:+.3f} s; check time synchronisation "
             "and use_sim_time.",
         )
-        return time_ns, self._trip(fault, now_ns, time_ns)
+        return time_ns, self._trip(fault, now_ns, time_ns, stamped=False)
 
     # Engaging.
 
@@ -767,15 +798,6 @@ def _lead(running: _Running, time_ns: int, begin_s: float, splice_s: float) -> N
         np.array([state.velocities for state in states]),
         np.array([state.accelerations for state in states]),
     )
-
-
-def _without_early_points(nodes: Nodes, earliest_s: float) -> Nodes:
-    """Nodes from `earliest_s` on: where the pick-up is not known, the join needs room."""
-    kept = nodes.times_s >= earliest_s
-    kept[-1] = True
-    times_s = nodes.times_s[kept]
-    times_s[-1] = max(times_s[-1], earliest_s)
-    return Nodes(times_s, nodes.positions[kept], nodes.velocities[kept], nodes.accelerations[kept])
 
 
 def _resting_until(nodes: Nodes, end_s: float) -> Nodes:

@@ -230,6 +230,24 @@ class SafetyFilter:
         )
         return FilteredChunk(outcome, sent, tail.after(ahead), tuple(changes), warnings)
 
+    def may_join(
+        self, starts: tuple[MotionState, ...], end: MotionState, duration_s: float
+    ) -> bool:
+        """Whether one quintic from each of `starts` to `end` keeps the enforced limits."""
+        start = (
+            np.array([state.positions for state in starts]),
+            np.array([state.velocities for state in starts]),
+            np.array([state.accelerations for state in starts]),
+        )
+        ends = tuple(
+            np.tile(values, (len(starts), 1))
+            for values in (end.positions, end.velocities, end.accelerations)
+        )
+        points = pieces_control_points(
+            start, (ends[0], ends[1], ends[2]), np.full(len(starts), duration_s)
+        )
+        return not np.any(_beyond(points, self._limits)[self._enforced])
+
     # What is wrong before any limit is looked at.
 
     def _check_joints(self, chunk: RequestedChunk) -> Fault | None:

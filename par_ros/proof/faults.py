@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_ros faults --json F`: faults injected into a moving arm, over real DDS.
 
-The guard and a loopback arm run as processes; this one is the policy, the wire that joint states
-travel on, the clock where a case needs one, and the judge. Each case brings the arm into motion,
-injects one fault, and looks at what the guard sends: was the fault noticed (the guard's own
-counters), how long until the command is at rest, and did the command break a limit at any
-millisecond (limit_oracle.py, with the pick-up time that the message really had, up to the 10 ms
-that a controller is given).
+The guard and a loopback arm run as processes; this one is the policy (a process of its own where
+it is to be killed, the real policy_node with a swing for a network where the camera fails), the
+wire that joint states and pictures travel on, the clock where a case needs one, and the judge. Each
+case brings the arm into motion, injects one fault, and looks at what the guard sends: was the fault
+noticed (the counters of guard and policy_node), how long until the command is at rest, and did the
+command break a limit at any millisecond (limit_oracle.py, with the pick-up time that the message
+really had, up to the 10 ms that a controller is given). What was killed is started again, and the
+arm must move again without any cleaning by hand.
 """
 
 import argparse
+import datetime
 import json
 import os
 import random
@@ -18,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
+from rclpy.subscription import MessageInfo
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -41,6 +45,8 @@ from par_ros.parameters import read_arm_spec
 from par_ros.process import PARENT_VARIABLE, read_together
 from par_ros.proof.limit_oracle import ControllerOracle
 from par_ros.proof.scripted_policy import CHUNK_S, KNOT_TIMES_S, Swing, chunk_message
+from par_ros.proof.seeing_policy import INSTRUCTION
+from par_ros.run_results import hardware
 from par_ros.topics import (
     ACTION_CHUNK,
     CLOCK,
@@ -49,20 +55,30 @@ from par_ros.topics import (
     E_STOP,
     ENGAGE,
     GUARD,
+    IMAGE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
+    POLICY,
     RESET_STOP,
     STOP,
 )
 
 _ARM_JOINT_STATES = "arm_joint_states"
+_CAMERA_IMAGES = "camera_images"
 _POLICY_PROCESS = "proof.scripted_policy"
+_SEEING_PROCESS = "proof.seeing_policy"
+_CAMERA_PROCESS = "proof.scripted_camera"
+_RUNNER_PROCESS = "proof.guard_runner"
+_ARM_PROCESS = "loopback_arm_node"
+_SUPERVISOR = "real_arm_node"
 _MAX_PICKUP_S = 0.01
 _NUM_ATTEMPTS = 5
 _MIN_SPEED_RAD_S = 0.05
 # The joint states pass through this process, which a busy machine delays.
 _MAX_JOINT_STATE_AGE_S = 0.3
 _REST_AFTER_STOP_S = 0.5
+# The swing moves by the 0.1 rad that show a frozen picture within this.
+_FROZEN_S = 1.3
 _SERVICE_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 5.0
 _BRING_UP_TIMEOUT_S = 60.0
@@ -73,8 +89,8 @@ _BRING_UP_STEPS = {
 _SETTLE_TIMEOUT_S = 10.0
 # A killed policy stays in the ROS graph until its lease ends, and the guard waits for that.
 _ENGAGE_TIMEOUT_S = 45.0
-# Long enough for the slowest watch (dead policy, 1 s after the chunk) and the tail.
-_OBSERVE_S = 2.5
+# Beyond the deadline of the case's watch: a silent camera is named within 2 s of the fault.
+_OBSERVE_S = 1.8
 
 
 class SuiteError(Exception):
@@ -88,11 +104,15 @@ class FaultResult:
     Attributes:
         detected: the guard's counter for this fault went up.
         expected: the counter that had to go up.
-        seen: all counters of the guard that went up.
+        seen: all counters that went up, the guard's and camera_<kind> of policy_node.
         holds: whether the arm had to come to rest.
         time_to_hold_s: from the fault to a command at rest; None where the motion goes on.
         allowed_s: the deadline of the watch that finds it, and 0.5 s.
         limit_violations: samples of the command, at 1 kHz, that broke a limit after the start.
+        largest_velocity_share, ...: of the joint's limit, commanded from the fault on.
+        recovered: what was killed was started again and the arm moved again; None where nothing was
+            killed.
+        recovery_s: from the new start to the arm in motion.
     """
 
     name: str
@@ -107,28 +127,44 @@ class FaultResult:
     largest_acceleration_share: float
     largest_jerk_share: float
     examples: tuple[str, ...]
+    recovered: bool | None = None
+    recovery_s: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Noticed, at rest in time, and no limit broken."""
+        """Noticed, at rest in time, no limit broken, and back in motion where it was killed."""
         in_time = not self.holds or (
             self.time_to_hold_s is not None and self.time_to_hold_s <= self.allowed_s
         )
-        return self.detected and in_time and self.limit_violations == 0
+        well = self.detected and in_time and self.limit_violations == 0
+        return well and self.recovered is not False
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One case: `inject` is called once in full motion; `mangle` changes chunks from then on."""
+    """One case: `inject` is called once in full motion.
+
+    Attributes:
+        name, expected: of the case, and the counter that must go up.
+        watch_s: deadline of the watch that finds it.
+        holds: whether the arm must come to rest.
+        policy: "" for this process, or the module of the process that is the policy.
+        supervised: guard and real_arm_node under a runner of their own.
+        sim_time: guard and arm live on /clock.
+        phase_s: how far into a chunk it happens.
+        restarted: the process that is started again afterwards; "" where none is.
+    """
 
     name: str
     expected: str
     inject: Callable[["Rig"], None]
     watch_s: float = 0.0
     holds: bool = True
-    own_policy: bool = False
+    policy: str = ""
+    supervised: bool = False
     sim_time: bool = False
     phase_s: float = 0.2
+    restarted: str = ""
 
 
 class Rig(Node):
@@ -141,12 +177,15 @@ class Rig(Node):
         # Clients are kept: discovery takes longer than a call. (Node._clients is rclpy's own.)
         self._service_clients: dict[str, Any] = {}
         self._sim_time = False
+        self._supervised = False
         # Added to the monotonic clock: the clock that guard and arm live on.
         self.clock_offset_ns = 0
         self.mangle_joints: Callable[[JointState], JointState | None] | None = None
         self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
         self.mangle_chunk = None
+        self.mangle_image: Callable[[Image], Image | None] | None = None
         self.counters: dict[str, int] = {}
+        self.camera_faults: set[str] = set()
         self.measured: FloatArray | None = None
         self._speed_rad_s = 0.0
         self.oracle: ControllerOracle | None = None
@@ -175,6 +214,8 @@ class Rig(Node):
             self._on_trajectory,
             JOINT_TRAJECTORY.reader_qos.profile(),
         )
+        self._pictures = self.create_publisher(Image, IMAGE.name, IMAGE.writer_qos.profile())
+        self.create_subscription(Image, _CAMERA_IMAGES, self._on_image, IMAGE.reader_qos.profile())
         self.create_subscription(
             DiagnosticArray,
             DIAGNOSTICS.name,
@@ -223,6 +264,16 @@ class Rig(Node):
         """Signal one child process."""
         self._processes[name].send_signal(number)
 
+    def kill_child_of(self, name: str, child: str) -> None:
+        """SIGKILL the process that child process `name` started with `child` in its command."""
+        parent = self._processes[name].pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
+        for pid in map(int, children.split()):
+            if child.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                return
+        raise SuiteError(f"{name} has no child process {child}; start it by hand.")
+
     def end_process(self, name: str) -> None:
         """Kill one child process and wait for it."""
         process = self._processes.pop(name, None)
@@ -236,37 +287,51 @@ class Rig(Node):
             self.end_process(name)
 
     def start_guard(self) -> None:
-        """Start the guard and bring it to active."""
-        settings = ("trajectory_stamp:=start", f"max_joint_state_age_s:={_MAX_JOINT_STATE_AGE_S}")
-        self.start_process(GUARD, [word for setting in settings for word in ("-p", setting)])
-        # A killed guard's services stay in the ROS graph for a while and swallow requests: ask for
+        """Start the guard and bring it to active; or have the runner do so."""
+        if self._supervised:
+            self.start_process(_RUNNER_PROCESS, [])
+        else:
+            settings = (
+                "trajectory_stamp:=start",
+                f"max_joint_state_age_s:={_MAX_JOINT_STATE_AGE_S}",
+            )
+            self.start_process(GUARD, [word for setting in settings for word in ("-p", setting)])
+        self._bring_up(GUARD, drive=not self._supervised)
+
+    def _bring_up(self, node: str, *, drive: bool = True) -> None:
+        """Wait until a lifecycle node is active; `drive` it there."""
+        # A killed node's services stay in the ROS graph for a while and swallow requests: ask for
         # the state until the living one answers.
         end_s = time.monotonic() + _BRING_UP_TIMEOUT_S
         while time.monotonic() < end_s:
-            state = self._call_once(GetState, f"{GUARD}/get_state", GetState.Request())
+            state = self._call_once(GetState, f"{node}/get_state", GetState.Request())
             if state is None:
                 continue
             if state.current_state.id == State.PRIMARY_STATE_ACTIVE:
                 return
             step = _BRING_UP_STEPS.get(state.current_state.id)
-            if step is not None:
+            if step is not None and drive:
                 request = ChangeState.Request(transition=Transition(id=step))
-                self._call_once(ChangeState, f"{GUARD}/change_state", request)
-        raise SuiteError("the guard did not come up; start it by hand and read its log.")
+                self._call_once(ChangeState, f"{node}/change_state", request)
+        raise SuiteError(f"{node} did not come up; start it by hand and read its log.")
 
-    def start_system(self, *, sim_time: bool) -> None:
+    def start_system(self, *, sim_time: bool, supervised: bool) -> None:
         """Arm and guard on the chosen clock."""
         self.end_all()
-        self._sim_time = sim_time
+        self._sim_time, self._supervised = sim_time, supervised
         self.clock_offset_ns = 1_000 * NANOSECONDS
         self.measured = None
-        self.start_process(
-            "loopback_arm_node",
-            ["-r", f"{JOINT_STATES.name}:={_ARM_JOINT_STATES}", "-p", "publish_images:=false"],
-        )
+        self.start_arm()
         self.start_guard()
         if not self.spin_until(lambda: self.measured is not None, _SERVICE_TIMEOUT_S):
             raise SuiteError("the loopback arm sent no joint states; start it by hand.")
+
+    def start_arm(self) -> None:
+        """The loopback arm; its joint states go through this process."""
+        self.start_process(
+            _ARM_PROCESS,
+            ["-r", f"{JOINT_STATES.name}:={_ARM_JOINT_STATES}", "-p", "publish_images:=false"],
+        )
 
     def trigger(self, name: str) -> Any:
         """Call one of the guard's services."""
@@ -297,10 +362,10 @@ class Rig(Node):
             JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
         )
 
-    def start_policy(self, *, own_process: bool) -> None:
-        """Begin to swing, from where the arm is."""
+    def start_policy(self, process: str) -> None:
+        """Begin to swing, from where the arm is; in this process, or in one of that name."""
         self._num_chunks = 0
-        if own_process:
+        if process:
             if self.chunks is not None:
                 self.destroy_publisher(self.chunks)
                 self.chunks = None
@@ -308,7 +373,12 @@ class Rig(Node):
             self.spin_until(
                 lambda: self.count_publishers(ACTION_CHUNK.name) == 0, _ENGAGE_TIMEOUT_S
             )
-            self.start_process(_POLICY_PROCESS, [])
+            if process == _SEEING_PROCESS:
+                self.start_process(_CAMERA_PROCESS, ["-r", f"{IMAGE.name}:={_CAMERA_IMAGES}"])
+                self.start_process(process, ["-p", f"instruction:={INSTRUCTION}"])
+                self._bring_up(POLICY)
+            else:
+                self.start_process(process, [])
             return
         if self.chunks is None:
             self.chunks = self._make_chunk_publisher()
@@ -320,12 +390,13 @@ class Rig(Node):
     def stop_policy(self) -> None:
         """Send no more chunks. A policy process is asked to leave, so that the graph forgets it."""
         self._next_chunk_s = float("inf")
-        process = self._processes.get(_POLICY_PROCESS)
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(signal.SIGINT)
-            self.spin_until(lambda: process.poll() is not None, _ANSWER_TIMEOUT_S)
-        self.end_process(_POLICY_PROCESS)
+        for name in (_POLICY_PROCESS, _SEEING_PROCESS, _CAMERA_PROCESS):
+            process = self._processes.get(name)
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGINT)
+                self.spin_until(lambda process=process: process.poll() is not None, 5.0)
+            self.end_process(name)
 
     def _publish_chunk_if_due(self) -> None:
         if time.monotonic() < self._next_chunk_s:
@@ -359,14 +430,26 @@ class Rig(Node):
         if forwarded is not None:
             self._wire.publish(forwarded)
 
-    def _on_trajectory(self, message: JointTrajectoryMessage) -> None:
+    def _on_image(self, message: Image) -> None:
+        forwarded = message if self.mangle_image is None else self.mangle_image(message)
+        if forwarded is not None:
+            self._pictures.publish(forwarded)
+
+    def _on_trajectory(self, message: JointTrajectoryMessage, info: MessageInfo) -> None:
         if self.oracle is None:
             return
         now_s = self.judged_s()
+        stamp_s = None
+        if messages.stamp_ns(message):
+            offset_ns = self.clock_offset_ns if self._sim_time else self._system_offset_ns
+            stamp_s = (messages.stamp_ns(message) - offset_ns) / NANOSECONDS - self._oracle_zero_s
+            sent_s = stamp_s
+        else:
+            # It starts when it is picked up. The middleware writes the time of sending.
+            sent_ns = int(info["source_timestamp"])
+            sent_s = (sent_ns - self._system_offset_ns) / NANOSECONDS - self._oracle_zero_s
         # What the wire took beyond a controller's 10 ms is not the guard's.
-        offset_ns = self.clock_offset_ns if self._sim_time else self._system_offset_ns
-        stamp_s = (messages.stamp_ns(message) - offset_ns) / NANOSECONDS - self._oracle_zero_s
-        pickup_s = float(np.clip(now_s, stamp_s, stamp_s + _MAX_PICKUP_S))
+        pickup_s = float(np.clip(now_s, sent_s, sent_s + _MAX_PICKUP_S))
         trajectory = messages.read_joint_trajectory(message)
         self.oracle.receive(trajectory, stamp_s, max(pickup_s, self.oracle.time_s))
 
@@ -377,7 +460,7 @@ class Rig(Node):
         self._oracle_zero_s = time.monotonic()
         # Once a case: reading two clocks for each message would move the joins by a tenth of a
         # millisecond, which looks like jerk.
-        now_ns, monotonic_s = read_together(self.now_ns)
+        now_ns, monotonic_s = read_together(time.time_ns)
         self._system_offset_ns = now_ns - round(monotonic_s * NANOSECONDS)
 
     def judged_s(self) -> float:
@@ -390,26 +473,52 @@ class Rig(Node):
                 self.counters = {
                     name: int(value) for name, value in status.values.items() if value.isdigit()
                 }
+            elif status.name == POLICY and status.values.get("camera_fault"):
+                self.camera_faults.add(f"camera_{status.values['camera_fault']}")
 
     # Cases.
 
     def run(self, fault: Fault) -> FaultResult:
-        """Bring the arm into motion, inject, observe."""
+        """Bring the arm into motion, inject, observe; and start again what was killed."""
         self._prepare(fault)
         before = dict(self.counters)
+        self.camera_faults = set()
         fault_s = self.judged_s()
+        assert self.oracle is not None
+        self.oracle.forget_largest()
         fault.inject(self)
-        self.spin_for(_OBSERVE_S if fault.holds else 1.0)
+        self.spin_for(fault.watch_s + _OBSERVE_S if fault.holds else 1.0)
         seen = tuple(name for name, count in self.counters.items() if count > before.get(name, 0))
-        return self._finish(fault, fault_s, seen)
+        result = self._finish(fault, fault_s, (*seen, *sorted(self.camera_faults)))
+        return self._with_recovery(fault, result) if fault.restarted else result
+
+    def _with_recovery(self, fault: Fault, result: FaultResult) -> FaultResult:
+        """Whether the arm moves again after a new start of what was killed, and after how long."""
+        begin_s = time.monotonic()
+        try:
+            if fault.restarted == GUARD:
+                self.end_process(_RUNNER_PROCESS if self._supervised else GUARD)
+                self.counters = {}
+                self.start_guard()
+            elif fault.restarted == _ARM_PROCESS:
+                self.end_process(_ARM_PROCESS)
+                self.start_arm()
+            moves = self._engage() and self._move(fault)
+        except SuiteError:
+            moves = False
+        recovery_s = time.monotonic() - begin_s if moves else None
+        self.stop_policy()
+        self.oracle = None
+        return replace(result, recovered=moves, recovery_s=recovery_s)
 
     def _prepare(self, fault: Fault) -> None:
         """The arm in full motion, at the case's phase of a chunk."""
         for _ in range(_NUM_ATTEMPTS):
             self.stop_policy()
-            self.mangle_chunk = self.mangle_joints = None
-            if self._sim_time != fault.sim_time or GUARD not in self._processes:
-                self.start_system(sim_time=fault.sim_time)
+            self.mangle_chunk = self.mangle_joints = self.mangle_image = None
+            clock = (self._sim_time, self._supervised)
+            if clock != (fault.sim_time, fault.supervised) or not self._processes:
+                self.start_system(sim_time=fault.sim_time, supervised=fault.supervised)
             if self._engage() and self._move(fault):
                 sent = self._num_chunks
                 self.spin_until(lambda sent=sent: self._num_chunks > sent, CHUNK_S)
@@ -434,7 +543,7 @@ class Rig(Node):
     def _move(self, fault: Fault) -> bool:
         """True once two chunks have passed."""
         passed = self._num_passed()
-        self.start_policy(own_process=fault.own_policy)
+        self.start_policy(fault.policy)
         return self.spin_until(lambda: self._num_passed() >= passed + 2, _SETTLE_TIMEOUT_S)
 
     def _is_moving(self) -> bool:
@@ -640,6 +749,67 @@ def _joints_drift(rig: Rig) -> None:
     rig.mangle_joints = change
 
 
+def _images(change: Callable[[Image], Image | None]) -> Callable[[Rig], None]:
+    def inject(rig: Rig) -> None:
+        rig.mangle_image = change
+
+    return inject
+
+
+def _image_frozen(rig: Rig) -> None:
+    """One and the same picture with stamps that go on."""
+    kept: list[Image] = []
+
+    def change(message: Image) -> Image:
+        kept.append(message)
+        message.data = kept[0].data
+        return message
+
+    rig.mangle_image = change
+
+
+def _image_stalled(rig: Rig) -> None:
+    """Pictures that change, with one and the same stamp."""
+    kept: list[Image] = []
+
+    def change(message: Image) -> Image:
+        kept.append(message)
+        message.header.stamp = kept[0].header.stamp
+        return message
+
+    rig.mangle_image = change
+
+
+def _image_black(message: Image) -> Image:
+    black = np.zeros((message.height, message.width, 3), np.uint8)
+    return messages.array_to_image(black, "rgb8", messages.stamp_ns(message), "camera")
+
+
+def _image_smaller(message: Image) -> Image:
+    picture = messages.image_to_rgb(message)[::2, ::2]
+    return messages.array_to_image(
+        np.ascontiguousarray(picture), "rgb8", messages.stamp_ns(message), "camera"
+    )
+
+
+def _image_encoding(message: Image) -> Image:
+    message.encoding = "bayer_rggb8"
+    return message
+
+
+def _image_old(message: Image) -> Image:
+    stamp_ns = messages.stamp_ns(message) - round(0.6 * NANOSECONDS)
+    message.header.stamp = messages.ns_to_time(stamp_ns)
+    return message
+
+
+def _policy_hangs(rig: Rig) -> None:
+    """Stopped for 2 s, and then it goes on as if nothing had been."""
+    rig.send_signal(_POLICY_PROCESS, signal.SIGSTOP)
+    rig.spin_for(2.0)
+    rig.send_signal(_POLICY_PROCESS, signal.SIGCONT)
+
+
 def _clock_step(step_s: float) -> Callable[[Rig], None]:
     def inject(rig: Rig) -> None:
         rig.clock_offset_ns += round(step_s * NANOSECONDS)
@@ -657,12 +827,6 @@ def _stop_topic(rig: Rig) -> None:
 
 def _kill_guard(rig: Rig) -> None:
     rig.send_signal(GUARD, signal.SIGKILL)
-
-
-def _guard_restarted(rig: Rig) -> None:
-    rig.end_process(GUARD)
-    rig.counters = {}
-    rig.start_guard()
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -688,12 +852,28 @@ FAULTS: tuple[Fault, ...] = (
     Fault("policy: silent", "fault_dead_policy", _silent_policy, watch_s=0.7),
     Fault("policy: killed", "fault_dead_policy",
           lambda rig: rig.send_signal(_POLICY_PROCESS, signal.SIGKILL),
-          watch_s=0.7, own_policy=True),
-    Fault("policy: stopped (SIGSTOP)", "fault_dead_policy",
-          lambda rig: rig.send_signal(_POLICY_PROCESS, signal.SIGSTOP),
-          watch_s=0.7, own_policy=True),
+          watch_s=0.7, policy=_POLICY_PROCESS, restarted=_POLICY_PROCESS),
+    Fault("policy: hangs for 2 s", "fault_dead_policy", _policy_hangs,
+          watch_s=0.7, policy=_POLICY_PROCESS),
     Fault("policy: answers 0.6 s late", "fault_dead_policy", _slow_policy, watch_s=0.7),
     Fault("policy: two of them", "fault_two_policies", _second_policy, watch_s=0.4),
+    Fault("camera: killed", "camera_silent",
+          lambda rig: rig.send_signal(_CAMERA_PROCESS, signal.SIGKILL),
+          watch_s=0.7, policy=_SEEING_PROCESS, restarted=_CAMERA_PROCESS),
+    Fault("camera: stopped", "camera_silent", _images(lambda _: None),
+          watch_s=0.7, policy=_SEEING_PROCESS),
+    Fault("camera: frozen", "camera_frozen", _image_frozen,
+          watch_s=0.7 + _FROZEN_S, policy=_SEEING_PROCESS),
+    Fault("camera: stamps do not go on", "camera_stalled", _image_stalled,
+          watch_s=0.7, policy=_SEEING_PROCESS),
+    Fault("camera: black", "camera_black", _images(_image_black),
+          watch_s=0.7, policy=_SEEING_PROCESS),
+    Fault("camera: wrong size", "camera_size", _images(_image_smaller),
+          watch_s=0.7, policy=_SEEING_PROCESS),
+    Fault("camera: wrong encoding", "camera_encoding", _images(_image_encoding),
+          watch_s=0.7, policy=_SEEING_PROCESS),
+    Fault("camera: pictures 0.6 s old", "camera_stale", _images(_image_old),
+          watch_s=0.7, policy=_SEEING_PROCESS),
     Fault("joint states: stopped", "fault_joint_states_stale", _joints(lambda _: None),
           watch_s=_MAX_JOINT_STATE_AGE_S + 0.05),
     Fault("joint states: a joint missing", "fault_joint_states", _joints(_joints_missing_one)),
@@ -701,15 +881,21 @@ FAULTS: tuple[Fault, ...] = (
     Fault("joint states: a joint jumps", "fault_joint_jump", _joints(_joints_jump)),
     Fault("arm: pushed off its command", "fault_tracking_error", _joints_drift, watch_s=0.6),
     Fault("arm: stopped (SIGSTOP)", "fault_joint_states_stale",
-          lambda rig: rig.send_signal("loopback_arm_node", signal.SIGSTOP),
+          lambda rig: rig.send_signal(_ARM_PROCESS, signal.SIGSTOP),
           watch_s=_MAX_JOINT_STATE_AGE_S + 0.05),
     Fault("stop: service, start of a chunk", "e_stops", _stop_service, phase_s=0.02),
     Fault("stop: service, middle of a chunk", "e_stops", _stop_service, phase_s=0.2),
     Fault("stop: topic, end of a chunk", "e_stops", _stop_topic, phase_s=0.37),
     Fault("clock: 5 s back", "fault_clock", _clock_step(-5.0), sim_time=True),
     Fault("clock: 5 s forward", "fault_clock", _clock_step(5.0), sim_time=True),
-    Fault("guard: killed", "", _kill_guard, watch_s=0.4),
-    Fault("guard: killed and restarted", "refused", _guard_restarted, watch_s=0.4),
+    Fault("arm: killed", "fault_joint_states_stale",
+          lambda rig: rig.send_signal(_ARM_PROCESS, signal.SIGKILL),
+          watch_s=_MAX_JOINT_STATE_AGE_S + 0.05, restarted=_ARM_PROCESS),
+    Fault("guard: killed", "", _kill_guard, watch_s=0.4, restarted=GUARD),
+    Fault("supervisor: killed", "", lambda rig: rig.kill_child_of(_RUNNER_PROCESS, _SUPERVISOR),
+          watch_s=0.4, supervised=True, restarted=GUARD),
+    Fault("runner: killed", "", lambda rig: rig.send_signal(_RUNNER_PROCESS, signal.SIGKILL),
+          watch_s=0.4, supervised=True, restarted=GUARD),
 )  # fmt: skip
 
 
@@ -736,11 +922,11 @@ def run_suite(only: str | None) -> list[FaultResult]:
 
 def _run_case(rig: Rig, fault: Fault) -> FaultResult:
     result = rig.run(fault)
-    if fault.inject is _kill_guard:
-        # Nobody is left to count: that the arm came to rest without it is the detection.
+    if not fault.expected:
+        # Nobody is left to count: that the arm came to rest without a guard is the detection.
         detected = result.time_to_hold_s is not None
-        result = FaultResult(**{**asdict(result), "detected": detected, "expected": "the tail"})
-    if fault.name.startswith(("arm: stopped", "guard:")):
+        result = replace(result, detected=detected, expected="the tail")
+    if fault.name.startswith(("arm:", "guard:", "supervisor:", "runner:")):
         rig.end_all()
     return result
 
@@ -752,25 +938,50 @@ def _line(result: FaultResult) -> str:
     verdict = "ok  " if result.passed else "FAIL"
     noticed = "noticed" if result.detected else "MISSED "
     violations = f"{result.limit_violations} violations"
+    if result.recovered is not None:
+        again = f"after {result.recovery_s:.1f} s" if result.recovery_s is not None else "NEVER"
+        violations += f", moves again {again}"
     if not result.passed:
         violations += f" (seen: {', '.join(result.seen)}) {'; '.join(result.examples)}"
     return f"{verdict} {result.name:40s} {noticed} hold {hold:18s} {violations}"
 
 
-def markdown_table(results: list[FaultResult]) -> str:
-    """The table of the README."""
+def report(results: list[FaultResult], command: str) -> dict[str, Any]:
+    """What goes into the JSON file."""
+    return {
+        "command": command,
+        "passed": all(result.passed for result in results),
+        "num_faults": len(results),
+        "num_passed": sum(result.passed for result in results),
+        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
+        "faults": [asdict(result) for result in results],
+    }
+
+
+def markdown_table(content: dict[str, Any]) -> str:
+    """The README's table, from what report() gives."""
     rows = [
-        "| Fault | Noticed | At rest after | Allowed | Limit violations | Largest acceleration |",
-        "|---|---|---|---|---|---|",
+        "| Fault | Noticed | At rest after | Allowed | Velocity | Acceleration | Jerk "
+        "| Limits broken | Moves again after |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for result in results:
-        hold = "moves on" if not result.holds else "never"
-        if result.time_to_hold_s is not None:
-            hold = f"{result.time_to_hold_s:.2f} s"
-        allowed = f"{result.allowed_s:.2f} s" if result.holds else ""
+    for fault in content["faults"]:
+        hold, allowed = "moves on", ""
+        if fault["holds"]:
+            rest_s = fault["time_to_hold_s"]
+            hold = "never" if rest_s is None else f"{rest_s:.2f} s"
+            allowed = f"{fault['allowed_s']:.2f} s"
+        shares = " | ".join(
+            f"{100 * fault[f'largest_{quantity}_share']:.0f} %"
+            for quantity in ("velocity", "acceleration", "jerk")
+        )
+        again = ""
+        if fault["recovered"] is not None:
+            again = f"{fault['recovery_s']:.0f} s" if fault["recovered"] else "NEVER"
         rows.append(
-            f"| {result.name} | {'yes' if result.detected else 'NO'} | {hold} | {allowed} "
-            f"| {result.limit_violations} | {100 * result.largest_acceleration_share:.0f} % |"
+            f"| {fault['name']} | {'yes' if fault['detected'] else 'NO'} | {hold} | {allowed} "
+            f"| {shares} | {fault['limit_violations']} | {again} |"
         )
     return "\n".join(rows)
 
@@ -780,7 +991,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m par_ros faults", description=__doc__)
     parser.add_argument("--only", help="run the faults whose name contains this")
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument(
+        "--table", type=Path, help="run nothing: print the README's table from this JSON file"
+    )
     options = parser.parse_args(arguments)
+    if options.table is not None:
+        print(markdown_table(json.loads(options.table.read_text(encoding="utf-8"))))
+        return 0
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
     try:
@@ -788,12 +1005,11 @@ def main(arguments: list[str]) -> int:
     except SuiteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    passed = all(result.passed for result in results)
+    content = report(results, "python -m par_ros faults " + " ".join(arguments))
     if options.json is not None:
-        content = {"passed": passed, "faults": [asdict(result) for result in results]}
-        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(markdown_table(results))
-    return 0 if passed else 1
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(markdown_table(content))
+    return 0 if content["passed"] else 1
 
 
 if __name__ == "__main__":

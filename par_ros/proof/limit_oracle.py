@@ -124,6 +124,10 @@ class ControllerOracle:
         """The commanded velocity now, float64 [J]."""
         return self._last[0, 1]
 
+    def forget_largest(self) -> None:
+        """Count the largest shares from now on; violations stay."""
+        self.findings.largest = dict.fromkeys(_KINDS[1:], 0.0)
+
     def start_from(
         self, positions: FloatArray, velocities: FloatArray, accelerations: FloatArray
     ) -> None:

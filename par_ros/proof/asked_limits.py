@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros limits`: what is asked of the arm, against its published limits.
+
+Either of the policy, in episodes of the simulator (--task, --episodes), or of a motion planner, in
+a data set that par_model.collect wrote (--data-set). Each chunk is looked at after the one before:
+
+- asked: velocity, acceleration and jerk of the smoothest curve through the chunk's own targets
+  (par_ros.control.knot_spline), as shares of the limits;
+- answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds.
+
+With --commanded guarded the simulator's arm is sent what the guard made of the chunk, otherwise
+what the policy asked for.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from par_ros.control import braking
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.hermite_curve import control_points
+from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
+from par_ros.control.knot_spline import knot_spline
+from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
+from par_ros.parameters import read_arm_spec
+from par_ros.process import report_error
+from par_ros.run_results import hardware
+
+_NUM_ACTIONS, _STEP_S = 8, 0.05
+# As in `python -m par_ros sim`.
+_MAX_STEPS = 200
+_QUANTITIES = ("velocity", "acceleration", "jerk")
+
+
+@dataclass
+class Asked:
+    """What was asked and answered, chunk by chunk.
+
+    Attributes:
+        shares: [chunks][3], the largest velocity, acceleration and jerk of any joint as a share of
+            its limit.
+        outcomes: how many chunks were unchanged, tracked, refused.
+        deviations_rad: of the tracked chunks, the largest change of a target.
+        reasons: of the refused ones.
+        joints: which joint's share was the largest, by quantity.
+    """
+
+    shares: list[list[float]] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    deviations_rad: list[float] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    joints: dict[str, Counter[str]] = field(
+        default_factory=lambda: {quantity: Counter() for quantity in _QUANTITIES}
+    )
+
+
+class ChunkChain:
+    """Chunks one after the other from a standing arm; `take` gives the targets as they are sent."""
+
+    def __init__(self, spec: ArmSpec, asked: Asked, *, guarded: bool) -> None:
+        """guarded: the next chunk starts where the answer ends, else where this one ends."""
+        self._spec = spec
+        self._filter = SafetyFilter(spec, num_actions=_NUM_ACTIONS, step_s=_STEP_S)
+        self._spline = knot_spline(0.0, tuple(self._filter.knot_times_s.tolist()))
+        self._limits = (
+            spec.limits.max_velocity,
+            spec.limits.max_acceleration,
+            spec.limits.max_jerk,
+        )
+        self._asked = asked
+        self._guarded = guarded
+        self._state: MotionState | None = None
+        self._finger_m = 0.0
+
+    def start(self, positions: FloatArray) -> None:
+        """The arm stands at `positions` [J + 1]."""
+        self._state = MotionState.at_rest(positions[:-1])
+        self._finger_m = float(positions[-1])
+
+    def take(self, knots: FloatArray) -> FloatArray:
+        """The targets [L, J + 1] that the guard sends for `knots` [L, J + 1]."""
+        assert self._state is not None
+        start = self._state
+        exact = self._spline.exact(start, knots[:, :-1])
+        self._note_asked(control_points(exact).arrays()[1:])
+        filtered = self._filter.apply(Join(start), knots, self._finger_m)
+        self._asked.outcomes[filtered.outcome] += 1
+        end_s = float(self._filter.knot_times_s[-1])
+        if filtered.nodes is None:
+            self._asked.reasons.append(filtered.reason)
+            stop = arm_trajectory(self._spec, braking.stop(start, self._spec.limits))
+            motion = Motion(stop, start)
+            sent = knots.copy()
+            sent[:, :-1] = motion.sample(self._filter.knot_times_s).positions
+            sent[:, -1] = self._finger_m
+        else:
+            motion = Motion(arm_trajectory(self._spec, filtered.nodes), start)
+            sent = filtered.knots
+        if filtered.outcome == "tracked":
+            self._asked.deviations_rad.append(float(np.abs(sent - knots)[:, :-1].max()))
+        if self._guarded:
+            self._state, self._finger_m = motion.state_at(end_s), float(sent[-1, -1])
+        else:
+            rows = (exact.positions[-1], exact.velocities[-1], exact.accelerations[-1])
+            self._state, self._finger_m = MotionState(*rows), float(knots[-1, -1])
+        return sent
+
+    def _note_asked(self, curves: tuple[FloatArray, ...]) -> None:
+        row = []
+        for quantity, curve, limit in zip(_QUANTITIES, curves, self._limits, strict=True):
+            shares = np.abs(curve).max(axis=(0, 1)) / limit
+            joint = int(np.argmax(shares))
+            row.append(float(shares[joint]))
+            self._asked.joints[quantity][self._spec.arm_joint_names[joint]] += 1
+        self._asked.shares.append(row)
+
+
+class WatchedPolicy:
+    """A policy whose chunks go through a ChunkChain; `guarded`: the arm is sent the answer."""
+
+    def __init__(self, policy: Any, chain: ChunkChain, *, guarded: bool) -> None:
+        self._policy = policy
+        self._chain = chain
+        self._guarded = guarded
+        self._first = True
+        self.spec = policy.spec
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self._policy.reset(instruction, seed)
+        self._first = True
+
+    def observe(self, observation: Any) -> None:
+        if self._first:
+            self._chain.start(observation.measured_joint_positions)
+            self._first = False
+        self._policy.observe(observation)
+
+    def act(self) -> Any:
+        chunk = self._policy.act()
+        sent = self._chain.take(chunk.joint_positions)
+        return dataclasses.replace(chunk, joint_positions=sent) if self._guarded else chunk
+
+
+def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
+    """Episodes of the shipped policy, or of --checkpoint, in the simulator, without ROS."""
+    from par_model.evaluation.direct_loop import run_episode
+    from par_model.load_policy import load_policy
+    from par_model.simulation.maniskill_env import ManiSkillArm
+    from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, task
+    from par_ros.node_graph import checkpoint_folder
+
+    guarded = options.commanded == "guarded"
+    first_seed = FIRST_MEASUREMENT_SEED if options.first_seed is None else options.first_seed
+    chosen = task(options.task)
+    policy = load_policy(checkpoint_folder(options.checkpoint), backend=options.backend)
+    asked = Asked()
+    chain = ChunkChain(read_arm_spec("panda"), asked, guarded=guarded)
+    watched = WatchedPolicy(policy, chain, guarded=guarded)
+    episodes = []
+    with ManiSkillArm(chosen, image_size=policy.spec.image_height) as arm:
+        for number in range(options.episodes):
+            held, begun = asked.outcomes["refused"], len(asked.shares)
+            result = run_episode(arm, watched, first_seed + number, _MAX_STEPS)
+            shares = np.array(asked.shares[begun:]).max(axis=0)
+            episode = {
+                "seed": result.seed,
+                "success": result.success,
+                "steps": result.num_steps,
+                "holds": asked.outcomes["refused"] - held,
+                "largest_shares": [round(float(share), 3) for share in shares],
+            }
+            episodes.append(episode)
+            print(json.dumps(episode), file=sys.stderr, flush=True)
+    return asked, {
+        "task": options.task,
+        "commanded": options.commanded,
+        "num_successes": sum(bool(episode["success"]) for episode in episodes),
+        "episodes": episodes,
+    }
+
+
+def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
+    """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest."""
+    asked = Asked()
+    chain = ChunkChain(read_arm_spec("panda"), asked, guarded=True)
+    num_episodes = 0
+    for actions in _episodes(options.data_set):
+        if options.episodes is not None and num_episodes == options.episodes:
+            break
+        num_episodes += 1
+        # The first target is where the arm stands: the planner's paths begin there.
+        chain.start(actions[0])
+        for begin in range(0, len(actions) - _NUM_ACTIONS + 1, _NUM_ACTIONS):
+            chain.take(actions[begin : begin + _NUM_ACTIONS])
+    return asked, {"data_set": options.data_set.name, "num_episodes": num_episodes}
+
+
+def _episodes(folder: Path) -> Iterator[FloatArray]:
+    """float64 [steps, J + 1] of each episode: the column `action`."""
+    import pyarrow.parquet as parquet
+
+    files = sorted(folder.glob("data/*/*.parquet"))
+    if not files:
+        raise ValueError(
+            f"--data-set needs a folder that par_model.collect wrote, got {str(folder)!r}, which "
+            "holds no data/*/*.parquet; check the path."
+        )
+    for file in files:
+        table = parquet.read_table(file, columns=["action", "episode_index"])
+        actions = np.array(table["action"].to_pylist(), dtype=np.float64)
+        index = table["episode_index"].to_numpy()
+        for episode in np.unique(index):
+            yield actions[index == episode]
+
+
+def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:
+    """What goes into the JSON file."""
+    shares = np.array(asked.shares)
+    total = len(shares)
+    quantities = {
+        quantity: {
+            "p50": float(np.percentile(shares[:, column], 50)),
+            "p90": float(np.percentile(shares[:, column], 90)),
+            "p99": float(np.percentile(shares[:, column], 99)),
+            "largest": float(shares[:, column].max()),
+            "chunks_beyond": int((shares[:, column] > 1.0).sum()),
+            "most_often": asked.joints[quantity].most_common(1)[0][0],
+        }
+        for column, quantity in enumerate(_QUANTITIES)
+    }
+    deviations = asked.deviations_rad
+    return {
+        "command": command,
+        **about,
+        "num_chunks": total,
+        "asked_share_of_limit": quantities,
+        "outcomes": {name: asked.outcomes[name] for name in ("unchanged", "tracked", "refused")},
+        "unchanged_share": asked.outcomes["unchanged"] / total,
+        "tracked_deviation_rad": {
+            "p50": float(np.percentile(deviations, 50)) if deviations else None,
+            "largest": max(deviations, default=None),
+        },
+        "refused_because": asked.reasons,
+        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def markdown_table(result: dict[str, Any]) -> str:
+    """What is asked, as shares of the limits, and what is answered."""
+    rows = [
+        "| Asked, share of the limit | p50 | p90 | p99 | largest | chunks beyond |",
+        "|---|---|---|---|---|---|",
+    ]
+    for quantity, values in result["asked_share_of_limit"].items():
+        numbers = " | ".join(
+            f"{100 * values[key]:.0f} %" for key in ("p50", "p90", "p99", "largest")
+        )
+        beyond = f"{values['chunks_beyond']} of {result['num_chunks']}"
+        rows.append(f"| {quantity} (mostly {values['most_often']}) | {numbers} | {beyond} |")
+    outcomes = result["outcomes"]
+    rows.append("")
+    rows.append(
+        f"{result['num_chunks']} chunks: {outcomes['unchanged']} unchanged "
+        f"({100 * result['unchanged_share']:.1f} %), {outcomes['tracked']} tracked, "
+        f"{outcomes['refused']} held."
+    )
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> int:
+    """The command; 0 where it could measure."""
+    parser = argparse.ArgumentParser(prog="python -m par_ros limits", description=__doc__)
+    parser.add_argument("--data-set", type=Path, help="folder that par_model.collect wrote")
+    parser.add_argument("--task", default="PushCube")
+    parser.add_argument("--episodes", type=int, help="default: 25; of a data set: all")
+    parser.add_argument("--first-seed", type=int, help="default: the measurement seeds")
+    parser.add_argument("--checkpoint", default="", help="default: the policy that is shipped")
+    parser.add_argument("--backend", default="auto", help="runtime of the network")
+    parser.add_argument("--commanded", choices=("raw", "guarded"), default="guarded")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args(arguments)
+    try:
+        if options.data_set is not None:
+            asked, about = of_data_set(options)
+        else:
+            options.episodes = 25 if options.episodes is None else options.episodes
+            asked, about = of_policy(options)
+    except ValueError as error:
+        return report_error(error)
+    result = report(asked, about, "python -m par_ros limits " + " ".join(arguments))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(markdown_table(result))
+    for reason in asked.reasons:
+        print(f"held: {reason}")
+    return 0
