@@ -78,6 +78,7 @@ setup(
             # the report: videos, pages, plots
             "av",
             "jinja2",
+            "matplotlib",
             "markupsafe",
             "pillow",
             "plotly",

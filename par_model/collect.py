@@ -236,12 +236,19 @@ def _only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def show(path: Path) -> None:
-    """Print what is in the data set and write its sheet of frames beside it."""
+def show(path: Path, sheet: Path | None) -> None:
+    """Print what is in the data set and write a sheet of its frames, beside it if not told.
+
+    Raises ValueError for a path without data set, or where the sheet cannot be written.
+    """
     source = open_episodes(path)
     print(describe(source))
-    sheet = path / "contact_sheet.png"
-    Image.fromarray(contact_sheet(source)).save(sheet)
+    beside = path / "contact_sheet.png" if path.is_dir() else path.with_suffix(".png")
+    sheet = sheet or beside
+    try:
+        Image.fromarray(contact_sheet(source)).save(sheet)
+    except OSError as error:
+        raise ValueError(f"{sheet} cannot be written ({error}); name another --sheet.") from error
     print(f"\nframes of episodes spread over the data set: {sheet}")
 
 
@@ -250,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.show is not None:
-            show(options.show)
+            show(options.show, options.sheet)
             return 0
         if options.task is None or options.out is None:
             parser.error("--task and --out are needed to record (or --show DIR to look)")
@@ -304,7 +311,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)"
     )
-    parser.add_argument("--show", type=Path, metavar="DIR", help="look at a data set instead")
+    parser.add_argument(
+        "--show",
+        type=Path,
+        metavar="DIR",
+        help="look at a data set instead, or at one of someone else by its mapping file",
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG", help="with --show: where its frames go (beside it)"
+    )
     return parser
 
 

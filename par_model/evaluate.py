@@ -19,8 +19,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from par_model.config import TimestepSpacing
 from par_model.evaluation import ablations, paper_protocol, pareto
 from par_model.evaluation.result_file import (
     checkpoint_hash,
@@ -81,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--sampler", help="of the action head: ddim, dpmsolver++, ddpm (default: checkpoint's)"
+    )
+    parser.add_argument(
+        "--spacing",
+        choices=get_args(TimestepSpacing),
+        help="training times of the sampling steps (default: checkpoint's)",
     )
     parser.add_argument(
         "--backend", help="what runs the network, as load_policy (default: auto; pareto: eager)"
@@ -174,8 +180,7 @@ def _evaluate_pareto(options: argparse.Namespace, command: list[str]) -> None:
     }
     policies = {name: load_rollout_policy(rollout) for name, rollout in one_of_cell.items()}
     results = _run(options, rollouts)
-    latencies_ms = {name: pareto.latency_alone_ms(policies[name]) for name in policies}
-    content = pareto.pareto_content(results, latencies_ms)
+    content = pareto.pareto_content(results, pareto.latencies_alone_ms(policies))
     table = plain_table(pareto.table_lines(content))
     _finish(
         options,
@@ -290,13 +295,14 @@ def _rollout(options: argparse.Namespace, name: str, seed: int, policy_seed: int
         context_slots=options.context_slots,
         record_targets=options.record_targets,
         sampler=options.sampler,
-        backend=options.backend or "auto",
+        backend=options.backend or ("auto" if options.spacing is None else "eager"),
+        spacing=options.spacing,
     )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on; what was not asked for is the checkpoint's."""
-    asked = {"sampler": options.sampler, "backend": options.backend}
+    asked = {name: getattr(options, name) for name in ("sampler", "backend", "spacing")}
     return {
         "checkpoint": str(options.checkpoint),
         "checkpoint_sha256": checkpoint_hash(options.checkpoint),

@@ -1,56 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn a trained checkpoint into one to ship: bfloat16 shards and a card with what was measured.
 
-    python -m par_model.release --checkpoint runs/a/checkpoint --out checkpoints/par_small
-    python -m par_model.evaluate --checkpoint checkpoints/par_small --task PushCube --json e.json
-    python -m par_model.release --checkpoint checkpoints/par_small --out checkpoints/par_small \\
-        --evaluation e.json --codec runs/codec
+    C=checkpoints/par_small
+    python -m par_model.release --checkpoint runs/a/checkpoint --out $C --codec runs/codec \\
+        --data datasets/PushCube datasets/PickCube datasets/StackCube
+    python -m par_model.evaluate --checkpoint $C --protocol pareto --json pareto.json
+    python -m par_model.release --checkpoint $C --out $C --evaluation pareto.json --sampling ddim:4
+    python -m par_model.evaluate --checkpoint $C --protocol paper --json paper.json
+    python -m par_model.release --checkpoint $C --out $C --evaluation paper.json table_3.json
 
 Weights are rounded first and measured afterwards: releasing a bfloat16 checkpoint again changes no
-weight, so the second call only writes the measurements into the card.
+weight, so later calls only write measurements into the card. What an earlier call has put there
+stays, unless the same is given again. Results that were measured on other weights are refused.
 """
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from par_model.model import count_parameters
-from par_model.training.policy_training import origin
+from par_model.config import TimestepSpacing
+from par_model.diffusion import make_scheduler
+from par_model.evaluation.result_file import weights_hash
+from par_model.model_card import model_card
+
+# Results that depend on the checkpoint's default sampling, and are void when it changes.
+_OF_DEFAULTS = ("evaluations", "paper", "graph")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """New defaults of the action head; None leaves the spacing as it is."""
+
+    sampler: str
+    num_steps: int
+    spacing: TimestepSpacing | None
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What a call of `release` adds to a checkpoint.
+
+    Attributes:
+        evaluations: result files of par_model.evaluate, of any protocol (`ablations` included).
+        graph: results.json files of `python -m par_ros sim`.
+        data: data sets that it was trained on.
+        codec: folder of the codec's training and probe.
+        notes: known failures, a sentence each.
+        sampling: new defaults.
+        context_slots: how many observations it remembers by default.
+    """
+
+    evaluations: tuple[Path, ...] = ()
+    graph: tuple[Path, ...] = ()
+    data: tuple[Path, ...] = ()
+    codec: Path | None = None
+    notes: tuple[str, ...] = ()
+    sampling: Sampling | None = None
+    context_slots: int | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        release(options.checkpoint, options.out, options.evaluation, options.codec, options.note)
+        additions = Additions(
+            evaluations=tuple(options.evaluation),
+            graph=tuple(options.graph),
+            data=tuple(options.data),
+            codec=options.codec,
+            notes=tuple(options.note),
+            sampling=None if options.sampling is None else _sampling(options.sampling),
+            context_slots=options.context_slots,
+        )
+        for left_out in release(options.checkpoint, options.out, additions):
+            print(f"left out: {left_out}")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def release(
-    source: Path, target: Path, evaluations: list[Path], codec: Path | None, notes: list[str]
-) -> None:
-    """Write `target` from `source`, with the results in `evaluations` in its card.
+def release(source: Path, target: Path, additions: Additions) -> list[str]:
+    """Write `target` from `source`; returns what was left out of the card, a sentence each.
 
     Raises:
-        ValueError: the checkpoint or a result file cannot be read.
+        ValueError: the checkpoint or a file cannot be read, a result was measured on other
+            weights, or new defaults do not fit the model.
     """
     checkpoint = load_checkpoint(source)
-    training = dict(checkpoint.training)
-    if codec is not None:
-        training["codec"] = _codec_record(codec)
-    results = [_read_json(path) for path in evaluations]
-    if results:
-        training["evaluations"] = [_without_episodes(result) for result in results]
-    if notes:
-        training["notes"] = notes
+    changed = _with_defaults(checkpoint, additions)
+    training, left_out = dict(checkpoint.training), []
+    if changed.config != checkpoint.config:
+        for name in _OF_DEFAULTS:
+            if training.pop(name, None) is not None:
+                left_out.append(f"{name}, measured with the defaults of before; measure again.")
+    expected: dict[Path, str] = {}
+    for path in additions.evaluations:
+        result = _read_json(path)
+        if "weights_sha256" in result:
+            expected[path] = result["weights_sha256"]
+        _add_result(training, path, result, changed.config != checkpoint.config)
+    if additions.graph:
+        training["graph"] = [_without_episodes(_read_json(path)) for path in additions.graph]
+    if additions.data:
+        training["data_sets"] = [_data_record(path) for path in additions.data]
+    if additions.codec is not None:
+        training["codec"] = _codec_record(additions.codec)
+    if additions.notes:
+        training["notes"] = list(additions.notes)
+    _write(changed, training, target, expected)
+    return left_out
+
+
+def _write(
+    checkpoint: Checkpoint, training: dict[str, Any], target: Path, expected: dict[Path, str]
+) -> None:
+    """Write the folder beside, check what was measured against it, put it into place."""
     fresh = target.with_name(target.name + ".new")
     save_checkpoint(
         fresh,
@@ -64,98 +136,85 @@ def release(
         dtype=torch.bfloat16,
         camera_fit=checkpoint.camera_fit,
     )
+    for path, measured in expected.items():
+        if measured != weights_hash(fresh):
+            shutil.rmtree(fresh)
+            raise ValueError(
+                f"{path} was measured on other weights than these; measure the released checkpoint "
+                "(rounding to bfloat16 changes weights) and release it again."
+            )
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
 
 
-def model_card(checkpoint: Checkpoint, training: dict[str, Any]) -> str:
-    """README.md of a shipped checkpoint: what it is, how it was made, what was measured."""
+def _with_defaults(checkpoint: Checkpoint, additions: Additions) -> Checkpoint:
     config = checkpoint.config
-    sections = [
-        f"# {config.name}",
-        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, one "
-        f"RGB camera of {config.image_width}x{config.image_height} pixels, joint-position targets "
-        f"at 20 Hz in chunks of {config.num_actions}. It was never on a real arm: use it on "
-        "hardware in dry run only. Licence: Apache-2.0.",
-        f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "
-        f"{count_parameters(checkpoint.codec) / 1e6:.2f} M in its frame codec; "
-        f"{config.num_frame_tokens} frame tokens and {config.num_actions} actions a slot, "
-        f"{config.num_slots} slots; weights stored as bfloat16, computed in float32.",
-        "It accepts these instructions, word for word:\n\n"
-        + "\n".join(f"- {text}" for text in checkpoint.instructions.texts),
-        "## Measured success\n\n" + _success_table(training.get("evaluations", [])),
-        "## How it was made\n\n" + _training_table(training),
-    ]
-    if "codec" in training:
-        sections.append("## Frame codec\n\n" + _probe_table(training["codec"]))
-    if training.get("notes"):
-        notes = "\n".join(f"- {note}" for note in training["notes"])
-        sections.append("## Known failures and limits\n\n" + notes)
-    sections.append("Every number of the training is in training.json.")
-    return "\n\n".join(sections) + "\n"
-
-
-def _success_table(evaluations: list[dict[str, Any]]) -> str:
-    if not evaluations:
-        return "Not measured yet."
-    lines = [
-        "| task | successes | rate | 95% interval (Wilson) | mean steps | command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for result in evaluations:
-        interval = result["interval"]
-        lines.append(
-            f"| {result['task']} | {result['num_successes']} of {result['num_episodes']} "
-            f"| {100 * result['success_rate']:.0f}% "
-            f"| {100 * interval['low']:.0f}-{100 * interval['high']:.0f}% "
-            f"| {result['mean_steps']:.0f} | `{result['command']}` |"
+    sampling, diffusion = config.sampling, config.action_diffusion
+    if additions.sampling is not None:
+        new = additions.sampling
+        sampling = dataclasses.replace(
+            sampling, action_sampler=new.sampler, action_num_steps=new.num_steps
         )
-    hardware = evaluations[0]["hardware"]
-    return "\n".join(lines) + f"\n\n{evaluations[0]['date'][:10]}, {_machine(hardware)}."
+        if new.spacing is not None:
+            diffusion = dataclasses.replace(diffusion, spacing=new.spacing)
+        # Raises ValueError for what does not fit.
+        make_scheduler(diffusion, new.sampler, new.num_steps)
+    if additions.context_slots is not None:
+        sampling = dataclasses.replace(sampling, context_slots=additions.context_slots)
+    config = dataclasses.replace(config, sampling=sampling, action_diffusion=diffusion)
+    config.validate()
+    return dataclasses.replace(checkpoint, config=config)
 
 
-def _training_table(training: dict[str, Any]) -> str:
-    left_out = ("config", "evaluations", "codec", "notes")
-    rows = [
-        f"| {key} | {value if isinstance(value, str) else json.dumps(value)} |"
-        for key, value in training.items()
-        if key not in left_out
-    ]
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _probe_table(codec: dict[str, Any]) -> str:
-    lines = [
-        "Position probe on held-out seeds, median error in mm "
-        f"(accepted up to {codec['accepted_median_cube_error_mm']:g}):",
-        "",
-        "| task | tokens a frame | cube | second object or goal | |",
-        "|---|---|---|---|---|",
-    ]
-    for row in codec["results"]:
-        verdict = "accepted" if row["accepted"] else "not accepted"
-        lines.append(
-            f"| {row['task']} | {row['num_tokens']} | {row['median_cube_error_mm']} "
-            f"| {row['median_second_error_mm']} ({row['second_name']}) | {verdict} |"
+def _add_result(
+    training: dict[str, Any], path: Path, result: dict[str, Any], new_defaults: bool
+) -> None:
+    protocol = result.get("protocol")
+    if protocol in ("pareto", "ablations"):
+        training[protocol] = result
+        return
+    if new_defaults:
+        raise ValueError(
+            f"{path} was measured with other defaults than --sampling and --context-slots ask for; "
+            "release with the new defaults first, then measure."
         )
-    return "\n".join(lines)
+    if protocol == "paper":
+        tasks = {name: _without_episodes(task) for name, task in result["tasks"].items()}
+        training["paper"] = result | {"tasks": tasks}
+    elif "task" in result:
+        kept = [e for e in training.get("evaluations", []) if e["task"] != result["task"]]
+        training["evaluations"] = [*kept, _without_episodes(result)]
+    else:
+        raise ValueError(f"{path} is no result of par_model.evaluate; check the path.")
 
 
-def _machine(hardware: dict[str, Any]) -> str:
-    gpu = f", {hardware['gpu']}" if hardware.get("gpu") else ", no GPU"
-    return f"{hardware['cpu']}, {hardware['num_cpus']} cores{gpu}"
+def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without its long list; seeds that failed are kept, by kind where it is known."""
+    failed = [episode for episode in result["episodes"] if not episode["success"]]
+    kinds: dict[str, list[int]] = {}
+    for episode in failed:
+        if episode.get("outcome"):
+            seeds = kinds.setdefault(episode["outcome"], [])
+            if episode["seed"] not in seeds:
+                seeds.append(episode["seed"])
+    return {key: value for key, value in result.items() if key != "episodes"} | {
+        "failed_seeds": [episode["seed"] for episode in failed],
+        "failed_seeds_by_kind": kinds,
+    }
+
+
+def _data_record(folder: Path) -> dict[str, Any]:
+    recording = _read_json(folder / "meta" / "recording.json")
+    seeds, failed = recording.pop("seeds"), recording.pop("failed_seeds")
+    return recording | {
+        "num_episodes": len(seeds),
+        "last_seed": max(seeds),
+        "num_failed_seeds": len(failed),
+    }
 
 
 def _codec_record(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "probe.json") | {"training": _read_json(folder / "training.json")}
-
-
-def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without its long list; seeds that failed are kept."""
-    failed = [episode["seed"] for episode in result["episodes"] if not episode["success"]]
-    return {key: value for key, value in result.items() if key != "episodes"} | {
-        "failed_seeds": failed
-    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -164,6 +223,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); check the path.") from error
     return content
+
+
+def _sampling(text: str) -> Sampling:
+    """ "ddim:4" or "ddim:4:trailing" """
+    sampler, num_steps, spacing = [*text.split(":"), None, None][:3]
+    known = (None, *get_args(TimestepSpacing))
+    if num_steps is None or not num_steps.isdecimal() or spacing not in known:
+        raise ValueError(
+            f"--sampling {text!r} is not SAMPLER:STEPS or SAMPLER:STEPS:SPACING with a spacing of "
+            f"{', '.join(get_args(TimestepSpacing))}."
+        )
+    assert sampler is not None
+    return Sampling(sampler, int(num_steps), spacing)  # type: ignore[arg-type]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,10 +247,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="the trained checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="the folder to ship")
     parser.add_argument(
-        "--evaluation", type=Path, nargs="*", default=[], help="results of par_model.evaluate"
+        "--evaluation",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="results of par_model.evaluate: tasks, protocols paper, pareto, ablations",
+    )
+    parser.add_argument(
+        "--graph", type=Path, nargs="*", default=[], help="results.json of `par_ros sim`"
+    )
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="data sets that it was trained on"
     )
     parser.add_argument("--codec", type=Path, help="folder of the codec's training and probe")
     parser.add_argument("--note", nargs="*", default=[], help="known failures, a sentence each")
+    parser.add_argument(
+        "--sampling", metavar="SAMPLER:STEPS[:SPACING]", help="new default of the action head"
+    )
+    parser.add_argument("--context-slots", type=int, help="new default of what it remembers")
     return parser
 
 

@@ -41,6 +41,7 @@ from par_model.training.codec_training import (
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
 from par_model.training.finetuning import LEARNING_RATE, FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig, encode_demonstrations
+from par_model.training.lerobot_dataset import ROBOT_TYPE
 from par_model.training.policy_training import (
     PolicyParts,
     PolicyTrainer,
@@ -56,7 +57,6 @@ from par_model.training.position_probe import (
     save_report,
 )
 
-ARM = "panda"
 # Reset pictures of the probe: demonstration seeds that `collect` reaches last.
 FIRST_PROBE_SEED = 7000
 NUM_PROBE_PICTURES = 1800
@@ -222,12 +222,21 @@ class _Start:
 def _start(options: argparse.Namespace) -> _Start:
     if options.pretrained is None:
         model = ablated_model(options.ablation, preset(options.preset))
-        return _Start(model, load_codec(_codec_folder(options)), _instruction_table(model), None)
+        sets = [DemonstrationSet(path) for path in options.data]
+        model = _with_joints(model, len(sets[0].joint_names))
+        table = _instruction_table(model, sets)
+        return _Start(model, load_codec(_codec_folder(options)), table, None)
     if options.ablation != FULL:
         raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
     checkpoint = load_checkpoint(options.pretrained)
     state = checkpoint.model.state_dict()
     return _Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
+
+
+def _with_joints(model: ModelConfig, num_joints: int) -> ModelConfig:
+    """The same model for an arm with another number of joints."""
+    proprio_width = num_joints if model.proprio_width else 0
+    return dataclasses.replace(model, action_width=num_joints, proprio_width=proprio_width)
 
 
 def _learning_rate(options: argparse.Namespace) -> float:
@@ -274,17 +283,24 @@ def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
             steps = demonstrations.read_steps(key, options.steps_after_success)
             episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
             (validation if is_held_out(key) else training).append(episode)
-    joint_names = sets[0].joint_names
+    joint_names, arm = sets[0].joint_names, sets[0].arm
     for demonstrations in sets:
-        if demonstrations.joint_names != joint_names:
+        if (demonstrations.arm, demonstrations.joint_names) != (arm, joint_names):
             raise ValueError(
-                f"{demonstrations.path} has the joints {list(demonstrations.joint_names)}, "
-                f"{sets[0].path} has {list(joint_names)}; train on sets of one arm."
+                f"{demonstrations.path} has the arm {demonstrations.arm!r} with joints "
+                f"{list(demonstrations.joint_names)}, {sets[0].path} has {arm!r} with "
+                f"{list(joint_names)}; train on sets of one arm."
             )
+    if len(joint_names) != model.action_width:
+        raise ValueError(
+            f"the data has {len(joint_names)} joints and {model.name} {model.action_width}; "
+            "start from a checkpoint of this arm, or from a preset."
+        )
+    _require_judgeable(options, arm, [*training, *validation])
     return PolicyParts(
         model=model,
         codec=start.codec,
-        statistics=_statistics(options.out, options.start_checkpoint, model, training, joint_names),
+        statistics=_statistics(options, model, training, arm, joint_names),
         instructions=start.instructions,
         training_episodes=training,
         validation_episodes=validation,
@@ -294,14 +310,28 @@ def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
     )
 
 
+def _require_judgeable(
+    options: argparse.Namespace, arm: str, episodes: list[TrainingEpisode]
+) -> None:
+    """The simulator judges its own arm and tasks only."""
+    unknown = sorted({episode.task for episode in episodes} - set(TASKS))
+    if options.evaluation_episodes and (unknown or arm != ROBOT_TYPE):
+        raise ValueError(
+            f"closed-loop evaluation knows the arm {ROBOT_TYPE!r} and the tasks "
+            f"{', '.join(TASKS)}, not {arm!r} with {unknown or 'these'}; give "
+            "--evaluation-episodes 0, the last checkpoint is then kept."
+        )
+
+
 def _statistics(
-    folder: Path,
-    start_from: Path | None,
+    options: argparse.Namespace,
     model: ModelConfig,
     episodes: list[TrainingEpisode],
+    arm: str,
     joint_names: tuple[str, ...],
 ) -> Statistics:
     """The run's own statistics; fitted once, so that added data does not move them."""
+    folder, start_from = options.out, options.start_checkpoint
     file = folder / "statistics.json"
     for existing in (file, (start_from or folder) / "statistics.json"):
         if existing.exists():
@@ -310,7 +340,7 @@ def _statistics(
             return from_json_dict(json.loads(file.read_text()))
     statistics = fit_statistics(
         [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
-        arm=ARM,
+        arm=arm,
         joint_names=joint_names,
         action_frame=model.action_frame,
         num_actions=model.num_actions,
@@ -344,19 +374,19 @@ def _pretrained_provenance(options: argparse.Namespace) -> dict[str, object]:
     return {"finetuned_from": name, "finetuning": dataclasses.asdict(tuning)}
 
 
-def _instruction_table(model: ModelConfig) -> InstructionTable:
-    texts = tuple(task.instruction for task in TASKS.values())
-    return code_table(texts, model.num_text_tokens, model.text_width)
+def _instruction_table(model: ModelConfig, sets: list[DemonstrationSet]) -> InstructionTable:
+    """Our tasks' sentences, and the data's own."""
+    texts = [task.instruction for task in TASKS.values()]
+    texts += [text for demonstrations in sets for text in demonstrations.instructions]
+    return code_table(tuple(dict.fromkeys(texts)), model.num_text_tokens, model.text_width)
 
 
 def _task_name(instruction: str) -> str:
+    """The task of a sentence; a sentence that is none of ours is a task of its own."""
     for task in TASKS.values():
         if task.instruction == instruction:
             return task.name
-    raise ValueError(
-        f"the data's instruction {instruction!r} belongs to no known task; the tasks are "
-        f"{', '.join(TASKS)}."
-    )
+    return instruction
 
 
 def _shares(text: str | None, tasks: list[str]) -> dict[str, float]:
@@ -490,7 +520,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: bool) -> None:
     if needs_data:
-        stage.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
+        stage.add_argument(
+            "--data",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="DIR",
+            help="data sets; one of someone else by its mapping file (.yaml)",
+        )
     if needs_out:
         stage.add_argument("--out", type=Path, required=True, metavar="DIR")
     stage.add_argument(
@@ -511,7 +548,13 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
     stage.add_argument("--variants", type=int, default=3, help="shifts a frame is encoded with")
     stage.add_argument("--reset-pictures", type=Path, metavar="DIR")
     stage.add_argument("--num-reset-pictures", type=int, default=NUM_PROBE_PICTURES)
-    stage.add_argument("--probe-tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    stage.add_argument(
+        "--probe-tasks",
+        nargs="*",
+        choices=list(TASKS),
+        default=list(TASKS),
+        help="tasks whose reset pictures are drawn and probed; nothing after it: none",
+    )
 
 
 def _add_policy(stage: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import Interval, bootstrap_interval, wilson_interval
+from par_model.evaluation.text_table import plain_table
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS
 
 NUM_STATES = 25
@@ -72,30 +73,28 @@ def success_table(
     return table_SP
 
 
-def table_text(summaries: dict[str, dict[str, Any]]) -> str:
-    """The paper's Table 2 with our rows, and what differs, as plain text.
+def table_rows(summaries: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The paper's Table 2 with our rows, as text; a header first.
 
     summaries: task name -> `task_summary` of it; tasks that were not measured show a dash.
     """
-    lines = [_line("", [*TASKS, "average"])]
-    lines += [
-        _line(name, [f"{percent}%" for percent in percents]) for name, percents in TABLE_2.items()
-    ]
+    table = [["", *TASKS, "average"]]
+    table += [[name, *(f"{percent}%" for percent in row)] for name, row in TABLE_2.items()]
     for limit in STEP_LIMITS:
         key = f"within_{limit}_steps"
         rows = [summaries[task][key] if task in summaries else None for task in TASKS]
         rates = [row["success_rate"] for row in rows if row is not None]
         average = f"{100 * np.mean(rates):.1f}%" if len(rates) == len(TASKS) else "-"
-        lines.append(_line(f"ours, {limit} steps", [*map(_rate, rows), average]))
-        lines.append(_line("  Wilson 95%", [_interval(row, "wilson") for row in rows]))
-        lines.append(
-            _line("  bootstrap 95%", [_interval(row, "bootstrap_over_states") for row in rows])
-        )
-    return "\n".join([*lines, "", DIFFERENCES])
+        table.append([f"ours, {limit} steps", *map(_rate, rows), average])
+        table.append(["  Wilson 95%", *(_interval(row, "wilson") for row in rows), ""])
+        bootstrap = [_interval(row, "bootstrap_over_states") for row in rows]
+        table.append(["  bootstrap 95%", *bootstrap, ""])
+    return table
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<20}" + "".join(f"{cell:>16}" for cell in cells)
+def table_text(summaries: dict[str, dict[str, Any]]) -> str:
+    """`table_rows` for the terminal, and what differs from the paper."""
+    return f"{plain_table(table_rows(summaries))}\n\n{DIFFERENCES}"
 
 
 def _rate(row: dict[str, Any] | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from par_model.config import TimestepSpacing
 from par_model.evaluation.direct_loop import EpisodeResult, run_episode
 from par_model.evaluation.milestones import Milestones, MilestoneWatcher, failure_kind
 from par_model.interface import Observation, Policy
@@ -40,6 +41,7 @@ class Rollout:
         record_targets: whether the commanded joint targets are kept.
         sampler: of the action head; None is the checkpoint's default.
         backend: what runs the network, as load_policy takes it.
+        spacing: of the sampling steps; None is the checkpoint's, another needs backend "eager".
     """
 
     checkpoint: str
@@ -52,6 +54,7 @@ class Rollout:
     record_targets: bool
     sampler: str | None = None
     backend: str = "auto"
+    spacing: TimestepSpacing | None = None
 
     @property
     def key(self) -> RolloutKey:
@@ -222,6 +225,7 @@ def _worker_policy(rollout: Rollout) -> Policy:
         rollout.checkpoint,
         rollout.num_steps,
         rollout.sampler,
+        rollout.spacing,
         rollout.context_slots,
         rollout.backend,
     )
@@ -243,6 +247,7 @@ def load_rollout_policy(rollout: Rollout) -> Policy:
         backend=rollout.backend,
         num_steps=rollout.num_steps,
         sampler=rollout.sampler,
+        spacing=rollout.spacing,
         context_slots=rollout.context_slots,
     )
 

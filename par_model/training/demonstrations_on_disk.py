@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from par_model.interface import FloatArray, ImageArray
-from par_model.training.lerobot_dataset import EpisodeSource, open_episodes
+from par_model.training.lerobot_dataset import ROBOT_TYPE, EpisodeSource, open_episodes
 from par_model.training.staged_episodes import Episode
 
 
@@ -38,18 +38,21 @@ class DemonstrationSteps:
 
 
 class DemonstrationSet:
-    """The episodes in one folder, in the order of their keys.
+    """The episodes in one folder, or of one mapping file, in the order of their keys.
 
-    Raises ValueError for a folder that holds neither a data set nor a recording.
+    Raises ValueError for a path that holds neither a data set nor a recording.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
         self._source = open_episodes(path)
+        # A mapping's name holds what it says, so that latents made under another are not taken.
+        self.name: str = getattr(self._source, "name", path.name)
+        self.arm: str = getattr(self._source, "arm", ROBOT_TYPE)
         self._index_by_key = {key: index for index, key in enumerate(_keys(self._source))}
         self.keys = sorted(self._index_by_key)
         self.joint_names = self._source.joint_names
+        self.instructions = self._source.instructions
         self.fps = self._source.fps
 
     def __len__(self) -> int:

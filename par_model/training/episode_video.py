@@ -7,7 +7,7 @@ most 1 (all of it the rounding of RGB to YUV and back), against 1.2 at crf 10 fo
 and 4.1 in 4:2:0, which halves the colour resolution of a cube that is 8 pixels wide.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -70,14 +70,20 @@ def concatenate_videos(path: Path, parts: Sequence[Path], fps: int) -> list[int]
     return num_frames
 
 
-def read_video(path: Path, first_frame: int, num_frames: int, fps: float) -> Frames:
-    """Frames first_frame .. first_frame + num_frames - 1, uint8 [T, H, W, 3].
+def read_video(
+    path: Path,
+    first_frame: int,
+    num_frames: int,
+    fps: float,
+    fit: Callable[[Frames], Frames] = lambda picture: picture,
+) -> Frames:
+    """Frames first_frame .. first_frame + num_frames - 1, uint8 [T, H, W, 3], each through `fit`.
 
     Raises ValueError for a file that cannot be decoded or has too few frames.
     """
     try:
         with av.open(str(path)) as container:
-            frames = list(_frames_from(container, first_frame, num_frames, fps))
+            frames = [fit(f) for f in _frames_from(container, first_frame, num_frames, fps)]
     except (av.FFmpegError, OSError, IndexError) as error:
         raise ValueError(
             f"video {path} cannot be decoded ({error}); check that the data set was copied whole."

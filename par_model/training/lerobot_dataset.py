@@ -70,17 +70,23 @@ class EpisodeSource(Protocol):
 
 
 def open_episodes(path: Path) -> EpisodeSource:
-    """The data set at `path`, finished or still being recorded.
+    """The data set at `path`, finished or still being recorded; or the one that a mapping file
+    (.yaml) describes.
 
     Raises ValueError, naming what is missing, for anything else.
     """
+    if path.suffix in (".yaml", ".yml"):
+        # That module needs what this one does not: YAML and the camera's rule.
+        from par_model.training.foreign_dataset import ForeignDataset
+
+        return ForeignDataset(path)
     if (path / "meta" / "info.json").is_file():
         return LeRobotDataset(path)
     if (path / STAGING_FOLDER).is_dir():
         return StagedEpisodes(path)
     raise ValueError(
         f"{path} holds no data set (meta/info.json is missing); check the path, or record one with "
-        "`python -m par_model.collect`."
+        "`python -m par_model.collect`. What someone else recorded needs a mapping file (.yaml)."
     )
 
 
@@ -543,7 +549,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     if not str(info["codebase_version"]).startswith("v3"):
         raise ValueError(
             f"data set {path} has LeRobot layout {info['codebase_version']}, expected v3.0; "
-            "convert it with lerobot's convert_dataset_v21_to_v30."
+            "describe it in a mapping file (config/datasets/example.yaml), or convert it."
         )
     return info
 
@@ -573,7 +579,8 @@ def _joint_names(path: Path, features: dict[str, Any]) -> tuple[str, ...]:
     if state_names is None or action_names is None or state_names != action_names:
         raise ValueError(
             f"data set {path}: observation.state and action must name the same joints, got "
-            f"{state_names} and {action_names}; check `names` in meta/info.json."
+            f"{state_names} and {action_names}; a data set of someone else needs a mapping file "
+            "(config/datasets/example.yaml)."
         )
     return state_names
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from par_model.checkpoint import load_checkpoint
+from par_model.evaluation import paper_protocol, pareto
+from par_model.evaluation.result_file import weights_hash
+from par_model.evaluation.rollouts import RolloutResult
 from par_model.release import main
 
 RESULT = {
@@ -38,6 +41,119 @@ def test_round_then_measure(tiny_checkpoint, tmp_path):
     assert "| PushCube | 24 of 25 | 96% | 80-99% | 61 |" in card
     assert "It drops the cube." in card
     assert second.training["evaluations"][0]["failed_seeds"] == [8]
+
+
+WHERE = {name: RESULT[name] for name in ("command", "date", "hardware")}
+
+
+def rollouts(sampler=None, num_steps=None):
+    return [
+        RolloutResult(
+            "PickCube", seed, 0, seed % 2 == 0, 90, [9.0], None, None,
+            "success" if seed % 2 == 0 else "grasped, lost", sampler, num_steps,
+        )
+        for seed in range(10)
+    ]  # fmt: skip
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def paper_result(checkpoint):
+    tasks = {
+        "PickCube": paper_protocol.task_summary(rollouts())
+        | {
+            "outcomes": {"success": 5, "grasped, lost": 5},
+            "episodes": [result.to_json() for result in rollouts()],
+        }
+    }
+    return {"protocol": "paper", "tasks": tasks, "weights_sha256": weights_hash(checkpoint)} | WHERE
+
+
+def pareto_result(checkpoint):
+    latencies = {name: {"p50": ms, "p99": ms, "worst": ms} for name, ms in (("ddim 4", 9.0),)}
+    content = pareto.pareto_content(rollouts("ddim", 4), latencies)
+    about = {"protocol": "pareto", "backend": "eager", "weights_sha256": weights_hash(checkpoint)}
+    return content | about | WHERE
+
+
+def ablations_result():
+    rows = [["", "PushCube"], ["PAR-Full (ours)", "90.0%"]]
+    variants = {"full": {"step": 900, "wall_s": 7200.0, "hardware": "a CPU"}}
+    content = {"protocol": "ablations", "variants": variants, "rows": rows, "gain_rows": rows}
+    return content | WHERE
+
+
+RECORDING = {
+    "task": "PickCube",
+    "seeds": [0, 2, 3],
+    "failed_seeds": {"1": "no path"},
+    "first_seed": 0,
+    "noise_share": 0.35,
+    "num_hold_steps": 16,
+    "image_size": 128,
+    "versions": {"mani-skill": "3.0.1"},
+}
+
+
+def test_every_slot_of_the_card_is_filled_from_files(tiny_checkpoint, tmp_path):
+    out, data = tmp_path / "shipped", tmp_path / "PickCube"
+    (data / "meta").mkdir(parents=True)
+    write(data / "meta" / "recording.json", RECORDING)
+    both = ["--checkpoint", str(out), "--out", str(out)]
+    first = ["--checkpoint", str(tiny_checkpoint), "--out", str(out), "--data", str(data)]
+    assert main(first) == 0
+    weights = weights_hash(out)
+    files = [
+        write(tmp_path / "pareto.json", pareto_result(out)),
+        write(tmp_path / "table_3.json", ablations_result()),
+    ]
+    assert main([*both, "--evaluation", *files, "--sampling", "ddim:4:trailing"]) == 0
+    assert main([*both, "--evaluation", write(tmp_path / "p.json", paper_result(out))]) == 0
+    graph = RESULT | {"mode": "lockstep"}
+    assert main([*both, "--graph", write(tmp_path / "g.json", graph)]) == 0
+    assert weights_hash(out) == weights
+    config, card = load_checkpoint(out).config, (out / "README.md").read_text()
+    assert (config.sampling.action_sampler, config.sampling.action_num_steps) == ("ddim", 4)
+    assert config.action_diffusion.spacing == "trailing"
+    for words in (
+        "| PAR (paper) | 100% | 73% | 48% | 74% |",
+        "| ours, 200 steps | - | 50.0% | - | - |",
+        "| ddim 4 (best) (chosen) | 9.0 ms | 5/10 (24-76%) |",
+        "| PAR-Full (ours) | 90.0% |",
+        "| full | 900 | 2.0 | a CPU |",
+        "| PickCube | grasped, lost | 5 of 10 | 1, 3, 5, 7, 9 |",
+        "| PickCube | 3 | 0 to 3, 1 failed | 35% of the seeds | `python -m par_model.collect "
+        "--task PickCube --num-demos 3 --first-seed 0",
+        "| PushCube | lockstep | 24 of 25 | 80-99% |",
+        "## Licence",
+    ):
+        assert words in card, words
+
+
+def test_new_defaults_void_what_was_measured_with_the_old(tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "shipped"
+    result = write(tmp_path / "result.json", RESULT)
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(out)]) == 0
+    both = ["--checkpoint", str(out), "--out", str(out)]
+    assert main([*both, "--evaluation", result]) == 0
+    assert main([*both, "--evaluation", result, "--sampling", "ddim:2"]) == 1
+    assert "then measure" in capsys.readouterr().err
+    assert main([*both, "--sampling", "ddim:2"]) == 0
+    assert "left out: evaluations" in capsys.readouterr().out
+    assert "Not measured yet" in (out / "README.md").read_text()
+
+
+def test_a_result_of_other_weights_is_refused(tiny_checkpoint, tmp_path, capsys):
+    """Measured before the weights were rounded."""
+    out = tmp_path / "shipped"
+    result = write(tmp_path / "p.json", paper_result(tiny_checkpoint))
+    arguments = ["--checkpoint", str(tiny_checkpoint), "--out", str(out), "--evaluation", result]
+    assert main(arguments) == 1
+    assert "measured on other weights" in capsys.readouterr().err
+    assert not list(tmp_path.glob("shipped*"))
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "evaluation"])

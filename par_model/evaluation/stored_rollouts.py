@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollouts read back from the result files of par_model.evaluate."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from par_model.evaluation.rollouts import Rollout, RolloutResult
+
+
+@dataclass(frozen=True)
+class StoredRollouts:
+    """What a result file holds.
+
+    Attributes:
+        path: the file.
+        settings: its top level: checkpoint, weights_sha256, max_steps, command, date, hardware ...
+        results: all rollouts, each with milestones.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    results: list[RolloutResult]
+
+    def of_task(self, task: str) -> list[RolloutResult]:
+        return [result for result in self.results if result.task == task]
+
+    def rollout(self, result: RolloutResult, checkpoint: Path) -> Rollout:
+        """What to run to see `result` again."""
+        settings = self.settings
+        return Rollout(
+            checkpoint=str(checkpoint),
+            task=result.task,
+            seed=result.seed,
+            policy_seed=result.policy_seed,
+            max_steps=settings["max_steps"],
+            num_steps=settings.get("num_steps"),
+            context_slots=settings.get("context_slots"),
+            record_targets=False,
+            sampler=settings.get("sampler"),
+            backend=settings.get("backend", "auto"),
+            spacing=settings.get("spacing"),
+        )
+
+
+def read_rollouts(path: Path) -> StoredRollouts:
+    """Read the result of one task, of the paper's protocol, or of one ablation.
+
+    Raises:
+        ValueError: the file cannot be read, is no such result, or was written before rollouts
+            were measured.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); check the path.") from error
+    entries = content.get("episodes") or content.get("rollouts")
+    if "tasks" in content and entries is None:
+        entries = [entry for task in content["tasks"].values() for entry in task["episodes"]]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(
+            f"{path} holds no rollouts; give a file that `python -m par_model.evaluate` wrote for "
+            "a task or for --protocol paper."
+        )
+    results = [RolloutResult.from_json(entry) for entry in entries]
+    if any(result.milestones is None for result in results):
+        raise ValueError(
+            f"{path} was written before positions were recorded; run its command again: "
+            f"{content.get('command', 'par_model.evaluate')}."
+        )
+    settings = {name: value for name, value in content.items() if name not in ("episodes", "tasks")}
+    return StoredRollouts(path, settings, results)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md of a shipped checkpoint: what it is, how it was made, what was measured, what fails.
+
+Everything comes from the checkpoint and from result files; `par_model.release` puts those into its
+training.json, so that a card can be written again.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from par_model.checkpoint import Checkpoint
+from par_model.evaluation import paper_protocol, pareto
+from par_model.evaluation.milestones import KINDS, SUCCESS
+from par_model.evaluation.text_table import markdown_table
+from par_model.model import count_parameters
+from par_model.training.policy_training import origin
+
+# Entries of training.json that have a section of their own, or are too long for a card.
+_SECTIONS = ("config", "evaluations", "paper", "pareto", "ablations", "graph")
+_SECTIONS += ("codec", "notes", "data_sets", "wall_s", "command")
+
+
+def model_card(checkpoint: Checkpoint, training: dict[str, Any]) -> str:
+    """Markdown text; `training` is what goes into training.json."""
+    sections = [
+        f"# {checkpoint.config.name}",
+        *_introduction(checkpoint, training),
+        "## Measured success\n\n" + _success(training),
+    ]
+    if "graph" in training:
+        sections.append("## Through the ROS graph\n\n" + _graph_table(training["graph"]))
+    if "pareto" in training:
+        sections.append("## Samplers\n\n" + _pareto(training["pareto"]))
+    if "ablations" in training:
+        sections.append("## Ablations\n\n" + _ablations(training["ablations"]))
+    sections.append("## Known failures and limits\n\n" + _failures(training))
+    sections.append("## How it was made\n\n" + _training_table(training))
+    if training.get("data_sets"):
+        sections.append("## Data\n\n" + _data_table(training["data_sets"]))
+    if "codec" in training:
+        sections.append("## Frame codec\n\n" + _probe_table(training["codec"]))
+    sections.append(
+        "## Licence\n\nApache-2.0: weights, code, and the demonstrations that these commands "
+        "record. ManiSkill's simulator and assets have licences of their own and are not part of "
+        "this folder."
+    )
+    sections.append("Every number of the training is in training.json.")
+    return "\n\n".join(sections) + "\n"
+
+
+def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]:
+    config, sampling = checkpoint.config, checkpoint.config.sampling
+    slots = sampling.context_slots
+    memory = "one observation" if slots == 1 else f"up to {slots} observations"
+    return [
+        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, one "
+        f"RGB camera of {config.image_width}x{config.image_height} pixels, joint-position targets "
+        f"at 20 Hz in chunks of {config.num_actions}. It was never on a real arm: use it on "
+        "hardware in dry run only. Licence: Apache-2.0.",
+        f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "
+        f"{count_parameters(checkpoint.codec) / 1e6:.2f} M in its frame codec; "
+        f"{config.num_frame_tokens} frame tokens and {config.num_actions} actions a slot, "
+        f"{config.num_slots} slots; weights stored as bfloat16, computed in float32. By default it "
+        f"remembers {memory} and samples actions with {sampling.action_sampler} in "
+        f"{sampling.action_num_steps} steps.",
+        "It accepts these instructions, word for word:\n\n"
+        + "\n".join(f"- {text}" for text in checkpoint.instructions.texts),
+    ]
+
+
+def _success(training: dict[str, Any]) -> str:
+    parts = []
+    if "paper" in training:
+        paper = training["paper"]
+        rows = paper_protocol.table_rows(paper["tasks"])
+        parts.append(
+            f"The paper's Table 2 with our rows ({_where(paper)}; `{paper['command']}`):\n\n"
+            f"{markdown_table(rows)}\n\n{paper_protocol.DIFFERENCES}"
+        )
+    if training.get("evaluations"):
+        parts.append(_success_table(training["evaluations"]))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def _success_table(evaluations: Sequence[dict[str, Any]]) -> str:
+    rows = [["task", "successes", "rate", "95% interval (Wilson)", "mean steps", "command"]]
+    for result in evaluations:
+        rows.append(
+            [
+                result["task"],
+                f"{result['num_successes']} of {result['num_episodes']}",
+                f"{100 * result['success_rate']:.0f}%",
+                _percent(result["interval"]),
+                f"{result['mean_steps']:.0f}",
+                f"`{result['command']}`",
+            ]
+        )
+    return f"{markdown_table(rows)}\n\n{_where(evaluations[0])}."
+
+
+def _graph_table(graph: Sequence[dict[str, Any]]) -> str:
+    rows = [["task", "mode", "successes", "95% interval (Wilson)", "command"]]
+    for result in graph:
+        rows.append(
+            [
+                result["task"],
+                result["mode"],
+                f"{result['num_successes']} of {result['num_episodes']}",
+                _percent(result["interval"]),
+                f"`{result['command']}`",
+            ]
+        )
+    return markdown_table(rows)
+
+
+def _pareto(content: dict[str, Any]) -> str:
+    return (
+        f"{markdown_table(pareto.table_lines(content))}\n\n{pareto.METHOD}\n\n"
+        f"{_where(content)}, {content['backend']}; `{content['command']}`."
+    )
+
+
+def _ablations(content: dict[str, Any]) -> str:
+    rows = [["variant", "training steps", "hours", "on"]]
+    for name, entry in content["variants"].items():
+        seconds = entry.get("wall_s")
+        hours = "-" if seconds is None else f"{seconds / 3600:.1f}"
+        rows.append([name, str(entry.get("step", "-")), hours, str(entry.get("hardware", "-"))])
+    return (
+        f"The paper's Table 3 with ours, at a reduced equal budget and Wilson 95% intervals:\n\n"
+        f"{markdown_table(content['rows'])}\n\n"
+        "What the full model gains, in points, with a paired bootstrap interval over initial "
+        "states and the p value of an exact one-sided McNemar test:\n\n"
+        f"{markdown_table(content['gain_rows'])}\n\n{markdown_table(rows)}\n\n"
+        f"{_where(content)}; `{content['command']}`."
+    )
+
+
+def _failures(training: dict[str, Any]) -> str:
+    """Counted kinds first, then what was written by hand."""
+    measured = [*training.get("paper", {}).get("tasks", {}).items()]
+    measured += [(result["task"], result) for result in training.get("evaluations", [])]
+    rows = [["task", "kind of failure", "rollouts", "seeds"]]
+    for task, result in measured:
+        outcomes = result.get("outcomes", {})
+        for kind in KINDS.get(task, ()):
+            if outcomes.get(kind):
+                seeds = result.get("failed_seeds_by_kind", {}).get(kind, [])
+                count = f"{outcomes[kind]} of {sum(outcomes.values())}"
+                rows.append([task, kind, count, _seeds(seeds)])
+    parts = []
+    if len(rows) > 1:
+        parts.append(
+            "Kinds are measured, not judged by eye (par_model/evaluation/milestones.py):\n\n"
+            + markdown_table(rows)
+        )
+    elif any(SUCCESS in result.get("outcomes", {}) for _, result in measured):
+        parts.append("No measured rollout failed.")
+    if training.get("notes"):
+        parts.append("\n".join(f"- {note}" for note in training["notes"]))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def _seeds(seeds: Sequence[int], most: int = 8) -> str:
+    shown = ", ".join(str(seed) for seed in seeds[:most])
+    return shown if len(seeds) <= most else f"{shown} and {len(seeds) - most} more"
+
+
+def _training_table(training: dict[str, Any]) -> str:
+    rows = [["", ""]]
+    if "command" in training:
+        rows.append(["command", f"`{training['command']}`"])
+    if training.get("wall_s") is not None:
+        rows.append(["wall time", f"{training['wall_s'] / 3600:.2f} h (the policy's stage)"])
+    config = training.get("config")
+    if isinstance(config, dict) and "seed" in config and "seed" not in training:
+        rows.append(["seed", str(config["seed"])])
+    for name, value in training.items():
+        if name not in _SECTIONS:
+            rows.append([name, value if isinstance(value, str) else json.dumps(value)])
+    return markdown_table(rows)
+
+
+def _data_table(data_sets: Sequence[dict[str, Any]]) -> str:
+    rows = [["task", "demonstrations", "seeds", "with noise", "command"]]
+    for data in data_sets:
+        noise = f"{100 * data['noise_share']:.0f}% of the seeds"
+        seeds = f"{data['first_seed']} to {data['last_seed']}, {data['num_failed_seeds']} failed"
+        rows.append(
+            [data["task"], str(data["num_episodes"]), seeds, noise, f"`{collect_command(data)}`"]
+        )
+    versions = ", ".join(f"{name} {value}" for name, value in data_sets[0]["versions"].items())
+    return f"{markdown_table(rows)}\n\nRecorded with {versions}. Equal commands give equal data."
+
+
+def collect_command(data: dict[str, Any]) -> str:
+    """The command that records this data set again."""
+    return shlex.join(
+        [
+            *("python", "-m", "par_model.collect", "--task", data["task"]),
+            *("--num-demos", str(data["num_episodes"]), "--first-seed", str(data["first_seed"])),
+            *("--noise-share", str(data["noise_share"])),
+            *("--hold-steps", str(data["num_hold_steps"])),
+            *("--image-size", str(data["image_size"]), "--out", f"datasets/{data['task']}"),
+        ]
+    )
+
+
+def _probe_table(codec: dict[str, Any]) -> str:
+    rows = [["task", "tokens a frame", "cube", "second object or goal", ""]]
+    for row in codec["results"]:
+        rows.append(
+            [
+                row["task"],
+                str(row["num_tokens"]),
+                str(row["median_cube_error_mm"]),
+                f"{row['median_second_error_mm']} ({row['second_name']})",
+                "accepted" if row["accepted"] else "not accepted",
+            ]
+        )
+    return (
+        "Position probe on held-out seeds, median error in mm "
+        f"(accepted up to {codec['accepted_median_cube_error_mm']:g}):\n\n{markdown_table(rows)}"
+    )
+
+
+def _where(result: dict[str, Any]) -> str:
+    """ "2026-01-02, CPU, 2 cores, no GPU" """
+    hardware = result["hardware"]
+    gpu = f", {hardware['gpu']}" if hardware.get("gpu") else ", no GPU"
+    return f"{result['date'][:10]}, {hardware['cpu']}, {hardware['num_cpus']} cores{gpu}"
+
+
+def _percent(interval: dict[str, Any]) -> str:
+    return f"{100 * interval['low']:.0f}-{100 * interval['high']:.0f}%"

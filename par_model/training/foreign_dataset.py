@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeRobot data sets that someone else recorded, read through a small mapping file (YAML).
+
+The file names the data set, its camera, and for each joint of ours the number of theirs that it is,
+with its unit. What is read looks like our own recordings: joint targets in rad and m at 20 Hz,
+square pictures, gripper last. Layouts v3.0 and v2.1, videos only. config/datasets/example.yaml is
+the example; every key is explained there.
+
+Rates: frame k is the last of theirs at or before k / 20 s. Numbers are interpolated: the joints at
+k / 20 s, and the targets where they are due, which is one step of their rate after they were sent,
+as our target k is due at (k + 1) / 20 s.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as compute
+import pyarrow.parquet as pq
+import yaml
+
+from par_model.camera_fit import CameraFit
+from par_model.interface import FloatArray, ImageArray
+from par_model.training.episode_video import read_video
+from par_model.training.staged_episodes import Episode
+
+FPS = 20
+_FACTORS = {"rad": 1.0, "deg": np.pi / 180.0, "m": 1.0, "mm": 0.001}
+_MEANINGS = ("absolute", "delta")
+_NEEDED = {"dataset", "arm", "camera", "image_size", "action", "joints"}
+_OPTIONAL = {"state_key", "action_key", "instructions", "instruction"}
+_JOINT_NEEDED = {"name", "state"}
+_JOINT_OPTIONAL = {"action", "unit", "range", "becomes", "sign", "offset"}
+
+
+@dataclass(frozen=True)
+class JointMapping:
+    """One of our joints: value = sign * scale * theirs + offset, in rad or m.
+
+    Attributes:
+        name: ours.
+        state, action: names of theirs in the two features.
+        scale, offset: to SI, the sign included.
+    """
+
+    name: str
+    state: str
+    action: str
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class DatasetMapping:
+    """A mapping file, checked on its own; the data set is checked when it is opened.
+
+    Attributes:
+        dataset: the data set's folder.
+        arm: the arm that the joints belong to.
+        camera: the video feature that gives the pictures.
+        image_size: height and width of the pictures that are wanted.
+        action_meaning: "absolute" targets, or "delta" to the measured joints of the same step.
+        state_key, action_key: features with the measured joints and the actions.
+        instructions: their sentence -> ours; others stay as they are.
+        instruction: the sentence of all episodes; None where theirs are used.
+        joints: in our order, gripper last.
+        sha256: of the file.
+    """
+
+    dataset: Path
+    arm: str
+    camera: str
+    image_size: int
+    action_meaning: str
+    state_key: str
+    action_key: str
+    instructions: dict[str, str]
+    instruction: str | None
+    joints: tuple[JointMapping, ...]
+    sha256: str
+
+
+def read_mapping(path: Path) -> DatasetMapping:
+    """Read a mapping file; a relative `dataset` is relative to the file.
+
+    Raises:
+        ValueError: it is no YAML mapping, or a key is missing, unknown, or has a wrong value.
+    """
+    try:
+        text = path.read_bytes()
+        values = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"mapping file {path} cannot be read ({error}).") from error
+    where = f"mapping file {path}"
+    _require_keys(where, values, _NEEDED, _OPTIONAL)
+    if values["action"] not in _MEANINGS:
+        raise ValueError(
+            f"{where}: action must be one of {', '.join(_MEANINGS)}, got {values['action']!r}; "
+            "targets of the hand's pose are not supported."
+        )
+    if not isinstance(values["joints"], list) or not values["joints"]:
+        raise ValueError(f"{where}: joints must be a list, one entry for each joint of the arm.")
+    size = values["image_size"]
+    if not isinstance(size, int) or size < 16:
+        raise ValueError(f"{where}: image_size must be a whole number of pixels, got {size!r}.")
+    joints = tuple(_joint(where, entry) for entry in values["joints"])
+    names = [joint.name for joint in joints]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{where}: each joint may appear once, got {names}.")
+    return DatasetMapping(
+        dataset=(path.parent / Path(values["dataset"]).expanduser()).resolve(),
+        arm=str(values["arm"]),
+        camera=str(values["camera"]),
+        image_size=size,
+        action_meaning=values["action"],
+        state_key=str(values.get("state_key", "observation.state")),
+        action_key=str(values.get("action_key", "action")),
+        instructions=dict(values.get("instructions") or {}),
+        instruction=values.get("instruction"),
+        joints=joints,
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def _require_keys(where: str, values: object, needed: set[str], optional: set[str]) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must hold keys and values, got {type(values).__name__}.")
+    missing, unknown = sorted(needed - set(values)), sorted(set(values) - needed - optional)
+    if missing or unknown:
+        raise ValueError(
+            f"{where}: missing keys {missing}, unknown keys {unknown}; see "
+            "config/datasets/example.yaml."
+        )
+
+
+def _joint(where: str, entry: object) -> JointMapping:
+    _require_keys(f"{where}, joints", entry, _JOINT_NEEDED, _JOINT_OPTIONAL)
+    assert isinstance(entry, dict)
+    place = f"{where}, joint {entry['name']}"
+    if ("unit" in entry) == ("range" in entry):
+        raise ValueError(
+            f"{place}: give either unit ({', '.join(_FACTORS)}) or range with becomes, for example "
+            "range: [0, 100] and becomes: [-0.01, 0.04] of a gripper in metres."
+        )
+    sign, offset = float(entry.get("sign", 1)), float(entry.get("offset", 0.0))
+    if sign not in (1.0, -1.0):
+        raise ValueError(f"{place}: sign must be 1 or -1, got {entry['sign']!r}.")
+    if "unit" in entry:
+        if entry["unit"] not in _FACTORS:
+            raise ValueError(
+                f"{place}: unit must be one of {', '.join(_FACTORS)}, got {entry['unit']!r}."
+            )
+        scale = sign * _FACTORS[entry["unit"]]
+    else:
+        scale, shift = _line(place, entry)
+        scale, offset = sign * scale, sign * shift + offset
+    state = str(entry["state"])
+    return JointMapping(str(entry["name"]), state, str(entry.get("action", state)), scale, offset)
+
+
+def _line(place: str, entry: dict[str, Any]) -> tuple[float, float]:
+    """(scale, offset) of the line through range[0] -> becomes[0] and range[1] -> becomes[1]."""
+    try:
+        low, high = map(float, entry["range"])
+        to_low, to_high = map(float, entry["becomes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{place}: range and becomes must each hold two numbers ({error})."
+        ) from error
+    if low == high:
+        raise ValueError(f"{place}: the two ends of range must differ, got {low} twice.")
+    scale = (to_high - to_low) / (high - low)
+    return scale, to_low - scale * low
+
+
+@dataclass(frozen=True)
+class _EpisodeFiles:
+    """Where an episode lies."""
+
+    index: int
+    tasks: tuple[str, ...]
+    length: int
+    data: Path
+    video: Path
+    video_start_s: float
+
+
+class ForeignDataset:
+    """A mapped data set as an EpisodeSource; opening reads its descriptions, no steps, no video.
+
+    Raises ValueError, one sentence, for what the mapping names and the data set lacks, and for
+    layouts that are not supported.
+    """
+
+    def __init__(self, mapping_file: Path) -> None:
+        mapping = read_mapping(mapping_file)
+        self.mapping = mapping
+        self.path = mapping.dataset
+        self.name = f"{mapping_file.stem}_{mapping.sha256[:8]}"
+        self.arm = mapping.arm
+        self.fps = FPS
+        self.joint_names = tuple(joint.name for joint in mapping.joints)
+        info = _read_info(self.path)
+        self._features: dict[str, Any] = info["features"]
+        self._fps = float(info["fps"])
+        self._require_camera()
+        self._state_columns = self._columns(mapping.state_key, [j.state for j in mapping.joints])
+        self._action_columns = self._columns(mapping.action_key, [j.action for j in mapping.joints])
+        self._tasks, self._episodes = _read_layout(self.path, info, mapping.camera)
+        self._scale = np.array([joint.scale for joint in mapping.joints])
+        self._offset = np.array([joint.offset for joint in mapping.joints])
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._instruction(text) for text in self._tasks.values()))
+
+    def read(self, index: int, *, with_frames: bool = True) -> Episode:
+        """Episode `index` at 20 Hz; decoding its video takes as long as it is large."""
+        files = self._episodes[index]
+        table = _episode_table(self.path, files)
+        length = table.num_rows
+        self._require_even_times(files, table)
+        state = self._si(_numbers(table, self.mapping.state_key), self._state_columns)
+        actions = _numbers(table, self.mapping.action_key)
+        if self.mapping.action_meaning == "delta":
+            targets = state + actions[:, self._action_columns] * self._scale
+        else:
+            targets = self._si(actions, self._action_columns)
+        if not (np.isfinite(state).all() and np.isfinite(targets).all()):
+            raise ValueError(
+                f"data set {self.path}: joints or actions of episode {files.index} hold NaN or Inf."
+            )
+        num_steps = int(length * FPS / self._fps + 1e-6)
+        if num_steps < 1:
+            raise ValueError(f"data set {self.path}: episode {files.index} is shorter than a step.")
+        sent_s = np.arange(length) / self._fps
+        ours_s = np.arange(num_steps) / FPS
+        measured = _interpolated(ours_s, sent_s, state)
+        actions_TJ = _interpolated(ours_s + 1 / FPS, sent_s + 1 / self._fps, targets)
+        frames = self._frames(files, length, ours_s) if with_frames else None
+        task = self._tasks.get(int(table.column("task_index")[0].as_py()), files.tasks[0])
+        return Episode(
+            instruction=self._instruction(task),
+            frames=frames,
+            measured_joint_positions=measured,
+            actions=actions_TJ,
+            executed_actions=actions_TJ,
+            environment_state=np.zeros((num_steps, 0), np.float32),
+            success=np.zeros(num_steps, np.bool_),
+            seed=None,
+            noisy=False,
+        )
+
+    def _instruction(self, theirs: str) -> str:
+        return self.mapping.instruction or self.mapping.instructions.get(theirs, theirs)
+
+    def _si(self, values: FloatArray, columns: list[int]) -> FloatArray:
+        return values[:, columns] * self._scale + self._offset
+
+    def _frames(self, files: _EpisodeFiles, length: int, ours_s: FloatArray) -> ImageArray:
+        if not files.video.is_file():
+            raise ValueError(
+                f"data set {self.path}: {files.video.relative_to(self.path)} is missing; check "
+                "that the data set was copied whole."
+            )
+        rule, size = CameraFit(), self.mapping.image_size
+        pictures = read_video(
+            files.video,
+            round(files.video_start_s * self._fps),
+            length,
+            self._fps,
+            lambda picture: rule.fit(picture, size, size),
+        )
+        shown = np.floor(ours_s * self._fps + 1e-6).astype(int).clip(max=length - 1)
+        return pictures[shown]
+
+    def _require_camera(self) -> None:
+        feature = self._features.get(self.mapping.camera)
+        if feature is None or feature["dtype"] != "video":
+            videos = sorted(n for n, f in self._features.items() if f["dtype"] == "video")
+            stored = "" if feature is None else f" (it is stored as {feature['dtype']!r})"
+            raise ValueError(
+                f"data set {self.path} has no video {self.mapping.camera!r}{stored}; its videos "
+                f"are {videos or 'none'}. Correct `camera` in the mapping file."
+            )
+
+    def _columns(self, key: str, names: Sequence[str]) -> list[int]:
+        """Places of `names` in feature `key`."""
+        feature = self._features.get(key)
+        if feature is None:
+            raise ValueError(
+                f"data set {self.path} has no feature {key!r}; it has {sorted(self._features)}. "
+                "Correct state_key or action_key in the mapping file."
+            )
+        known = _flat_names(feature.get("names"))
+        if known is None:
+            raise ValueError(
+                f"data set {self.path} does not name the numbers of {key!r}; add `names` to that "
+                "feature in its meta/info.json."
+            )
+        if missing := [name for name in names if name not in known]:
+            raise ValueError(
+                f"data set {self.path}: {key!r} has no {missing}; its names are {known}. Correct "
+                "the joints in the mapping file."
+            )
+        return [known.index(name) for name in names]
+
+    def _require_even_times(self, files: _EpisodeFiles, table: pa.Table) -> None:
+        if "timestamp" not in table.column_names:
+            return
+        times_s = np.asarray(table.column("timestamp").to_numpy())
+        off_s = np.abs(times_s - times_s[0] - np.arange(len(times_s)) / self._fps).max()
+        if off_s > 0.5 / self._fps:
+            raise ValueError(
+                f"data set {self.path}: the steps of episode {files.index} are up to {off_s:.3f} s "
+                f"away from an even {self._fps:g} Hz; re-time it, or leave the episode out."
+            )
+
+
+def _interpolated(
+    at_s: FloatArray, known_s: FloatArray, values_TJ: FloatArray
+) -> npt.NDArray[np.float32]:
+    columns = [np.interp(at_s, known_s, column) for column in values_TJ.T]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _numbers(table: pa.Table, key: str) -> FloatArray:
+    column = table.column(key).combine_chunks()
+    return np.array(column.to_pylist(), dtype=np.float64).reshape(len(column), -1)
+
+
+def _flat_names(names: Any) -> list[str] | None:
+    """LeRobot writes a list, or a dict such as {"motors": [...]} or {"x": 0, "y": 1}."""
+    if isinstance(names, dict):
+        values = list(names.values())
+        if len(values) == 1 and isinstance(values[0], list):
+            names = values[0]
+        elif all(isinstance(value, int) for value in values):
+            names = sorted(names, key=names.get)
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    file = path / "meta" / "info.json"
+    if not file.is_file():
+        raise ValueError(
+            f"data set {path}: meta/info.json is missing; check `dataset` in the mapping file."
+        )
+    info: dict[str, Any] = json.loads(file.read_text())
+    version = str(info.get("codebase_version"))
+    if not version.startswith(("v3", "v2.1", "v2.0")):
+        raise ValueError(
+            f"data set {path} has LeRobot layout {version}; v3.0, v2.1 and v2.0 are read. Convert "
+            "it with lerobot's own scripts."
+        )
+    return info
+
+
+def _read_layout(
+    path: Path, info: dict[str, Any], camera: str
+) -> tuple[dict[int, str], list[_EpisodeFiles]]:
+    try:
+        if str(info["codebase_version"]).startswith("v3"):
+            return _read_v3(path, info, camera)
+        return _read_v2(path, info, camera)
+    except (KeyError, OSError, json.JSONDecodeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"data set {path}: its descriptions in meta/ cannot be read ({error!r}); check that it "
+            "was copied whole."
+        ) from error
+
+
+def _read_v3(
+    path: Path, info: dict[str, Any], camera: str
+) -> tuple[dict[int, str], list[_EpisodeFiles]]:
+    table = pq.read_table(path / "meta/tasks.parquet").to_pydict()
+    texts = table.get("__index_level_0__", table.get("task"))
+    tasks = dict(zip(table["task_index"], texts or [], strict=True))
+    episodes = []
+    for file in sorted((path / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
+        rows = pq.read_table(file)
+        kept = [name for name in rows.column_names if not name.startswith("stats/")]
+        for row in rows.select(kept).to_pylist():
+            video = info["video_path"].format(
+                video_key=camera,
+                chunk_index=row[f"videos/{camera}/chunk_index"],
+                file_index=row[f"videos/{camera}/file_index"],
+            )
+            data = info["data_path"].format(
+                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+            )
+            episodes.append(
+                _EpisodeFiles(
+                    row["episode_index"],
+                    tuple(row["tasks"]),
+                    row["length"],
+                    path / data,
+                    path / video,
+                    row[f"videos/{camera}/from_timestamp"],
+                )
+            )
+    return tasks, _not_empty(path, episodes)
+
+
+def _read_v2(
+    path: Path, info: dict[str, Any], camera: str
+) -> tuple[dict[int, str], list[_EpisodeFiles]]:
+    tasks = {row["task_index"]: row["task"] for row in _json_lines(path / "meta/tasks.jsonl")}
+    episodes = []
+    for row in _json_lines(path / "meta/episodes.jsonl"):
+        place = {
+            "episode_index": row["episode_index"],
+            "episode_chunk": row["episode_index"] // info["chunks_size"],
+        }
+        episodes.append(
+            _EpisodeFiles(
+                row["episode_index"],
+                tuple(row["tasks"]),
+                row["length"],
+                path / info["data_path"].format(**place),
+                path / info["video_path"].format(video_key=camera, **place),
+                0.0,
+            )
+        )
+    return tasks, _not_empty(path, episodes)
+
+
+def _not_empty(path: Path, episodes: list[_EpisodeFiles]) -> list[_EpisodeFiles]:
+    if not episodes:
+        raise ValueError(f"data set {path} has no episodes.")
+    return episodes
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+
+
+def _episode_table(path: Path, files: _EpisodeFiles) -> pa.Table:
+    if not files.data.is_file():
+        raise ValueError(
+            f"data set {path}: {files.data.relative_to(path)} is missing; check that the data set "
+            "was copied whole."
+        )
+    table = _data_file(files.data)
+    rows = table.filter(compute.equal(table.column("episode_index"), files.index))
+    if rows.num_rows != files.length:
+        raise ValueError(
+            f"data set {path}: episode {files.index} has {rows.num_rows} steps in "
+            f"{files.data.relative_to(path)} and {files.length} in meta/; copy it anew."
+        )
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _data_file(file: Path) -> pa.Table:
+    return pq.read_table(file)

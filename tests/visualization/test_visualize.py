@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures: their numbers from made-up episodes, and every command once on a small random policy."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from par_model.checkpoint import save_checkpoint
+from par_model.evaluation.milestones import Milestones
+from par_model.evaluation.result_file import weights_hash
+from par_model.evaluation.rollouts import RolloutResult
+from par_model.instruction import code_table
+from par_model.simulation.tasks import TASKS
+from par_model.visualization.failures import by_kind, chosen_failures
+from par_model.visualization.pictures import PictureRow, draw_sheet, spread
+from par_model.visualization.positions import FEATURES, position_figure, thirds
+from par_model.visualization.prediction import PredictionRecord, prediction_strip
+from par_model.visualize import main
+from tests.model.fixtures import random_checkpoint_parts
+
+
+def milestones(x=0.0, y=0.0):
+    return Milestones(
+        initial_positions={"cube": [x, y, 0.02], "goal": [0.1, 0.1, 0.2]},
+        final_positions={"cube": [x, y, 0.02], "goal": [0.1, 0.1, 0.2]},
+        min_gripper_cube_m=0.01,
+        max_cube_moved_m=0.0,
+        max_cube_raised_m=0.0,
+        first_grasp_step=None,
+        num_grasped_steps=0,
+        is_grasped_at_end=False,
+        min_second_distance_m=0.2,
+    )
+
+
+def result(seed, outcome, policy_seed=0):
+    return RolloutResult(
+        "PickCube",
+        seed,
+        policy_seed,
+        outcome == "success",
+        200,
+        [9.0],
+        milestones=milestones(x=0.01 * seed),
+        outcome=outcome,
+    )
+
+
+RESULTS = [
+    result(1, "success"),
+    result(2, "success"),
+    result(3, "grasped, lost"),
+    result(3, "grasped, lost", policy_seed=1),
+    result(4, "grasped, lost"),
+    result(5, "reached, not grasped"),
+]
+
+
+def test_thirds_of_a_feature():
+    """x of the cube is the seed in cm; the two nearest succeed."""
+    parts = thirds(RESULTS, FEATURES["PickCube"]["cube: away from the base, x (cm)"])
+    expected = [(1.0, 2.0, 2, 2), (3.0, 3.0, 0, 2), (4.0, 5.0, 0, 2)]
+    for part, wanted in zip(parts, expected, strict=True):
+        assert part == pytest.approx(wanted)
+    figure = position_figure(RESULTS)
+    assert figure.get_suptitle() == "PickCube: 2 of 6 rollouts succeed"
+
+
+def test_failures_are_sorted_by_how_far_they_came():
+    kinds = by_kind(RESULTS)
+    assert list(kinds) == ["reached, not grasped", "grasped, lost"]
+    # Of three lost cubes two are shown: two initial states, not one twice.
+    assert [(r.seed, r.policy_seed) for r in chosen_failures(RESULTS, 2)] == [
+        (5, 0),
+        (3, 0),
+        (4, 0),
+    ]
+
+
+def test_a_sheet_has_a_place_for_each_picture():
+    frames = [np.full((8, 10, 3), value, np.uint8) for value in (50, 150)]
+    sheet = np.asarray(draw_sheet([PictureRow("a heading"), PictureRow("a row", frames, ["1 s"])]))
+    for value in (50, 150):
+        assert (sheet == value).all(axis=-1).sum() >= 80
+    assert spread(20, 3) == [0, 10, 19]
+    assert spread(2, 8) == [0, 1]
+
+
+def test_errors_are_those_of_the_pixels_that_changed():
+    """Of 4 pixels one changes by 100 in each of 2 chunks; the prediction is 30 off there, and 200
+    off where nothing changes, which does not count."""
+    first = np.zeros((2, 2, 3), np.uint8)
+    executed = np.stack((first, first))
+    executed[0, 0, 0] = executed[1, 0, 0] = 100
+    executed[1, 1, 1] = 100
+    predicted = executed.copy()
+    predicted[0, 0, 0], predicted[1, 1, 1], predicted[1, 0, 1] = 70, 130, 200
+    record = PredictionRecord("PushCube", 3, True, 16, 0.4, first, predicted, executed)
+    assert record.errors() == {
+        "share_of_pixels_changed": 0.25,
+        "predicted": 30.0,
+        "repeated": 100.0,
+    }
+    assert prediction_strip(record).width > 200
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"num_successes": 3}, "holds no rollouts"),
+        (
+            {
+                "episodes": [
+                    {
+                        "task": "PushCube",
+                        "seed": 1,
+                        "policy_seed": 0,
+                        "success": True,
+                        "steps": 60,
+                        "chunk_latencies_ms": [9.0],
+                    }
+                ]
+            },
+            "written before positions were recorded",
+        ),
+    ],
+)
+def test_results_without_positions_are_refused(content, sentence, tmp_path, capsys):
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps(content))
+    assert main(["positions", "--evaluation", str(file), "--out", str(tmp_path / "f")]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.sim
+def test_every_figure_of_a_random_policy(tmp_path, capsys):
+    """par_tiny, 20 steps: two whole chunks and a half; its failure is filmed at 0, 8 and 16."""
+    from par_model.evaluation.rollouts import Rollout, _run_rollout
+
+    checkpoint, out = tmp_path / "tiny", tmp_path / "figures"
+    parts = random_checkpoint_parts("par_tiny")
+    config = parts["config"]
+    texts = tuple(task.instruction for task in TASKS.values())
+    parts["instructions"] = code_table(texts, config.num_text_tokens, config.text_width)
+    save_checkpoint(checkpoint, **parts)
+    rollout = Rollout(str(checkpoint), "PushCube", 10000, 0, 20, None, None, False, backend="eager")
+    failed = _run_rollout(rollout)
+    assert not failed.success
+    settings = {
+        "checkpoint": str(checkpoint),
+        "weights_sha256": weights_hash(checkpoint),
+        "max_steps": 20,
+        "backend": "eager",
+    }
+    evaluation = tmp_path / "e.json"
+    evaluation.write_text(json.dumps(settings | {"episodes": [failed.to_json()]}))
+    arguments = [
+        *["all", "--checkpoint", str(checkpoint), "--evaluation", str(evaluation)],
+        *["--out", str(out), "--task", "PushCube", "--seed", "10000", "--max-steps", "20"],
+        *["--backend", "eager"],
+    ]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert f"1 of 1 rollouts: {failed.outcome} 1." in shown
+    assert "ended otherwise" not in shown
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "prediction_PushCube_10000.png",
+        "prediction_PushCube_10000.mp4",
+        "positions_PushCube.png",
+        "failures_PushCube.png",
+        "figures.html",
+    }
+    with av.open(str(out / "prediction_PushCube_10000.mp4")) as film:
+        frames = list(film.decode(video=0))
+    assert len(frames) == 2
+    assert frames[0].height == 2 * 32
+    assert Image.open(out / "failures_PushCube.png").width > 230 + 3 * 32
+    page = (out / "figures.html").read_text()
+    assert all(name in page for name in names - {"figures.html"})
