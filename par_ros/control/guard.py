@@ -558,7 +558,7 @@ class Guard:
         self, now_ns: int, time_ns: int, *, retreat: bool = False, stamped: bool = True
     ) -> Command:
         """Stop from what is commanded now, and send it; not `stamped`: to start at pick-up."""
-        if not self._motions:
+        if not self._motions or self._physics_runs(time_ns):
             return Command()
         running = self._motions[-1]
         stamped = stamped and (self.settings.lockstep or self.settings.trajectory_stamp == "start")
@@ -578,6 +578,18 @@ class Guard:
             gripper=self._gripper_command(gripper),
             stamp_ns=start_ns if stamped else 0,
         )
+
+    def _physics_runs(self, time_ns: int) -> bool:
+        """Lockstep: whether physics is on its way through a chunk, and waits for nobody.
+
+        It follows answers to its observations only: what was to be stopped now is stopped by the
+        next answer, and until then the running motion is what is commanded.
+        """
+        if not self.settings.lockstep:
+            return False
+        duration_s = self.settings.num_actions * self.settings.step_s
+        start_ns = self._motions[-1].start_ns
+        return start_ns < time_ns < start_ns + round(duration_s * NANOSECONDS)
 
     def _stop_trajectory(
         self, running: _Running, time_ns: int, retreat: bool, stamped: bool

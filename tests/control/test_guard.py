@@ -301,6 +301,27 @@ def test_a_stop_that_finds_a_clock_step_still_stops(service: str) -> None:
     assert not rig.guard.engaged
 
 
+def test_lockstep_physics_that_is_under_way_is_stopped_by_the_next_answer() -> None:
+    """A joint jumps by 0.3 rad 0.1 s into a chunk of 0.4 s.
+
+    The bridge takes answers to its observations only: a stop that it does not follow would leave
+    the guard with a wrong idea of what is commanded, and the answer after it with a step.
+    """
+    rig = Rig(lockstep=True).engaged()
+    rig.chunk(rig.gentle())
+    for step in range(1, 8):
+        rig.now_s = 0.05 * step
+        assert rig.joints(offset=0.3 if step >= 2 else 0.0).arm is None
+    rig.now_s = 0.4
+    rig.joints()
+    assert rig.guard.last_fault is not None
+    assert rig.guard.last_fault.kind == "joint_jump"
+    assert not rig.guard.engaged
+    # The answer to the next observation is the stop.
+    assert rig.chunk(rig.gentle()).arm is not None
+    rig.assert_rest()
+
+
 def test_a_duplicate_and_an_older_chunk_change_nothing() -> None:
     rig = Rig().engaged()
     rig.chunk(rig.gentle())

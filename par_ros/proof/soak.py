@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros soak --chunks N --json F`: policy, guard and loopback arm for a long time.
+
+The graph is that of `python -m par_ros loopback` with the shipped policy. Every five seconds the
+memory of each process is read (resident and anonymous, from /proc/PID/smaps_rollup); at the end
+every process that the run had started must be gone. What a watchdog does while nothing is wrong is
+a miss, and is counted: late chunks, dead policy, stale joint states, clock steps.
+
+--pace K runs the arm's time K times faster: the chunk lasts 0.4 / K s, and the arm's velocity,
+acceleration and jerk limits are K, K^2 and K^3 times the arm file's, so that the same motion is as
+near to them. The network, the messages and the watchdogs' deadlines stay as they are.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+
+from par_ros import messages
+from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
+from par_ros.node_graph import LoopbackArguments, NodeGraph, loopback_graph
+from par_ros.parameters import read_yaml
+from par_ros.process import PARENT_VARIABLE, report_error
+from par_ros.proof.paced_policy import PACE_VARIABLE
+from par_ros.resources import resource
+from par_ros.run_results import hardware
+from par_ros.topics import DIAGNOSTICS, DISENGAGE, ENGAGE, GUARD, POLICY
+
+_SAMPLE_PERIOD_S = 5.0
+# The first tenth warms up: caches fill, the middleware finds its peers.
+_WARM_UP_SHARE = 0.1
+_FLAT_SHARE = 0.02
+_ENGAGE_PERIOD_S = 2.0
+_WATCHDOG_COUNTERS = (
+    "hold_late",
+    "late",
+    "fault_dead_policy",
+    "fault_joint_states_stale",
+    "fault_clock",
+)
+_LIMIT_POWERS = {
+    "max_velocity_rad_s": 1,
+    "max_acceleration_rad_s2": 2,
+    "max_jerk_rad_s3": 3,
+    "stop_jerk_rad_s3": 3,
+}
+
+
+@dataclass
+class Memory:
+    """One process: seconds since the start, resident and anonymous MiB."""
+
+    pid: int
+    times_s: list[float] = field(default_factory=list)
+    resident_mib: list[float] = field(default_factory=list)
+    anonymous_mib: list[float] = field(default_factory=list)
+
+    def add(self, time_s: float) -> None:
+        """Read it now. Raises OSError where the process has ended."""
+        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
+        self.times_s.append(time_s)
+        self.resident_mib.append(int(sizes["Rss"]) / 1024)
+        self.anonymous_mib.append(int(sizes["Anonymous"]) / 1024)
+
+    def growth(self) -> float:
+        """The last tenth of the samples against the tenth after the warm-up, as a share."""
+        num = len(self.resident_mib)
+        begin, tenth = int(num * _WARM_UP_SHARE), max(num // 10, 1)
+        early = statistics.median(self.resident_mib[begin : begin + tenth])
+        return statistics.median(self.resident_mib[-tenth:]) / early - 1.0
+
+
+class SoakWatch(Node):
+    """Listens to /diagnostics and engages the guard again whenever it has let go."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__("soak_watch", context=context)
+        self.guard: dict[str, str] = {}
+        self.policy: dict[str, str] = {}
+        self.disengaged_because: list[str] = []
+        self._asked_s = 0.0
+        self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
+        self._engage = self.create_client(Trigger, ENGAGE.client_name)
+        self.create_subscription(
+            DiagnosticArray,
+            DIAGNOSTICS.name,
+            self._on_diagnostics,
+            DIAGNOSTICS.reader_qos.profile(),
+        )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in messages.read_diagnostics(message):
+            if status.name == POLICY:
+                self.policy = dict(status.values)
+            elif status.name == GUARD:
+                was_engaged = self.guard.get("engaged") == "true"
+                self.guard = dict(status.values)
+                if self.guard["engaged"] == "true":
+                    continue
+                if was_engaged:
+                    self.disengaged_because.append(status.message)
+                self._engage_again()
+
+    def _engage_again(self) -> None:
+        now_s = time.monotonic()
+        if not self.disengaged_because or now_s - self._asked_s < _ENGAGE_PERIOD_S:
+            return
+        self._asked_s = now_s
+        # disengage forgets what was measured while the arm still moved.
+        self._disengage.call_async(Trigger.Request()).add_done_callback(
+            lambda _: self._engage.call_async(Trigger.Request())
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that the policy has sent."""
+        return int(self.policy.get("chunks", 0))
+
+
+def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
+    """The loopback graph, its processes' output in `folder`/logs; `pace` times faster."""
+    arguments = LoopbackArguments(backend=backend)
+    graph = loopback_graph(arguments)
+    entries = []
+    for entry in graph.nodes:
+        parameters = dict(entry.parameters)
+        if entry.name == POLICY:
+            entry = dataclasses.replace(entry, executable="proof.paced_policy")
+        elif pace != 1.0:
+            parameters["arm"] = str(_paced_arm(pace, folder))
+            if entry.name == GUARD:
+                parameters |= {"step_s": 0.05 / pace, "tail_s": 0.3 / pace}
+            else:
+                parameters["image_rate_hz"] = min(20.0 * pace, 200.0)
+        entries.append(dataclasses.replace(entry, parameters=parameters))
+    environment = {**graph.environment, PACE_VARIABLE: str(pace)}
+    return dataclasses.replace(
+        graph, nodes=tuple(entries), environment=environment, log_folder=folder / "logs"
+    )
+
+
+def _paced_arm(pace: float, folder: Path) -> Path:
+    """panda.yaml for a clock that runs `pace` times faster; a checkpoint asks for the name."""
+    content: Any = dict(read_yaml(resource("config/arms/panda.yaml")))
+    for joint in content["joints"].values():
+        for name, power in _LIMIT_POWERS.items():
+            joint[name] *= pace**power
+    content["gripper"]["max_target_speed_m_s"] *= pace
+    content["tracking"]["lag_s"] /= pace
+    path = folder / "panda.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def run_soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run until enough chunks were sent. Raises RunError where a process ends."""
+    graph = soak_graph(options.pace, options.backend, folder)
+    begin_s = time.monotonic()
+    with GraphRunner(graph) as runner:
+        runner.start()
+        context = Context()
+        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+        watch = SoakWatch(context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(watch)
+        memories = {name: Memory(pid) for name, pid in _children(graph).items()}
+        started_s = next_s = time.monotonic()
+        try:
+            while watch.num_chunks < options.chunks:
+                executor.spin_once(timeout_sec=0.2)
+                now_s = time.monotonic()
+                if now_s >= next_s:
+                    next_s += _SAMPLE_PERIOD_S
+                    _sample(memories, now_s - started_s)
+                    _say(watch, memories, options.chunks)
+        finally:
+            ended_s = time.monotonic()
+            executor.shutdown()
+            watch.destroy_node()
+            context.try_shutdown()
+    print(file=sys.stderr)
+    orphans = _processes_of_this_run()
+    return _report(options, watch, memories, orphans, started_s - begin_s, ended_s - started_s)
+
+
+def _sample(memories: dict[str, Memory], time_s: float) -> None:
+    for name, memory in memories.items():
+        try:
+            memory.add(time_s)
+        except OSError:
+            raise RunError(f"{name} has ended; its output is in the run's logs.") from None
+
+
+def _say(watch: SoakWatch, memories: dict[str, Memory], num_chunks: int) -> None:
+    sizes = ", ".join(f"{name} {m.resident_mib[-1]:.0f}" for name, m in memories.items())
+    print(f"\r{watch.num_chunks}/{num_chunks} chunks, MiB: {sizes}", end="", file=sys.stderr)
+
+
+def _report(
+    options: argparse.Namespace,
+    watch: SoakWatch,
+    memories: dict[str, Memory],
+    orphans: list[str],
+    bring_up_s: float,
+    duration_s: float,
+) -> dict[str, Any]:
+    counters = {name: int(text) for name, text in watch.guard.items() if text.isdigit()}
+    misses = {name: counters.get(name, 0) for name in _WATCHDOG_COUNTERS}
+    growth = {name: memory.growth() for name, memory in memories.items()}
+    return {
+        "command": f"python -m par_ros soak --chunks {options.chunks} --pace {options.pace:g}",
+        "passed": (
+            max(growth.values()) <= _FLAT_SHARE and not any(misses.values()) and not orphans
+        ),
+        "num_chunks": watch.num_chunks,
+        "chunks_a_second": watch.num_chunks / duration_s,
+        "bring_up_s": bring_up_s,
+        "duration_s": duration_s,
+        "backend": watch.policy.get("backend", ""),
+        "inference_ms": {
+            name: watch.policy.get(f"inference_ms_{name}", "") for name in ("p50", "p99")
+        },
+        "memory_growth_share": growth,
+        "memory_flat": max(growth.values()) <= _FLAT_SHARE,
+        "watchdog_misses": misses,
+        "guard_counters": counters,
+        "disengaged_because": watch.disengaged_because[:20],
+        "num_disengaged": len(watch.disengaged_because),
+        "orphans": orphans,
+        "memory_mib": {
+            name: {
+                "time_s": [round(value, 1) for value in _thinned(memory.times_s)],
+                "resident": [round(value, 2) for value in _thinned(memory.resident_mib)],
+                "anonymous": [round(value, 2) for value in _thinned(memory.anonymous_mib)],
+            }
+            for name, memory in memories.items()
+        },
+        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _thinned(values: list[float], num: int = 100) -> list[float]:
+    """At most about `num` of them."""
+    return values[:: max(len(values) // num, 1)]
+
+
+def _children(graph: NodeGraph) -> dict[str, int]:
+    """Process of each node of the graph; they carry their node's name in the command line."""
+    found = {}
+    for pid in _pids(lambda pid: os.getppid() != pid and _parent(pid) == os.getpid()):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        for entry in graph.nodes:
+            if f"__node:={entry.name}" in words:
+                found[entry.name] = pid
+    return found
+
+
+def _processes_of_this_run() -> list[str]:
+    """Command lines of living processes that this one, or a child of it, has started."""
+    mark = f"{PARENT_VARIABLE}={os.getpid()}".encode()
+    own = os.getpid()
+
+    def is_ours(pid: int) -> bool:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return pid != own and mark in environment
+
+    return [
+        Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        for pid in _pids(is_ours)
+    ]
+
+
+def _parent(pid: int) -> int:
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def _pids(wanted: Callable[[int], bool]) -> list[int]:
+    """Processes for which `wanted` holds; those that end meanwhile, or are another's, do not."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if wanted(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def main(arguments: list[str]) -> int:
+    """The command; 0 where memory was flat, no watchdog fired and nobody was left."""
+    parser = argparse.ArgumentParser(prog="python -m par_ros soak", description=__doc__)
+    parser.add_argument("--chunks", type=int, default=10_000)
+    parser.add_argument("--pace", type=float, default=1.0, help="1 to 5: times faster")
+    parser.add_argument("--backend", default="onnx", help="runtime of the network")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args(arguments)
+    if not 1.0 <= options.pace <= 5.0 or options.chunks < 100:
+        parser.error("--pace must be 1 to 5, and --chunks at least 100")
+    with tempfile.TemporaryDirectory(prefix="par_soak_") as folder:
+        try:
+            with interruptible():
+                result = run_soak(options, Path(folder))
+        except Interrupted:
+            return 130
+        except (RunError, ValueError) as error:
+            return report_error(error)
+    text = json.dumps(result, indent=1)
+    if options.json is not None:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({k: v for k, v in result.items() if k != "memory_mib"}, indent=1))
+    return 0 if result["passed"] else 1
