@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config/sros2: each process may do what the table of topics says, and only that."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from par_ros.node_graph import RealArmArguments
+from par_ros.topics import GUARD, POLICY, RECORDER, SERVICES, TOPICS
+
+FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
+NODES = {
+    "guard": GUARD,
+    "policy": POLICY,
+    "real_arm": "real_arm_node",
+    "recorder": RECORDER,
+    "operator": "operator",
+}
+# The names that the commands have in the graph real_arm unless told otherwise.
+COMMANDS = {
+    "joint_trajectory": RealArmArguments().controller_topic,
+    "gripper_trajectory": RealArmArguments().gripper_topic,
+}
+EVERY_NODE = {
+    "publish": {"/rosout", "/parameter_events"},
+    "subscribe": {"/clock", "/parameter_events"},
+}
+
+
+def allowed(name: str, kind: str, action: str) -> set[str]:
+    """`kind` topics or services for which `action` is ALLOW."""
+    root = ElementTree.parse(FOLDER / f"{name}.policy.xml").getroot()
+    (enclave,) = root.findall("enclaves/enclave")
+    assert enclave.get("path") == f"/par_ros/{name}"
+    (profile,) = enclave.findall("profiles/profile")
+    assert profile.get("node") == NODES[name]
+    assert all(set(entry.attrib.values()) == {"ALLOW"} for entry in profile)
+    return {
+        str(item.text)
+        for entry in profile.findall(kind)
+        if entry.get(action) == "ALLOW"
+        for item in entry
+    }
+
+
+def topics(name: str, action: str) -> set[str]:
+    return allowed(name, "topics", action) - EVERY_NODE[action] - {"~/transition_event"}
+
+
+def named(names: set[str]) -> set[str]:
+    return {COMMANDS.get(name, name) for name in names}
+
+
+def test_there_is_one_file_a_process() -> None:
+    assert {path.name for path in FOLDER.glob("*.xml")} == {f"{n}.policy.xml" for n in NODES}
+
+
+@pytest.mark.parametrize("name", ["guard", "policy"])
+def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
+    node = NODES[name]
+    assert topics(name, "publish") == named({t.name for t in TOPICS if node in t.writers})
+    assert topics(name, "subscribe") == named({t.name for t in TOPICS if node in t.readers})
+    served = {service.private_name for service in SERVICES if service.server == node}
+    assert served <= allowed(name, "services", "reply")
+    assert not allowed(name, "services", "request")
+
+
+@pytest.mark.parametrize("command", COMMANDS.values())
+def test_only_the_guard_may_command_the_arm(command: str) -> None:
+    assert [name for name in NODES if command in topics(name, "publish")] == ["guard"]
+
+
+def test_only_the_policy_may_send_chunks_and_only_the_operator_may_engage() -> None:
+    assert [name for name in NODES if "action_chunk" in topics(name, "publish")] == ["policy"]
+    for service in ("engage", "reset_stop"):
+        requesters = [
+            name
+            for name in NODES
+            if f"safety_node/{service}" in allowed(name, "services", "request")
+        ]
+        assert requesters == ["operator"]
+
+
+def test_the_recorder_hears_everything_and_says_nothing() -> None:
+    assert topics("recorder", "publish") == set()
+    assert topics("recorder", "subscribe") == named({t.name for t in TOPICS} - {"/clock"})
+
+
+def test_the_supervisor_may_only_disengage() -> None:
+    assert topics("real_arm", "publish") == {"/diagnostics"}
+    assert allowed("real_arm", "services", "request") == {
+        "safety_node/disengage",
+        "controller_manager/list_controllers",
+    }
