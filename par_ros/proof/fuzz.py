@@ -100,6 +100,8 @@ class FuzzRun:
         self._oracle = ControllerOracle(spec, start)
         self._finger_m = 0.02
         self._now_s = 0.0
+        # The node clock, which steps now and then, minus the time that passes.
+        self._clock_ns = _START_NS
         self._chunk: RequestedChunk | None = None
         self.totals = FuzzTotals()
         self._see_joints()
@@ -122,7 +124,7 @@ class FuzzRun:
 
     @property
     def _now_ns(self) -> int:
-        return _START_NS + round(self._now_s * NANOSECONDS)
+        return self._clock_ns + round(self._now_s * NANOSECONDS)
 
     def _send_one(self) -> None:
         self._disturb()
@@ -153,6 +155,10 @@ class FuzzRun:
         elif lot < 0.03:
             noise = self._random.normal(0.0, 0.5, self._spec.num_arm_joints)
             self._see_joints(noise)
+        elif lot < 0.035 and not self._settings.lockstep:
+            step_s = self._random.choice([-100.0, -5.0, -0.1, 0.4, 5.0, 100.0])
+            self._clock_ns += round(step_s * NANOSECONDS)
+            self._see_joints()
 
     def _recover(self) -> None:
         """Wait for rest, then engage again, now and then from another pose."""
@@ -194,7 +200,7 @@ class FuzzRun:
         self.totals.num_outputs += 1
         stamp_s = None
         if command.stamp_ns != 0:
-            stamp_s = (command.stamp_ns - _START_NS) / NANOSECONDS
+            stamp_s = (command.stamp_ns - self._clock_ns) / NANOSECONDS
         delay_s = 0.0 if self._settings.lockstep else float(self._random.uniform(0.0, 0.01))
         pickup_s = self._now_s + delay_s
         # A command that follows within the delay overtakes nothing: pick-ups keep their order.
