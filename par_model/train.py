@@ -222,10 +222,10 @@ class _Start:
 def _start(options: argparse.Namespace) -> _Start:
     if options.pretrained is None:
         model = ablated_model(options.ablation, preset(options.preset))
+        codec = load_codec(_codec_folder(options))
         sets = [DemonstrationSet(path) for path in options.data]
         model = _with_joints(model, len(sets[0].joint_names))
-        table = _instruction_table(model, sets)
-        return _Start(model, load_codec(_codec_folder(options)), table, None)
+        return _Start(model, codec, _instruction_table(model, sets), None)
     if options.ablation != FULL:
         raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
     checkpoint = load_checkpoint(options.pretrained)

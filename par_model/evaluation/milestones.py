@@ -13,9 +13,10 @@ import numpy as np
 from par_model.interface import FloatArray
 from par_model.simulation.maniskill_env import ManiSkillArm
 
-# The fingers can close around a cube (half edge 20 mm) from here.
+# The fingers can close around a cube (half edge 20 mm) from here. Closer than ManiSkill's grasp
+# asks for: closed fingers that push a cube before them count as a grasp there.
 REACHED_M = 0.025
-# A cube that moved this far was pushed; contacts at rest move it by less than 1 mm.
+# A cube that moved this far was pushed.
 MOVED_M = 0.01
 # ManiSkill's own limits: PickCube's goal radius, and half a cube's diagonal plus 5 mm.
 PICK_GOAL_RADIUS_M = 0.025
@@ -25,13 +26,14 @@ SUCCESS = "success"
 # In the order in which a task is done: later kinds came further.
 KINDS: dict[str, tuple[str, ...]] = {
     "PushCube": (
-        "never touched the cube",
+        "cube moved by less than 1 cm",
         "pushed aside",
         "stopped short of the goal",
         "pushed too far",
     ),
     "PickCube": (
         "never reached the cube",
+        "cube knocked away",
         "reached, not grasped",
         "grasped, lost",
         "held, stopped short of the goal",
@@ -39,6 +41,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "StackCube": (
         "never reached the cube",
+        "cube knocked away",
         "reached, not grasped",
         "grasped, lost",
         "held, not over the other cube",
@@ -57,7 +60,8 @@ class Milestones:
         min_gripper_cube_m: least distance between the fingers' centre and the cube's.
         max_cube_moved_m: largest distance of the cube from where it lay.
         max_cube_raised_m: how far the cube was above where it lay, at most.
-        first_grasp_step: control step after which both fingers first pressed on it; None: never.
+        first_grasp_step: control step after which both fingers first pressed on it from within
+            REACHED_M; None: never.
         num_grasped_steps: control steps that ended with the cube grasped.
         is_grasped_at_end: whether the last one did.
         min_second_distance_m: least distance of the cube from the goal or the other cube.
@@ -76,7 +80,8 @@ class Milestones:
 
 @dataclass(frozen=True)
 class SceneMoment:
-    """What is measured after a control step (and once before the first)."""
+    """What is measured after a control step (and once before the first); `is_grasped` is
+    ManiSkill's."""
 
     positions: dict[str, FloatArray]
     gripper: FloatArray
@@ -109,11 +114,15 @@ def summarise(moments: Sequence[SceneMoment]) -> Milestones:
     cube_T3 = np.stack([moment.positions["cube"] for moment in moments])
     second_T3 = np.stack([moment.positions[second] for moment in moments])
     gripper_T3 = np.stack([moment.gripper for moment in moments])
-    grasped = [moment.is_grasped for moment in moments]
+    distance_T = np.linalg.norm(gripper_T3 - cube_T3, axis=1)
+    grasped = [
+        moment.is_grasped and bool(distance_m <= REACHED_M)
+        for moment, distance_m in zip(moments, distance_T, strict=True)
+    ]
     return Milestones(
         initial_positions=_plain(moments[0].positions),
         final_positions=_plain(moments[-1].positions),
-        min_gripper_cube_m=_metres(np.linalg.norm(gripper_T3 - cube_T3, axis=1).min()),
+        min_gripper_cube_m=_metres(distance_T.min()),
         max_cube_moved_m=_metres(np.linalg.norm(cube_T3 - cube_T3[0], axis=1).max()),
         max_cube_raised_m=_metres((cube_T3[:, 2] - cube_T3[0, 2]).max()),
         first_grasp_step=grasped.index(True) if any(grasped) else None,
@@ -130,14 +139,16 @@ def failure_kind(task: str, success: bool, milestones: Milestones) -> str:
     if task == "PushCube":
         return _push_failure(milestones)
     if milestones.first_grasp_step is None:
-        reached = milestones.min_gripper_cube_m <= REACHED_M
-        return "reached, not grasped" if reached else "never reached the cube"
+        if milestones.min_gripper_cube_m <= REACHED_M:
+            return "reached, not grasped"
+        moved = milestones.max_cube_moved_m >= MOVED_M
+        return "cube knocked away" if moved else "never reached the cube"
     return _pick_failure(milestones) if task == "PickCube" else _stack_failure(milestones)
 
 
 def _push_failure(milestones: Milestones) -> str:
     if milestones.max_cube_moved_m < MOVED_M:
-        return "never touched the cube"
+        return "cube moved by less than 1 cm"
     missing = _position(milestones, "goal") - _position(milestones, "cube")
     # The goal lies in x from the cube's start.
     if abs(missing[1]) > abs(missing[0]):

@@ -113,3 +113,26 @@ def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
 def test_a_backend_that_cannot_run_is_refused(folder, backend, words):
     with pytest.raises(ValueError, match=words):
         load_policy(folder, backend=backend, device="cpu")
+
+
+def test_sampler_and_spacing_are_choices_at_run_time(folder):
+    """Four ways to sample from one noise: four different chunks, each finite."""
+    asked = [
+        {"sampler": "ddim", "num_steps": 4},
+        {"sampler": "ddim", "num_steps": 4, "spacing": "trailing"},
+        {"sampler": "dpmsolver++", "num_steps": 4},
+        {"sampler": "ddpm", "num_steps": 8},
+    ]
+    chunks = [chunk_of(load_policy(folder, backend="eager", **choice)) for choice in asked]
+    assert all(np.isfinite(chunk).all() for chunk in chunks)
+    assert len({chunk.tobytes() for chunk in chunks}) == 4
+
+
+def test_a_runtime_without_the_sampler_is_passed_over_or_refused(folder):
+    assert "eager" in load_policy(folder, sampler="dpmsolver++").backend
+    with pytest.raises(ValueError, match="the act graph unrolls 'ddim'"):
+        load_policy(folder, backend="onnx", sampler="ddpm")
+    with pytest.raises(ValueError, match="sampler 'euler' is unknown"):
+        load_policy(folder, backend="eager", sampler="euler")
+    with pytest.raises(ValueError, match="spacing 'trailing' was asked for"):
+        load_policy(folder, spacing="trailing")

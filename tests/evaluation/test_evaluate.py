@@ -2,6 +2,7 @@
 """`evaluate` as a user meets it: refusals, the result file, a kill in the middle."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from par_model.checkpoint import save_checkpoint
 from par_model.evaluate import main
+from par_model.evaluation.result_file import checkpoint_hash, weights_hash
+from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
 from par_model.simulation.tasks import TASKS
 from tests.model.fixtures import random_checkpoint_parts
@@ -94,3 +97,53 @@ def test_a_killed_run_is_continued_and_equals_a_whole_one(checkpoint, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([whole, killed])
     assert "[3/3] PushCube seed" in output
     assert "PushCube: 0/3 successes (0.0%, 95% 0.0 to 56.1%)" in output
+
+
+def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):
+    """Two variants, 2 rollouts a task, already measured: nothing is run."""
+    runs, table = tmp_path / "runs", tmp_path / "table_3.json"
+    for name, success in (("full", True), ("memoryless", False)):
+        folder = runs / name / "checkpoint"
+        shutil.copytree(checkpoint, folder)
+        rollouts = [
+            RolloutResult(task, seed, 0, success, 60, [9.0]).to_json()
+            for task in TASKS
+            for seed in (1, 2)
+        ]
+        settings = {
+            "checkpoint": str(folder),
+            "checkpoint_sha256": checkpoint_hash(folder),
+            "weights_sha256": weights_hash(folder),
+            "max_steps": 200,
+            "num_steps": None,
+            "context_slots": None,
+        }
+        stored = tmp_path / f"table_3.{name}.json"
+        stored.write_text(json.dumps(settings | {"rollouts": rollouts}))
+    arguments = ["--checkpoint", str(runs), "--protocol", "ablations", "--json", str(table)]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    assert next(line[:2] for line in lines if "(ours)" in line[:2]) == ["PAR-Full", "(ours)"]
+    assert "history length 1    +100 (+100 to +100), p 0.250" in output
+    content = json.loads(table.read_text())
+    assert content["variants"]["memoryless"]["against_full"]["PickCube"]["gain"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--protocol", "pareto", "--cells", "ddim"], "'ddim' is not SAMPLER:STEPS"),
+        (["--protocol", "pareto", "--cells", "euler:4"], "sampler 'euler' is unknown"),
+        (["--protocol", "pareto", "--sampler", "ddim"], "--sampler has no place in"),
+        (["--protocol", "ablations"], "holds no NAME/checkpoint of full, noar"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(
+    arguments, sentence, checkpoint, tmp_path, capsys
+):
+    common = ["--checkpoint", str(checkpoint), "--json", str(tmp_path / "r.json")]
+    assert main([*common, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1

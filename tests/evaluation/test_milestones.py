@@ -39,7 +39,7 @@ def episode(second, second_place, *moments):
 FAR = (0.3, 0.0, 0.3)
 NEAR = (0.0, 0.0, 0.03)
 PUSHES = {
-    "never touched the cube": [(CUBE, FAR, False)],
+    "cube moved by less than 1 cm": [(CUBE, FAR, False)],
     "pushed aside": [((0.12, 0.11, 0.02), FAR, False)],
     "stopped short of the goal": [((0.05, 0.01, 0.02), FAR, False)],
     "pushed too far": [((0.32, 0.01, 0.02), FAR, False)],
@@ -47,6 +47,8 @@ PUSHES = {
 IN_AIR = (0.05, 0.0, 0.2)
 PICKS = {
     "never reached the cube": [(CUBE, FAR, False)],
+    # Closed fingers push it, which ManiSkill calls a grasp.
+    "cube knocked away": [((0.05, 0.0, 0.02), (0.05, 0.0, 0.06), True)],
     "reached, not grasped": [(CUBE, NEAR, False)],
     "grasped, lost": [(IN_AIR, IN_AIR, True), ((0.05, 0.0, 0.02), IN_AIR, False)],
     "held, stopped short of the goal": [(IN_AIR, IN_AIR, True)],
@@ -55,6 +57,8 @@ PICKS = {
 OVER = (0.2, 0.01, 0.06)
 STACKS = {
     "never reached the cube": [(CUBE, FAR, False)],
+    # Closed fingers push it, which ManiSkill calls a grasp.
+    "cube knocked away": [((0.05, 0.0, 0.02), (0.05, 0.0, 0.06), True)],
     "reached, not grasped": [(CUBE, NEAR, False)],
     "grasped, lost": [(IN_AIR, IN_AIR, True), ((0.05, 0.0, 0.02), IN_AIR, False)],
     "held, not over the other cube": [(IN_AIR, IN_AIR, True)],
