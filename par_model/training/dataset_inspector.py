@@ -14,10 +14,12 @@ def describe(source: EpisodeSource) -> str:
     episodes = [source.read(index, with_frames=False) for index in range(len(source))]
     lengths = np.array([episode.num_steps for episode in episodes])
     seeds = [episode.seed for episode in episodes if episode.seed is not None]
+    known = any(episode.success.any() for episode in episodes)
+    at_end = sum(bool(episode.success[-1]) for episode in episodes)
     lines = [
         f"instructions   {'; '.join(source.instructions)}",
         f"episodes       {len(episodes)}, {sum(episode.noisy for episode in episodes)} with noise, "
-        f"{sum(bool(episode.success[-1]) for episode in episodes)} successful at their end",
+        + (f"{at_end} successful at their end" if known else "success not recorded"),
         f"steps          {lengths.sum()} at {source.fps} Hz; an episode {lengths.min()} to "
         f"{lengths.max()}, mean {lengths.mean():.1f}",
         f"seeds          {min(seeds)} to {max(seeds)}" if seeds else "seeds          unknown",

@@ -240,7 +240,7 @@ def test_it_is_shown_and_trained_on(folder, tmp_path, capsys):
     data = write_mapping(folder)
     assert collect_main(["--show", str(data)]) == 0
     shown = capsys.readouterr().out
-    assert "episodes       25" in shown
+    assert "episodes       25, 0 with noise, success not recorded" in shown
     assert "joint_lift" in shown
     arguments = [
         *["all", "--data", str(data), "--out", str(tmp_path / "run"), "--preset", "par_tiny"],
