@@ -209,15 +209,15 @@ def collect_command(data: dict[str, Any]) -> str:
 
 
 def _probe_table(codec: dict[str, Any]) -> str:
-    rows = [["task", "tokens a frame", "cube", "second object or goal", ""]]
+    rows = [["task", "read from", "cube", "second object or goal", ""]]
     for row in codec["results"]:
         rows.append(
             [
                 row["task"],
-                str(row["num_tokens"]),
+                "latents" if row["num_tokens"] is None else f"{row['num_tokens']} tokens",
                 str(row["median_cube_error_mm"]),
                 f"{row['median_second_error_mm']} ({row['second_name']})",
-                "accepted" if row["accepted"] else "not accepted",
+                {True: "accepted", False: "not accepted", None: ""}[row["accepted"]],
             ]
         )
     return (

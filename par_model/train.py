@@ -53,12 +53,13 @@ from par_model.training.position_probe import (
     ProbePictures,
     load_or_render,
     num_training_pictures,
-    probe,
+    probe_latents,
+    probe_tokens,
     save_report,
 )
 
 # Reset pictures of the probe: demonstration seeds that `collect` reaches last.
-FIRST_PROBE_SEED = 7000
+FIRST_PROBE_SEED = 4000
 NUM_PROBE_PICTURES = 1800
 
 
@@ -117,16 +118,17 @@ def run_probe(options: argparse.Namespace) -> None:
     folder = _codec_folder(options)
     codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
     pictures = _probe_pictures(options)
-    results = []
-    for frame_patch in options.frame_patch or [preset(options.preset).frame_patch]:
-        for result in probe(codec, pictures, frame_patch, config):
-            print(
-                f"{result.task}, {result.num_tokens} tokens a frame: cube error median "
-                f"{result.median_cube_error_mm} mm, mean {result.mean_cube_error_mm} mm; "
-                f"{result.second_name} median {result.median_second_error_mm} mm; "
-                f"{'accepted' if result.accepted else 'NOT accepted'}"
-            )
-            results.append(result)
+    results = probe_latents(codec, pictures, config)
+    for frame_patch in options.frame_patch or []:
+        results += probe_tokens(codec, pictures, frame_patch, config)
+    for result in results:
+        verdict = {None: "", True: "; accepted", False: "; NOT accepted"}[result.accepted]
+        reader = "the latents" if result.num_tokens is None else f"{result.num_tokens} tokens"
+        print(
+            f"{result.task}, read from {reader}: cube error median "
+            f"{result.median_cube_error_mm} mm, mean {result.mean_cube_error_mm} mm; "
+            f"{result.second_name} median {result.median_second_error_mm} mm{verdict}"
+        )
     save_report(folder / "probe.json", results, config)
 
 
@@ -503,7 +505,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("probe", "all"):
             stage.add_argument("--probe-steps", type=int, default=ProbeConfig().num_steps)
             stage.add_argument(
-                "--frame-patch", type=int, nargs="+", help="token sizes to try; default: preset's"
+                "--frame-patch", type=int, nargs="+", help="read tokens of these sizes too"
             )
         if name in ("policy", "all", "ablations"):
             _add_policy(stage)

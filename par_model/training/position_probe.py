@@ -3,9 +3,11 @@
 
 Shapes: B pictures; K tokens of a picture; D width of a token; M numbers to predict.
 
-A small attention net is trained on the latents of reset pictures (one per seed, demonstration
-seeds), cut into tokens as the policy cuts them, and judged on seeds it has not seen. Fewer tokens
-make the policy cheaper; the probe says whether they still hold the position.
+A small net is trained on the latents of reset pictures (one per seed, demonstration seeds) and
+judged on seeds it has not seen. A convolutional net per task says whether the latents hold the
+position: it accepts or refuses the codec. A token is a linear image of its patch and loses nothing
+where it is at least as wide, so how many tokens a picture needs is another question: an attention
+net on tokens cut as the policy cuts them, one for all tasks, says how well such a net reads them.
 """
 
 import json
@@ -41,9 +43,10 @@ class ProbeConfig:
 
     # one in so many pictures, at the end of each task's list, is what the probe is judged on
     held_out_part: int = 6
-    num_steps: int = 1500
+    num_steps: int = 2000
     batch_size: int = 64
     learning_rate: float = 1e-3
+    num_channels: int = 64
     token_width: int = 192
     depth: int = 2
     num_heads: int = 6
@@ -52,11 +55,13 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Errors on held-out seeds, millimetres, in the plane for cubes and in space for goals."""
+    """Errors on held-out seeds, millimetres, in the plane for cubes and in space for goals.
+
+    `num_tokens` is None for the convolutional net, which reads the latents as they are.
+    """
 
     task: str
-    frame_patch: int
-    num_tokens: int
+    num_tokens: int | None
     median_cube_error_mm: float
     mean_cube_error_mm: float
     second_name: str
@@ -64,7 +69,10 @@ class ProbeResult:
     mean_second_error_mm: float
 
     @property
-    def accepted(self) -> bool:
+    def accepted(self) -> bool | None:
+        """Whether the codec passes for this task; tokens do not decide it."""
+        if self.num_tokens is not None:
+            return None
         return self.median_cube_error_mm <= ACCEPTED_MEDIAN_ERROR_MM
 
 
@@ -104,7 +112,19 @@ def load_or_render(
     return ProbePictures(task, first_seed, arrays.pop("images"), arrays)
 
 
-class PositionProbe(nn.Module):
+def latent_probe(latent_channels: int, latent_size: int, config: ProbeConfig) -> nn.Module:
+    """Latents [B, C, h, w] -> normalised positions [B, M], by convolutions."""
+    width, small = config.num_channels, (latent_size + 1) // 2
+    layers: list[nn.Module] = []
+    for channels in (latent_channels, width, width):
+        layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.GELU()]
+    layers += [nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1), nn.GELU()]
+    layers += [nn.Conv2d(width, width // 2, kernel_size=1), nn.GELU(), nn.Flatten()]
+    layers += [nn.Linear(width // 2 * small * small, 4 * width), nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(4 * width, _NUM_TARGETS))
+
+
+class TokenProbe(nn.Module):
     """Tokens of a picture -> positions: each token votes, an attention weighs the votes."""
 
     def __init__(
@@ -129,22 +149,47 @@ class PositionProbe(nn.Module):
         return (votes * weights.softmax(dim=1)).sum(dim=1)
 
 
-def probe(
+def probe_latents(
+    codec: FrameCodec, tasks: list[ProbePictures], config: ProbeConfig
+) -> list[ProbeResult]:
+    """Train a convolutional net for each task on its pictures; judge it on held-out seeds."""
+    results = []
+    for task in tasks:
+        latents = encode_all(codec, task.images)
+        torch.manual_seed(config.seed)
+        net = latent_probe(latents.shape[1], latents.shape[2], config)
+        results += _fit_and_judge(net, [task], [latents], None, config)
+    return results
+
+
+def probe_tokens(
     codec: FrameCodec, tasks: list[ProbePictures], frame_patch: int, config: ProbeConfig
 ) -> list[ProbeResult]:
-    """Train one probe on all tasks' pictures and judge it on each task's held-out seeds."""
+    """Train one attention net on all tasks' tokens; judge it on each task's held-out seeds."""
     latents = [encode_all(codec, task.images) for task in tasks]
+    torch.manual_seed(config.seed)
+    net = TokenProbe(latents[0].shape[1], latents[0].shape[2], frame_patch, config)
+    return _fit_and_judge(net, tasks, latents, len(net.position_KD), config)
+
+
+def _fit_and_judge(
+    net: nn.Module,
+    tasks: list[ProbePictures],
+    latents: list[Tensor],
+    num_tokens: int | None,
+    config: ProbeConfig,
+) -> list[ProbeResult]:
     targets = [_targets(task) for task in tasks]
     cuts = [num_training_pictures(task.images, config) for task in tasks]
     train_latents = torch.cat([x[:cut] for x, cut in zip(latents, cuts, strict=True)])
     train_targets = torch.cat([y[:cut] for y, cut in zip(targets, cuts, strict=True)])
     mean, std = train_targets.mean(dim=0), train_targets.std(dim=0) + 1e-6
-    net = _fit(train_latents, (train_targets - mean) / std, frame_patch, config)
+    _fit(net, train_latents, (train_targets - mean) / std, config)
     results = []
     for task, x, y, cut in zip(tasks, latents, targets, cuts, strict=True):
         with torch.no_grad():
-            predicted = net(x[cut:]) * std + mean
-        results.append(_result(task, frame_patch, net, predicted, y[cut:]))
+            predicted = torch.cat([net(part) for part in x[cut:].split(256)]) * std + mean
+        results.append(_result(task, num_tokens, predicted, y[cut:]))
     return results
 
 
@@ -174,9 +219,7 @@ def _targets(task: ProbePictures) -> Tensor:
     return torch.from_numpy(np.concatenate(columns, axis=1)).float()
 
 
-def _fit(latents: Tensor, targets: Tensor, frame_patch: int, config: ProbeConfig) -> PositionProbe:
-    torch.manual_seed(config.seed)
-    net = PositionProbe(latents.shape[1], latents.shape[2], frame_patch, config)
+def _fit(net: nn.Module, latents: Tensor, targets: Tensor, config: ProbeConfig) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.num_steps
@@ -189,19 +232,18 @@ def _fit(latents: Tensor, targets: Tensor, frame_patch: int, config: ProbeConfig
         loss.backward()
         optimizer.step()
         schedule.step()
-    return net.eval()
+    net.eval()
 
 
 def _result(
-    task: ProbePictures, frame_patch: int, net: PositionProbe, predicted: Tensor, truth: Tensor
+    task: ProbePictures, num_tokens: int | None, predicted: Tensor, truth: Tensor
 ) -> ProbeResult:
     error_mm = (predicted - truth) * 1000.0
     cube_mm = error_mm[:, :2].norm(dim=-1)
     second_mm = error_mm[:, 2:].norm(dim=-1)
     return ProbeResult(
         task=task.task,
-        frame_patch=frame_patch,
-        num_tokens=len(net.position_KD),
+        num_tokens=num_tokens,
         median_cube_error_mm=round(float(cube_mm.median()), 2),
         mean_cube_error_mm=round(float(cube_mm.mean()), 2),
         second_name=_second_name(task),

@@ -49,11 +49,12 @@ def test_all_goes_from_demonstrations_to_a_judged_checkpoint(tmp_path: Path) -> 
     arguments = [
         *["all", "--data", str(data), "--out", str(out), "--preset", "par_tiny"],
         *["--codec-steps", "3", "--probe-steps", "3", "--num-reset-pictures", "6", "--steps", "3"],
+        *["--frame-patch", "2"],
         *["--probe-tasks", "PushCube", "--evaluation-episodes", "1", "--variants", "2"],
     ]
     assert main(arguments) == 0
     report = json.loads((out / "codec" / "probe.json").read_text())
-    assert [result["num_tokens"] for result in report["results"]] == [4]
+    assert [result["num_tokens"] for result in report["results"]] == [None, 4]
     checkpoint = load_checkpoint(out / "policy" / "checkpoint")
     assert checkpoint.training["step"] == 3
     judged = json.loads((out / "policy/selection/step_000003/PushCube.json").read_text())
