@@ -20,6 +20,7 @@ EXECUTABLES = (
     "real_arm_node",
     "episode_node",
     "fixed_chunk_node",
+    "recorder_node",
 )
 
 
@@ -63,6 +64,8 @@ setup(
         # joint trajectories and kinematics of the guard
         "ruckig>=0.15",
         "pin>=2.7",
+        # recordings
+        "mcap",
         # progress and tables of the commands
         "rich",
         "tqdm",

@@ -9,7 +9,7 @@ RUN python3 -m venv --system-site-packages /opt/venv
 WORKDIR /src
 COPY . .
 # setup.py names torch, which the arm side never loads: only what it does load is installed.
-RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt ruckig pin \
+RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt mcap pin ruckig \
     && /opt/venv/bin/pip install --no-cache-dir --no-deps .
 
 FROM ros:kilted-ros-core

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_ros sim|real_arm|loopback|bench name:=value ...`: graphs without ros2 launch.
 
+fuzz, faults and replay take --options, as measuring programs do.
+
 Exit codes: 0 all went well (episodes count whatever their success), 1 the run could not start or
 go on, 2 bad arguments, 130 Ctrl-C.
 """
@@ -17,8 +19,10 @@ from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
 from par_ros.parameters import constraint_of, range_text
 from par_ros.process import report_error
 from par_ros.proof.commands import PROOFS, run_proof
+from par_ros.replay import main as run_replay
 
 INTERRUPTED = 130
+REPLAY = "replay"
 BAD_USE = 2
 
 
@@ -43,8 +47,10 @@ def main(words: list[str] | None = None) -> int:
     name, rest = words[0], words[1:]
     if name in PROOFS:
         return run_proof(name, rest)
+    if name == REPLAY:
+        return run_replay(rest)
     if name not in commands:
-        known = ", ".join((*commands, *PROOFS))
+        known = ", ".join((*commands, *PROOFS, REPLAY))
         report_error(f"{name!r} is not a command; the commands are {known}.")
         return BAD_USE
     command = commands[name]
@@ -118,6 +124,9 @@ def _usage(commands: Mapping[str, Command]) -> str:
     lines = ["usage: python -m par_ros COMMAND name:=value ...", "", "commands:"]
     lines += [f"  {command.arguments_type.__doc__}" for command in commands.values()]
     lines += [f"  {name}: {what}" for name, what in PROOFS.items()]
+    lines.append(
+        "  replay: a recording through policy and guard again, compared bit by bit (FILE)."
+    )
     lines += ["", "python -m par_ros COMMAND --help lists its arguments."]
     return "\n".join(lines)
 

@@ -166,12 +166,15 @@ class EpisodeNode(Node):
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in messages.read_diagnostics(message):
-            name = status.name.rsplit("/", 1)[-1]
             with self._lock:
-                if name == POLICY:
+                if status.name == self._beside(POLICY):
                     self._note_policy(status.values)
-                elif name == GUARD:
+                elif status.name == self._beside(GUARD):
                     self._note_guard(status.values)
+
+    def _beside(self, name: str) -> str:
+        """How node `name` of this graph calls itself on /diagnostics, which all graphs share."""
+        return messages.status_name(self).removesuffix(self.get_name()) + name
 
     def _note_policy(self, values: Mapping[str, str]) -> None:
         """Under the lock."""

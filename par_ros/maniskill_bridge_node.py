@@ -218,7 +218,7 @@ class ManiSkillBridgeNode(Node):
         episode = self._episode
         rate = "" if episode is None else _text(_step_rate_hz(episode))
         status = messages.Status(
-            self.get_fully_qualified_name(),
+            messages.status_name(self),
             messages.WARN if self._late_steps else messages.OK,
             f"{self._late_steps} control steps came late" if self._late_steps else "simulating",
             {"step_rate_hz": rate, "late_steps": str(self._late_steps)},
@@ -474,7 +474,7 @@ class ManiSkillBridgeNode(Node):
             "step_rate_hz": _text(_step_rate_hz(episode)),
         }
         status = messages.Status(
-            self.get_fully_qualified_name(),
+            messages.status_name(self),
             messages.OK,
             "finished" if episode.finished else "running",
             values,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
@@ -250,6 +251,11 @@ def read_joint_trajectory(message: JointTrajectoryMessage) -> JointTrajectory:
 def clock_message(time_ns: int) -> Clock:
     """rosgraph_msgs/Clock of `time_ns`."""
     return Clock(clock=ns_to_time(time_ns))
+
+
+def status_name(node: Node) -> str:
+    """What a node calls itself on /diagnostics: safety_node, or left/safety_node in a namespace."""
+    return str(node.get_fully_qualified_name()).lstrip("/")
 
 
 def status_message(status: Status) -> DiagnosticStatus:

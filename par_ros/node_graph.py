@@ -6,6 +6,8 @@ Plain data: `python -m par_ros` maps it onto processes, launch/*.launch.py onto 
 
 import dataclasses
 import datetime
+import hashlib
+import json
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -25,6 +27,7 @@ from par_ros.topics import (
     JOINT_STATES,
     JOINT_TRAJECTORY,
     POLICY,
+    RECORDER,
 )
 
 LOOPBACK = "loopback_arm_node"
@@ -130,6 +133,9 @@ class SimArguments:
     fastdds_profile: bool = parameter(
         True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
     )
+    record: bool = parameter(
+        False, "write pictures, joint states, chunks and commands to <report>/recording.mcap"
+    )
     log: str = parameter(
         "files",
         "files: each process's output goes to <report>/logs; screen: to the screen",
@@ -167,6 +173,10 @@ class RealArmArguments:
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    record: bool = parameter(
+        False,
+        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
+    )
     use_sim_time: bool = parameter(False, "take the time from /clock")
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
@@ -198,6 +208,10 @@ class LoopbackArguments:
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    record: bool = parameter(
+        False,
+        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
+    )
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
         None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
@@ -273,6 +287,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             ends_run=True,
         ),
     )
+    if arguments.record:
+        nodes = (recorder_entry(nodes, report / "recording.mcap", arguments.mode), *nodes)
     log_folder = report / "logs" if arguments.log == "files" else None
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, log_folder)
@@ -315,6 +331,8 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             lifecycle=True,
         ),
     )
+    if arguments.record:
+        nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
 
@@ -326,6 +344,8 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
         NodeEntry(GUARD, GUARD, {"arm": arguments.robot, "auto_engage": True}, lifecycle=True),
         NodeEntry(POLICY, POLICY, _policy_parameters(arguments), lifecycle=True),
     )
+    if arguments.record:
+        nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
 
@@ -385,6 +405,32 @@ def _policy_parameters(
     }
 
 
+def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realtime") -> NodeEntry:
+    """A recorder of what these nodes say, with their settings for a replay."""
+    guard, policy = (next(node for node in nodes if node.name == name) for name in (GUARD, POLICY))
+    checkpoint = policy.parameters.get("checkpoint")
+    settings = {
+        "guard": dict(guard.parameters),
+        "policy": dict(policy.parameters),
+        "policy_executable": policy.executable,
+        "checkpoint_sha256": manifest_sha256(Path(str(checkpoint))) if checkpoint else "",
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
+    }
+    remappings = {name: target for node in (guard, policy) for name, target in node.remappings}
+    return NodeEntry(
+        RECORDER,
+        RECORDER,
+        {"file": str(file.absolute()), "mode": mode, "settings": json.dumps(settings)},
+        tuple(remappings.items()),
+    )
+
+
+def manifest_sha256(checkpoint: Path) -> str:
+    """Of a checkpoint's manifest, which names every other file by its own; empty without one."""
+    path = checkpoint / "manifest.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def _given(name: str, value: Scalar | None) -> dict[str, Scalar]:
     return {} if value is None else {name: value}
 
@@ -402,5 +448,12 @@ def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str,
 
 
 def _dated_report_folder() -> Path:
-    now = datetime.datetime.now().astimezone()
-    return Path("reports") / now.strftime("%Y-%m-%d_%H%M%S")
+    return Path("reports") / _date_and_time()
+
+
+def _dated_recording() -> Path:
+    return Path("recordings") / f"{_date_and_time()}.mcap"
+
+
+def _date_and_time() -> str:
+    return datetime.datetime.now().astimezone().strftime("%Y-%m-%d_%H%M%S")

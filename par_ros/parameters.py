@@ -305,6 +305,19 @@ class EpisodeNodeParameters:
     video: bool = parameter(True, "write one mp4 an episode")
 
 
+@dataclass(frozen=True)
+class RecorderNodeParameters:
+    """recorder_node."""
+
+    file: str = parameter("recording.mcap", "the file to write; it must not exist")
+    mode: str = parameter(
+        "realtime",
+        "lockstep: sensor data is read reliably; realtime: best effort",
+        choices=typing.get_args(Mode),
+    )
+    settings: str = parameter("{}", "JSON of what a replay must know of the graph")
+
+
 NodeParameters = TypeVar(
     "NodeParameters",
     PolicyNodeParameters,
@@ -313,6 +326,7 @@ NodeParameters = TypeVar(
     LoopbackArmParameters,
     RealArmNodeParameters,
     EpisodeNodeParameters,
+    RecorderNodeParameters,
 )
 
 _ROS_TYPES: dict[type, Parameter.Type] = {

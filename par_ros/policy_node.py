@@ -563,7 +563,7 @@ class PolicyNode(LifecycleNode):
             "policy_seed": str(self._settings.policy_seed),
         }
         return messages.status_message(
-            messages.Status(self.get_fully_qualified_name(), messages.OK, "observed", values)
+            messages.Status(messages.status_name(self), messages.OK, "observed", values)
         )
 
     def _publish_prediction(
@@ -647,7 +647,7 @@ class PolicyNode(LifecycleNode):
             level, text = messages.WARN, f"{refused} observations refused"
         else:
             level, text = messages.OK, "answering" if self._active else "not active"
-        status = messages.Status(self.get_fully_qualified_name(), level, text, values)
+        status = messages.Status(messages.status_name(self), level, text, values)
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics.publish(messages.diagnostics_message((status,), now_ns))
 

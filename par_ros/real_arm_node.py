@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -32,6 +33,7 @@ from par_ros.topics import (
     GUARD,
     JOINT_STATES,
     JOINT_TRAJECTORY,
+    RECORDER,
 )
 
 NAME = "real_arm_node"
@@ -48,6 +50,8 @@ class RealArmNode(LifecycleNode):
         super().__init__(NAME)
         self._settings = declare(self, RealArmNodeParameters)
         self._problems: tuple[str, ...] = ("not looked yet",)
+        # Another arm's guard reports on the same topic, and has the same name elsewhere.
+        self._guard_status_name = messages.status_name(self).removesuffix(NAME) + GUARD
 
     # Lifecycle
 
@@ -131,7 +135,7 @@ class RealArmNode(LifecycleNode):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in messages.read_diagnostics(message):
-            if status.name == GUARD:
+            if status.name == self._guard_status_name:
                 engaged = status.values.get("engaged") == "true"
                 self._supervision.on_guard(engaged, time.monotonic())
 
@@ -140,24 +144,30 @@ class RealArmNode(LifecycleNode):
     def _check(self) -> None:
         view = ArmView(
             listeners={
-                subscription.topic_name: self.count_subscribers(subscription.topic_name) - 1
+                subscription.topic_name: len(
+                    self._names(self.get_subscriptions_info_by_topic(subscription.topic_name))
+                )
                 for subscription in self._commands
             },
             publishers={
-                subscription.topic_name: tuple(
-                    info.node_name
-                    for info in self.get_publishers_info_by_topic(subscription.topic_name)
+                subscription.topic_name: self._names(
+                    self.get_publishers_info_by_topic(subscription.topic_name)
                 )
                 for subscription in self._commands
             },
         )
-        problems = self._supervision.problems(view, GUARD, time.monotonic())
+        problems = self._supervision.problems(view, self._guard_status_name, time.monotonic())
         if problems != self._problems:
             self._problems = problems
             self._publish_diagnostics()
         if self._supervision.must_disengage(problems):
             self.get_logger().error(f"disengaging the guard: {'; '.join(problems)}")
             self._disengage.call_async(Trigger.Request())
+
+    def _names(self, ends: list[TopicEndpointInfo]) -> tuple[str, ...]:
+        """Who is there, named as on /diagnostics; this node and the recorder only listen."""
+        names = (f"{end.node_namespace}/{end.node_name}".lstrip("/") for end in ends)
+        return tuple(name for name in names if name.rsplit("/", 1)[-1] not in (NAME, RECORDER))
 
     def _make_controller_client(self) -> Any:
         """A client of controller_manager, or None where its messages are not installed."""
@@ -187,7 +197,7 @@ class RealArmNode(LifecycleNode):
         level = messages.WARN if self._problems else messages.OK
         text = "; ".join(self._problems) or "the arm is ready"
         values = {"ready": str(not self._problems).lower(), "arm": self._settings.arm}
-        status = messages.Status(NAME, level, text, values)
+        status = messages.Status(messages.status_name(self), level, text, values)
         now_ns = self.get_clock().now().nanoseconds
         self._status.publish(messages.diagnostics_message((status,), now_ns))
 

@@ -23,6 +23,7 @@ BRIDGE = "maniskill_bridge_node"
 POLICY = "policy_node"
 GUARD = "safety_node"
 EPISODES = "episode_node"
+RECORDER = "recorder_node"
 ANYONE = "anyone"
 
 

@@ -1,33 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loopback graph with fixed chunks in the policy's place: up in seconds, without torch.
 
-`python -m tests.ros.light_graph DOMAIN [NAMESPACE]`, run and ended as `python -m par_ros` does.
+`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING]]` is run and ended as `python -m
+par_ros` is.
 """
 
 import sys
+from pathlib import Path
 
 from par_model.simulation.tasks import TASKS
 from par_ros.__main__ import run_work
 from par_ros.graph_runner import GraphRunner
-from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment
+from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment, recorder_entry
 from par_ros.topics import GUARD, POLICY
 
 
-def light_graph(domain_id: int, namespace: str) -> NodeGraph:
-    """Arm, guard and fixed chunks."""
+def light_graph(domain_id: int, namespace: str = "", recording: str = "") -> NodeGraph:
+    """Arm, guard and fixed chunks, and a recorder where a file is named."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry("loopback_arm_node", "loopback_arm_node", {"arm": "panda"}),
         NodeEntry(GUARD, GUARD, {"arm": "panda", "auto_engage": True}, lifecycle=True),
         NodeEntry("fixed_chunk_node", POLICY, {"instruction": instruction}, lifecycle=True),
     )
+    if recording:
+        nodes = (recorder_entry(nodes, Path(recording)), *nodes)
     environment = graph_environment(fastdds_profile=True, domain_id=domain_id)
     return NodeGraph(nodes, namespace, environment, None)
 
 
 def main() -> int:
     """Run until it is ended."""
-    graph = light_graph(int(sys.argv[1]), "".join(sys.argv[2:]))
+    graph = light_graph(int(sys.argv[1]), *sys.argv[2:])
 
     def work() -> None:
         with GraphRunner(graph) as runner:

@@ -31,6 +31,7 @@ PARAMETER_CLASSES = {
     "loopback_arm_node": parameters.LoopbackArmParameters,
     "real_arm_node": parameters.RealArmNodeParameters,
     "episode_node": parameters.EpisodeNodeParameters,
+    "recorder_node": parameters.RecorderNodeParameters,
 }
 
 

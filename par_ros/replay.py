@@ -1,0 +1,464 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros replay FILE`: a recording through policy and guard again, compared bit by bit.
+
+The policy is shown the recorded observations, the guard is given the recorded chunks, joint states
+and calls at the clocks' recorded times; what they answer now is compared with what was recorded.
+Exit code 0: all that was compared is the same to the bit; 1: something differs, or nothing could be
+compared. Same machine, same backend, same number of threads: another sum order is another bit.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.serialization import deserialize_message
+from rich.console import Console
+from rich.table import Table
+
+from par_model.interface import Observation, Policy
+from par_ros import messages
+from par_ros.control.guard import Command, Guard
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.observation_assembler import JointSample, JointStateSelector
+from par_ros.control.safety_filter import RequestedChunk
+from par_ros.fixed_chunk_node import FixedChunkPolicy
+from par_ros.node_graph import checkpoint_folder, manifest_sha256
+from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.process import report_error
+from par_ros.recording import Recording, read_recording
+from par_ros.topics import (
+    ACTION_CHUNK,
+    EXECUTED_ACTIONS,
+    GRIPPER_TRAJECTORY,
+    GRIPPER_TRAJECTORY_SHADOW,
+    GUARD_INPUTS,
+    IMAGE,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    JOINT_TRAJECTORY_SHADOW,
+    OBSERVED,
+    Topic,
+)
+
+# Processes end one after the other: the last messages may or may not have been recorded.
+_MAX_TAIL = 2
+
+
+@dataclass
+class Comparison:
+    """One row of the table: what was recorded of a kind, and what came now."""
+
+    name: str
+    num_recorded: int = 0
+    num_replayed: int = 0
+    num_identical: int = 0
+    largest_difference: float = 0.0
+    first_difference: str = ""
+
+    @property
+    def num_compared(self) -> int:
+        """The shorter of both."""
+        return min(self.num_recorded, self.num_replayed)
+
+    @property
+    def is_same(self) -> bool:
+        """Every pair is the same to the bit, and none but the last messages is missing."""
+        tail = abs(self.num_recorded - self.num_replayed)
+        return self.num_identical == self.num_compared and tail <= _MAX_TAIL
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The outcome: the rows, and what could not be used or should be known."""
+
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether there was anything, and all of it is the same."""
+        compared = sum(row.num_compared for row in self.comparisons)
+        return compared > 0 and all(row.is_same for row in self.comparisons)
+
+
+@dataclass
+class _Recorded:
+    """A recording's messages by topic, as ROS messages, in order."""
+
+    recording: Recording
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, topic: Topic) -> list[Any]:
+        name = self.recording.settings["topics"][topic.name]
+        return [
+            deserialize_message(message.data, topic.message_type)
+            for message in self.recording.messages
+            if message.topic == name
+        ]
+
+    def by_stamp(self, topic: Topic) -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = defaultdict(list)
+        for message in self.of(topic):
+            found[messages.stamp_ns(message)].append(message)
+        return found
+
+    def statuses(self, topic: Topic) -> Iterator[Mapping[str, str]]:
+        for message in self.of(topic):
+            yield messages.read_status(message).values
+
+
+def replay(recording: Recording, policy: Policy | None) -> Replay:
+    """Run everything again. `policy` None: the guard alone.
+
+    Raises ValueError for settings that cannot be used here.
+    """
+    recorded = _Recorded(recording)
+    if not recording.is_closed:
+        recorded.notes.append("the recording was cut off; what it holds was compared")
+    rows = () if policy is None else (_replay_policy(recorded, policy),)
+    return Replay((*rows, *_replay_guard(recorded)), tuple(recorded.notes))
+
+
+# Policy
+
+
+def _replay_policy(recorded: _Recorded, policy: Policy) -> Comparison:
+    row = Comparison(ACTION_CHUNK.name)
+    chunks = recorded.by_stamp(ACTION_CHUNK)
+    row.num_recorded = sum(len(same) for same in chunks.values())
+    rebuild = _ObservationBuilder(recorded, policy)
+    is_lost, num_lost = True, 0
+    for values in recorded.statuses(OBSERVED):
+        if values["reset"] == "true":
+            policy.reset(values["instruction"], int(values["policy_seed"]))
+            is_lost = False
+        observation = None if is_lost else rebuild.observation(values)
+        if observation is None:
+            # What the policy remembers is no longer what it remembered then.
+            is_lost, num_lost = True, num_lost + 1
+            row.num_recorded -= 1
+            continue
+        policy.observe(observation)
+        answer = policy.act()
+        row.num_replayed += 1
+        stamp_ns = int(values["stamp_ns"])
+        for message in chunks.get(stamp_ns, ())[:1]:
+            asked = messages.read_joint_trajectory(message)
+            _compare(row, asked.positions, answer.joint_positions, f"observation {stamp_ns} ns")
+    if num_lost:
+        recorded.notes.append(
+            f"{num_lost} observations could not be rebuilt (their picture, joint states or "
+            "executed actions are not in the recording, or the context before them is not)"
+        )
+    return row
+
+
+class _ObservationBuilder:
+    """Observations as policy_node put them together, from its own list of stamps."""
+
+    def __init__(self, recorded: _Recorded, policy: Policy) -> None:
+        self._spec = policy.spec
+        self._images = recorded.by_stamp(IMAGE)
+        self._executed = recorded.by_stamp(EXECUTED_ACTIONS)
+        self._joints = {
+            sample.stamp_ns: sample
+            for sample in _joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
+        }
+
+    def observation(self, values: Mapping[str, str]) -> Observation | None:
+        """None where a part is not in the recording."""
+        stamp_ns = int(values["stamp_ns"])
+        executed_stamp = values["executed_stamp_ns"]
+        recent = [int(word) for word in values["recent_stamps_ns"].split()]
+        sample = self._joints.get(int(values["joint_stamp_ns"]))
+        missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
+        if (
+            sample is None
+            or missing
+            or (executed_stamp and int(executed_stamp) not in self._executed)
+        ):
+            return None
+        actions = None
+        if executed_stamp:
+            message = self._executed[int(executed_stamp)][-1]
+            executed = messages.read_joint_trajectory(message)
+            actions = executed.reordered(self._spec.joint_names).positions
+        return Observation(
+            image=self._picture(stamp_ns),
+            measured_joint_positions=sample.positions,
+            joint_names=self._spec.joint_names,
+            stamp_s=stamp_ns / messages.NANOSECONDS,
+            executed_actions=actions,
+            recent_images=np.stack([self._picture(stamp) for stamp in recent]) if recent else None,
+        )
+
+    def _picture(self, stamp_ns: int) -> messages.ImageArray:
+        spec = self._spec
+        picture = messages.image_to_rgb(self._images[stamp_ns][0])
+        fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
+        return np.ascontiguousarray(fitted)
+
+
+# Guard
+
+
+def _replay_guard(recorded: _Recorded) -> tuple[Comparison, ...]:
+    guard = _GuardReplay(recorded)
+    answers = [
+        command for values in recorded.statuses(GUARD_INPUTS) for command in guard.take(values)
+    ]
+    if guard.num_unknown:
+        recorded.notes.append(
+            f"{guard.num_unknown} inputs of the guard name a message that is not in the recording"
+        )
+    dry_run = guard.parameters.dry_run
+    arm = JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY
+    gripper = GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY
+    sent = {
+        EXECUTED_ACTIONS: [(c.executed, c.executed_stamp_ns) for c in answers],
+        arm: [(c.arm, c.stamp_ns) for c in answers],
+        gripper: [(c.gripper, c.stamp_ns) for c in answers],
+    }
+    return tuple(_compare_sent(recorded, topic, outputs) for topic, outputs in sent.items())
+
+
+def _compare_sent(
+    recorded: _Recorded, topic: Topic, outputs: Sequence[tuple[JointTrajectory | None, int]]
+) -> Comparison:
+    then = recorded.of(topic)
+    now = [
+        messages.joint_trajectory_message(trajectory, stamp_ns)
+        for trajectory, stamp_ns in outputs
+        if trajectory is not None
+    ]
+    row = Comparison(topic.name, num_recorded=len(then), num_replayed=len(now))
+    for number, (old, new) in enumerate(zip(then, now, strict=False), start=1):
+        if old == new:
+            row.num_identical += 1
+            continue
+        row.first_difference = row.first_difference or f"message {number}"
+        before, after = (messages.read_joint_trajectory(message) for message in (old, new))
+        _note_difference(row, before.positions, after.positions)
+    return row
+
+
+class _GuardReplay:
+    """A guard that is given what the recorded one was given."""
+
+    def __init__(self, recorded: _Recorded) -> None:
+        settings = recorded.recording.settings["guard"]
+        names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
+        own = {name: value for name, value in settings.items() if name in names}
+        self.parameters = SafetyNodeParameters(**own)
+        self._use_sim_time = bool(settings.get("use_sim_time", False))
+        self._guard = self._make_guard()
+        selector = JointStateSelector(self._guard.spec.joint_names)
+        self._samples = list(_joint_samples(recorded, selector))
+        self._num_fed = 0
+        self._chunks = recorded.by_stamp(ACTION_CHUNK)
+        # Both clocks at the input before.
+        self._before: tuple[int, float] | None = None
+        self.num_unknown = 0
+
+    def _make_guard(self) -> Guard:
+        spec = read_guarded_arm(self.parameters)
+        return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
+
+    def take(self, values: Mapping[str, str]) -> Iterator[Command]:
+        """Everything that the guard sends until it has taken one recorded input."""
+        now_ns, monotonic_s = int(values["now_ns"]), float(values["monotonic_s"])
+        kind, guard = values["kind"], self._guard
+        if kind == "configure":
+            self._guard = self._make_guard()
+            self._before = None
+            return
+        samples = self._samples_until(values["joint_stamp_ns"])
+        if kind == "joint_state" and samples:
+            *samples, last = samples
+            yield from self._feed(samples, now_ns, monotonic_s)
+            yield guard.on_joint_state(last, now_ns, monotonic_s)
+        else:
+            yield from self._feed(samples, now_ns, monotonic_s)
+            yield self._given(kind, values, now_ns, monotonic_s)
+        self._before = now_ns, monotonic_s
+
+    def _given(
+        self, kind: str, values: Mapping[str, str], now_ns: int, monotonic_s: float
+    ) -> Command:
+        guard = self._guard
+        if kind == "chunk":
+            return self._chunk(int(values["chunk_stamp_ns"]), now_ns, monotonic_s)
+        if kind == "bad_chunk":
+            return guard.on_bad_chunk(values["reason"], now_ns, monotonic_s)
+        if kind == "bad_joint_state":
+            return guard.on_bad_joint_state(values["reason"], now_ns, monotonic_s)
+        if kind == "tick":
+            return guard.on_tick(int(values["num_policies"]), now_ns, monotonic_s)
+        if kind == "reset_stop":
+            return guard.reset_stop().command
+        calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
+        if kind not in calls:
+            self.num_unknown += 1
+            return Command()
+        return calls[kind](now_ns, monotonic_s).command
+
+    def _chunk(self, stamp_ns: int, now_ns: int, monotonic_s: float) -> Command:
+        if not self._chunks.get(stamp_ns):
+            self.num_unknown += 1
+            return Command()
+        trajectory = messages.read_joint_trajectory(self._chunks[stamp_ns].pop(0))
+        chunk = RequestedChunk(
+            stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
+        )
+        return self._guard.on_chunk(chunk, now_ns, monotonic_s)
+
+    def _samples_until(self, joint_stamp: str) -> list[JointSample]:
+        """The joint states that the guard had seen by then and has not been given here."""
+        if not joint_stamp:
+            return []
+        stamp_ns = int(joint_stamp)
+        if self._num_fed and self._samples[self._num_fed - 1].stamp_ns == stamp_ns:
+            return []
+        for index in range(self._num_fed, len(self._samples)):
+            if self._samples[index].stamp_ns == stamp_ns:
+                samples = self._samples[self._num_fed : index + 1]
+                self._num_fed = index + 1
+                return samples
+        self.num_unknown += 1
+        return []
+
+    def _feed(
+        self, samples: Sequence[JointSample], now_ns: int, monotonic_s: float
+    ) -> Iterator[Command]:
+        """Joint states that changed nothing then: their times are those between two inputs."""
+        before_ns, before_s = self._before or (now_ns, monotonic_s)
+        for sample in samples:
+            time_ns = int(np.clip(sample.stamp_ns, min(before_ns, now_ns), now_ns))
+            share = 1.0 if now_ns == before_ns else (time_ns - before_ns) / (now_ns - before_ns)
+            time_s = before_s + share * (monotonic_s - before_s)
+            yield self._guard.on_joint_state(sample, time_ns, time_s)
+
+
+def _joint_samples(recorded: _Recorded, selector: JointStateSelector) -> Iterator[JointSample]:
+    """The arm's joint states that can be used, in order."""
+    for message in recorded.of(JOINT_STATES):
+        if not set(message.name) & set(selector.joint_names):
+            continue
+        try:
+            raw = messages.read_joint_state(message)
+            yield selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+        except ValueError:
+            # The guard's own list says what it made of this one.
+            continue
+
+
+def _compare(row: Comparison, then: Any, now: Any, where: str) -> None:
+    if then.shape == now.shape and then.tobytes() == now.tobytes():
+        row.num_identical += 1
+        return
+    row.first_difference = row.first_difference or where
+    _note_difference(row, then, now)
+
+
+def _note_difference(row: Comparison, then: Any, now: Any) -> None:
+    difference = float("inf")
+    if then.shape == now.shape:
+        difference = float(np.abs(then - now).max())
+    row.largest_difference = max(row.largest_difference, difference)
+
+
+# Command line
+
+
+def main(options: list[str]) -> int:
+    """The command `replay`; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m par_ros replay",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="a file of record:=true")
+    parser.add_argument("--backend", help="runtime of the network; default: as recorded")
+    parser.add_argument("--checkpoint", help="folder of the policy; default: as recorded")
+    parser.add_argument("--guard-only", action="store_true", help="leave the policy out")
+    parser.add_argument("--json", type=Path, help="write the table as JSON, too")
+    arguments = parser.parse_args(options)
+    try:
+        recording = read_recording(arguments.file)
+        settings = dict(recording.settings["policy"])
+        settings |= {
+            name: value
+            for name, value in (
+                ("backend", arguments.backend), ("checkpoint", arguments.checkpoint),
+            )
+            if value
+        }  # fmt: skip
+        policy = None if arguments.guard_only else _load(recording.settings, settings)
+        outcome = replay(recording, policy)
+    except ValueError as error:
+        return report_error(error)
+    notes = (*_differing_settings(recording.settings, settings), *outcome.notes)
+    _print(Replay(outcome.comparisons, notes), arguments.file)
+    if arguments.json is not None:
+        rows = [dataclasses.asdict(row) | {"same": row.is_same} for row in outcome.comparisons]
+        content = {"same": outcome.is_same, "comparisons": rows, "notes": notes}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0 if outcome.is_same else 1
+
+
+def _load(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> Policy:
+    if recorded["policy_executable"] == "fixed_chunk_node":
+        return FixedChunkPolicy()
+    # Here, not above: a recording of fixed chunks needs no torch.
+    from par_model.load_policy import load_policy
+
+    return load_policy(
+        Path(settings["checkpoint"]),
+        backend=settings.get("backend", "auto"),
+        num_steps=settings.get("num_steps"),
+        device=settings.get("device", "auto"),
+    )
+
+
+def _differing_settings(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What may explain a difference."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads != recorded.get("omp_num_threads", ""):
+        yield (
+            f"OMP_NUM_THREADS was {recorded.get('omp_num_threads') or 'not set'} and is "
+            f"{threads or 'not set'} now: sums may come in another order"
+        )
+    checkpoint = settings.get("checkpoint")
+    if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != recorded.get(
+        "checkpoint_sha256"
+    ):
+        yield "the checkpoint is not the recorded one: its manifest differs"
+
+
+def _print(outcome: Replay, path: Path) -> None:
+    console = Console()
+    table = Table(title=f"replay of {path.name}")
+    for column in ("what", "recorded", "replayed", "identical", "largest difference", "first"):
+        table.add_column(column, justify="left" if column in ("what", "first") else "right")
+    for row in outcome.comparisons:
+        largest = f"{row.largest_difference:.3g}" if row.largest_difference else "0"
+        table.add_row(
+            row.name, str(row.num_recorded), str(row.num_replayed),
+            f"{row.num_identical} of {row.num_compared}", largest, row.first_difference or "-",
+        )  # fmt: skip
+    console.print(table)
+    for note in outcome.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    if outcome.is_same:
+        console.print("the same to the bit")
+    elif not any(row.num_compared for row in outcome.comparisons):
+        console.print("nothing could be compared")
+    else:
+        console.print("not the same")
