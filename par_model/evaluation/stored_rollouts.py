@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rollouts read back from the result files of par_model.evaluate."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from par_model.evaluation.milestones import failure_kind
 from par_model.evaluation.rollouts import Rollout, RolloutResult
 
 
@@ -63,11 +65,15 @@ def read_rollouts(path: Path) -> StoredRollouts:
             f"{path} holds no rollouts; give a file that `python -m par_model.evaluate` wrote for "
             "a task or for --protocol paper."
         )
-    results = [RolloutResult.from_json(entry) for entry in entries]
-    if any(result.milestones is None for result in results):
-        raise ValueError(
-            f"{path} was written before positions were recorded; run its command again: "
-            f"{content.get('command', 'par_model.evaluate')}."
-        )
+    results = []
+    for result in map(RolloutResult.from_json, entries):
+        if result.milestones is None:
+            raise ValueError(
+                f"{path} was written before positions were recorded; run its command again: "
+                f"{content.get('command', 'par_model.evaluate')}."
+            )
+        # Measurements are stored, what they are called is today's.
+        kind = failure_kind(result.task, result.success, result.milestones)
+        results.append(dataclasses.replace(result, outcome=kind))
     settings = {name: value for name, value in content.items() if name not in ("episodes", "tasks")}
     return StoredRollouts(path, settings, results)
