@@ -46,6 +46,7 @@ PARTS = ("control", "cache", "steps")
 STEP_SWEEP = (1, 2, 4, 10, 50, 100)
 MIN_RUNS, WARM_UP_RUNS = 200, 20
 Result = dict[str, Any]
+Times = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,17 +77,30 @@ class Clock:
     num_runs: int
     num_warm_up: int
 
-    def times_ms(self, call: Callable[[], object]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def measure(self, call: Callable[[], object]) -> dict[str, float]:
+        """`summary` of the wall times; on a CPU with the median of the process's own CPU time
+        (all threads), which other programs disturb less."""
+        wall_ms, cpu_ms = self.times_ms(call)
+        measured = summary(wall_ms)
+        return measured | {"cpu_time_p50": float(np.median(cpu_ms))} if self._on_cpu else measured
+
+    def times_ms(self, call: Callable[[], object]) -> tuple[Times, Times]:
+        """Wall and CPU time of every run."""
         for _ in range(self.num_warm_up):
             call()
-        times = []
+        wall, cpu = [], []
         for _ in range(self.num_runs):
             self._wait()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             call()
             self._wait()
-            times.append(1e3 * (time.perf_counter() - start))
-        return np.array(times)
+            wall.append(1e3 * (time.perf_counter() - start))
+            cpu.append(1e3 * (time.process_time() - cpu_start))
+        return np.array(wall), np.array(cpu)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -153,8 +167,8 @@ def measure_control(rigs: dict[str, Rig], clock: Clock) -> Result:
     reference, result = None, {}
     for name, rig in rigs.items():
         parts = {"encode": rig.encode, "extend": rig.extend, "act": rig.act}
-        times = {part: summary(clock.times_ms(call)) for part, call in parts.items()}
-        times["end_to_end"] = summary(clock.times_ms(rig.control_step))
+        times = {part: clock.measure(call) for part, call in parts.items()}
+        times["end_to_end"] = clock.measure(rig.control_step)
         actions = rig.control_step()
         reference = actions if reference is None else reference
         result[name] = {
@@ -214,15 +228,21 @@ def measure_cache(checkpoint: Checkpoint, device: torch.device, clock: Clock) ->
             return context.action_BNZC[:, -1]
 
         difference = float((cached() - anew()).abs().max())
-        with_cache, without = summary(clock.times_ms(cached)), summary(clock.times_ms(anew))
+        with_cache, without = clock.measure(cached), clock.measure(anew)
     return {
         "slots": num_slots,
         "tokens": config.cache_capacity,
         "cached_ms": with_cache,
         "uncached_ms": without,
         "speed": without["p50"] / with_cache["p50"],
+        **_cpu_speed(with_cache, without),
         "max_abs_difference": difference,
     }
+
+
+def _cpu_speed(with_cache: dict[str, float], without: dict[str, float]) -> dict[str, float]:
+    name = "cpu_time_p50"
+    return {"cpu_time_speed": without[name] / with_cache[name]} if name in with_cache else {}
 
 
 def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock) -> Result:
@@ -232,8 +252,8 @@ def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock)
         chosen = replace(deployment, num_steps=num_steps)
         rig = Rig(make_graphs(chosen, backend), deployment.checkpoint, fill)
         result[str(num_steps)] = {
-            "act_ms": summary(clock.times_ms(rig.act)),
-            "end_to_end_ms": summary(clock.times_ms(rig.control_step)),
+            "act_ms": clock.measure(rig.act),
+            "end_to_end_ms": clock.measure(rig.control_step),
         }
     return result
 
@@ -258,8 +278,8 @@ def measured_cpu() -> Gpu:
     clock = Clock(torch.device("cpu"), 5, 2)
     a, b = torch.randn(2, 1024, 1024)
     block = torch.empty(64 * 2**20 // 4)
-    matmul_ms = clock.times_ms(lambda: a @ b).min()
-    copy_ms = clock.times_ms(lambda: block.clone()).min()
+    matmul_ms = clock.times_ms(lambda: a @ b)[0].min()
+    copy_ms = clock.times_ms(lambda: block.clone())[0].min()
     return Gpu(
         f"this CPU, {torch.get_num_threads()} threads, measured",
         2 * 1024**3 / matmul_ms / 1e9,
@@ -438,6 +458,11 @@ def _print_cache(report: Result) -> None:
         f"{cache['uncached_ms']['p50']:.1f} ms: {cache['speed']:.1f} times faster, outputs within "
         f"{cache['max_abs_difference']:.1e} ({cache['cached_ms']['runs']} runs each)"
     )
+    if "cpu_time_speed" in cache:
+        print(
+            f"CPU time: {cache['cached_ms']['cpu_time_p50']:.1f} ms against "
+            f"{cache['uncached_ms']['cpu_time_p50']:.1f} ms: {cache['cpu_time_speed']:.1f} times"
+        )
 
 
 def _print_steps(report: Result) -> None:
