@@ -4,8 +4,10 @@
 Either of the policy, in episodes of the simulator (--task, --episodes), or of a motion planner, in
 a data set that par_model.collect wrote (--data-set). Each chunk is looked at after the one before:
 
-- asked: velocity, acceleration and jerk of the smoothest curve through the chunk's own targets
-  (par_ros.control.knot_spline), as shares of the limits;
+- asked: velocity, acceleration and jerk as first, second and third differences of the targets, 0.05
+  s apart, as shares of the limits;
+- curve: the same of the smoothest curve through the chunk's targets (par_ros.control.knot_spline),
+  which begins as the arm moves and ends slowly enough to stop: what the guard compares;
 - answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds.
 
 With --commanded guarded the simulator's arm is sent what the guard made of the chunk, otherwise
@@ -46,15 +48,16 @@ class Asked:
     """What was asked and answered, chunk by chunk.
 
     Attributes:
-        shares: [chunks][3], the largest velocity, acceleration and jerk of any joint as a share of
-            its limit.
+        targets, curves: [chunks][3], the largest velocity, acceleration and jerk of any joint as a
+            share of its limit; of the targets' differences, and of the curve.
         outcomes: how many chunks were unchanged, tracked, refused.
         deviations_rad: of the tracked chunks, the largest change of a target.
         reasons: of the refused ones.
-        joints: which joint's share was the largest, by quantity.
+        joints: which joint's share of the curve's was the largest, by quantity.
     """
 
-    shares: list[list[float]] = field(default_factory=list)
+    targets: list[list[float]] = field(default_factory=list)
+    curves: list[list[float]] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     deviations_rad: list[float] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -84,6 +87,7 @@ class ChunkChain:
     def start(self, positions: FloatArray) -> None:
         """The arm stands at `positions` [J + 1]."""
         self._state = MotionState.at_rest(positions[:-1])
+        self._recent = np.tile(positions[:-1], (3, 1))
         self._finger_m = float(positions[-1])
 
     def take(self, knots: FloatArray) -> FloatArray:
@@ -91,7 +95,8 @@ class ChunkChain:
         assert self._state is not None
         start = self._state
         exact = self._spline.exact(start, knots[:, :-1])
-        self._note_asked(control_points(exact).arrays()[1:])
+        self._note_targets(knots[:, :-1])
+        self._note_curve(control_points(exact).arrays()[1:])
         filtered = self._filter.apply(Join(start), knots, self._finger_m)
         self._asked.outcomes[filtered.outcome] += 1
         end_s = float(self._filter.knot_times_s[-1])
@@ -112,16 +117,26 @@ class ChunkChain:
         else:
             rows = (exact.positions[-1], exact.velocities[-1], exact.accelerations[-1])
             self._state, self._finger_m = MotionState(*rows), float(knots[-1, -1])
+        self._recent = (sent if self._guarded else knots)[-3:, :-1]
         return sent
 
-    def _note_asked(self, curves: tuple[FloatArray, ...]) -> None:
+    def _note_targets(self, targets: FloatArray) -> None:
+        line = np.concatenate((self._recent, targets))
+        self._asked.targets.append(
+            [
+                float((np.abs(np.diff(line, n=order, axis=0)) / _STEP_S**order / limit).max())
+                for order, limit in enumerate(self._limits, start=1)
+            ]
+        )
+
+    def _note_curve(self, curves: tuple[FloatArray, ...]) -> None:
         row = []
         for quantity, curve, limit in zip(_QUANTITIES, curves, self._limits, strict=True):
             shares = np.abs(curve).max(axis=(0, 1)) / limit
             joint = int(np.argmax(shares))
             row.append(float(shares[joint]))
             self._asked.joints[quantity][self._spec.arm_joint_names[joint]] += 1
-        self._asked.shares.append(row)
+        self._asked.curves.append(row)
 
 
 class WatchedPolicy:
@@ -168,15 +183,15 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
     episodes = []
     with ManiSkillArm(chosen, image_size=policy.spec.image_height) as arm:
         for number in range(options.episodes):
-            held, begun = asked.outcomes["refused"], len(asked.shares)
+            held, begun = asked.outcomes["refused"], len(asked.targets)
             result = run_episode(arm, watched, first_seed + number, _MAX_STEPS)
-            shares = np.array(asked.shares[begun:]).max(axis=0)
+            shares = np.array(asked.targets[begun:]).max(axis=0)
             episode = {
                 "seed": result.seed,
                 "success": result.success,
                 "steps": result.num_steps,
                 "holds": asked.outcomes["refused"] - held,
-                "largest_shares": [round(float(share), 3) for share in shares],
+                "largest_target_shares": [round(float(share), 3) for share in shares],
             }
             episodes.append(episode)
             print(json.dumps(episode), file=sys.stderr, flush=True)
@@ -224,25 +239,17 @@ def _episodes(folder: Path) -> Iterator[FloatArray]:
 
 def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:
     """What goes into the JSON file."""
-    shares = np.array(asked.shares)
-    total = len(shares)
-    quantities = {
-        quantity: {
-            "p50": float(np.percentile(shares[:, column], 50)),
-            "p90": float(np.percentile(shares[:, column], 90)),
-            "p99": float(np.percentile(shares[:, column], 99)),
-            "largest": float(shares[:, column].max()),
-            "chunks_beyond": int((shares[:, column] > 1.0).sum()),
-            "most_often": asked.joints[quantity].most_common(1)[0][0],
-        }
-        for column, quantity in enumerate(_QUANTITIES)
-    }
+    total = len(asked.targets)
     deviations = asked.deviations_rad
     return {
         "command": command,
         **about,
         "num_chunks": total,
-        "asked_share_of_limit": quantities,
+        "asked": _percentiles(asked.targets),
+        "curve": _percentiles(asked.curves),
+        "curve_mostly_of": {
+            quantity: counts.most_common(1)[0][0] for quantity, counts in asked.joints.items()
+        },
         "outcomes": {name: asked.outcomes[name] for name in ("unchanged", "tracked", "refused")},
         "unchanged_share": asked.outcomes["unchanged"] / total,
         "tracked_deviation_rad": {
@@ -255,18 +262,34 @@ def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:
     }
 
 
+def _percentiles(rows: list[list[float]]) -> dict[str, dict[str, float]]:
+    """Of each quantity's shares."""
+    shares = np.array(rows)
+    return {
+        quantity: {
+            "p50": float(np.percentile(shares[:, column], 50)),
+            "p90": float(np.percentile(shares[:, column], 90)),
+            "p99": float(np.percentile(shares[:, column], 99)),
+            "largest": float(shares[:, column].max()),
+            "chunks_beyond": int((shares[:, column] > 1.0).sum()),
+        }
+        for column, quantity in enumerate(_QUANTITIES)
+    }
+
+
 def markdown_table(result: dict[str, Any]) -> str:
     """What is asked, as shares of the limits, and what is answered."""
     rows = [
-        "| Asked, share of the limit | p50 | p90 | p99 | largest | chunks beyond |",
+        "| Share of the limit | p50 | p90 | p99 | largest | chunks beyond |",
         "|---|---|---|---|---|---|",
     ]
-    for quantity, values in result["asked_share_of_limit"].items():
-        numbers = " | ".join(
-            f"{100 * values[key]:.0f} %" for key in ("p50", "p90", "p99", "largest")
-        )
-        beyond = f"{values['chunks_beyond']} of {result['num_chunks']}"
-        rows.append(f"| {quantity} (mostly {values['most_often']}) | {numbers} | {beyond} |")
+    for label, part in (("targets", "asked"), ("curve", "curve")):
+        for quantity, values in result[part].items():
+            numbers = " | ".join(
+                f"{100 * values[key]:.0f} %" for key in ("p50", "p90", "p99", "largest")
+            )
+            beyond = f"{values['chunks_beyond']} of {result['num_chunks']}"
+            rows.append(f"| {label}: {quantity} | {numbers} | {beyond} |")
     outcomes = result["outcomes"]
     rows.append("")
     rows.append(

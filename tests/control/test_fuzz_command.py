@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m par_ros fuzz`: what was done before is not done again, and adds up to the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from par_ros.proof import fuzz
+from par_ros.proof.fuzz import FuzzPlan, FuzzTotals, main, read_report, report
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of 10 chunks instead of 200."""
+    monkeypatch.setattr(fuzz, "_CHUNKS_PER_RUN", 10)
+
+
+def done(plan: FuzzPlan, begin: int, end: int, totals: FuzzTotals) -> FuzzTotals:
+    """The runs from `begin` to `end` of the plan, added to `totals`."""
+    for arm, seed, num_chunks in plan.jobs()[begin:end]:
+        totals.add(fuzz.fuzz_once(fuzz.read_arm_spec(arm), seed, num_chunks))
+    return totals
+
+
+def test_a_resumed_run_adds_up_to_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Three runs of 10, 10 and 5 chunks; the second half goes on from the first one's file."""
+    plan = FuzzPlan("panda", 25, 7)
+    assert [job[1:] for job in plan.jobs()] == [(7, 10), (8, 10), (9, 5)]
+    path = tmp_path / "fuzz.json"
+    path.write_text(json.dumps(report(done(plan, 0, 2, FuzzTotals()), plan)))
+    resumed = done(plan, 2, 3, read_report(path, plan))
+    whole = done(plan, 0, 3, FuzzTotals())
+    assert report(resumed, plan) == report(whole, plan)
+    assert whole.num_chunks == 25
+    assert whole.passed
+
+
+def test_a_file_of_another_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fuzz.json"
+    plan = FuzzPlan("panda", 10, 7)
+    path.write_text(json.dumps(report(done(plan, 0, 1, FuzzTotals()), plan)))
+    assert main(["--seed", "8", "--resume", "--json", str(path)]) == 1
+    assert "from seed 7" in capsys.readouterr().err
+    assert main(["--resume", "--json", str(tmp_path / "none.json")]) == 1
+    assert "--resume needs the JSON file" in capsys.readouterr().err
