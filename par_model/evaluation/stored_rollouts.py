@@ -65,8 +65,15 @@ def read_rollouts(path: Path) -> StoredRollouts:
             f"{path} holds no rollouts; give a file that `python -m par_model.evaluate` wrote for "
             "a task or for --protocol paper."
         )
+    try:
+        stored = [RolloutResult.from_json(entry) for entry in entries]
+    except TypeError as error:
+        raise ValueError(
+            f"{path} holds episodes of another kind ({error}); give a file that "
+            "`python -m par_model.evaluate` wrote."
+        ) from error
     results = []
-    for result in map(RolloutResult.from_json, entries):
+    for result in stored:
         if result.milestones is None:
             raise ValueError(
                 f"{path} was written before positions were recorded; run its command again: "

@@ -111,6 +111,7 @@ def test_errors_are_those_of_the_pixels_that_changed():
     ("content", "sentence"),
     [
         ({"num_successes": 3}, "holds no rollouts"),
+        ({"episodes": [{"seed": 1, "mode": "lockstep"}]}, "holds episodes of another kind"),
         (
             {
                 "episodes": [
