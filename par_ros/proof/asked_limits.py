@@ -204,7 +204,11 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
 
 
 def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
-    """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest."""
+    """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest.
+
+    Episodes that were disturbed while they were recorded are left out: the planner looks where the
+    arm has been pushed to, and its targets step there.
+    """
     asked = Asked()
     chain = ChunkChain(read_arm_spec("panda"), asked, guarded=True)
     num_episodes = 0
@@ -220,7 +224,7 @@ def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
 
 
 def _episodes(folder: Path) -> Iterator[FloatArray]:
-    """float64 [steps, J + 1] of each episode: the column `action`."""
+    """float64 [steps, J + 1] of each undisturbed episode: the column `action`."""
     import pyarrow.parquet as parquet
 
     files = sorted(folder.glob("data/*/*.parquet"))
@@ -230,11 +234,14 @@ def _episodes(folder: Path) -> Iterator[FloatArray]:
             "holds no data/*/*.parquet; check the path."
         )
     for file in files:
-        table = parquet.read_table(file, columns=["action", "episode_index"])
+        table = parquet.read_table(file, columns=["action", "executed_action", "episode_index"])
         actions = np.array(table["action"].to_pylist(), dtype=np.float64)
+        executed = np.array(table["executed_action"].to_pylist(), dtype=np.float64)
         index = table["episode_index"].to_numpy()
         for episode in np.unique(index):
-            yield actions[index == episode]
+            rows = index == episode
+            if np.array_equal(actions[rows], executed[rows]):
+                yield actions[rows]
 
 
 def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:

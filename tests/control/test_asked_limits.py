@@ -55,12 +55,18 @@ def test_what_cannot_be_followed_is_counted_as_held() -> None:
 
 
 def test_a_data_set_of_a_planner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two episodes of 16 actions in one file."""
+    """Two episodes of 16 actions in one file, and one that was disturbed."""
     folder = tmp_path / "data" / "chunk-000"
     folder.mkdir(parents=True)
-    actions = np.concatenate([knots(0.0, 0.5), knots(0.4, 0.5)] * 2)
+    actions = np.concatenate([knots(0.0, 0.5), knots(0.4, 0.5)] * 3)
+    executed = actions.copy()
+    executed[32:40, 0] += 0.05
     table = pyarrow.table(
-        {"action": actions.tolist(), "episode_index": [0] * 16 + [1] * 16},
+        {
+            "action": actions.tolist(),
+            "executed_action": executed.tolist(),
+            "episode_index": [0] * 16 + [1] * 16 + [2] * 16,
+        }
     )
     parquet.write_table(table, folder / "file-000.parquet")
     assert main(["--data-set", str(tmp_path)]) == 0
