@@ -108,7 +108,7 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
             expected[path] = result["weights_sha256"]
         _add_result(training, path, result, changed.config != checkpoint.config)
     if additions.graph:
-        training["graph"] = [_without_episodes(_read_json(path)) for path in additions.graph]
+        training["graph"] = [_graph_record(path) for path in additions.graph]
     if additions.data:
         training["data_sets"] = [_data_record(path) for path in additions.data]
     if additions.codec is not None:
@@ -201,6 +201,12 @@ def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:
         "failed_seeds": [episode["seed"] for episode in failed],
         "failed_seeds_by_kind": kinds,
     }
+
+
+def _graph_record(path: Path) -> dict[str, Any]:
+    """A report's results without the episodes and without the machine's own paths."""
+    record = _without_episodes(_read_json(path))
+    return {key: value for key, value in record.items() if key != "checkpoint"}
 
 
 def _data_record(folder: Path) -> dict[str, Any]:
