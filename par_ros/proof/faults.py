@@ -503,6 +503,11 @@ class Rig(Node):
             elif fault.restarted == _ARM_PROCESS:
                 self.end_process(_ARM_PROCESS)
                 self.start_arm()
+            if fault.policy:
+                # Until its lease ends a killed policy stays in the graph, where the guard sees it.
+                self.spin_until(
+                    lambda: self.count_publishers(ACTION_CHUNK.name) == 0, _ENGAGE_TIMEOUT_S
+                )
             moves = self._engage() and self._move(fault)
         except SuiteError:
             moves = False
