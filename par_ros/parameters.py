@@ -171,7 +171,7 @@ class SafetyNodeParameters:
         "auto",
         "start: trajectories carry the time at which they start (controller and guard share a "
         "clock), and keep the limits however late they are picked up; pickup: they start when they "
-        "are picked up, and a stop may exceed the acceleration limit where it joins; auto: pickup "
+        "are picked up, and a stop brakes up to 0.2 s later to make up for that; auto: pickup "
         "with use_sim_time, else start. Lockstep always stamps the start",
         choices=("auto", *typing.get_args(TrajectoryStamp)),
     )
