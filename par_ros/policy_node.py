@@ -187,7 +187,6 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
         with self._lock:
-            self._camera.reset(time.monotonic())
             self._active = True
         return result
 
@@ -373,6 +372,9 @@ class PolicyNode(LifecycleNode):
             reset = self._submit_reset(parameters)
         reset.result()
         self._settings = parameters
+        with self._lock:
+            # No picture was taken in while this thread waited.
+            self._camera.reset(time.monotonic())
 
     def _forget_episode(self) -> None:
         """Drop what waits and what is being computed. Under the lock."""

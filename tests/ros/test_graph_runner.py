@@ -9,25 +9,40 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
+from par_ros import messages
 from par_ros.graph_runner import END_GRACE_S
-from par_ros.topics import ACTION_CHUNK
+from par_ros.topics import (
+    ACTION_CHUNK,
+    DIAGNOSTICS,
+    EXECUTED_ACTIONS,
+    GUARD,
+    JOINT_STATES,
+    JOINT_TRAJECTORY,
+    STOP,
+)
 from tests.ros.processes import children, finish, run, start_module, wait_for
 
 pytestmark = pytest.mark.ros
 
 START_TIMEOUT_S = 200.0
 CTRL_C_TIMEOUT_S = 3.0
+SIDES = ("left", "right")
 NODES = {"loopback_arm_node", "safety_node", "fixed_chunk_node"}
 
 
@@ -50,6 +65,13 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._num_chunks = 0
+        self.commands: list[JointTrajectoryMessage] = []
+        self.node.create_subscription(
+            JOINT_TRAJECTORY.message_type,
+            JOINT_TRAJECTORY.name,
+            self.commands.append,
+            JOINT_TRAJECTORY.reader_qos.profile(),
+        )
         self.node.create_subscription(
             ACTION_CHUNK.message_type,
             ACTION_CHUNK.name,
@@ -62,15 +84,31 @@ class Listener:
 
     def hears_chunks(self) -> bool:
         """Whether the policy answers pictures; spins a little."""
-        self._executor.spin_once(timeout_sec=0.05)
+        self.spin()
         return self._num_chunks > 0
+
+    def hears_more_commands(self) -> bool:
+        """Whether another trajectory came."""
+        heard = len(self.commands)
+        self.spin()
+        return len(self.commands) > heard
+
+    def spin(self) -> None:
+        """Take what has come, and what comes within 0.05 s."""
+        end_s = time.monotonic() + 0.05
+        while (left_s := end_s - time.monotonic()) > 0.0:
+            self._executor.spin_once(timeout_sec=left_s)
 
     def state_of(self, name: str) -> int:
         client = self.node.create_client(GetState, f"{name}/get_state")
         assert client.wait_for_service(30.0)
-        future = client.call_async(GetState.Request())
+        return int(self.wait_for(client.call_async(GetState.Request())).current_state.id)
+
+    def wait_for(self, future: Any) -> Any:
+        """A service's answer."""
         self._executor.spin_until_future_complete(future, timeout_sec=30.0)
-        return int(future.result().current_state.id)
+        assert future.done()
+        return future.result()
 
     def close(self) -> None:
         self.node.destroy_node()
@@ -132,7 +170,9 @@ def test_killed_runner_leaves_no_orphans(runner: "subprocess.Popen[str]") -> Non
     wait_for(lambda: not children(runner.pid), START_TIMEOUT_S, "the end of all children")
 
 
-def test_a_dead_child_ends_the_run_with_a_sentence(runner: "subprocess.Popen[str]") -> None:
+def test_a_dead_child_ends_the_run_with_a_sentence_and_the_arm_at_rest(
+    runner: "subprocess.Popen[str]", listener: Listener
+) -> None:
     os.kill(children(runner.pid)["fixed_chunk_node"], signal.SIGKILL)
     finished = finish(runner, START_TIMEOUT_S)
     assert finished.code == 1
@@ -140,6 +180,11 @@ def test_a_dead_child_ends_the_run_with_a_sentence(runner: "subprocess.Popen[str
         "error: policy_node ended unexpectedly (signal SIGKILL), so the run was ended."
     ]
     assert not children(runner.pid)
+    while listener.hears_more_commands():
+        pass
+    last = listener.commands[-1].points[-1]
+    assert not any(last.velocities)
+    assert not any(last.accelerations)
 
 
 def test_hung_child_is_killed(runner: "subprocess.Popen[str]") -> None:
@@ -170,22 +215,70 @@ def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
     assert "Traceback" not in finished.error
 
 
-def test_another_namespace_is_another_name(
-    runner: "subprocess.Popen[str]", free_domain: str
-) -> None:
-    """Two arms at once in one domain; each hears its own."""
-    other = start_module("tests.ros.light_graph", free_domain, "right")
-    right = Listener(free_domain, namespace="right")
+class ArmListener(Listener):
+    """Hears one arm's joints and every guard's status."""
+
+    def __init__(self, domain: str, namespace: str) -> None:
+        super().__init__(domain, namespace)
+        self.first_joint_rad: list[float] = []
+        self.guards: dict[str, Mapping[str, str]] = {}
+        for topic, callback in (
+            (JOINT_STATES, lambda message: self.first_joint_rad.append(message.position[0])),
+            (DIAGNOSTICS, self._keep_guards),
+        ):
+            self.node.create_subscription(
+                topic.message_type, topic.name, callback, topic.reader_qos.profile()
+            )
+
+    def _keep_guards(self, message: DiagnosticArray) -> None:
+        for status in messages.read_diagnostics(message):
+            if status.name.endswith(GUARD):
+                self.guards[status.name] = status.values
+
+    def sees_motion(self) -> bool:
+        """The first joint sways by 0.05 rad."""
+        self.spin()
+        return bool(self.first_joint_rad) and float(np.ptp(self.first_joint_rad)) > 0.01
+
+    def stop(self) -> None:
+        """Call this arm's ~/e_stop."""
+        client = self.node.create_client(Trigger, STOP.client_name)
+        assert client.wait_for_service(30.0)
+        self.wait_for(client.call_async(Trigger.Request()))
+
+
+def test_two_arms_at_once_do_not_hear_each_other(free_domain: str) -> None:
+    """left and right in one domain: both engage and move; a stop of one leaves the other alone."""
+    runners = {side: start_module("tests.ros.light_graph", free_domain, side) for side in SIDES}
+    arms = {side: ArmListener(free_domain, side) for side in SIDES}
     try:
-        await_chunks(other, right)
-        assert right.node.count_publishers("/right/joint_trajectory") == 1
-        assert right.node.count_publishers("/joint_trajectory") == 1
-        other.send_signal(signal.SIGINT)
-        finish(other, START_TIMEOUT_S)
-        assert set(children(runner.pid)) == NODES
+        for side, arm in arms.items():
+            await_chunks(runners[side], arm)
+            wait_for(arm.sees_motion, START_TIMEOUT_S, f"motion of {side}")
+            for topic in (ACTION_CHUNK, JOINT_TRAJECTORY, EXECUTED_ACTIONS):
+                assert arm.node.count_publishers(f"/{side}/{topic.name}") == 1
+                assert arm.node.count_publishers(f"/{topic.name}") == 0
+        left, right = arms["left"], arms["right"]
+        right.stop()
+
+        def stops(arm: ArmListener) -> dict[str, str]:
+            arm.spin()
+            return {name: values["stop_latched"] for name, values in arm.guards.items()}
+
+        expected = {"left/safety_node": "false", "right/safety_node": "true"}
+        for arm in arms.values():
+            wait_for(lambda arm=arm: stops(arm) == expected, START_TIMEOUT_S, "both guards' status")
+        left.first_joint_rad.clear()
+        wait_for(left.sees_motion, START_TIMEOUT_S, "motion of left")
+        assert left.guards["left/safety_node"]["engaged"] == "true"
+        runners["right"].send_signal(signal.SIGINT)
+        finish(runners["right"], START_TIMEOUT_S)
+        assert set(children(runners["left"].pid)) == NODES
     finally:
-        right.close()
-        other.kill()
+        for side in SIDES:
+            arms[side].close()
+            runners[side].send_signal(signal.SIGINT)
+            runners[side].communicate()
 
 
 def test_checkpoint_with_a_missing_tensor_is_one_sentence(tmp_path: Path, free_domain: str) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,15 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import ActionChunk, ImageArray, Observation, PolicySpec
+from par_model.checkpoint import save_checkpoint
+from par_model.config import FrameCodecConfig
+from par_model.interface import ActionChunk, ImageArray, Observation, Policy, PolicySpec
+from par_model.load_policy import load_policy
 from par_ros import messages, topics
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.policy_node import PolicyNode
+from tests.model.fixtures import INSTRUCTIONS, random_checkpoint_parts
 
 pytestmark = pytest.mark.ros
 
@@ -478,6 +483,50 @@ def test_a_clip_policy_is_shown_the_pictures_on_the_way(make_graph: Callable[...
     assert first.recent_images is None
     expected = [pictures[end_ns - left * STEP_NS] for left in (6, 4, 2, 0)]
     np.testing.assert_array_equal(second.recent_images, expected)
+
+
+class CheckpointPolicy(RecordingPolicy):
+    """A real policy, watched."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self._policy = policy
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._policy.spec
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self._policy.reset(instruction, seed)
+
+    def observe(self, observation: Observation) -> None:
+        self._policy.observe(observation)
+        self.observations.append(observation)
+
+    def act(self) -> ActionChunk:
+        return self._policy.act()
+
+
+def test_a_clip_checkpoint_answers(make_graph: Callable[..., Graph], tmp_path: Path) -> None:
+    """par_tiny with a video autoencoder; pictures of 128 x 128 are fitted to its 32 x 32."""
+    codec = FrameCodecConfig("opensora_plan", 4, 8, 1, (32, 32, 32, 32), 1, 32, 0.2, 2, 4)
+    parts = random_checkpoint_parts("par_tiny", codec=codec, observation_mode="clip")
+    save_checkpoint(tmp_path / "clip", **parts)
+    policy = CheckpointPolicy(load_policy(tmp_path / "clip", backend="eager", device="cpu"))
+    graph = make_graph("lockstep", policy=policy, num_warm_up=2, instruction=INSTRUCTIONS[0])
+    graph.activate()
+    policy.observations.clear()
+    for index in range(3):
+        first_ns = START_NS + index * CHUNK_NS
+        if index == 0:
+            graph.world.show(first_ns)
+        assert graph.chunk(index)[0] == first_ns
+        graph.world.execute(index)
+        for step in range(1, 9):
+            graph.world.show(first_ns + step * STEP_NS)
+    graph.chunk(3)
+    assert [o.recent_images is None for o in policy.observations] == [True, False, False, False]
+    assert policy.observations[3].recent_images.shape == (4, 32, 32, 3)
 
 
 def test_a_clip_with_a_gap_is_refused(make_graph: Callable[..., Graph]) -> None:
