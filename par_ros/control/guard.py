@@ -159,6 +159,11 @@ class Guard:
     """See the module. Every method takes the node's clock (ns) and the monotonic clock (s)."""
 
     def __init__(self, spec: ArmSpec, settings: GuardSettings) -> None:
+        if settings.splice_s + _MIN_SPACING_S > settings.step_s:
+            raise ValueError(
+                f"splice_s must end {_MIN_SPACING_S:g} s before the first action at {settings.step_s:g}"
+                f" s, got {settings.splice_s:g} s; lower splice_s or check step_s."
+            )
         self.spec = spec
         self.settings = settings
         self._filter = SafetyFilter(

@@ -148,7 +148,11 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
         elif pace != 1.0:
             parameters["arm"] = str(_paced_arm(pace, folder))
             if entry.name == GUARD:
-                parameters |= {"step_s": 0.05 / pace, "tail_s": 0.3 / pace}
+                parameters |= {
+                    "step_s": 0.05 / pace,
+                    "tail_s": 0.3 / pace,
+                    "splice_s": max(0.01 / pace, 0.002),
+                }
             else:
                 parameters["image_rate_hz"] = min(20.0 * pace, 200.0)
         entries.append(dataclasses.replace(entry, parameters=parameters))

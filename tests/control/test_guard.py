@@ -322,6 +322,11 @@ def test_lockstep_physics_that_is_under_way_is_stopped_by_the_next_answer() -> N
     rig.assert_rest()
 
 
+def test_a_splice_that_reaches_the_first_action_is_refused() -> None:
+    with pytest.raises(ValueError, match="splice_s must end"):
+        Guard(arm("panda"), GuardSettings(step_s=0.01, splice_s=0.01))
+
+
 def test_a_duplicate_and_an_older_chunk_change_nothing() -> None:
     rig = Rig().engaged()
     rig.chunk(rig.gentle())
