@@ -101,6 +101,8 @@ class ClosedLoopQueue:
             "--first-seed", str(FIRST_SELECTION_SEED),
             # One process: the training beside it keeps its core.
             "--num-workers", "1",
+            # Every selection checkpoint is used once: an export would cost more than it saves.
+            "--backend", "eager",
             "--json", str(_result_file(folder, task).with_suffix(".unfinished")),
         ]  # fmt: skip
         with open(folder / f"{task}.log", "wb") as log:
