@@ -161,8 +161,9 @@ class Guard:
     def __init__(self, spec: ArmSpec, settings: GuardSettings) -> None:
         if settings.splice_s + _MIN_SPACING_S > settings.step_s:
             raise ValueError(
-                f"splice_s must end {_MIN_SPACING_S:g} s before the first action at {settings.step_s:g}"
-                f" s, got {settings.splice_s:g} s; lower splice_s or check step_s."
+                f"splice_s must end {_MIN_SPACING_S:g} s before the first action at "
+                f"{settings.step_s:g} s, got {settings.splice_s:g} s; lower it or "
+                "check step_s."
             )
         self.spec = spec
         self.settings = settings
