@@ -168,9 +168,9 @@ def _point_matrices() -> tuple[FloatArray, ...]:
     From the whole's six coefficients; for a piece of length 1.
     """
     points = _split_matrix().reshape(_NUM_SPLITS, _DEGREE + 1, _DEGREE + 1)
-    matrices = [points]
+    matrices: list[FloatArray] = [points]
     for degree in range(_DEGREE, 2, -1):
-        matrices.append(degree * _NUM_SPLITS * np.diff(matrices[-1], axis=1))
+        matrices.append(float(degree * _NUM_SPLITS) * np.diff(matrices[-1], axis=1))
     return tuple(matrix.reshape(-1, _DEGREE + 1) for matrix in matrices)
 
 

@@ -173,6 +173,7 @@ def test_killed_runner_leaves_no_orphans(runner: "subprocess.Popen[str]") -> Non
 def test_a_dead_child_ends_the_run_with_a_sentence_and_the_arm_at_rest(
     runner: "subprocess.Popen[str]", listener: Listener
 ) -> None:
+    wait_for(listener.hears_more_commands, START_TIMEOUT_S, "a command to the arm")
     os.kill(children(runner.pid)["fixed_chunk_node"], signal.SIGKILL)
     finished = finish(runner, START_TIMEOUT_S)
     assert finished.code == 1
