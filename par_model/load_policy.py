@@ -142,6 +142,8 @@ def _with_spacing(
         )
     diffusion = dataclasses.replace(checkpoint.config.action_diffusion, spacing=spacing)
     config = dataclasses.replace(checkpoint.config, action_diffusion=diffusion)
+    # The model was loaded for this policy alone, and reads its own configuration.
+    checkpoint.model.config = config
     return dataclasses.replace(checkpoint, config=config)
 
 
