@@ -35,8 +35,8 @@ from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE
 
 # Ctrl-C has to end everything within 3 s.
 END_GRACE_S = 1.5
-# Participants on one machine find each other in a fraction of this.
-DISCOVERY_S = 1.0
+# Participants on one machine mostly find each other in this; who is found later is refused too.
+DISCOVERY_S = 2.0
 # Importing torch for the first time on a slow disk takes minutes.
 START_TIMEOUT_S = 300.0
 SERVICE_TIMEOUT_S = 60.0
@@ -163,6 +163,9 @@ class GraphRunner:
             ("configured", Transition.TRANSITION_CONFIGURE, CONFIGURE_TIMEOUT_S),
             ("activated", Transition.TRANSITION_ACTIVATE, SERVICE_TIMEOUT_S),
         ):
+            if transition == Transition.TRANSITION_ACTIVATE:
+                # Nothing moves before it: by now every node of the domain is known.
+                self._refuse(self._names_held(2))
             for entry in managed:
                 self._change_state(entry, label, transition, timeout_s)
 
@@ -205,23 +208,28 @@ class GraphRunner:
         return False
 
     def _refuse_taken_names(self) -> None:
+        deadline = time.monotonic() + DISCOVERY_S
+        while time.monotonic() < deadline:
+            self._refuse(self._names_held(1))
+            time.sleep(_POLL_S)
+
+    def _names_held(self, num_nodes: int) -> list[str]:
+        """Names of this graph that at least so many nodes of the domain have."""
         assert self._node is not None
         namespace = "/" + self._graph.namespace.strip("/")
         ours = {(entry.name, namespace) for entry in self._graph.nodes}
-        deadline = time.monotonic() + DISCOVERY_S
-        while time.monotonic() < deadline:
-            taken = ours & set(self._node.get_node_names_and_namespaces())
-            if taken:
-                name = sorted(taken)[0]
-                domain = os.environ.get("ROS_DOMAIN_ID", "0")
-                raise RunError(
-                    f"ROS domain {domain} already holds a node {'/'.join(name[::-1])}".replace(
-                        "//", "/"
-                    )
-                    + "; end that run, or choose another domain with domain_id:=N or another "
-                    "namespace:=NAME."
-                )
-            time.sleep(_POLL_S)
+        found = self._node.get_node_names_and_namespaces()
+        held = {node for node in found if node in ours and found.count(node) >= num_nodes}
+        return sorted(f"{namespace.rstrip('/')}/{name}" for name, namespace in held)
+
+    @staticmethod
+    def _refuse(names: list[str]) -> None:
+        if names:
+            domain = os.environ.get("ROS_DOMAIN_ID", "0")
+            raise RunError(
+                f"ROS domain {domain} already holds a node {names[0]}; end that run, or choose "
+                "another domain with domain_id:=N or another namespace:=NAME."
+            )
 
     def _change_state(
         self, entry: NodeEntry, label: str, transition: int, timeout_s: float
