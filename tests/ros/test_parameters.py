@@ -17,6 +17,7 @@ from par_ros.parameters import (
     ManiSkillBridgeParameters,
     PolicyNodeParameters,
     RealArmNodeParameters,
+    RecorderNodeParameters,
     SafetyNodeParameters,
     constraint_of,
     declare,
@@ -33,6 +34,7 @@ ALL = (
     LoopbackArmParameters,
     RealArmNodeParameters,
     EpisodeNodeParameters,
+    RecorderNodeParameters,
 )
 
 
