@@ -416,7 +416,9 @@ def test_a_faulty_camera_gets_no_chunk_and_a_good_one_does_again(
     world = graph.world
     graph.activate()
 
-    def show(count: int, kind: str, bad_ns: int = 0) -> None:
+    bad_stamps_ns: list[int] = []
+
+    def show(count: int, kind: str) -> None:
         stamp_ns = now_ns(graph)
         world.show_joints(stamp_ns, position=0.05 * count)
         if kind == "silent":
@@ -428,13 +430,17 @@ def test_a_faulty_camera_gets_no_chunk_and_a_good_one_does_again(
             "encoding": noisy(SCENE[:, :, 0], count),
         }.get(kind, noisy(SCENE, count))
         encoding = "mono8" if kind == "encoding" else "rgb8"
-        world.send_picture(picture, bad_ns if kind == "stalled" else stamp_ns, encoding)
+        if kind == "stalled":
+            # One stamp for good: a later one would be a good picture.
+            bad_stamps_ns.append(stamp_ns)
+            stamp_ns = bad_stamps_ns[0]
+        world.send_picture(picture, stamp_ns, encoding)
 
     def show_until(condition: Callable[[], object], kind: str) -> None:
-        bad_ns, deadline_s, count = now_ns(graph), time.monotonic() + TIMEOUT_S, 0
+        deadline_s, count = time.monotonic() + TIMEOUT_S, 0
         while not condition():
             assert time.monotonic() < deadline_s, kind
-            show(count, kind, bad_ns)
+            show(count, kind)
             count += 1
             time.sleep(0.02)
 
