@@ -257,7 +257,13 @@ def test_two_arms_at_once_do_not_hear_each_other(free_domain: str) -> None:
             await_chunks(runners[side], arm)
             wait_for(arm.sees_motion, START_TIMEOUT_S, f"motion of {side}")
             for topic in (ACTION_CHUNK, JOINT_TRAJECTORY, EXECUTED_ACTIONS):
-                assert arm.node.count_publishers(f"/{side}/{topic.name}") == 1
+                path = f"/{side}/{topic.name}"
+                # The topic's data may come before the news of who writes it.
+                wait_for(
+                    lambda arm=arm, path=path: arm.node.count_publishers(path) == 1,
+                    START_TIMEOUT_S,
+                    f"one writer of {path}",
+                )
                 assert arm.node.count_publishers(f"/{topic.name}") == 0
         left, right = arms["left"], arms["right"]
         right.stop()
