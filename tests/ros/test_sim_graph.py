@@ -7,10 +7,12 @@ the direct loop has to command the same joint targets to 1e-6 rad.
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,14 @@ FIRST_SEED = 20_241_201
 NUM_STEPS = 24
 RUN_TIMEOUT_S = 280.0
 SAME_TARGET_RAD = 1e-6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_domain() -> Iterator[None]:
+    """Nodes that another test left in this process must not be in these graphs' domain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+        yield
 
 
 @pytest.fixture(scope="module")
