@@ -3,6 +3,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
@@ -58,12 +59,13 @@ def graph_actions(graph: NodeGraph) -> list[Any]:
     actions: list[Any] = [
         SetEnvironmentVariable(variable, value) for variable, value in graph.environment.items()
     ]
+    managed: dict[str, Any] = {}
     for entry in graph.nodes:
         node = _node(entry, graph)
         actions.append(node)
         if entry.lifecycle:
-            actions += _steps_to_active(node, entry.name)
-    return actions
+            managed[entry.name] = node
+    return actions + _steps_to_active(managed)
 
 
 def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
@@ -92,30 +94,47 @@ def _end_launch(context: LaunchContext, name: str) -> list[Any]:
     return [] if context.is_shutdown else [Shutdown(reason=f"{name} has ended")]
 
 
-def _steps_to_active(node: Any, name: str) -> list[Any]:
-    """configure, then activate; a step that fails ends the launch."""
+def _steps_to_active(managed: Mapping[str, Any]) -> list[Any]:
+    """Configure all, then activate one after the other; a step that fails ends the launch.
 
-    def change(transition: int) -> Any:
-        return EmitEvent(
-            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
+    The order is what a recording needs: nothing is said before the recorder hears everybody.
+    """
+    nodes = list(managed.values())
+    unconfigured = set(managed)
+
+    def configured(context: LaunchContext, name: str) -> list[Any]:
+        unconfigured.discard(name)
+        return [] if unconfigured else [_change(nodes[0], Transition.TRANSITION_ACTIVATE)]
+
+    actions: list[Any] = []
+    for (name, node), following in zip(managed.items(), [*nodes[1:], None], strict=True):
+        count = OpaqueFunction(function=configured, args=[name])
+        actions += [
+            _when(node, "configuring", "inactive", count),
+            _when(node, "configuring", "unconfigured", _end(f"{name} could not be configured")),
+            _when(node, "activating", "inactive", _end(f"{name} could not be activated")),
+        ]
+        if following is not None:
+            activate = _change(following, Transition.TRANSITION_ACTIVATE)
+            actions.append(_when(node, "activating", "active", activate))
+    return actions + [_change(node, Transition.TRANSITION_CONFIGURE) for node in nodes]
+
+
+def _when(node: Any, start: str, goal: str, action: Any) -> Any:
+    return RegisterEventHandler(
+        OnStateTransition(
+            target_lifecycle_node=node, start_state=start, goal_state=goal, entities=[action]
         )
+    )
 
-    def when(start: str, goal: str, action: Any) -> Any:
-        return RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node, start_state=start, goal_state=goal, entities=[action]
-            )
-        )
 
-    def end(step: str) -> Any:
-        return EmitEvent(event=ShutdownEvent(reason=f"{name} could not be {step}"))
+def _change(node: Any, transition: int) -> Any:
+    event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
+    return EmitEvent(event=event)
 
-    return [
-        when("configuring", "inactive", change(Transition.TRANSITION_ACTIVATE)),
-        when("configuring", "unconfigured", end("configured")),
-        when("activating", "inactive", end("activated")),
-        change(Transition.TRANSITION_CONFIGURE),
-    ]
+
+def _end(reason: str) -> Any:
+    return EmitEvent(event=ShutdownEvent(reason=reason))
 
 
 def _argument_text(default: Any) -> str:

@@ -48,7 +48,8 @@ class NodeEntry:
         name: the node's name.
         parameters: only what differs from the defaults in parameters.py.
         remappings: (name in topics.py, name in this graph).
-        lifecycle: whether it must be configured and activated.
+        lifecycle: whether it must be configured and activated; all are configured before the first
+            is activated, and they are activated in the order of the table.
         ends_run: whether the run is over, well, when this process ends with code 0.
     """
 
@@ -422,6 +423,7 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
         RECORDER,
         {"file": str(file.absolute()), "mode": mode, "settings": json.dumps(settings)},
         tuple(remappings.items()),
+        lifecycle=True,
     )
 
 

@@ -2,29 +2,52 @@
 """Writes what the graph says to one MCAP file: pictures, joint states, chunks, commands, status.
 
 It takes messages as bytes and judges nothing. Twice a second everything is handed to the operating
-system, once a second waited for on the disk, so a crash loses at most the last second.
+system, once a second waited for on the disk, so a crash loses at most the last second. It writes
+from its start to its end; `activate` waits until it hears every writer, so that a graph whose other
+nodes are activated after it is recorded from the first chunk.
 """
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
 
 from par_ros.parameters import RecorderNodeParameters, declare
 from par_ros.process import run_node
 from par_ros.recording import RecordingWriter
-from par_ros.topics import IMAGE, PREDICTED_IMAGE, RECORDER, TOPICS, Qos, Topic
+from par_ros.topics import (
+    ACTION_CHUNK,
+    EXECUTED_ACTIONS,
+    GUARD_INPUTS,
+    IMAGE,
+    JOINT_STATES,
+    OBSERVED,
+    PREDICTED_IMAGE,
+    RECORDER,
+    TOPICS,
+    Qos,
+    Topic,
+)
 
 _SYNC_PERIOD_S = 0.5
 # A picture that waits is a megabyte, anything else is small.
 _PICTURE_DEPTH = 20
 _DEPTH = 200
+# Without one of these nothing can be replayed; whatever else is written is waited for, too.
+_REQUIRED = (ACTION_CHUNK, OBSERVED, EXECUTED_ACTIONS, GUARD_INPUTS, JOINT_STATES)
+# Two participants whose first announcements were lost find each other at the next, 3 s later.
+_MATCH_TIMEOUT_S = 10.0
+_MATCH_POLL_S = 0.02
 
 
-class RecorderNode(Node):
+class RecorderNode(LifecycleNode):
     """See the module."""
 
     def __init__(self) -> None:
@@ -35,15 +58,32 @@ class RecorderNode(Node):
         settings = {**json.loads(parameters.settings), "topics": names}
         path = Path(parameters.file).expanduser()
         self._writer = RecordingWriter(path, settings)
-        for topic in TOPICS:
-            self._record(topic)
+        self._inputs = {topic: self._record(topic) for topic in TOPICS}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._on_disk: Future[None] | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_SYNC_PERIOD_S, self._sync, clock=steady)
         self.get_logger().info(f"recording to {path}")
 
-    def _record(self, topic: Topic) -> None:
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Wait until every writer is heard, at most _MATCH_TIMEOUT_S; then say whose is not."""
+        deadline_s = time.monotonic() + _MATCH_TIMEOUT_S
+        while (unheard := list(self._unheard())) and time.monotonic() < deadline_s:
+            time.sleep(_MATCH_POLL_S)
+        if unheard:
+            self.get_logger().warning(
+                f"not recorded yet, as no writer was found: {', '.join(unheard)}; check that its "
+                "node runs, and its QoS (`ros2 topic info --verbose`)."
+            )
+        return super().on_activate(state)
+
+    def _unheard(self) -> Iterator[str]:
+        for topic, subscription in self._inputs.items():
+            num_expected = max(self.count_publishers(topic.name), int(topic in _REQUIRED))
+            if subscription.get_publisher_count() < num_expected:
+                yield subscription.topic_name
+
+    def _record(self, topic: Topic) -> Subscription[Any]:
         channel = self._writer.add_topic(self.resolve_topic_name(topic.name), topic.type_name)
         qos = Qos(
             # Sensor data as REP-2003 reads it: a camera's driver may offer nothing better.
@@ -51,7 +91,7 @@ class RecorderNode(Node):
             depth=_PICTURE_DEPTH if topic in (IMAGE, PREDICTED_IMAGE) else _DEPTH,
             transient_local=topic.reader_qos.transient_local,
         )
-        self.create_subscription(
+        return self.create_subscription(
             topic.message_type,
             topic.name,
             lambda data: self._writer.write(channel, data),

@@ -291,12 +291,12 @@ class _GuardReplay:
             self._before = None
             return
         samples = self._samples_until(values["joint_stamp_ns"])
-        if kind == "joint_state" and samples:
-            *samples, last = samples
-            yield from self._feed(samples, now_ns, monotonic_s)
-            yield guard.on_joint_state(last, now_ns, monotonic_s)
-        else:
-            yield from self._feed(samples, now_ns, monotonic_s)
+        if samples:
+            *earlier, last = samples
+            taken_ns, taken_s = int(values["joint_now_ns"]), float(values["joint_monotonic_s"])
+            yield from self._feed(earlier, taken_ns, taken_s)
+            yield guard.on_joint_state(last, taken_ns, taken_s)
+        if kind != "joint_state":
             yield self._given(kind, values, now_ns, monotonic_s)
         self._before = now_ns, monotonic_s
 
@@ -348,7 +348,7 @@ class _GuardReplay:
     def _feed(
         self, samples: Sequence[JointSample], now_ns: int, monotonic_s: float
     ) -> Iterator[Command]:
-        """Joint states that changed nothing then: their times are those between two inputs."""
+        """Joint states of which only the order is known: at their stamps, between two inputs."""
         before_ns, before_s = self._before or (now_ns, monotonic_s)
         for sample in samples:
             time_ns = int(np.clip(sample.stamp_ns, min(before_ns, now_ns), now_ns))

@@ -60,8 +60,8 @@ class SafetyNode(LifecycleNode):
         self._waits_to_engage = False
         self._num_ticks = 0
         self._num_policies = 0
-        # Of the newest joint state that the guard was given.
-        self._joint_stamp_ns: int | None = None
+        # The newest joint state that the guard was given: its stamp, and both clocks then.
+        self._joint_state_taken: tuple[int, int, float] | None = None
         # Two arms' guards share /diagnostics.
         self._status_name = messages.status_name(self)
         self._last_event = ""
@@ -201,7 +201,7 @@ class SafetyNode(LifecycleNode):
             self._send(self._guard.on_bad_joint_state(reason, now_ns, monotonic_s))
             self._note_input("bad_joint_state", now_ns, monotonic_s, reason=reason)
             return
-        self._joint_stamp_ns = sample.stamp_ns
+        self._joint_state_taken = sample.stamp_ns, now_ns, monotonic_s
         command = self._guard.on_joint_state(sample, now_ns, monotonic_s)
         self._send(command)
         if _is_something(command):
@@ -267,7 +267,9 @@ class SafetyNode(LifecycleNode):
         assert self._guard is not None
         reply = self._guard.engage(now_ns, monotonic_s)
         self._send(reply.command)
-        self._note_input("engage", now_ns, monotonic_s)
+        if reply.success or _is_something(reply.command):
+            # auto_engage asks at every tick until it may.
+            self._note_input("engage", now_ns, monotonic_s)
         return reply
 
     def _disengage_and_send(self) -> Reply:
@@ -313,13 +315,17 @@ class SafetyNode(LifecycleNode):
         """Say what the guard was just given and when, so that a recording can be replayed.
 
         Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
-        joint state the guard had seen them.
+        joint state the guard had seen them, and `joint_now_ns` and `joint_monotonic_s` when it took
+        that one.
         """
+        joint_stamp_ns, joint_now_ns, joint_s = self._joint_state_taken or ("", "", "")
         values = {
             "kind": kind,
             "now_ns": str(now_ns),
             "monotonic_s": repr(monotonic_s),
-            "joint_stamp_ns": "" if self._joint_stamp_ns is None else str(self._joint_stamp_ns),
+            "joint_stamp_ns": str(joint_stamp_ns),
+            "joint_now_ns": str(joint_now_ns),
+            "joint_monotonic_s": str(joint_s),
             "num_policies": str(self._num_policies),
             **details,
         }

@@ -6,6 +6,7 @@ the same files are executed by the real launch too.
 """
 
 import importlib.util
+import itertools
 import sys
 import types
 from collections.abc import Iterator
@@ -125,33 +126,40 @@ def test_nodes_are_the_tables(recording_launch: None, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_lifecycle_nodes_are_brought_to_active_and_failure_ends_the_launch(
+def test_all_are_configured_then_activated_in_order_and_failure_ends_the_launch(
     recording_launch: None, tmp_path: Path, name: str
 ) -> None:
-    _, actions = performed(name, {"checkpoint": str(tmp_path)})
+    _, actions = performed(name, {"checkpoint": str(tmp_path), "record": "true"})
     nodes = [action for action in actions if type(action).__name__ == "LifecycleNode"]
-    assert len(nodes) == {"sim": 2, "real_arm": 3}[name]
-    for node in nodes:
-        handlers = [
-            action.positional[0].named
-            for action in actions
-            if type(action).__name__ == "RegisterEventHandler"
-            and action.positional[0].named["target_lifecycle_node"] is node
-        ]
-        reactions = {
-            (handler["start_state"], handler["goal_state"]): handler["entities"][0].named["event"]
-            for handler in handlers
-        }
-        assert reactions[("configuring", "inactive")].named["transition_id"] == 3
-        assert type(reactions[("configuring", "unconfigured")]).__name__ == "Shutdown"
-        assert type(reactions[("activating", "inactive")]).__name__ == "Shutdown"
-        emitted = [
-            action.named["event"]
-            for action in actions
-            if type(action).__name__ == "EmitEvent"
-            and action.named["event"].named["lifecycle_node_matcher"] is node
-        ]
-        assert [event.named["transition_id"] for event in emitted] == [1]
+    names = [node.named["name"] for node in nodes]
+    assert names[0] == "recorder_node"
+    assert len(names) == {"sim": 3, "real_arm": 4}[name]
+    reactions: dict[tuple[str, str, str], Any] = {}
+    for action in actions:
+        if type(action).__name__ == "RegisterEventHandler":
+            handler = action.positional[0].named
+            key = handler["target_lifecycle_node"].named["name"]
+            reactions[key, handler["start_state"], handler["goal_state"]] = handler["entities"][0]
+
+    def state_change(action: Any) -> tuple[str, int]:
+        event = action.named["event"].named
+        return event["lifecycle_node_matcher"].named["name"], event["transition_id"]
+
+    for node_name in names:
+        for failed in (("configuring", "unconfigured"), ("activating", "inactive")):
+            end = reactions[(node_name, *failed)].named["event"]
+            assert type(end).__name__ == "Shutdown"
+            assert node_name in end.named["reason"]
+    at_once = [action for action in actions if type(action).__name__ == "EmitEvent"]
+    assert [state_change(action) for action in at_once] == [(node, 1) for node in names]
+    # Whoever is configured last.
+    for node_name in reversed(names):
+        count = reactions[node_name, "configuring", "inactive"].named
+        emitted = count["function"](None, *count["args"])
+        expected = [(names[0], 3)] if node_name == names[0] else []
+        assert [state_change(action) for action in emitted] == expected
+    for before, after in itertools.pairwise(names):
+        assert state_change(reactions[before, "activating", "active"]) == (after, 3)
 
 
 @pytest.mark.parametrize("name", FILES)
