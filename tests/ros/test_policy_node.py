@@ -37,7 +37,7 @@ CHUNK_NS = 8 * STEP_NS
 START_NS = 1_000_000_000
 INSTRUCTION = FixedChunkPolicy().spec.instructions[0]
 JOINTS = FixedChunkPolicy().spec.joint_names
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 # Nothing is expected to come; long enough for what is sent on this machine to arrive.
 QUIET_S = 0.5
 
@@ -442,7 +442,8 @@ def test_a_faulty_camera_gets_no_chunk_and_a_good_one_does_again(
             assert time.monotonic() < deadline_s, kind
             show(count, kind)
             count += 1
-            time.sleep(0.02)
+            # Slower than node and world, which share this process, can take on a busy machine.
+            time.sleep(0.05)
 
     def reported(value: str) -> bool:
         return any(status.values["camera_fault"] == value for status in world.diagnostics)
