@@ -191,6 +191,9 @@ class Guard:
         self._measured: JointSample | None = None
         self._motions: deque[_Running] = deque(maxlen=_MOTIONS_KEPT)
         self._off_track_since_ns: int | None = None
+        self._tracking_lags_ns = np.linspace(
+            0.0, spec.tracking_lag_s * NANOSECONDS, _NUM_TRACKING_SAMPLES
+        )
         self._num_policies = 0
         self.counters: Counter[str] = Counter()
 
@@ -652,8 +655,7 @@ class Guard:
         """Measured must lie near what was commanded within the arm's lag before it."""
         if stamp_ns < self._motions[0].begin_ns:
             return None
-        lag_ns = self.spec.tracking_lag_s * NANOSECONDS
-        commanded = self._commanded(stamp_ns - np.linspace(0.0, lag_ns, _NUM_TRACKING_SAMPLES))
+        commanded = self._commanded(stamp_ns - self._tracking_lags_ns)
         measured = sample.positions[:-1]
         below = commanded.min(axis=0) - measured
         above = measured - commanded.max(axis=0)
@@ -684,7 +686,7 @@ class Guard:
                 taken = open_
             if taken.any():
                 times_s = (times_ns[taken] - running.start_ns) / NANOSECONDS
-                positions[taken] = running.arm.sample(times_s).positions
+                positions[taken] = running.arm.positions_at(times_s)
                 open_ = open_ & ~taken
             if not open_.any():
                 break

@@ -162,20 +162,27 @@ class Motion:
 
     def state_at(self, time_s: float) -> MotionState:
         """The state at one time; after the end, the last position at rest."""
-        if time_s >= self.times_s[-1]:
+        if time_s >= self.times_s[-1] or len(self.times_s) == 1:
             return MotionState.at_rest(self._last_positions)
-        samples = self.sample(np.array([time_s]))
-        return MotionState(samples.positions[0], samples.velocities[0], samples.accelerations[0])
+        segment = max(int(self.times_s.searchsorted(time_s, side="right")) - 1, 0)
+        tau = max(time_s - self.times_s[segment], 0.0)
+        samples = evaluate_quintics(self._coefficients[segment], tau)
+        return MotionState(samples.positions, samples.velocities, samples.accelerations)
+
+    def positions_at(self, times_s: FloatArray) -> FloatArray:
+        """The positions of sample(), to the last bit, float64 [M, J]."""
+        if len(self.times_s) == 1:
+            return np.tile(self._last_positions, (len(times_s), 1))
+        segment, ended, tau = self._segments(times_s)
+        positions = _positions(self._coefficients[segment], tau)
+        positions[ended] = self._last_positions
+        return positions
 
     def sample(self, times_s: FloatArray) -> MotionSamples:
         """The curve at `times_s` [M]; a point's own time gives exactly that point."""
         if len(self.times_s) == 1:
             return _standing_samples(self._last_positions, len(times_s))
-        segment = np.searchsorted(self.times_s, times_s, side="right") - 1
-        num_segments = len(self.times_s) - 1
-        ended = segment >= num_segments
-        segment = np.clip(segment, 0, num_segments - 1)
-        tau = np.maximum(times_s - self.times_s[segment], 0.0)[:, None]
+        segment, ended, tau = self._segments(times_s)
         samples = evaluate_quintics(self._coefficients[segment], tau)
         if np.any(ended):
             samples.positions[ended] = self._last_positions
@@ -184,15 +191,32 @@ class Motion:
             samples.jerks[ended] = 0.0
         return samples
 
+    def _segments(
+        self, times_s: FloatArray
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_], FloatArray]:
+        """Each time's segment, whether it lies after the end, and seconds from its start [M, 1]."""
+        segment = self.times_s.searchsorted(times_s, side="right") - 1
+        num_segments = len(self.times_s) - 1
+        ended = segment >= num_segments
+        segment = np.minimum(np.maximum(segment, 0), num_segments - 1)
+        return segment, ended, np.maximum(times_s - self.times_s[segment], 0.0)[:, None]
 
-def evaluate_quintics(coefficients: FloatArray, tau: FloatArray) -> MotionSamples:
+
+def evaluate_quintics(coefficients: FloatArray, tau: FloatArray | float) -> MotionSamples:
     """Polynomials `coefficients` [..., 6, J] at `tau` [..., 1] s from each segment's start."""
-    c0, c1, c2, c3, c4, c5 = (coefficients[..., k, :] for k in range(6))
-    positions = c0 + tau * (c1 + tau * (c2 + tau * (c3 + tau * (c4 + tau * c5))))
+    c1, c2, c3, c4, c5 = (coefficients[..., k, :] for k in range(1, 6))
+    positions = _positions(coefficients, tau)
     velocities = c1 + tau * (2 * c2 + tau * (3 * c3 + tau * (4 * c4 + tau * 5 * c5)))
     accelerations = 2 * c2 + tau * (6 * c3 + tau * (12 * c4 + tau * 20 * c5))
     jerks = 6 * c3 + tau * (24 * c4 + tau * 60 * c5)
     return MotionSamples(positions, velocities, accelerations, jerks)
+
+
+def _positions(coefficients: FloatArray, tau: FloatArray | float) -> FloatArray:
+    """The polynomials' own values."""
+    c0, c1, c2, c3, c4, c5 = (coefficients[..., k, :] for k in range(6))
+    positions: FloatArray = c0 + tau * (c1 + tau * (c2 + tau * (c3 + tau * (c4 + tau * c5))))
+    return positions
 
 
 def quintic_coefficients(

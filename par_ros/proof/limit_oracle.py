@@ -97,6 +97,9 @@ class ControllerOracle:
         self._lowest, self._highest = low - slack, high + slack
         self._largest_steps = np.concatenate(self._high[1:]) * PERIOD_S * 1.001 + 1e-9
         self._time_s = 0.0
+        # Milliseconds up to this one have been judged; the rest is looked at in one go, before the
+        # trajectory changes or somebody asks.
+        self._num_judged = 0
         self._starts_s = np.zeros(1)
         self._durations_s = np.ones(1)
         curves = np.zeros((1, 6, len(positions)))
@@ -105,9 +108,21 @@ class ControllerOracle:
         self._end_s = 1.0
         self._final = positions
         self._last = self._evaluate(np.zeros(1))
-        self.findings = Findings()
-        # When the command last moved.
-        self.last_motion_s = 0.0
+        self._now = self._last[0]
+        self._findings = Findings()
+        self._last_motion_s = 0.0
+
+    @property
+    def findings(self) -> Findings:
+        """What was seen up to now."""
+        self._judge_until_now()
+        return self._findings
+
+    @property
+    def last_motion_s(self) -> float:
+        """When the command last moved."""
+        self._judge_until_now()
+        return self._last_motion_s
 
     @property
     def time_s(self) -> float:
@@ -117,12 +132,12 @@ class ControllerOracle:
     @property
     def positions(self) -> FloatArray:
         """The command now, float64 [J]."""
-        return self._last[0, 0]
+        return self._now[0]
 
     @property
     def velocities(self) -> FloatArray:
         """The commanded velocity now, float64 [J]."""
-        return self._last[0, 1]
+        return self._now[1]
 
     def forget_largest(self) -> None:
         """Count the largest shares from now on; violations stay."""
@@ -137,6 +152,7 @@ class ControllerOracle:
         curves[0, :3] = positions, velocities, accelerations / 2.0
         self._set_curves(curves)
         self._last = self._evaluate(np.zeros(1))
+        self._now = self._last[0]
 
     def receive(self, trajectory: JointTrajectory, stamp_s: float | None, pickup_s: float) -> None:
         """Replace the running trajectory at `pickup_s`; stamp None: it starts then."""
@@ -146,12 +162,13 @@ class ControllerOracle:
             # point. (A curve over less than a cycle would only magnify the stamps' rounding.)
             pickup_s = first_s
         self.advance(pickup_s)
+        self._judge_until_now()
         position, velocity, acceleration, _ = self._evaluate(np.array([pickup_s]))[0]
         assert trajectory.velocities is not None
         assert trajectory.accelerations is not None
         times_s = trajectory.times_s + (pickup_s if stamp_s is None else stamp_s)
         if times_s[-1] < pickup_s:
-            self.findings.violations["rejected"] += 1
+            self._findings.violations["rejected"] += 1
             return
         rows = [trajectory.positions, trajectory.velocities, trajectory.accelerations]
         if pickup_s < times_s[0]:
@@ -173,18 +190,23 @@ class ControllerOracle:
         self._set_curves(np.einsum("ab,bsj->saj", _UNIT_QUINTIC, np.array(ends)))
 
     def advance(self, to_s: float) -> None:
-        """Look at every millisecond up to `to_s`."""
-        first = int(np.floor(self._time_s / PERIOD_S + 1e-6)) + 1
-        last = int(np.floor(to_s / PERIOD_S + 1e-6))
+        """Let time pass up to `to_s`; every millisecond of it will be looked at."""
         self._time_s = to_s
-        if last < first:
+        if _whole_periods(to_s) > self._num_judged:
+            self._now = self._evaluate(np.array([PERIOD_S * _whole_periods(to_s)]))[0]
+
+    def _judge_until_now(self) -> None:
+        """Look at every millisecond that has passed and was not looked at."""
+        last = _whole_periods(self._time_s)
+        if last <= self._num_judged:
             return
-        times_s = PERIOD_S * np.arange(first, last + 1)
+        times_s = PERIOD_S * np.arange(self._num_judged + 1, last + 1)
+        self._num_judged = last
         samples = self._evaluate(times_s)
         self._judge(times_s, samples)
-        moving = np.any(np.abs(samples[:, 1]) > 1e-9, axis=1)
-        if np.any(moving):
-            self.last_motion_s = float(times_s[moving][-1])
+        moving = (np.abs(samples[:, 1]) > 1e-9).any(axis=1)
+        if moving.any():
+            self._last_motion_s = float(times_s[moving][-1])
         self._last = samples[-1:]
 
     def _set_curves(self, curves: FloatArray) -> None:
@@ -216,7 +238,7 @@ class ControllerOracle:
         return values
 
     def _judge(self, times_s: FloatArray, samples: FloatArray) -> None:
-        findings = self.findings
+        findings = self._findings
         findings.num_samples += len(times_s)
         flat = samples.reshape(len(times_s), -1)
         lowest, highest = flat.min(axis=0), flat.max(axis=0)
@@ -265,6 +287,11 @@ class ControllerOracle:
             )
 
     def _note(self, kind: str, time_s: float, text: str, count: int = 1) -> None:
-        self.findings.violations[kind] += count
-        if len(self.findings.examples) < 10:
-            self.findings.examples.append(f"{kind} at {time_s:.3f} s: {text}")
+        self._findings.violations[kind] += count
+        if len(self._findings.examples) < 10:
+            self._findings.examples.append(f"{kind} at {time_s:.3f} s: {text}")
+
+
+def _whole_periods(time_s: float) -> int:
+    """The last millisecond that is not after `time_s`."""
+    return math.floor(time_s / PERIOD_S + 1e-6)
