@@ -46,13 +46,17 @@ GRAPH_NAMES = ("encode", "prefill", "step", "rebase", "act")
 WriteRows = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (x [1, H, S, D], cos [S, P], sin [S, P]) to x with its first 2P dimensions rotated in pairs.
 RotatePairs = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (queries [1, H, S, D], keys and values [1, H, M, D], bool [1, 1, S, M] or None) to [1, H, S, D];
+# where the mask is True a query sees a key, and None shows all.
+AttendMasked = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class GraphOperations(Protocol):
-    """The two operations that runtimes spell differently."""
+    """The three operations that runtimes spell differently."""
 
     write_rows: WriteRows
     rotate_pairs: RotatePairs
+    attend: AttendMasked
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def build_graphs(
         "prefill": lambda: _prefill_graph(config, model, operations),
         "step": lambda: _extend_graph(config, model, operations, "step", 1),
         "rebase": lambda: _extend_graph(config, model, operations, "rebase", rebase_slots(config)),
-        "act": lambda: _act_graph(model, sampler, num_steps),
+        "act": lambda: _act_graph(model, operations, sampler, num_steps),
     }
     graphs = {name: makers[name]() for name in names or graph_names(config)}
     # All are made before any is cast: they share the weights.
@@ -226,7 +230,7 @@ class PrefillGraph(nn.Module):
     def __init__(self, model: PARModel, operations: GraphOperations) -> None:
         super().__init__()
         self.tokenizer, self.transformer = model.tokenizer, model.transformer
-        self.write_rows = operations.write_rows
+        self.write_rows, self.attend = operations.write_rows, operations.attend
 
     def forward(self, text_1TC: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         tokens = self.tokenizer.text_tokens(text_1TC)
@@ -237,7 +241,7 @@ class PrefillGraph(nn.Module):
             def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 written.append(self.write_rows(next(source), k, position))
                 written.append(self.write_rows(next(source), v, position))
-                return functional.scaled_dot_product_attention(q, k, v)
+                return self.attend(q, k, v, None)
 
             tokens = block(tokens, attend)
         return tuple(written)
@@ -257,7 +261,8 @@ class ExtendGraph(nn.Module):
         self.config = config
         self.num_slots = num_slots
         self.tokenizer, self.transformer = model.tokenizer, model.transformer
-        self.write_rows, self.turn = operations.write_rows, operations.rotate_pairs
+        self.write_rows, self.attend = operations.write_rows, operations.attend
+        self.turn = operations.rotate_pairs
         for name, table in _slot_tables(config, model).items():
             if num_slots > 1:
                 table = table[:num_slots]
@@ -326,8 +331,7 @@ class ExtendGraph(nn.Module):
             keys = self.write_rows(next(caches), k, position)
             values = self.write_rows(next(caches), v, position)
             written.extend((keys, values))
-            mask = mask_SM.view(1, 1, *mask_SM.shape)
-            return functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            return self.attend(q, keys, values, mask_SM.view(1, 1, *mask_SM.shape))
 
         for block in self.transformer.blocks:
             tokens_1SC = block(tokens_1SC, attend, rotate if angles else None)
@@ -422,9 +426,10 @@ def _extend_graph(
 class ActStep(nn.Module):
     """One step of the sampler; everything that differs between steps is an argument."""
 
-    def __init__(self, model: PARModel, num_coefficients: int) -> None:
+    def __init__(self, model: PARModel, operations: GraphOperations, num_coefficients: int) -> None:
         super().__init__()
         self.head = model.action_head
+        self.attend = operations.attend
         self.clip_range = model.config.action_diffusion.clip_range
         self.num_coefficients = num_coefficients
 
@@ -436,13 +441,17 @@ class ActStep(nn.Module):
         coefficients = [next(source) for _ in range(self.num_coefficients)]
         keys, values = ([next(source) for _ in blocks] for _ in range(2))
         rows = list(source)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self.attend(q, k, v, None)
+
         noisy = current_1LA.to(keys[0].dtype)
         x = self.head.embed(noisy) + self.head.step_positions.to(noisy.dtype)
         for number, block in enumerate(blocks):
             shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = rows[
                 9 * number : 9 * number + 9
             ]
-            x = x + gate1 * block.self_attention(_norm(x, scale1, shift1))
+            x = x + gate1 * block.self_attention(_norm(x, scale1, shift1), attend)
             x = x + gate2 * _attend_to_context(
                 block.cross_attention, _norm(x, scale2, shift2), keys[number], values[number]
             )
@@ -477,7 +486,9 @@ class ActGraph(nn.Module):
     coefficients: Tensor
     rows: Tensor
 
-    def __init__(self, model: PARModel, sampler: str, num_steps: int) -> None:
+    def __init__(
+        self, model: PARModel, operations: GraphOperations, sampler: str, num_steps: int
+    ) -> None:
         super().__init__()
         config = model.config.action_diffusion
         steps = sampling_coefficients(config, sampler, num_steps)
@@ -487,7 +498,7 @@ class ActGraph(nn.Module):
         self.register_buffer("coefficients", coefficients.to(rows.device), persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         self.context = ActContext(model)
-        self.step = ActStep(model, coefficients.shape[1])
+        self.step = ActStep(model, operations, coefficients.shape[1])
 
     def forward(self, context_1ZC: Tensor, noise_1LA: Tensor) -> Tensor:
         keys_values = self.context(context_1ZC)
@@ -507,10 +518,23 @@ def _attend_to_context(
     return attention.proj(attended_1HLD.transpose(1, 2).flatten(2))
 
 
-def attend_by_products(queries_1HSD: Tensor, keys_1HMD: Tensor, values_1HMD: Tensor) -> Tensor:
-    """Attention that sees everything, without a fused operator; softmax in float32."""
+def attend_fused(
+    queries_1HSD: Tensor, keys_1HMD: Tensor, values_1HMD: Tensor, mask_11SM: Tensor | None = None
+) -> Tensor:
+    """An AttendMasked that exporters keep as one operator where their dialect has it."""
+    return functional.scaled_dot_product_attention(
+        queries_1HSD, keys_1HMD, values_1HMD, attn_mask=mask_11SM
+    )
+
+
+def attend_by_products(
+    queries_1HSD: Tensor, keys_1HMD: Tensor, values_1HMD: Tensor, mask_11SM: Tensor | None = None
+) -> Tensor:
+    """An AttendMasked without a fused operator; softmax in float32."""
     queries_1HSD = queries_1HSD * queries_1HSD.shape[-1] ** -0.5
     scores_1HSM = queries_1HSD @ keys_1HMD.transpose(-1, -2)
+    if mask_11SM is not None:
+        scores_1HSM = torch.where(mask_11SM, scores_1HSM, -torch.inf)
     weights_1HSM = torch.softmax(scores_1HSM, dim=-1, dtype=torch.float32).to(queries_1HSD.dtype)
     return weights_1HSM @ values_1HMD
 
@@ -538,7 +562,7 @@ def _norm(x: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
     return functional.layer_norm(x, weight_C.shape, weight_C, bias_C, eps=1e-6)
 
 
-def _act_graph(model: PARModel, sampler: str, num_steps: int) -> Graph:
+def _act_graph(model: PARModel, operations: GraphOperations, sampler: str, num_steps: int) -> Graph:
     config = model.config
     chunk = (1, config.num_actions, config.action_width)
     context = (1, config.num_actions, config.transformer.width)
@@ -548,5 +572,5 @@ def _act_graph(model: PARModel, sampler: str, num_steps: int) -> Graph:
         (TensorSpec("actions", "float32", chunk),),
     )
     if isinstance(model.action_head, ActionDit):
-        return Graph(spec, ActGraph(model, sampler, num_steps))
+        return Graph(spec, ActGraph(model, operations, sampler, num_steps))
     return Graph(spec, RegressGraph(model))

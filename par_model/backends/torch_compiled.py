@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from par_model.backends.device_graph import Buffers, DeviceGraph, Launch, empty_cache
-from par_model.backends.graphs import Graph, build_graphs
+from par_model.backends.graphs import Graph, attend_fused, build_graphs
 from par_model.checkpoint import Checkpoint
 from par_model.layers import rotate_pairs
 
@@ -21,6 +21,7 @@ class InPlaceOperations:
     """GraphOperations that write into the cache they are given."""
 
     rotate_pairs = staticmethod(rotate_pairs)
+    attend = staticmethod(attend_fused)
 
     @staticmethod
     def write_rows(cache: Tensor, rows: Tensor, position: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 """The graphs of a checkpoint as ONNX files, with a manifest and golden values.
 
 Two dialects. "fused" (opset 24) writes cache rows by TensorScatter and keeps attention and rotary
-embedding as single operators; TensorRT maps them to its own layers. "plain" (opset 20) spells
-everything in small operators, for a TensorRT engine in float32, which has no fused attention.
+embedding as single operators; TensorRT maps them to its own layers. In float32, where it has no
+fused attention, that one is spelled out. "plain" (opset 20) spells everything in small operators,
+for a TensorRT before 10.15.
 """
 
 import contextlib
@@ -26,7 +27,10 @@ from torch import Tensor, nn
 from par_model.backends.graphs import (
     CONTRACT_VERSION,
     ActGraph,
+    AttendMasked,
     Graph,
+    attend_by_products,
+    attend_fused,
     build_graphs,
     context_capacity,
     context_slots,
@@ -63,11 +67,6 @@ class ExportRequest:
     names: tuple[str, ...] | None = None
 
 
-def default_opset(precision: str) -> int:
-    """TensorRT has no fused float32 attention, so its float32 engines need the plain dialect."""
-    return PLAIN_OPSET if precision == "fp32" else FUSED_OPSET
-
-
 def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> Manifest:
     """Write ONNX files, goldens and manifest as `folder`, whole or not at all.
 
@@ -82,7 +81,7 @@ def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> M
     sampler = checkpoint.config.sampling.action_sampler
     require_static(checkpoint.config, sampler)
     _require_replaceable(folder)
-    operations = _operations(request.opset)
+    operations = _operations(request.opset, request.precision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
@@ -253,13 +252,18 @@ class _Operations:
 
     write_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
     rotate_pairs: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attend: AttendMasked
 
 
-def _operations(opset: int) -> _Operations:
+def _operations(opset: int, precision: Precision) -> _Operations:
     if opset == FUSED_OPSET:
-        return _Operations(torch.ops.par.write_rows.default, _rotate_fused)
+        # TensorRT has no float32 kernel for the operator and does not take it apart by itself.
+        # ONNX Runtime gives the same bits either way.
+        attend = attend_by_products if precision == "fp32" else attend_fused
+        return _Operations(torch.ops.par.write_rows.default, _rotate_fused, attend)
     if opset == PLAIN_OPSET:
-        return _Operations(write_rows_plain, rotate_pairs)
+        # Its exporter takes attention apart.
+        return _Operations(write_rows_plain, rotate_pairs, attend_fused)
     raise ValueError(
         f"opset {opset} is unknown; choose {FUSED_OPSET} (fused) or {PLAIN_OPSET} (plain)."
     )

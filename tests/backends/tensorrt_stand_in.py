@@ -12,6 +12,7 @@ import json
 import numpy as np
 import torch
 
+from par_model.backends.graphs import attend_fused
 from par_model.export.onnx_graphs import write_rows_plain
 from par_model.layers import rotate_pairs
 
@@ -21,6 +22,7 @@ class FunctionalOperations:
 
     rotate_pairs = staticmethod(rotate_pairs)
     write_rows = staticmethod(write_rows_plain)
+    attend = staticmethod(attend_fused)
 
 
 class TensorIOMode(enum.Enum):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building: nothing is written without TensorRT; TensorRT-RTX compiles the bf16 graphs for an
-A100 on a CPU, and refuses what is wrong."""
+"""Building: nothing is written without TensorRT; TensorRT-RTX compiles the graphs for an A100 on a
+CPU, and refuses what is wrong."""
 
 import dataclasses
 import importlib.util
@@ -70,21 +70,24 @@ def rtx():
 
 
 @pytest.mark.slow
-def test_bf16_graphs_compile_for_an_a100(rtx, tmp_path):
-    """Heads of 64 as in par_0_6b; two layers have four KV_CACHE_UPDATE and two attentions."""
+@pytest.mark.parametrize(("precision", "num_fused"), [("bf16", 2), ("fp16", 2), ("fp32", 0)])
+def test_every_precision_compiles_for_an_a100(rtx, tmp_path, precision, num_fused):
+    """Heads of 64 as in par_0_6b; two layers have four KV_CACHE_UPDATE and two attentions, which
+    float32 spells out."""
     from par_model.export.check import compile_without_gpu
     from par_model.export.onnx_graphs import ExportRequest, export_checkpoint
 
     stack = EncoderConfig(width=128, depth=2, num_heads=2, mlp_ratio=2)
     config = dataclasses.replace(preset("par_tiny"), transformer=stack, image_encoder=stack)
     names = ("prefill", "step", "act")
-    request = ExportRequest(untrained_checkpoint(config), "x", "0" * 64, "bf16", 24, 2, names)
+    checkpoint = untrained_checkpoint(config)
+    request = ExportRequest(checkpoint, "x", "0" * 64, precision, 24, 2, names)
     manifest = export_checkpoint(request, tmp_path / "x", print)
     lines = []
     assert compile_without_gpu(tmp_path / "x", manifest, names, lines.append)
     step = next(line for line in lines if "compile step" in line)
     assert "KV_CACHE_UPDATE 4" in step
-    assert "ATTENTION_INPUT 2" in step
+    assert (f"ATTENTION_INPUT {num_fused}" in step) == (num_fused > 0)
     assert "PLUGIN" not in step
 
 

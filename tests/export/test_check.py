@@ -67,9 +67,17 @@ def test_a_cache_that_does_not_come_from_its_input(step):
 def test_lengths_given_to_attention(step):
     """Opset 24's nonpad_kv_seqlen: TensorRT ignores it in silence."""
     model, check = step
-    node = node_of(model, "Attention")
-    node.input.extend([""] * (6 - len(node.input)) + ["position"])
+    inputs = ["q", "k", "v", "", "", "", "position"]
+    model.graph.node.append(helper.make_node("Attention", inputs, ["attended"]))
     with pytest.raises(ValueError, match="which TensorRT refuses or ignores"):
+        check()
+
+
+def test_a_causal_mask_on_a_cache_of_fixed_size(step):
+    model, check = step
+    node = helper.make_node("Attention", ["q", "k", "v"], ["attended"], is_causal=1)
+    model.graph.node.append(node)
+    with pytest.raises(ValueError, match="uses is_causal"):
         check()
 
 
