@@ -51,17 +51,17 @@ def test_auto_says_why_it_is_eager(folder, caplog, monkeypatch):
         # An entry of None makes the import fail as a missing package does.
         patch.setitem(sys.modules, "onnxruntime", None)
         patch.delitem(sys.modules, "par_model.backends.onnx", raising=False)
-        require_eager(folder, caplog, "pip install onnx onnxscript onnxruntime")
+        assert_eager(folder, caplog, "pip install onnx onnxscript onnxruntime")
     require_onnx()
     with monkeypatch.context() as patch:
         (folder / "file").touch()
         patch.setenv("PAR_CACHE", str(folder / "file"))
-        require_eager(folder, caplog, "cannot be written")
+        assert_eager(folder, caplog, "cannot be written")
     monkeypatch.setattr("par_model.load_policy._MOST_PARAMETERS_EXPORTED_UNASKED", 1000)
-    require_eager(folder, caplog, "is not exported and has 0 M parameters")
+    assert_eager(folder, caplog, "is not exported and has 0 M parameters")
 
 
-def require_eager(folder, caplog, words):
+def assert_eager(folder, caplog, words):
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert load_policy(folder).backend == "torch eager on cpu"

@@ -20,7 +20,7 @@ SPEC_SECTION_4 = {
 }
 
 
-def near(value, expected, share):
+def assert_near(value, expected, share):
     assert abs(value / expected - 1) < share, (value, expected)
 
 
@@ -29,22 +29,22 @@ def test_control_step(name):
     encode_gflop, append_gflop, append_mb, a100_ms, h200_ms = SPEC_SECTION_4[name]
     phases = policy_phases(Networks.build(preset(name)), 10)
     encode, append, denoise = phases
-    near(encode.gflop, encode_gflop, 0.01)
-    near(append.gflop, append_gflop, 0.01)
-    near(append.megabytes, append_mb, 0.03)
-    near(denoise.gflop, 1.8, 0.03)
+    assert_near(encode.gflop, encode_gflop, 0.01)
+    assert_near(append.gflop, append_gflop, 0.01)
+    assert_near(append.megabytes, append_mb, 0.03)
+    assert_near(denoise.gflop, 1.8, 0.03)
     a100, _, h200 = GPUS
-    near(sum(phase.bound_ms(a100) for phase in phases), a100_ms, 0.03)
-    near(sum(phase.bound_ms(h200) for phase in phases), h200_ms, 0.03)
+    assert_near(sum(phase.bound_ms(a100) for phase in phases), a100_ms, 0.03)
+    assert_near(sum(phase.bound_ms(h200) for phase in phases), h200_ms, 0.03)
 
 
 def test_frame_of_p256_in_64_sets_of_100_steps():
     phases = frame_phases(Networks.build(preset("par_0_6b_p256")), 64, 100)
     a100, _, h200 = GPUS
-    near(phases[0].gflop, 12_300, 0.01)
-    near(phases[0].bound_ms(a100), 39.5, 0.01)
-    near(phases[1].bound_ms(a100), 170.3, 0.01)
-    near(phases[1].bound_ms(h200), 79.2, 0.01)
+    assert_near(phases[0].gflop, 12_300, 0.01)
+    assert_near(phases[0].bound_ms(a100), 39.5, 0.01)
+    assert_near(phases[1].bound_ms(a100), 170.3, 0.01)
+    assert_near(phases[1].bound_ms(h200), 79.2, 0.01)
 
 
 def test_json_has_the_rows_of_table_1(capsys):

@@ -223,7 +223,9 @@ def test_ablations_start_from_the_weights_that_they_have_a_place_for(
 def test_a_missing_block_is_no_ablation(tmp_path, tensors, capsys):
     few = {name: v for name, v in tensors.items() if not name.startswith("video_encoder.blocks.1")}
     folder = write_folder(tmp_path / "nova", nova_config(SMALL), few)
-    refused(folder, tmp_path, capsys, "lacks the tensor video_encoder.blocks.1.attn.proj.bias")
+    assert_refused(
+        folder, tmp_path, capsys, "lacks the tensor video_encoder.blocks.1.attn.proj.bias"
+    )
 
 
 def test_choices_of_the_policy_are_refused_for_the_video_model(tmp_path, tensors, capsys):
@@ -355,7 +357,7 @@ def test_damaged_folder(tmp_path, tensors, capsys, damage, sentence):
     config = nova_config(SMALL)
     folder = write_folder(tmp_path / "nova", config, tensors)
     damage(folder, config, tensors)
-    refused(folder, tmp_path, capsys, sentence)
+    assert_refused(folder, tmp_path, capsys, sentence)
 
 
 CHANGED_VALUES = {
@@ -370,7 +372,7 @@ CHANGED_VALUES = {
 @pytest.mark.parametrize(("values", "sentence"), CHANGED_VALUES.values(), ids=CHANGED_VALUES)
 def test_wrong_configuration(tmp_path, tensors, capsys, values, sentence):
     folder = write_folder(tmp_path / "nova", nova_config(SMALL) | values, tensors)
-    refused(folder, tmp_path, capsys, sentence)
+    assert_refused(folder, tmp_path, capsys, sentence)
 
 
 CHANGED_TENSORS = {
@@ -392,14 +394,14 @@ CHANGED_TENSORS = {
 @pytest.mark.parametrize(("change", "sentence"), CHANGED_TENSORS.values(), ids=CHANGED_TENSORS)
 def test_wrong_tensors(tmp_path, tensors, capsys, change, sentence):
     folder = write_folder(tmp_path / "nova", nova_config(SMALL), change(tensors))
-    refused(folder, tmp_path, capsys, sentence)
+    assert_refused(folder, tmp_path, capsys, sentence)
 
 
 def test_a_bin_file_that_holds_code_is_not_run(tmp_path, tensors, capsys):
     folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors, kind="bin")
     marker = tmp_path / "was_run"
     torch.save(RunsCode(marker), folder / "transformer" / "diffusion_pytorch_model.bin")
-    refused(folder, tmp_path, capsys, "cannot be read as plain tensors")
+    assert_refused(folder, tmp_path, capsys, "cannot be read as plain tensors")
     assert not marker.exists()
 
 
@@ -411,7 +413,7 @@ class RunsCode:
         return (open, (str(self.marker), "w"))
 
 
-def refused(folder, tmp_path, capsys, sentence):
+def assert_refused(folder, tmp_path, capsys, sentence):
     assert convert([str(folder), "--out", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("par_model.convert_nova: ")

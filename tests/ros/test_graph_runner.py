@@ -168,6 +168,7 @@ def test_killed_runner_leaves_no_orphans(runner: "subprocess.Popen[str]") -> Non
     runner.kill()
     runner.communicate()
     wait_for(lambda: not children(runner.pid), START_TIMEOUT_S, "the end of all children")
+    assert not children(runner.pid)
 
 
 def test_a_dead_child_ends_the_run_with_a_sentence_and_the_arm_at_rest(
