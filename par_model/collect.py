@@ -11,6 +11,7 @@ one. Equal seeds give equal data sets, whatever the number of workers and interr
 import argparse
 import contextlib
 import fcntl
+import gc
 import importlib.metadata
 import os
 import sys
@@ -201,6 +202,9 @@ def _record_seed(job: _Job) -> tuple[int, bool]:
     key = (settings.task, settings.image_size)
     if key not in _worker_arms:
         _worker_arms[key] = ManiSkillArm(settings.task, image_size=settings.image_size)
+        # ManiSkill collects garbage at each reset: 0.25 s that go through torch's and its own
+        # modules, which stay.
+        gc.freeze()
     arm = _worker_arms[key]
     try:
         demonstration = record_demonstration(arm, seed, settings.noise, settings.num_hold_steps)
