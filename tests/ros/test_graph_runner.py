@@ -87,6 +87,11 @@ class Listener:
         self.spin()
         return self._num_chunks > 0
 
+    def hears_commands(self) -> bool:
+        """Whether any trajectory has come."""
+        self.spin()
+        return bool(self.commands)
+
     def hears_more_commands(self) -> bool:
         """Whether another trajectory came."""
         heard = len(self.commands)
@@ -174,7 +179,8 @@ def test_killed_runner_leaves_no_orphans(runner: "subprocess.Popen[str]") -> Non
 def test_a_dead_child_ends_the_run_with_a_sentence_and_the_arm_at_rest(
     runner: "subprocess.Popen[str]", listener: Listener
 ) -> None:
-    wait_for(listener.hears_more_commands, START_TIMEOUT_S, "a command to the arm")
+    # Not a further one: on a machine too busy for the joint states the guard rests by now.
+    wait_for(listener.hears_commands, START_TIMEOUT_S, "a command to the arm")
     os.kill(children(runner.pid)["fixed_chunk_node"], signal.SIGKILL)
     finished = finish(runner, START_TIMEOUT_S)
     assert finished.code == 1
