@@ -145,14 +145,38 @@ class SimArguments:
 
 
 @dataclass(frozen=True)
-class RealArmArguments:
-    """real_arm: policy and guard for an arm that runs under ros2_control; a dry run by default."""
+class ArmArguments:
+    """What real_arm and loopback have in common."""
 
     robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
     instruction: str = parameter("", "what the policy is told, word for word")
     checkpoint: str = parameter(
         "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
     )
+    num_steps: int | None = parameter(
+        None, "diffusion steps an action chunk; not given: the checkpoint's own",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
+    backend: str = parameter(
+        "auto",
+        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+    )
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    record: bool = parameter(
+        False,
+        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
+    )
+    namespace: str = parameter("", "ROS namespace of all nodes")
+    domain_id: int | None = parameter(
+        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+    )
+
+
+@dataclass(frozen=True)
+class RealArmArguments(ArmArguments):
+    """real_arm: policy and guard for an arm that runs under ros2_control; a dry run by default."""
+
     dry_run: bool = parameter(
         True, "publish on the shadow topics only; false sends commands to the controllers"
     )
@@ -164,58 +188,18 @@ class RealArmArguments:
     gripper_topic: str = parameter(
         "gripper_controller/joint_trajectory", "the gripper controller's command topic"
     )
-    num_steps: int | None = parameter(
-        None, "diffusion steps an action chunk; not given: the checkpoint's own",
-        minimum=1, maximum=1000,
-    )  # fmt: skip
-    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
-    backend: str = parameter(
-        "auto",
-        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
-    )
-    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
-    record: bool = parameter(
-        False,
-        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
-    )
     use_sim_time: bool = parameter(False, "take the time from /clock")
-    namespace: str = parameter("", "ROS namespace of all nodes")
-    domain_id: int | None = parameter(
-        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
-    )
     fastdds_profile: bool = parameter(
         False, "use config/fastdds_shm.xml; it reaches this machine only"
     )
 
 
 @dataclass(frozen=True)
-class LoopbackArguments:
+class LoopbackArguments(ArmArguments):
     """loopback: policy and guard drive a perfect fake arm on this machine, until Ctrl-C."""
 
-    robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
     instruction: str = parameter(
         TASKS["PushCube"].instruction, "what the policy is told, word for word"
-    )
-    checkpoint: str = parameter(
-        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
-    )
-    num_steps: int | None = parameter(
-        None, "diffusion steps an action chunk; not given: the checkpoint's own",
-        minimum=1, maximum=1000,
-    )  # fmt: skip
-    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
-    backend: str = parameter(
-        "auto",
-        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
-    )
-    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
-    record: bool = parameter(
-        False,
-        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
-    )
-    namespace: str = parameter("", "ROS namespace of all nodes")
-    domain_id: int | None = parameter(
-        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
     )
     fastdds_profile: bool = parameter(
         True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
@@ -393,9 +377,7 @@ def checkpoint_folder(path: str) -> Path:
     return folder
 
 
-def _policy_parameters(
-    arguments: RealArmArguments | LoopbackArguments,
-) -> dict[str, ParameterValue]:
+def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
     return {
         "checkpoint": str(checkpoint_folder(arguments.checkpoint)),
         "instruction": arguments.instruction,
