@@ -7,9 +7,11 @@ gripper). Units: rad, m, s.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from par_ros.control.joint_trajectory import FloatArray
 
@@ -34,10 +36,30 @@ class JointLimits:
     # Jerk used to stop: far below the limit, so that a stop does not shake the arm.
     stop_jerk: FloatArray
 
-    @property
+    @cached_property
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest position, velocity, acceleration and jerk, [4, J] each."""
+        both_ways = (self.max_velocity, self.max_acceleration, self.max_jerk)
+        return (
+            np.stack((self.min_position, *(-limit for limit in both_ways))),
+            np.stack((self.max_position, *both_ways)),
+        )
+
+    @cached_property
     def stop_acceleration(self) -> FloatArray:
         """Deceleration of a stop [J]; the rest of the limit is for the curve between its points."""
         return _STOP_ACCELERATION_SHARE * self.max_acceleration
+
+    def of_joints(self, columns: npt.NDArray[np.intp]) -> "JointLimits":
+        """The limits of some of the joints."""
+        return JointLimits(
+            self.min_position[columns],
+            self.max_position[columns],
+            self.max_velocity[columns],
+            self.max_acceleration[columns],
+            self.max_jerk[columns],
+            self.stop_jerk[columns],
+        )
 
     def repeated(self, num: int) -> "JointLimits":
         """The same limits for `num` sets of joints side by side."""
@@ -113,7 +135,8 @@ class ArmSpec:
         gripper: the last joint of an action chunk.
         acceleration_check, jerk_check: enforce tracks or holds; warn only reports; none is silent.
         max_jump_rad: a target further than this from the one before it is a fault, not a motion.
-        max_tracking_deviation_rad: how far a tracked knot may lie from the policy's; beyond: hold.
+        max_tracking_deviation_rad: how far the last tracked knot may lie from the policy's; beyond:
+            hold. On the way the arm may lag by max_jump_rad.
         max_tracking_error_rad, tracking_lag_s: measured may differ from commanded by the first plus
             the second times the commanded speed (a soft arm lags).
         arm_controller, gripper_controller: names of the ros2_control controllers.

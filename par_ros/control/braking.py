@@ -49,6 +49,21 @@ def move_to_rest(state: MotionState, positions: FloatArray, limits: JointLimits)
     return _nodes(request, state)
 
 
+def move_towards(
+    state: MotionState, positions: FloatArray, limits: JointLimits, times_s: FloatArray
+) -> Nodes:
+    """The part of move_to_rest() up to the last of `times_s` [N], with nodes at each of them.
+
+    Nodes at switching times lie between; each joint moves as fast as its limits allow.
+    """
+    request = _request(state, limits)
+    request.control_interface = ruckig.ControlInterface.Position
+    request.target_position = positions.tolist()
+    request.max_velocity = limits.max_velocity.tolist()
+    trajectory = _calculated(request, state)
+    return _states_at(trajectory, _between(_switching_times(trajectory), times_s))
+
+
 def stopping_positions(
     positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
 ) -> FloatArray:
@@ -75,6 +90,18 @@ def stopping_positions(
     return ends
 
 
+def longest_stop(speeds: FloatArray, accelerations: FloatArray, limits: JointLimits) -> FloatArray:
+    """No stop() is longer, rad [J], from states up to these.
+
+    speeds: the largest, also of peak_velocities(). First the acceleration goes to zero, then a
+    stop from its peak velocity takes no longer than v / a + a / j (twice the root of v / j, where
+    full deceleration is not reached, is less), at half that velocity on average.
+    """
+    ramp_s = np.maximum(accelerations, limits.stop_acceleration) / limits.stop_jerk
+    ways: FloatArray = speeds * (1.5 * ramp_s + 0.5 * speeds / limits.stop_acceleration)
+    return ways
+
+
 def peak_velocities(
     velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
 ) -> FloatArray:
@@ -98,27 +125,49 @@ def _request(state: MotionState, limits: JointLimits) -> ruckig.InputParameter:
 
 
 def _nodes(request: ruckig.InputParameter, state: MotionState) -> Nodes:
+    trajectory = _calculated(request, state)
+    end_s = max(trajectory.duration, _MIN_SPACING_S)
+    times_s = _between(_switching_times(trajectory), np.array([end_s]))
+    nodes = _states_at(trajectory, times_s)
+    nodes.velocities[-1] = 0.0
+    nodes.accelerations[-1] = 0.0
+    return nodes
+
+
+def _calculated(request: ruckig.InputParameter, state: MotionState) -> ruckig.Trajectory:
     num_joints = len(state.positions)
     trajectory = ruckig.Trajectory(num_joints)
     result = ruckig.Ruckig(num_joints).calculate(request, trajectory)
     if result not in (ruckig.Result.Working, ruckig.Result.Finished):
         raise RuntimeError(f"ruckig found no motion to rest ({result}) from {state}")
-    times_s = _switching_times(trajectory)
+    return trajectory
+
+
+def _states_at(trajectory: ruckig.Trajectory, times_s: FloatArray) -> Nodes:
     points = np.array([trajectory.at_time(time_s) for time_s in times_s])
-    positions, velocities, accelerations = points[:, 0], points[:, 1], points[:, 2]
-    velocities[-1] = 0.0
-    accelerations[-1] = 0.0
-    return Nodes(times_s, positions, velocities, accelerations)
+    return Nodes(times_s, points[:, 0], points[:, 1], points[:, 2])
 
 
-def _switching_times(trajectory: ruckig.Trajectory) -> FloatArray:
-    """When any joint's jerk changes, at least _MIN_SPACING_S apart, and the end."""
-    end_s = max(trajectory.duration, _MIN_SPACING_S)
+def _switching_times(trajectory: ruckig.Trajectory) -> list[float]:
+    """When any joint's jerk changes, in order."""
     times: list[float] = []
     for profile in trajectory.profiles[0]:
         times += accumulate((*profile.brake.t, *profile.t))
-    kept = [0.0]
-    for time_s in sorted(times):
-        if time_s - kept[-1] >= _MIN_SPACING_S and end_s - time_s >= _MIN_SPACING_S:
-            kept.append(time_s)
-    return np.array([*kept[1:], end_s])
+    return sorted(times)
+
+
+def _between(switching_s: list[float], fixed_s: FloatArray) -> FloatArray:
+    """`fixed_s` [N] and the switching times before its last, all at least _MIN_SPACING_S apart."""
+    kept: list[float] = []
+    before_s = 0.0
+    waiting = iter(switching_s)
+    time_s = next(waiting, np.inf)
+    for next_s in fixed_s.tolist():
+        while time_s < next_s:
+            if time_s - before_s >= _MIN_SPACING_S and next_s - time_s >= _MIN_SPACING_S:
+                kept.append(time_s)
+                before_s = time_s
+            time_s = next(waiting, np.inf)
+        kept.append(next_s)
+        before_s = next_s
+    return np.array(kept)

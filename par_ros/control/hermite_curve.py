@@ -21,19 +21,35 @@ from par_ros.control.joint_trajectory import FloatArray
 _DEGREE = 5
 _NUM_SPLITS = 4
 
+# Control points of position, velocity, acceleration and jerk of one piece, and where they begin.
+SECTION_SIZES = tuple(_NUM_SPLITS * (_DEGREE + 1 - order) for order in range(4))
+SECTIONS = tuple(sum(SECTION_SIZES[:order]) for order in range(4))
+
 
 @dataclass(frozen=True)
 class ControlPoints:
-    """Control points of S pieces: float64 [S, C, J] each."""
+    """Control points of S pieces, float64 [S, 72, J]: those of position first, then velocity's,
+    acceleration's and jerk's; SECTIONS has where each begins.
+    """
 
-    positions: FloatArray
-    velocities: FloatArray
-    accelerations: FloatArray
-    jerks: FloatArray
+    values: FloatArray
+
+    @property
+    def accelerations(self) -> FloatArray:
+        """Those of the acceleration, [S, 16, J]."""
+        return self.values[:, SECTIONS[2] : SECTIONS[3]]
 
     def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Position, velocity, acceleration and jerk, in this order."""
-        return self.positions, self.velocities, self.accelerations, self.jerks
+        """Position, velocity, acceleration and jerk, [S, C, J] each, in this order."""
+        position, velocity, acceleration, jerk = np.split(self.values, SECTIONS[1:], axis=1)
+        return position, velocity, acceleration, jerk
+
+    def extremes(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest position, velocity, acceleration and jerk, [4, J] each."""
+        return (
+            np.minimum.reduceat(self.values.min(axis=0), SECTIONS, axis=0),
+            np.maximum.reduceat(self.values.max(axis=0), SECTIONS, axis=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -55,58 +71,77 @@ class Nodes:
         )
 
 
+class Pieces:
+    """S quintics from `start` to `end` (position, velocity, acceleration; [S, J] each).
+
+    A quintic and its derivatives are linear in the five numbers by which its ends differ from
+    standing at its start, scaled by its duration; all that is asked of it is one matrix each.
+    """
+
+    def __init__(
+        self,
+        start: tuple[FloatArray, FloatArray, FloatArray],
+        end: tuple[FloatArray, FloatArray, FloatArray],
+        duration_s: FloatArray,
+    ) -> None:
+        duration = duration_s[:, None]
+        square = duration * duration
+        self._begin = start[0][:, None]
+        self._rate = 1.0 / duration[:, None]
+        # From the piece's own start: differences of large positions would cost digits.
+        self._rows = np.empty((len(duration_s), 5, start[0].shape[1]))
+        np.multiply(start[1], duration, out=self._rows[:, 0])
+        np.multiply(start[2], square, out=self._rows[:, 1])
+        np.subtract(end[0], start[0], out=self._rows[:, 2])
+        np.multiply(end[1], duration, out=self._rows[:, 3])
+        np.multiply(end[2], square, out=self._rows[:, 4])
+
+    @staticmethod
+    def between(nodes: Nodes) -> "Pieces":
+        """The S = N - 1 quintics between N states."""
+        return Pieces(
+            (nodes.positions[:-1], nodes.velocities[:-1], nodes.accelerations[:-1]),
+            (nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]),
+            nodes.times_s[1:] - nodes.times_s[:-1],
+        )
+
+    def control_points(self) -> ControlPoints:
+        """Of position, velocity, acceleration and jerk, everywhere."""
+        values = _CONTROL_MATRIX @ self._rows
+        square = self._rate * self._rate
+        values[:, : SECTIONS[1]] += self._begin
+        values[:, SECTIONS[1] : SECTIONS[2]] *= self._rate
+        values[:, SECTIONS[2] : SECTIONS[3]] *= square
+        values[:, SECTIONS[3] :] *= square * self._rate
+        return ControlPoints(values)
+
+    def accelerations(self) -> FloatArray:
+        """The control points of the acceleration alone, [S, 16, J]."""
+        values: FloatArray = _ACCELERATION_MATRIX @ self._rows
+        values *= self._rate * self._rate
+        return values
+
+    def states(self, num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Positions, velocities, accelerations [S num_each, J] at equal distances from the start.
+
+        The start of each piece is included, its end is not.
+        """
+        values = (_state_matrix(num_each) @ self._rows).reshape(
+            len(self._rows), 3, num_each, self._rows.shape[2]
+        )
+        rate = self._rate[:, None]
+        values[:, 0] += self._begin
+        values[:, 1:2] *= rate
+        values[:, 2:] *= rate * rate
+        positions, velocities, accelerations = values.swapaxes(0, 1).reshape(
+            3, -1, self._rows.shape[2]
+        )
+        return positions, velocities, accelerations
+
+
 def control_points(nodes: Nodes) -> ControlPoints:
     """Control points of the S = N - 1 quintics between N states."""
-    return pieces_control_points(
-        (nodes.positions[:-1], nodes.velocities[:-1], nodes.accelerations[:-1]),
-        (nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]),
-        np.diff(nodes.times_s),
-    )
-
-
-def pieces_control_points(
-    start: tuple[FloatArray, FloatArray, FloatArray],
-    end: tuple[FloatArray, FloatArray, FloatArray],
-    duration_s: FloatArray,
-) -> ControlPoints:
-    """Control points of S quintics from `start` to `end` (position, velocity, acceleration)."""
-    whole = position_control_points(start, end, duration_s)
-    # Every derivative's points on every split are linear in the whole's: one matrix each. From the
-    # piece's own start: differences of large positions would cost digits.
-    moved = whole - whole[:, :1]
-    rate = 1.0 / duration_s[:, None, None]
-    velocities = _POINT_MATRICES[1] @ (moved * rate)
-    accelerations = _POINT_MATRICES[2] @ (moved * rate**2)
-    jerks = _POINT_MATRICES[3] @ (moved * rate**3)
-    return ControlPoints(_POINT_MATRICES[0] @ whole, velocities, accelerations, jerks)
-
-
-def inner_states(nodes: Nodes, num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Positions, velocities and accelerations [M, J] at `num_each` moments of each piece.
-
-    The moments are equally far apart in a piece, its start included; the last node comes last.
-    """
-    bernstein = position_control_points(
-        (nodes.positions[:-1], nodes.velocities[:-1], nodes.accelerations[:-1]),
-        (nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]),
-        np.diff(nodes.times_s),
-    )
-    rate = 1.0 / np.diff(nodes.times_s)[:, None, None]
-    moved = bernstein - bernstein[:, :1]
-    at_position, at_velocity, at_acceleration = _state_matrices(num_each)
-    num_joints = nodes.positions.shape[1]
-    return (
-        np.concatenate(((at_position @ bernstein).reshape(-1, num_joints), nodes.positions[-1:])),
-        np.concatenate(
-            ((at_velocity @ (moved * rate)).reshape(-1, num_joints), nodes.velocities[-1:])
-        ),
-        np.concatenate(
-            (
-                (at_acceleration @ (moved * rate**2)).reshape(-1, num_joints),
-                nodes.accelerations[-1:],
-            )
-        ),
-    )
+    return Pieces.between(nodes).control_points()
 
 
 def position_control_points(
@@ -174,9 +209,18 @@ def _point_matrices() -> tuple[FloatArray, ...]:
     return tuple(matrix.reshape(-1, _DEGREE + 1) for matrix in matrices)
 
 
+def _from_ends() -> FloatArray:
+    """[6, 5]: the coefficients of a piece of length 1, from what its ends differ by.
+
+    Start velocity, start acceleration, way, end velocity, end acceleration; the start is 0.
+    """
+    zero, one = np.zeros((1, 5)), np.eye(5)[:, None]
+    return position_control_points((zero, one[0], one[1]), (one[2], one[3], one[4]), np.ones(1))[0]
+
+
 @cache
-def _state_matrices(num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """[num_each, 6] each: value and derivatives at k / num_each from a piece's coefficients."""
+def _state_matrix(num_each: int) -> FloatArray:
+    """[3 num_each, 5]: value and derivatives at k / num_each, from what the ends differ by."""
     shares = (np.arange(num_each) / num_each).tolist()
     differences = np.eye(_DEGREE + 1)
     matrices = []
@@ -193,7 +237,8 @@ def _state_matrices(num_each: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         )
         matrices.append(perm(_DEGREE, order) * basis @ differences)
         differences = np.diff(differences, axis=0)
-    return matrices[0], matrices[1], matrices[2]
+    return np.concatenate(matrices) @ _from_ends()
 
 
-_POINT_MATRICES = _point_matrices()
+_CONTROL_MATRIX: FloatArray = np.concatenate(_point_matrices()) @ _from_ends()
+_ACCELERATION_MATRIX: FloatArray = _CONTROL_MATRIX[SECTIONS[2] : SECTIONS[3]]

@@ -31,7 +31,7 @@ import numpy as np
 
 from par_ros.control.hermite_curve import (
     Nodes,
-    control_points,
+    Pieces,
     gram_matrix,
     position_control_points,
 )
@@ -66,7 +66,9 @@ class KnotSpline:
         self._exact = _exact_map(self._cost, len(knot_times_s))
         self._smoothed: dict[int, FloatArray] = {}
         self._fine_times_s, self._knot_rows = _fine_times(self.times_s)
-        self._fine_costs = _piece_costs(self._fine_times_s, _FINE_JERK_TIME_S)
+        self._fine = _FineSystem(
+            _piece_costs(self._fine_times_s, _FINE_JERK_TIME_S), self._knot_rows
+        )
 
     def exact(self, start: MotionState, knots: FloatArray) -> Nodes:
         """The curve from `start` through `knots` [N, J]; N + 1 states, the start's first."""
@@ -79,13 +81,11 @@ class KnotSpline:
 
         Stops once every joint's peak is below `max_acceleration` [J].
         """
-        num_nodes = len(self._fine_times_s)
-        given = [0, num_nodes, 2 * num_nodes, *self._knot_rows]
         given_rows = _given_rows(start, knots)
-        weights = np.ones((num_nodes - 1, knots.shape[1]))
+        weights = np.ones((len(self._fine_times_s) - 1, knots.shape[1]))
         for _ in range(_NUM_REWEIGHTINGS):
-            nodes = _fine_nodes(self._fine_times_s, self._fine_costs, weights, given, given_rows)
-            peaks = np.abs(control_points(nodes).accelerations).max(axis=1)
+            nodes = Nodes(self._fine_times_s, *self._fine.states(weights, given_rows))
+            peaks = np.abs(Pieces.between(nodes).accelerations()).max(axis=1)
             highest = np.maximum(peaks.max(axis=0), 1e-9)
             if np.all(highest < max_acceleration):
                 break
@@ -95,25 +95,12 @@ class KnotSpline:
 
     def refined(self, nodes: Nodes) -> Nodes:
         """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""
-        trajectory = JointTrajectory(
-            ("",) * nodes.positions.shape[1],
-            nodes.times_s,
-            nodes.positions,
-            nodes.velocities,
-            nodes.accelerations,
-        )
-        samples = Motion(trajectory).sample(self._fine_times_s[:-1])
-        return Nodes(
-            self._fine_times_s,
-            np.concatenate((samples.positions, nodes.positions[-1:])),
-            np.concatenate((samples.velocities, nodes.velocities[-1:])),
-            np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
-        )
+        return resampled(nodes, self._fine_times_s)
 
     def knots_of(self, nodes: Nodes) -> FloatArray:
-        """Positions [N, J] at the knots, of nodes of either kind."""
-        coarse = len(nodes.times_s) == len(self.times_s)
-        return nodes.positions[1:] if coarse else nodes.positions[self._knot_rows]
+        """Positions [N, J] at the knots, of nodes that have all of them."""
+        knots: FloatArray = nodes.positions[nodes.times_s.searchsorted(self.times_s[1:])]
+        return knots
 
     def smoothed(self, level: int, start: MotionState, targets: FloatArray) -> Nodes:
         """The curve from `start` near `targets` [N, J]; `level` indexes SMOOTHINGS."""
@@ -137,6 +124,24 @@ class KnotSpline:
 def knot_spline(start_time_s: float, knot_times_s: tuple[float, ...]) -> KnotSpline:
     """The KnotSpline of these times, made once."""
     return KnotSpline(start_time_s, knot_times_s)
+
+
+def resampled(nodes: Nodes, times_s: FloatArray) -> Nodes:
+    """The same curve with more nodes: `times_s` holds the old ones, which keep every bit."""
+    trajectory = JointTrajectory(
+        ("",) * nodes.positions.shape[1],
+        nodes.times_s,
+        nodes.positions,
+        nodes.velocities,
+        nodes.accelerations,
+    )
+    samples = Motion(trajectory).sample(times_s[:-1])
+    return Nodes(
+        times_s,
+        np.concatenate((samples.positions, nodes.positions[-1:])),
+        np.concatenate((samples.velocities, nodes.velocities[-1:])),
+        np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
+    )
 
 
 def _given_rows(start: MotionState, knots: FloatArray) -> FloatArray:
@@ -196,25 +201,41 @@ def _fine_times(times_s: FloatArray) -> tuple[FloatArray, list[int]]:
     return np.array(times), rows
 
 
-def _fine_nodes(
-    times_s: FloatArray,
-    costs: FloatArray,
-    weights: FloatArray,
-    given: list[int],
-    given_rows: FloatArray,
-) -> Nodes:
-    """Minimise the pieces' costs [N, 6, 6] under `weights` [N, J] with the rows `given` fixed."""
-    num_nodes = len(times_s)
-    free = [row for row in range(3 * num_nodes) if row not in given]
-    total = _assembled(weights[:, :, None, None] * costs[:, None])[:, free]
-    right = np.einsum("jab,bj->ja", total[:, :, given], given_rows)
-    solution = np.linalg.solve(total[:, :, free], right[..., None])[..., 0]
-    states = np.empty((3 * num_nodes, given_rows.shape[1]))
-    states[given] = given_rows
-    states[free] = -solution.T
-    return Nodes(
-        times_s, states[:num_nodes], states[num_nodes : 2 * num_nodes], states[2 * num_nodes :]
-    )
+class _FineSystem:
+    """The minimum of the pieces' costs [N, 6, 6] under any weights, start and knots fixed."""
+
+    def __init__(self, costs: FloatArray, knot_rows: list[int]) -> None:
+        num_pieces = len(costs)
+        self._num_nodes = num_pieces + 1
+        num_states = 3 * self._num_nodes
+        self._given = [0, self._num_nodes, 2 * self._num_nodes, *knot_rows]
+        self._free = [row for row in range(num_states) if row not in self._given]
+        # Each piece's cost alone, as a form in all states: the whole is their weighted sum.
+        alone = np.stack(
+            [
+                _assembled(
+                    np.where(np.arange(num_pieces) == piece, 1.0, 0.0)[:, None, None, None]
+                    * costs[:, None]
+                )[0]
+                for piece in range(num_pieces)
+            ]
+        )[:, self._free]
+        self._between_free = alone[:, :, self._free].reshape(num_pieces, -1)
+        self._to_given = alone[:, :, self._given].reshape(num_pieces, -1)
+
+    def states(
+        self, weights: FloatArray, given_rows: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Positions, velocities and accelerations [N + 1, J] for weights [N, J]."""
+        num_joints, num_free = weights.shape[1], len(self._free)
+        left = (weights.T @ self._between_free).reshape(num_joints, num_free, num_free)
+        right = (weights.T @ self._to_given).reshape(num_joints, num_free, -1)
+        solution = np.linalg.solve(left, right @ given_rows.T[:, :, None])[..., 0]
+        states = np.empty((3 * self._num_nodes, num_joints))
+        states[self._given] = given_rows
+        states[self._free] = -solution.T
+        positions, velocities, accelerations = states.reshape(3, self._num_nodes, num_joints)
+        return positions, velocities, accelerations
 
 
 def _exact_map(cost: FloatArray, num_knots: int) -> FloatArray:

@@ -12,9 +12,11 @@ The chunk's knots are due at fixed times, and stay due then: time is never stret
    scalar reference governor (Gilbert and Kolmanovsky, "Nonlinear tracking control in the presence
    of state and control constraints: a generalized reference governor", Automatica 2002) then goes
    back from that curve towards the one before it as far as the limits allow; limits are convex, so
-   the largest step has a closed form.
-4. If a tracked knot lies too far from the policy's, or no curve keeps the limits: no motion. The
-   caller holds.
+   the largest step has a closed form. Where that ends too far from the policy's last knot, or no
+   smoothing is enough (the policy asks for a step), the joint goes to its last knot as fast as the
+   limits allow: a motion that exists from every state that can be stopped.
+4. If the last tracked knot lies too far from the policy's, or one on the way by a jump: no motion.
+   The caller holds.
 
 "At every moment" is meant literally: limits are compared with Bernstein control points
 (hermite_curve.py), and from every moment of the motion a stop must keep the limits too, so that an
@@ -23,6 +25,7 @@ emergency stop is always possible.
 Shapes: L knots, J arm joints, J + 1 with the gripper last; N nodes; S pieces.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -32,14 +35,15 @@ import numpy.typing as npt
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec, JointLimits
 from par_ros.control.hermite_curve import (
+    SECTION_SIZES,
+    SECTIONS,
     ControlPoints,
     Nodes,
+    Pieces,
     control_points,
-    inner_states,
-    pieces_control_points,
 )
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, MotionState
-from par_ros.control.knot_spline import SMOOTHINGS, KnotSpline, knot_spline
+from par_ros.control.knot_spline import SMOOTHINGS, KnotSpline, knot_spline, resampled
 
 if TYPE_CHECKING:
     from par_ros.control.workspace import Workspace
@@ -61,6 +65,8 @@ _STOP_TRIALS = 8
 _HOPELESS_SHARE = 2.5
 # Moments of each piece at which the tool's place is looked at.
 _WORKSPACE_TRIALS = 3
+# Nodes this close in time are the same node, rounded.
+_MATCH_S = 1e-9
 # A chunk's times may differ from the control step by what floats and messages round.
 _TIME_TOLERANCE_S = 1e-6
 
@@ -169,6 +175,8 @@ class SafetyFilter:
         }
         self._enforced = np.array([enforced.get(name, True) for name in LIMIT_NAMES])
         self._workspace = _workspace(spec)
+        # For the curves of a ladder side by side: exact, and all smoothings of other targets.
+        self._ladder_limits = spec.limits.repeated(len(SMOOTHINGS) + 2)
 
     @property
     def knot_times_s(self) -> FloatArray:
@@ -217,7 +225,8 @@ class SafetyFilter:
             deviation = np.abs(spline.knots_of(nodes) - arm_targets)
             changes = self._changes(broken, deviation, first_knot) + changes
         if self._workspace is not None:
-            way = inner_states(tail.after(nodes), _WORKSPACE_TRIALS)[0]
+            way = Pieces.between(tail.after(nodes)).states(_WORKSPACE_TRIALS)[0]
+            way = np.concatenate((way, tail.positions[-1:]))
             outside = self._workspace.why_outside(way)
             if outside:
                 return FilteredChunk("refused", knots, None, (), warnings, outside)
@@ -243,10 +252,8 @@ class SafetyFilter:
             np.tile(values, (len(starts), 1))
             for values in (end.positions, end.velocities, end.accelerations)
         )
-        points = pieces_control_points(
-            start, (ends[0], ends[1], ends[2]), np.full(len(starts), duration_s)
-        )
-        return not np.any(_beyond(points, self._limits)[self._enforced])
+        pieces = Pieces(start, (ends[0], ends[1], ends[2]), np.full(len(starts), duration_s))
+        return not np.any(_beyond(pieces.control_points(), self._limits)[self._enforced])
 
     # What is wrong before any limit is looked at.
 
@@ -324,8 +331,9 @@ class SafetyFilter:
     def _broken(self, nodes: Nodes, join: Join, limits: JointLimits | None = None) -> BoolArray:
         """Which limits [5, J] the curve through `nodes` breaks, the join included."""
         limits = self._limits if limits is None else limits
-        broken = _beyond(control_points(nodes), limits)
-        broken[4] = _stop_breaks(nodes, limits)
+        pieces = Pieces.between(nodes)
+        broken = _beyond(pieces.control_points(), limits)
+        broken[4] = _stop_breaks(pieces, nodes, limits)
         if join.late_starts:
             broken[:4] |= _beyond(self._late_pieces(nodes, join), limits)[:4]
         return broken
@@ -344,7 +352,7 @@ class SafetyFilter:
             np.tile(nodes.accelerations[1], (num, 1)),
         )
         duration_s = np.full(num, nodes.times_s[1])
-        return pieces_control_points(start, end, duration_s)
+        return Pieces(start, end, duration_s).control_points()
 
     def _tail(self, nodes: Nodes) -> tuple[Nodes, BoolArray]:
         """The braking tail after the last node, and which limits [5, J] it breaks.
@@ -385,40 +393,69 @@ class SafetyFilter:
         """Nodes near `wanted` [L, J] that keep the limits, and their tail; or why not."""
         open_joints = np.any(broken[self._enforced], axis=0)
         nodes = self._track_joints(spline, join, wanted, exact, open_joints)
-        if nodes is None:
-            names = self._names(open_joints)
-            return f"no curve keeps the limits of {names} on the chunk's clock"
         tail, tail_broken = self._tail(nodes)
         if np.any((self._broken(nodes, join) | tail_broken)[self._enforced]):
             return (
                 f"the tracked curve of {self._names(open_joints)} breaks a limit at its join or end"
             )
-        deviation = np.abs(spline.knots_of(nodes) - wanted).max(axis=0)
-        limit = self.spec.max_tracking_deviation_rad
-        if np.any(deviation > limit):
-            joint = int(np.argmax(deviation))
+        far = self._too_far(spline.knots_of(nodes), wanted)
+        if np.any(far):
+            joint = int(np.argmax(far))
+            deviation = np.abs(spline.knots_of(nodes) - wanted)[:, joint]
             return (
                 f"{self.spec.arm_joint_names[joint]} could only be tracked to "
-                f"{deviation[joint]:.3g} rad, {limit:g} rad is allowed"
+                f"{deviation[-1]:.3g} rad at the last knot and {deviation.max():.3g} rad on the "
+                f"way, {self.spec.max_tracking_deviation_rad:g} and {self.spec.max_jump_rad:g} rad "
+                "are allowed"
             )
         return nodes, tail
 
+    def _too_far(self, knots: FloatArray, wanted: FloatArray) -> BoolArray:
+        """Joints [J] that would not arrive, or lag by more than what is still a motion."""
+        deviation = np.abs(knots - wanted)
+        result: BoolArray = (deviation[-1] > self.spec.max_tracking_deviation_rad) | (
+            deviation.max(axis=0) > self.spec.max_jump_rad
+        )
+        return result
+
     def _track_joints(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
-    ) -> Nodes | None:
-        """Replace the columns `joints` of `exact` by tracked ones; None where a joint has none."""
+    ) -> Nodes:
+        """Replace the columns `joints` of `exact` by tracked ones."""
         flat = self._flatten_joints(spline, join, wanted, exact, joints)
         flat_good = ~np.any(self._broken(flat, join)[self._enforced], axis=0)
         rest = joints & ~flat_good
         curve = exact
+        stepping = np.zeros_like(joints)
         if np.any(rest):
-            smoothed = self._smooth_joints(spline, join, wanted, exact, rest)
-            if smoothed is None:
-                return None
-            curve = smoothed
+            curve, smooth = self._smooth_joints(spline, join, wanted, exact, rest)
+            stepping = rest & (~smooth | self._too_far(spline.knots_of(curve), wanted))
         if np.any(joints & flat_good):
             curve = _where(joints & flat_good, flat, spline.refined(curve))
+        if np.any(stepping):
+            curve = self._move_joints(join, wanted[-1], curve, stepping)
         return curve
+
+    def _move_joints(self, join: Join, goal: FloatArray, curve: Nodes, joints: BoolArray) -> Nodes:
+        """The columns `joints` go to `goal` [J] as fast as the limits allow; `curve` elsewhere."""
+        columns = np.flatnonzero(joints)
+        limits = self._limits.of_joints(columns)
+        limits = dataclasses.replace(limits, max_velocity=_CLAMP_RATE_SHARE * limits.max_velocity)
+        goal = np.clip(
+            goal[columns],
+            limits.min_position + _CLAMP_MARGIN_RAD,
+            limits.max_position - _CLAMP_MARGIN_RAD,
+        )
+        start = join.start.of_joints(columns)
+        moved = braking.move_towards(start, goal, limits, curve.times_s[1:] - join.time_s)
+        times_s = np.concatenate((curve.times_s[:1], moved.times_s + join.time_s))
+        # The nodes of `curve` are among them, to the last bit.
+        times_s[times_s.searchsorted(curve.times_s - _MATCH_S)] = curve.times_s
+        result = resampled(curve, times_s)
+        result.positions[1:, columns] = moved.positions
+        result.velocities[1:, columns] = moved.velocities
+        result.accelerations[1:, columns] = moved.accelerations
+        return result
 
     def _flatten_joints(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
@@ -426,7 +463,7 @@ class SafetyFilter:
         """`exact`, refined, with a lower peak in those of `joints` where that may be enough."""
         refined = spline.refined(exact)
         limit = self._limits.max_acceleration
-        peaks = np.abs(control_points(exact).accelerations).max(axis=(0, 1))
+        peaks = np.abs(Pieces.between(exact).accelerations()).max(axis=(0, 1))
         columns = np.flatnonzero(joints & (peaks < _HOPELESS_SHARE * limit))
         if len(columns) == 0:
             return refined
@@ -444,8 +481,11 @@ class SafetyFilter:
 
     def _smooth_joints(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, joints: BoolArray
-    ) -> Nodes | None:
-        """The columns `joints` on the least smoothed curve that keeps the limits; None: no such."""
+    ) -> tuple[Nodes, BoolArray]:
+        """The columns `joints` on the least smoothed curve that keeps the limits.
+
+        And for which joints [J] there is one.
+        """
         targets = self._reachable_targets(join, wanted)
         ladder = [
             exact,
@@ -453,13 +493,11 @@ class SafetyFilter:
             *(spline.smoothed(level, join.start, targets) for level in range(len(SMOOTHINGS))),
         ]
         bad = self._breaks_on_ladder(ladder, join)
-        if np.any(np.all(bad, axis=0) & joints):
-            return None
         level = np.argmin(bad, axis=0)
         safe = _pick(ladder, level)
         better = self._towards(_pick(ladder, np.maximum(level - 1, 0)), safe, join)
         good = ~np.any(self._broken(better, join)[self._enforced], axis=0)
-        return _where(joints, _where(good, better, safe), exact)
+        return _where(joints, _where(good, better, safe), exact), ~np.all(bad, axis=0)
 
     def _breaks_on_ladder(self, ladder: list[Nodes], join: Join) -> BoolArray:
         """Which curves break an enforced limit in which joint, [levels, J]; all in one go."""
@@ -475,7 +513,7 @@ class SafetyFilter:
             join.time_s,
             tuple(state.repeated(num) for state in join.late_starts),
         )
-        broken = self._broken(side_by_side, wide_join, self._limits.repeated(num))
+        broken = self._broken(side_by_side, wide_join, self._ladder_limits)
         result: BoolArray = np.any(broken[self._enforced], axis=0).reshape(num, -1)
         return result
 
@@ -510,16 +548,14 @@ class SafetyFilter:
 
     def _largest_share(self, wanted: ControlPoints, safe: ControlPoints) -> FloatArray:
         """Largest s in [0, 1], [J], with safe + s (wanted - safe) inside the enforced limits."""
-        shares = [np.ones(len(self._limits.max_velocity))]
-        rows = zip(wanted.arrays(), safe.arrays(), _bounds(self._limits), strict=True)
-        for row, (far, near, (low, high)) in enumerate(rows):
-            if not self._enforced[row]:
-                continue
-            step = far - near
-            room = np.where(step > 0.0, high - near, near - low)
-            size = np.maximum(np.abs(step), 1e-15)
-            shares.append(np.min(np.maximum(room, 0.0) / size, axis=(0, 1)))
-        result: FloatArray = np.clip(0.999 * np.min(shares, axis=0), 0.0, 1.0)
+        low, high = (np.repeat(bound, SECTION_SIZES, axis=0) for bound in self._limits.bounds)
+        near = safe.values
+        step = wanted.values - near
+        room = np.where(step > 0.0, high - near, near - low)
+        size = np.maximum(np.abs(step), 1e-15)
+        shares = (np.maximum(room, 0.0) / size).min(axis=0)
+        rows = np.minimum.reduceat(shares, SECTIONS, axis=0)[self._enforced[: len(SECTIONS)]]
+        result: FloatArray = np.clip(0.999 * rows.min(axis=0), 0.0, 1.0)
         return result
 
     # The gripper, and what is reported.
@@ -594,21 +630,49 @@ def arm_trajectory(spec: ArmSpec, nodes: Nodes) -> JointTrajectory:
 
 def _beyond(points: ControlPoints, limits: JointLimits) -> BoolArray:
     """Which of the first four limits [5, J] control points break; the fifth row is left False."""
-    broken = np.zeros((len(LIMIT_NAMES), points.positions.shape[-1]), dtype=np.bool_)
-    rows = zip(points.arrays(), _bounds(limits), strict=True)
-    for row, (values, (low, high)) in enumerate(rows):
-        slack = _TOLERANCE * (high - low)
-        broken[row] = (values.min(axis=(0, 1)) < low - slack) | (
-            values.max(axis=(0, 1)) > high + slack
+    low, high = limits.bounds
+    slack = _TOLERANCE * (high - low)
+    lowest, highest = points.extremes()
+    broken = np.zeros((len(LIMIT_NAMES), low.shape[1]), dtype=np.bool_)
+    # A number that is none is within no limit.
+    broken[: len(low)] = ~((lowest >= low - slack) & (highest <= high + slack))
+    return broken
+
+
+def _stop_breaks(pieces: Pieces, nodes: Nodes, limits: JointLimits) -> BoolArray:
+    """Joints [J] for which a stop from somewhere on the curve would leave the limits."""
+    positions, velocities, accelerations = (
+        np.concatenate((inner, last[-1:]))
+        for inner, last in zip(
+            pieces.states(_STOP_TRIALS),
+            (nodes.positions, nodes.velocities, nodes.accelerations),
+            strict=True,
+        )
+    )
+    speeds = np.abs(braking.peak_velocities(velocities, accelerations, limits)).max(axis=0)
+    broken: BoolArray = speeds > limits.max_velocity * (1 + _TOLERANCE)
+    # No stop goes further than this; most joints are further from their position limits.
+    fastest = np.maximum(speeds, np.abs(velocities).max(axis=0))
+    hardest = np.abs(accelerations).max(axis=0)
+    furthest = braking.longest_stop(fastest, hardest, limits) + _STOP_MARGIN_RAD
+    near = (positions.min(axis=0) - furthest < limits.min_position) | (
+        positions.max(axis=0) + furthest > limits.max_position
+    )
+    columns = np.flatnonzero(near)
+    if len(columns):
+        broken[columns] |= _stop_leaves(
+            positions[:, columns],
+            velocities[:, columns],
+            accelerations[:, columns],
+            limits.of_joints(columns),
         )
     return broken
 
 
-def _stop_breaks(nodes: Nodes, limits: JointLimits) -> BoolArray:
-    """Joints [J] for which a stop from somewhere on the curve would leave the limits."""
-    positions, velocities, accelerations = inner_states(nodes, _STOP_TRIALS)
-    speeds = np.abs(braking.peak_velocities(velocities, accelerations, limits))
-    too_fast = speeds.max(axis=0) > limits.max_velocity * (1 + _TOLERANCE)
+def _stop_leaves(
+    positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
+) -> BoolArray:
+    """Joints [J] for which a stop from one of the states [M, J] ends beyond a position limit."""
     ends = braking.stopping_positions(positions, velocities, accelerations, limits)
     lowest, highest = ends.min(axis=0), ends.max(axis=0)
     # Standing near a limit is no danger: only what a stop adds to the curve counts.
@@ -618,17 +682,8 @@ def _stop_breaks(nodes: Nodes, limits: JointLimits) -> BoolArray:
     too_high = (highest > limits.max_position - _STOP_MARGIN_RAD) & (
         highest > positions.max(axis=0) + _TOLERANCE
     )
-    result: BoolArray = too_fast | too_low | too_high
+    result: BoolArray = too_low | too_high
     return result
-
-
-def _bounds(limits: JointLimits) -> tuple[tuple[FloatArray, FloatArray], ...]:
-    return (
-        (limits.min_position, limits.max_position),
-        (-limits.max_velocity, limits.max_velocity),
-        (-limits.max_acceleration, limits.max_acceleration),
-        (-limits.max_jerk, limits.max_jerk),
-    )
 
 
 def _where(joints: BoolArray, chosen: Nodes, other: Nodes) -> Nodes:

@@ -7,11 +7,13 @@ Inf, wrong shapes, names, orders, times and stamps, mutations of earlier chunks,
 with emergency stops, bad joint states and late pick-up in between. The verdict: no output outside a
 limit, no number that is none, no exception. A seed gives the same run again.
 
-With --json the sums so far are written every half minute, and --resume goes on from such a file.
+With --json the sums so far are written every half minute, and --resume goes on from such a file, if
+the guard is still the same: the file has a checksum of par_ros/control and of the arm's file.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import math
 import multiprocessing
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from par_ros import control
 from par_ros.control.action_schedule import ChunkStart
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard import Command, Guard, GuardSettings, TrajectoryStamp
@@ -430,6 +433,14 @@ def _fuzz_job(job: tuple[str, int, int]) -> FuzzTotals:
     return fuzz_once(read_arm_spec(arm), seed, num_chunks)
 
 
+def guard_checksum(arm: str) -> str:
+    """sha256 of what is judged: the sources of par_ros/control and what the arm's file says."""
+    digest = hashlib.sha256(repr(read_arm_spec(arm)).encode())
+    for path in sorted(Path(control.__path__[0]).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def report(totals: FuzzTotals, plan: FuzzPlan) -> dict[str, Any]:
     """What goes into the JSON file."""
     return {
@@ -439,6 +450,7 @@ def report(totals: FuzzTotals, plan: FuzzPlan) -> dict[str, Any]:
         ),
         "arm": plan.arm,
         "seed": plan.seed,
+        "guard_sha256": guard_checksum(plan.arm),
         "passed": totals.passed,
         "num_runs": totals.num_runs,
         "num_chunks": totals.num_chunks,
@@ -471,6 +483,11 @@ def read_report(path: Path, plan: FuzzPlan) -> FuzzTotals:
         raise ValueError(
             f"{path} holds arm {content['arm']!r} from seed {content['seed']}, not {plan.arm!r} "
             f"from seed {plan.seed}; name another file or the same --arm and --seed."
+        )
+    if content.get("guard_sha256") != guard_checksum(plan.arm):
+        raise ValueError(
+            f"{path} judged another guard (par_ros/control or the arm's file has changed since), "
+            "so its counts say nothing about this one; leave --resume out to begin again."
         )
     if content["num_chunks"] % _CHUNKS_PER_RUN or content["num_runs"] > len(plan.jobs()):
         raise ValueError(

@@ -46,3 +46,14 @@ def test_a_file_of_another_run_is_refused(
     assert "from seed 7" in capsys.readouterr().err
     assert main(["--resume", "--json", str(tmp_path / "none.json")]) == 1
     assert "--resume needs the JSON file" in capsys.readouterr().err
+
+
+def test_a_file_that_judged_another_guard_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fuzz.json"
+    plan = FuzzPlan("panda", 20, 7)
+    content = report(done(plan, 0, 1, FuzzTotals()), plan)
+    path.write_text(json.dumps({**content, "guard_sha256": "0" * 64}))
+    assert main(["--num-chunks", "20", "--seed", "7", "--resume", "--json", str(path)]) == 1
+    assert "judged another guard" in capsys.readouterr().err
