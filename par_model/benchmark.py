@@ -263,27 +263,31 @@ def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock)
 
 def bounds(config: ModelConfig, num_steps: int, fill: int, device: torch.device) -> Result:
     """Lower bounds of a control step after `fill` slots, in milliseconds, by machine."""
-    phases = policy_phases(Networks.build(config), num_steps, fill)
+    networks = Networks.build(config)
+    phases = policy_phases(networks, num_steps, fill)
     result = {gpu.name: {phase.name: phase.bound_ms(gpu) for phase in phases} for gpu in GPUS}
     if device.type == "cpu":
-        cpu = measured_cpu()
         # Weights and cache are float32 here: twice the bytes.
+        read_once = sum(2e6 * phase.megabytes for phase in policy_phases(networks, 1, fill))
+        cpu = measured_cpu(int(read_once))
         wide = [replace(phase, megabytes=2 * phase.megabytes) for phase in phases]
         result[cpu.name] = {phase.name: phase.bound_ms(cpu) for phase in wide}
     return {name: {**parts, "total": sum(parts.values())} for name, parts in result.items()}
 
 
-def measured_cpu() -> Gpu:
-    """This CPU's float32 matrix peak and copy bandwidth, measured now with torch's threads."""
-    clock = Clock(torch.device("cpu"), 5, 2)
-    a, b = torch.randn(2, 1024, 1024)
-    block = torch.empty(64 * 2**20 // 4)
-    matmul_ms = clock.times_ms(lambda: a @ b)[0].min()
-    copy_ms = clock.times_ms(lambda: block.clone())[0].min()
+def measured_cpu(num_bytes: int) -> Gpu:
+    """This CPU's float32 matrix peak and bandwidth, measured now with torch's threads: the best of
+    20 copies of one half of `num_bytes` to the other, so that a small model is read from the
+    processor's caches in the bound as in reality."""
+    clock = Clock(torch.device("cpu"), 20, 5)
+    a, b, product = torch.zeros(3, 1024, 1024)
+    source, target = torch.zeros(2, max(1, num_bytes // 8))
+    matmul_ms = clock.times_ms(lambda: torch.mm(a, b, out=product))[0].min()
+    copy_ms = clock.times_ms(lambda: target.copy_(source))[0].min()
     return Gpu(
         f"this CPU, {torch.get_num_threads()} threads, measured",
         2 * 1024**3 / matmul_ms / 1e9,
-        2 * block.nbytes / copy_ms / 1e9,
+        2 * source.nbytes / copy_ms / 1e9,
     )
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every runtime that this machine can load, and the rollouts that they are compared over."""
 
+import copy
 import dataclasses
 import importlib.util
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +21,17 @@ from par_model.export.untrained import untrained_checkpoint
 CPU = torch.device("cpu")
 NUM_STEPS = 4
 # "static" is the graphs of the contract run by PyTorch as they are: the buffers' logic alone.
+# "tensorrt stand-in" is TensorRTRuntime on a binding that computes on the raw addresses it is
+# given, with caches that the engines write in place, and with rows that are copied back.
 RUNTIMES = (
     "eager",
     "static",
+    "tensorrt stand-in",
+    "tensorrt stand-in, copying",
     pytest.param("onnx", marks=pytest.mark.slow),
     pytest.param("compiled", marks=pytest.mark.slow),
     pytest.param("compiled on gpu", marks=pytest.mark.gpu),
+    pytest.param("tensorrt on gpu", marks=pytest.mark.gpu),
 )
 
 
@@ -54,9 +62,40 @@ def make_runtime(name, checkpoint, export_folder):
         if shutil.which("c++") is None and shutil.which("g++") is None:
             pytest.skip("torch.compile on a CPU needs a C++ compiler")
         return _torch_graphs(checkpoint, CPU, None)
+    if name.startswith("tensorrt stand-in"):
+        return _tensorrt_stand_in(checkpoint, in_place="copying" not in name)
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU")
+    # Outputs are compared to 1e-4.
+    torch.backends.cudnn.allow_tf32 = False
+    if name == "tensorrt on gpu":
+        return _tensorrt(checkpoint, export_folder())
     return _torch_graphs(checkpoint, torch.device("cuda"), None)
+
+
+def _tensorrt_stand_in(checkpoint, in_place):
+    require_onnx()
+    from par_model.backends.tensorrt import TensorRTRuntime
+    from tests.backends.tensorrt_stand_in import TARGET, build_stand_in
+
+    # Engines are read when they are loaded, and not again.
+    with tempfile.TemporaryDirectory() as folder:
+        binding = build_stand_in(checkpoint, NUM_STEPS, Path(folder), in_place)
+        runtime = TensorRTRuntime(Path(folder), None, binding, TARGET, CPU)
+    return StaticGraphs(checkpoint, runtime, eager(checkpoint))
+
+
+def _tensorrt(checkpoint, export):
+    pytest.importorskip("tensorrt", reason="pip install '.[trt]'")
+    from par_model.backends.tensorrt import TensorRTRuntime
+    from par_model.export.build import build_engines
+    from par_model.export.manifest import Manifest
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(export, folder, dirs_exist_ok=True)
+        build_engines(Path(folder), Manifest.read(Path(folder)), print)
+        runtime = TensorRTRuntime(Path(folder))
+    return StaticGraphs(checkpoint, runtime, eager(checkpoint))
 
 
 def require_onnx():
@@ -67,7 +106,9 @@ def require_onnx():
 
 def _torch_graphs(checkpoint, device, compile_module):
     sampler = checkpoint.config.sampling.action_sampler
-    runtime = TorchCompiled(checkpoint, device, torch.float32, sampler, NUM_STEPS, compile_module)
+    # The runtime moves the weights it is given to its device; others read them on the CPU.
+    own = checkpoint if device == CPU else copy.deepcopy(checkpoint)
+    runtime = TorchCompiled(own, device, torch.float32, sampler, NUM_STEPS, compile_module)
     return StaticGraphs(checkpoint, runtime, eager(checkpoint))
 
 

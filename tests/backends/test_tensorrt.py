@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRTRuntime without a GPU: buffers and aliases by a stand-in that computes on raw addresses,
-names by NVIDIA's own binding (TensorRT-RTX, if installed), refusals by edited files."""
+"""TensorRTRuntime without a GPU: refusals by edited files, contexts by a stand-in, names by
+NVIDIA's binding (TensorRT-RTX, if installed). Its buffers and aliases: test_contract.py."""
 
 import ast
 import dataclasses
 import importlib
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.numpy import save_file
 
-from par_model.backends.graphs import CONTRACT_VERSION, build_graphs
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.tensorrt import TensorRTRuntime
-from par_model.export.engine_files import Target, engine_key, write_engine
-from par_model.export.goldens import deviations, record_goldens, replay, rollout_steps
-from par_model.export.manifest import GOLDENS, Manifest, sha256_of
+from par_model.export.goldens import replay, rollout_steps
+from par_model.export.manifest import GOLDENS
 from par_model.export.verify import verify_goldens
 from tests.backends.runtimes import CPU, NUM_STEPS, eager, require_onnx, text_of
-
-TARGET = Target("tensorrt", "11.4.0.106", "8.0", "NVIDIA A100-SXM4-80GB", "580.65.06")
 
 
 @pytest.fixture(scope="module")
@@ -34,56 +28,16 @@ def stand_in_class():
 
 @pytest.fixture
 def built(checkpoint, stand_in_class, tmp_path):
-    """A function (in_place) -> (folder with engines for TARGET, stand-in binding)."""
-
-    def build(in_place=True):
-        operations = stand_in_class.FunctionalOperations()
-        graphs = build_graphs(checkpoint, operations, "ddim", NUM_STEPS)
-        save_file(record_goldens(eager(checkpoint), checkpoint.instructions), tmp_path / GOLDENS)
-        for name in graphs:
-            (tmp_path / f"{name}.onnx").write_text(f"in place of {name}")
-        config = checkpoint.config
-        manifest = Manifest(
-            CONTRACT_VERSION,
-            "tiny",
-            "ab" * 32,
-            config.name,
-            "fp32",
-            20,
-            "ddim",
-            NUM_STEPS,
-            config.num_slots,
-            config.cache_capacity,
-            {},
-            tuple(graph.spec for graph in graphs.values()),
-            {path.name: sha256_of(path) for path in sorted(tmp_path.iterdir())},
-        )
-        manifest.write(tmp_path)
-        for name in graphs:
-            key = engine_key(manifest, name, TARGET, ("no_tf32",))
-            write_engine(tmp_path, key, json.dumps({"graph": name}).encode())
-        return tmp_path, stand_in_class.StandIn(graphs, in_place)
-
-    return build
+    """(folder with engines for the stand-in's target, stand-in binding)."""
+    return tmp_path, stand_in_class.build_stand_in(checkpoint, NUM_STEPS, tmp_path, in_place=True)
 
 
-def load(folder, binding, target=TARGET, sha256=None):
-    return TensorRTRuntime(folder, sha256, binding, target, CPU)
-
-
-@pytest.mark.parametrize("in_place", [True, False])
-def test_twenty_steps_are_those_of_eager(built, checkpoint, in_place):
-    """With caches written in place by the engine, and with rows copied back."""
-    folder, binding = built(in_place)
-    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
-    verify_goldens(graphs, folder, graphs.runtime.manifest)
-    steps, text = rollout_steps(checkpoint.config, 20, seed=2), text_of(checkpoint)
-    found = deviations(replay(eager(checkpoint), text, steps), replay(graphs, text, steps))
-    assert max(item.max_abs for item in found.values()) < 1e-4
+def load(folder, binding, target=None, sha256=None):
+    return TensorRTRuntime(folder, sha256, binding, target or binding.TARGET, CPU)
 
 
 def test_one_context_for_each_graph_and_cache(built, checkpoint):
-    folder, binding = built()
+    folder, binding = built
     graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
     steps, text = rollout_steps(checkpoint.config, 4, seed=2), text_of(checkpoint)
     list(zip(replay(graphs, text, steps), replay(graphs, text, steps), strict=True))
@@ -104,19 +58,19 @@ def test_one_context_for_each_graph_and_cache(built, checkpoint):
     ],
 )
 def test_an_engine_for_another_machine_is_refused(built, change, words):
-    folder, binding = built()
+    folder, binding = built
     with pytest.raises(ValueError, match=words):
-        load(folder, binding, dataclasses.replace(TARGET, **change))
+        load(folder, binding, dataclasses.replace(binding.TARGET, **change))
 
 
 def test_an_engine_of_another_checkpoint_is_refused(built):
-    folder, binding = built()
+    folder, binding = built
     with pytest.raises(ValueError, match=r"exported from checkpoint 'tiny' \(abababababab\)"):
         load(folder, binding, sha256="cd" * 32)
 
 
 def test_a_changed_plan_is_refused(built):
-    folder, binding = built()
+    folder, binding = built
     plan = next(folder.glob("step-*.plan"))
     plan.write_bytes(plan.read_bytes() + b" ")
     with pytest.raises(ValueError, match="is not the engine that was built"):
@@ -124,7 +78,7 @@ def test_a_changed_plan_is_refused(built):
 
 
 def test_a_changed_sidecar_is_refused(built):
-    folder, binding = built()
+    folder, binding = built
     path = next(folder.glob("act-*.json"))
     path.write_text(path.read_text().replace('"num_slots": 6', '"num_slots": 7'))
     with pytest.raises(ValueError, match="was changed after it was written"):
@@ -132,7 +86,7 @@ def test_a_changed_sidecar_is_refused(built):
 
 
 def test_a_manifest_edited_by_hand_is_refused(built):
-    folder, binding = built()
+    folder, binding = built
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"num_steps": 4', '"num_steps": 8'))
     with pytest.raises(ValueError, match="was changed after it was written"):
@@ -140,14 +94,14 @@ def test_a_manifest_edited_by_hand_is_refused(built):
 
 
 def test_a_missing_golden_is_refused(built):
-    folder, binding = built()
+    folder, binding = built
     (folder / GOLDENS).unlink()
     with pytest.raises(ValueError, match=r"lacks goldens\.safetensors"):
         load(folder, binding)
 
 
 def test_an_engine_with_another_border_is_refused(built, stand_in_class):
-    folder, binding = built()
+    folder, binding = built
     graph = binding.graphs["act"]
     noise = dataclasses.replace(graph.spec.inputs[1], shape=(1, 4, 8))
     spec = dataclasses.replace(graph.spec, inputs=(graph.spec.inputs[0], noise))
@@ -157,10 +111,11 @@ def test_an_engine_with_another_border_is_refused(built, stand_in_class):
 
 
 def test_wrong_numbers_are_refused_by_the_golden_step(built, checkpoint):
-    folder, binding = built()
+    folder, binding = built
+    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
+    verify_goldens(graphs, folder, graphs.runtime.manifest)
     with torch.no_grad():
         binding.graphs["act"].module.rows[0, 0] += 0.05
-    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
     with pytest.raises(ValueError, match="actions is off by"):
         verify_goldens(graphs, folder, graphs.runtime.manifest)
 
