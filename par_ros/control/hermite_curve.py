@@ -215,7 +215,11 @@ def _from_ends() -> FloatArray:
     Start velocity, start acceleration, way, end velocity, end acceleration; the start is 0.
     """
     zero, one = np.zeros((1, 5)), np.eye(5)[:, None]
-    return position_control_points((zero, one[0], one[1]), (one[2], one[3], one[4]), np.ones(1))[0]
+    coefficients = position_control_points(
+        (zero, one[0], one[1]), (one[2], one[3], one[4]), np.ones(1)
+    )
+    matrix: FloatArray = coefficients[0]
+    return matrix
 
 
 @cache
@@ -237,7 +241,8 @@ def _state_matrix(num_each: int) -> FloatArray:
         )
         matrices.append(perm(_DEGREE, order) * basis @ differences)
         differences = np.diff(differences, axis=0)
-    return np.concatenate(matrices) @ _from_ends()
+    matrix: FloatArray = np.concatenate(matrices) @ _from_ends()
+    return matrix
 
 
 _CONTROL_MATRIX: FloatArray = np.concatenate(_point_matrices()) @ _from_ends()

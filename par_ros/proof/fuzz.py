@@ -23,6 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -433,8 +434,12 @@ def _fuzz_job(job: tuple[str, int, int]) -> FuzzTotals:
     return fuzz_once(read_arm_spec(arm), seed, num_chunks)
 
 
+@cache
 def guard_checksum(arm: str) -> str:
-    """sha256 of what is judged: the sources of par_ros/control and what the arm's file says."""
+    """sha256 of what is judged: the sources of par_ros/control and what the arm's file says.
+
+    Of what they are when it is first asked for: main() asks before anything is judged.
+    """
     digest = hashlib.sha256(repr(read_arm_spec(arm)).encode())
     for path in sorted(Path(control.__path__[0]).glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -533,6 +538,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--resume goes on from the file of --json; name it")
     plan = FuzzPlan(options.arm, options.num_chunks, options.seed)
     try:
+        guard_checksum(options.arm)
         totals = read_report(options.json, plan) if options.resume else FuzzTotals()
     except ValueError as error:
         return report_error(error)
