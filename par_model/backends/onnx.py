@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from par_model.backends.graphs import GraphSpec
 from par_model.export.manifest import Manifest, verify_files
 
 _Array = np.ndarray[Any, np.dtype[Any]]
+# What it raises for operators that it does not have, by version.
+_REFUSALS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 
 class OnnxRuntime:
@@ -23,7 +32,8 @@ class OnnxRuntime:
         num_threads: of one graph; None is as many as PyTorch uses.
 
     Raises:
-        ValueError: a file is missing or changed, or the folder is not float32.
+        ValueError: a file is missing or changed, the folder is not float32, or this ONNX Runtime
+            does not know its operators.
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None) -> None:
@@ -36,7 +46,7 @@ class OnnxRuntime:
         verify_files(folder, self.manifest)
         self._specs = {spec.name: spec for spec in self.manifest.graphs}
         self._graphs = {
-            name: _BoundGraph(folder / f"{name}.onnx", spec, num_threads)
+            name: BoundGraph(folder / f"{name}.onnx", spec, num_threads)
             for name, spec in self._specs.items()
         }
 
@@ -55,7 +65,7 @@ class OnnxRuntime:
         return self._graphs[graph].run(inputs, cache or {})
 
 
-class _BoundGraph:
+class BoundGraph:
     """A session whose inputs and outputs are buffers of ours: nothing is allocated in a run, and a
     cache output is its input's memory, so that only the new rows are written."""
 
@@ -66,9 +76,15 @@ class _BoundGraph:
         # Threads may spin between operators, never between runs: the arm has other processes.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._spec = spec
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+        except _REFUSALS as error:
+            raise ValueError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run {path} ({error}); install the "
+                "version in constraints.txt (it needs Python 3.11), or choose backend 'eager'."
+            ) from error
         self._aliases = dict(spec.aliases)
         owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
         owned += [s for s in spec.outputs if s.name not in self._aliases]
