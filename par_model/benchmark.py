@@ -440,6 +440,11 @@ def _print_control(report: Result) -> None:
             f"{name:10} {entry['speed_over_first']:.2f} times the first backend's speed, actions "
             f"within {entry['actions_max_abs_from_first']:.2e} of it; {entry['runtime']}"
         )
+    for name, counts in (report["kernel_launches"] or {}).items():
+        print(
+            f"{name:10} a control step is {counts['kernels']} kernels, by "
+            f"{counts['host_launches']} launches of the host"
+        )
     for machine, parts in report["bound_ms"].items():
         line = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
         print(f"bound on {machine}: {line} ms")

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from par_model.backends.policy_graphs import SlotInputs
 from par_model.backends.static_graphs import as_float32
@@ -135,6 +136,22 @@ def test_what_a_run_returned_is_not_changed_by_the_next(graphs, checkpoint, step
     chunk = graphs.act(context, steps[0].noise, 0)
     graphs.act(context, steps[1].noise, 0)
     np.testing.assert_array_equal(chunk, graphs.act(context, steps[0].noise, 0))
+
+
+@pytest.mark.gpu
+def test_the_host_waits_for_nothing_inside_a_control_step(checkpoint, export_folder, steps):
+    """Image to actions that are still on the GPU: CUDA's own check raises at a wait."""
+    graphs = make_runtime("compiled on gpu", checkpoint, export_folder)
+    context, cache = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:1], 0)
+    graphs.act(context, steps[0].noise, 0)
+    append(graphs, cache, steps[1:2], 1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        context, _ = append(graphs, cache, steps[2:3], 1)
+        inputs = {"action_context": context.action, "noise": steps[2].noise[None]}
+        graphs.runtime.run("act", inputs, None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_pictures_are_drawn_from_the_runtime_s_contexts(graphs, checkpoint, steps):
