@@ -206,13 +206,13 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
 def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
     """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest.
 
-    Episodes that were disturbed while they were recorded are left out: the planner looks where the
-    arm has been pushed to, and its targets step there.
+    Episodes that were disturbed while they were recorded are left out unless --disturbed: the
+    planner looks where the arm has been pushed to, and its targets step there.
     """
     asked = Asked()
     chain = ChunkChain(read_arm_spec("panda"), asked, guarded=True)
     num_episodes = 0
-    for actions in _episodes(options.data_set):
+    for actions in _episodes(options.data_set, disturbed=options.disturbed):
         if options.episodes is not None and num_episodes == options.episodes:
             break
         num_episodes += 1
@@ -220,11 +220,15 @@ def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
         chain.start(actions[0])
         for begin in range(0, len(actions) - _NUM_ACTIONS + 1, _NUM_ACTIONS):
             chain.take(actions[begin : begin + _NUM_ACTIONS])
-    return asked, {"data_set": options.data_set.name, "num_episodes": num_episodes}
+    return asked, {
+        "data_set": options.data_set.name,
+        "disturbed": options.disturbed,
+        "num_episodes": num_episodes,
+    }
 
 
-def _episodes(folder: Path) -> Iterator[FloatArray]:
-    """float64 [steps, J + 1] of each undisturbed episode: the column `action`."""
+def _episodes(folder: Path, *, disturbed: bool) -> Iterator[FloatArray]:
+    """float64 [steps, J + 1] of each episode, the column `action`; `disturbed`: of those too."""
     import pyarrow.parquet as parquet
 
     files = sorted(folder.glob("data/*/*.parquet"))
@@ -240,7 +244,7 @@ def _episodes(folder: Path) -> Iterator[FloatArray]:
         index = table["episode_index"].to_numpy()
         for episode in np.unique(index):
             rows = index == episode
-            if np.array_equal(actions[rows], executed[rows]):
+            if disturbed or np.array_equal(actions[rows], executed[rows]):
                 yield actions[rows]
 
 
@@ -311,6 +315,9 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where it could measure."""
     parser = argparse.ArgumentParser(prog="python -m par_ros limits", description=__doc__)
     parser.add_argument("--data-set", type=Path, help="folder that par_model.collect wrote")
+    parser.add_argument(
+        "--disturbed", action="store_true", help="of a data set: disturbed episodes too"
+    )
     parser.add_argument("--task", default="PushCube")
     parser.add_argument("--episodes", type=int, help="default: 25; of a data set: all")
     parser.add_argument("--first-seed", type=int, help="default: the measurement seeds")

@@ -102,12 +102,13 @@ class LatencyRig(Rig):
 
 
 def summary(times_ms: list[float]) -> dict[str, float | int]:
-    """p50, p99 and worst, ms."""
+    """p50, p95, p99 and worst, ms."""
     if not times_ms:
         return {"num": 0}
     return {
         "num": len(times_ms),
         "p50_ms": float(np.percentile(times_ms, 50)),
+        "p95_ms": float(np.percentile(times_ms, 95)),
         "p99_ms": float(np.percentile(times_ms, 99)),
         "worst_ms": max(times_ms),
     }

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from par_ros.control import braking
-from par_ros.control.joint_trajectory import MotionState
+from par_ros.control.joint_trajectory import Motion, MotionState
 from par_ros.control.safety_filter import arm_trajectory
 from par_ros.proof.limit_oracle import ControllerOracle
 from tests.control.arms import arm
@@ -70,3 +70,33 @@ def test_move_to_rest_arrives() -> None:
     oracle.receive(arm_trajectory(spec, nodes), 0.0, 0.0)
     oracle.advance(2.0)
     assert not oracle.findings.num_violations, oracle.findings.examples
+
+
+def test_on_the_way_to_rest_every_wanted_moment_has_its_node() -> None:
+    """Up to 0.2 s of a motion that takes longer: the nodes of the motion itself, and no others."""
+    spec = arm("panda")
+    state = MotionState(spec.home, np.full(7, 0.2), np.full(7, -1.0))
+    goal = spec.home + 0.3
+    times_s = 0.05 * np.arange(1, 5)
+    part = braking.move_towards(state, goal, spec.limits, times_s)
+    assert np.isin(times_s, part.times_s).all()
+    assert part.times_s[-1] == times_s[-1]
+    assert np.diff(part.times_s, prepend=0.0).min() >= 0.002
+    whole = braking.move_to_rest(state, goal, spec.limits)
+    assert whole.times_s[-1] > times_s[-1]
+    motion = Motion(arm_trajectory(spec, whole), state)
+    # Points within 2 ms of a node are left out, so the two differ by what that rounds.
+    np.testing.assert_allclose(part.positions, motion.sample(part.times_s).positions, atol=1e-5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shares, shares)
+def test_no_stop_is_longer_than_the_bound(velocity: np.ndarray, acceleration: np.ndarray) -> None:
+    limits = arm("panda").limits
+    state = moving(velocity, 0.9 * acceleration)
+    rows = (state.velocities[None], state.accelerations[None])
+    way = braking.stopping_positions(state.positions[None], *rows, limits)[0] - state.positions
+    peaks = np.abs(braking.peak_velocities(*rows, limits))[0]
+    fastest = np.maximum(peaks, np.abs(state.velocities))
+    bound = braking.longest_stop(fastest, np.abs(state.accelerations), limits)
+    assert np.all(np.abs(way) <= bound + 1e-12)

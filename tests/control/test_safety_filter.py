@@ -159,6 +159,43 @@ def test_what_cannot_be_tracked_closely_is_refused() -> None:
     assert "panda_joint1" in filtered.reason
 
 
+@pytest.mark.parametrize(
+    ("velocity", "acceleration", "step"),
+    [(0.0, 0.0, -0.15), (0.5, -4.4, -0.11), (-0.6, 3.0, 0.14)],
+)
+def test_a_step_is_gone_after_as_fast_as_the_limits_allow(
+    velocity: float, acceleration: float, step: float
+) -> None:
+    """From rest, or against the motion: no smoothing follows it, yet the arm gets there in time."""
+    spec = arm("panda")
+    joint = np.arange(7) == 5
+    start = MotionState(spec.home, velocity * joint, acceleration * joint)
+    positions = np.column_stack((np.tile(spec.home + step * joint, (8, 1)), np.full(8, 0.04)))
+    filtered = make_filter().apply(Join(start), positions, 0.04)
+    assert filtered.outcome == "tracked"
+    (change,) = filtered.changes
+    assert change.joint_name == "panda_joint6"
+    # It lags at first, within what is a motion, and arrives.
+    assert 0.1 < change.largest < spec.max_jump_rad
+    assert abs(filtered.knots[-1, 5] - positions[-1, 5]) < 0.02
+    np.testing.assert_array_equal(np.delete(filtered.knots, 5, 1), np.delete(positions, 5, 1))
+    findings = judge(spec, start, filtered).findings
+    assert not findings.num_violations, findings.examples
+
+
+def test_a_step_that_lags_too_far_or_does_not_arrive_is_refused() -> None:
+    spec = arm("panda")
+    joint = np.arange(7) == 0
+    far = np.column_stack((np.tile(spec.home, (8, 1)), np.full(8, 0.04)))
+    far[:, :7] += np.outer(0.29 * np.arange(1, 9), joint)
+    refused = make_filter().apply(standing(), far, 0.04)
+    assert refused.outcome == "refused"
+    assert "at the last knot" in refused.reason
+    lagging = dataclasses.replace(spec, max_jump_rad=0.05)
+    step = np.column_stack((np.tile(spec.home + 0.15 * joint, (8, 1)), np.full(8, 0.04)))
+    assert make_filter(lagging).apply(standing(), step, 0.04).outcome == "refused"
+
+
 def test_a_warning_only_limit_passes_and_is_reported() -> None:
     spec = dataclasses.replace(arm("panda"), acceleration_check="warn", jerk_check="none")
     positions = gentle(0.0)
