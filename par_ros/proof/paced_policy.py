@@ -2,7 +2,10 @@
 """policy_node with a checkpoint whose chunks are due faster than it was trained for. For the soak.
 
 Nothing of the network's work changes: the same pictures, tokens and sampling steps; only the time
-between two actions is `PAR_SOAK_PACE` times shorter.
+between two actions is `PAR_SOAK_PACE` times shorter. The loopback's picture is no scene, and on it
+a policy runs into a joint limit within seconds and stays there. So that the guard has motions to
+pass for hours, the arm swings about where it began, and the policy's own motion is added to that,
+made smaller; the gripper is the policy's alone.
 """
 
 import dataclasses
@@ -10,7 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from par_model.interface import ActionChunk, Observation, Policy, PolicySpec
+import numpy as np
+
+from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_node import PolicyNode
 from par_ros.process import run_node
@@ -18,12 +23,20 @@ from par_ros.process import run_node
 PACE_VARIABLE = "PAR_SOAK_PACE"
 
 
+_SWING_RAD = 0.15
+_CHUNKS_PER_SWING = 8
+_OWN_SHARE = 0.1
+
+
 class PacedPolicy:
-    """A Policy `pace` times faster than `policy`."""
+    """A Policy `pace` times faster than `policy`, about the pose in which it was reset."""
 
     def __init__(self, policy: Policy, pace: float) -> None:
         self._policy = policy
         self._pace = pace
+        self._home: FloatArray | None = None
+        self._before = np.zeros(0)
+        self._num_chunks = 0
         self.backend = getattr(policy, "backend", "")
 
     @property
@@ -33,13 +46,28 @@ class PacedPolicy:
 
     def reset(self, instruction: str, seed: int) -> None:
         self._policy.reset(instruction, seed)
+        self._home = None
 
     def observe(self, observation: Observation) -> None:
+        if self._home is None:
+            self._home = self._before = observation.measured_joint_positions
+            self._num_chunks = 0
+        elif observation.executed_actions is not None:
+            self._before = observation.executed_actions[-1]
         self._policy.observe(observation)
 
     def act(self) -> ActionChunk:
         chunk = self._policy.act()
-        return dataclasses.replace(chunk, step_s=chunk.step_s / self._pace)
+        assert self._home is not None
+        self._num_chunks += 1
+        phase = 2.0 * np.pi * self._num_chunks / _CHUNKS_PER_SWING
+        goal = self._home + _SWING_RAD * np.sin(phase)
+        # From rest to rest: at a fast pace the arm has come to rest when the next chunk is there.
+        own = chunk.joint_positions
+        share = 0.5 - 0.5 * np.cos(np.pi * np.arange(1, len(own) + 1) / len(own))
+        knots = self._before + np.outer(share, goal - self._before) + _OWN_SHARE * (own - own[0])
+        knots[:, -1] = own[:, -1]
+        return dataclasses.replace(chunk, step_s=chunk.step_s / self._pace, joint_positions=knots)
 
 
 def main() -> int:
