@@ -21,7 +21,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from par_model.roofline import GPUS, Gpu, Networks, policy_phases
 
 PARTS = ("control", "cache", "steps")
 STEP_SWEEP = (1, 2, 4, 10, 50, 100)
-MIN_RUNS, WARM_UP_RUNS = 200, 20
+MIN_RUNS, WARM_UP_RUNS, RUNS_IN_TURN = 200, 20, 20
 Result = dict[str, Any]
 Times = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -80,23 +80,43 @@ class Clock:
     def measure(self, call: Callable[[], object]) -> dict[str, float]:
         """`summary` of the wall times; on a CPU with the median of the process's own CPU time
         (all threads), which other programs disturb less."""
-        wall_ms, cpu_ms = self.times_ms(call)
-        measured = summary(wall_ms)
-        return measured | {"cpu_time_p50": float(np.median(cpu_ms))} if self._on_cpu else measured
+        return self.measure_in_turn({"": call})[""]
 
-    def times_ms(self, call: Callable[[], object]) -> tuple[Times, Times]:
-        """Wall and CPU time of every run."""
-        for _ in range(self.num_warm_up):
+    def measure_in_turn(
+        self, calls: Mapping[str, Callable[[], object]]
+    ) -> dict[str, dict[str, float]]:
+        """`measure` of several calls, a block of runs of each in turn, so that what else the
+        machine does meets all of them."""
+        times = {name: [self._times_ms(call, 0, self.num_warm_up)] for name, call in calls.items()}
+        for done in range(0, self.num_runs, RUNS_IN_TURN):
+            count = min(RUNS_IN_TURN, self.num_runs - done)
+            for name, call in calls.items():
+                times[name].append(self._times_ms(call, count, 0))
+        result = {}
+        for name, blocks in times.items():
+            wall_ms, cpu_ms = np.concatenate(blocks, axis=1)
+            result[name] = summary(wall_ms)
+            if self._on_cpu:
+                result[name]["cpu_time_p50"] = float(np.median(cpu_ms))
+        return result
+
+    def best_ms(self, call: Callable[[], object]) -> float:
+        """The shortest wall time."""
+        return float(self._times_ms(call, self.num_runs, self.num_warm_up)[0].min())
+
+    def _times_ms(self, call: Callable[[], object], num_runs: int, num_warm_up: int) -> Times:
+        """[2, num_runs]: wall and CPU time of every run."""
+        for _ in range(num_warm_up):
             call()
-        wall, cpu = [], []
-        for _ in range(self.num_runs):
+        times = np.empty((2, num_runs))
+        for run in range(num_runs):
             self._wait()
             start, cpu_start = time.perf_counter(), time.process_time()
             call()
             self._wait()
-            wall.append(1e3 * (time.perf_counter() - start))
-            cpu.append(1e3 * (time.process_time() - cpu_start))
-        return np.array(wall), np.array(cpu)
+            times[0, run] = 1e3 * (time.perf_counter() - start)
+            times[1, run] = 1e3 * (time.process_time() - cpu_start)
+        return times
 
     @property
     def _on_cpu(self) -> bool:
@@ -157,23 +177,24 @@ class Rig:
     def act(self) -> Any:
         return self.graphs.act(self.context, self.newest.noise, 0)
 
-    def control_step(self) -> Any:
+    def end_to_end(self) -> Any:
         """Image in host memory to actions in host memory."""
         return self.graphs.act(self.extend(self.encode()), self.newest.noise, 0)
 
 
 def measure_control(rigs: dict[str, Rig], clock: Clock) -> Result:
     """Each graph and end to end, the backends in turn; actions are compared with the first's."""
+    times = {
+        part: clock.measure_in_turn({name: getattr(rig, part) for name, rig in rigs.items()})
+        for part in ("encode", "extend", "act", "end_to_end")
+    }
     reference, result = None, {}
     for name, rig in rigs.items():
-        parts = {"encode": rig.encode, "extend": rig.extend, "act": rig.act}
-        times = {part: clock.measure(call) for part, call in parts.items()}
-        times["end_to_end"] = clock.measure(rig.control_step)
-        actions = rig.control_step()
+        actions = rig.end_to_end()
         reference = actions if reference is None else reference
         result[name] = {
             "runtime": rig.graphs.name,
-            "ms": times,
+            "ms": {part: of[name] for part, of in times.items()},
             "actions_max_abs_from_first": float(np.abs(actions - reference).max()),
         }
     first = next(iter(result.values()))["ms"]["end_to_end"]["p50"]
@@ -253,7 +274,7 @@ def measure_steps(deployment: Deployment, backend: str, fill: int, clock: Clock)
         rig = Rig(make_graphs(chosen, backend), deployment.checkpoint, fill)
         result[str(num_steps)] = {
             "act_ms": clock.measure(rig.act),
-            "end_to_end_ms": clock.measure(rig.control_step),
+            "end_to_end_ms": clock.measure(rig.end_to_end),
         }
     return result
 
@@ -282,8 +303,8 @@ def measured_cpu(num_bytes: int) -> Gpu:
     clock = Clock(torch.device("cpu"), 20, 5)
     a, b, product = torch.zeros(3, 1024, 1024)
     source, target = torch.zeros(2, max(1, num_bytes // 8))
-    matmul_ms = clock.times_ms(lambda: torch.mm(a, b, out=product))[0].min()
-    copy_ms = clock.times_ms(lambda: target.copy_(source))[0].min()
+    matmul_ms = clock.best_ms(lambda: torch.mm(a, b, out=product))
+    copy_ms = clock.best_ms(lambda: target.copy_(source))
     return Gpu(
         f"this CPU, {torch.get_num_threads()} threads, measured",
         2 * 1024**3 / matmul_ms / 1e9,
@@ -412,7 +433,7 @@ def _kernel_launches(rigs: dict[str, Rig], device: torch.device) -> Result | Non
     launches = {}
     for name, rig in rigs.items():
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
-            rig.control_step()
+            rig.end_to_end()
             torch.cuda.synchronize(device)
         on_gpu = [event.name for event in trace.events() if event.device_type == DeviceType.CUDA]
         on_host = [event.name for event in trace.events() if event.device_type != DeviceType.CUDA]
