@@ -70,6 +70,24 @@ def assert_eager(folder, caplog, words):
     assert "backend auto: eager, the slowest" in caplog.text
 
 
+def test_an_onnx_runtime_that_is_too_old_is_a_sentence(tmp_path):
+    """As that of Python 3.10, which does not know opset 24; here a file from the future."""
+    require_onnx()
+    import onnx
+
+    from par_model.backends.graphs import GraphSpec
+    from par_model.backends.onnx import BoundGraph
+
+    value = onnx.helper.make_tensor_value_info
+    ends = [value(name, onnx.TensorProto.FLOAT, (1,)) for name in ("given", "same")]
+    node = onnx.helper.make_node("Identity", ["given"], ["same"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    future = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 999)])
+    onnx.save(future, tmp_path / "g.onnx")
+    with pytest.raises(ValueError, match=r"cannot run .*g\.onnx .*choose backend 'eager'"):
+        BoundGraph(tmp_path / "g.onnx", GraphSpec("g", (), ()), 1)
+
+
 @pytest.mark.slow
 def test_auto_exports_and_takes_the_faster_by_the_first_measurement(folder, caplog):
     """Both give the same actions to 1e-4; the times that decide are kept and can be read."""
