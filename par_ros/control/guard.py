@@ -22,11 +22,13 @@ simulators, whose clock moves in control steps, and for the stop after a clock h
 knows then what a stamp means to the controller. On an arm the stamp fixes the start otherwise.
 """
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from par_ros.control import braking
 from par_ros.control.action_schedule import (
@@ -36,7 +38,7 @@ from par_ros.control.action_schedule import (
     ScheduleRefusal,
     ScheduleSettings,
 )
-from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.arm_spec import ArmSpec, JointLimits
 from par_ros.control.hermite_curve import Nodes
 from par_ros.control.joint_trajectory import (
     NANOSECONDS,
@@ -72,8 +74,12 @@ _NUM_TRACKING_SAMPLES = 6
 # trajectory that is over when it arrives, and a stop must not be rejected for coming late.
 _MIN_STOP_S = 1.0
 # A stop with stamp 0 follows the running motion this long before it brakes: the first of these that
-# makes up for a late pick-up within the limits.
+# makes up for a late pick-up within the limits, or else the one that asks for least.
 _PICKUP_LEADS_S = (0.05, 0.075, 0.1, 0.15, 0.2)
+# Where it goes until then: along the running motion, as if picked up this share of the longest
+# delay late; or with an acceleration that changes evenly to this share of the limit, braking.
+_LATE = (0.0, 0.5, 1.0)
+_BRAKE_SHARES = (0.0, 0.3, 0.6, 0.9)
 # Points closer to the splice than this are dropped: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
 _MOTIONS_KEPT = 4
@@ -616,15 +622,30 @@ class Guard:
         return arm_trajectory(self.spec, _resting_until(nodes, _MIN_STOP_S)), begin
 
     def _pickup_lead(self, running: _Running, time_ns: int) -> Nodes:
-        """One point of the running motion, near enough to stop soon and far enough to join."""
+        """One point that is near enough to stop soon and far enough to join from where the arm is.
+
+        Each joint takes the first end that keeps the limits, or the one that asks for least.
+        """
         starts = (running.arm_at(time_ns), *self._late_starts(running, time_ns))
+        late_ns = self.settings.max_pickup_delay_s * NANOSECONDS
+        middle = running.arm_at(time_ns + round(late_ns / 2))
+        lead, smallest = None, math.inf
         for lead_s in _PICKUP_LEADS_S:
-            end = running.arm_at(time_ns + round(lead_s * NANOSECONDS))
-            if self._filter.may_join(starts, end, lead_s):
+            lead_ns = lead_s * NANOSECONDS
+            ends = [
+                *(running.arm_at(time_ns + round(lead_ns + share * late_ns)) for share in _LATE),
+                *(_braked(middle, lead_s, share, self.spec.limits) for share in _BRAKE_SHARES),
+            ]
+            shares = np.array([self._filter.join_shares(starts, end, lead_s) for end in ends])
+            fits = shares <= 1.0
+            choice = np.where(fits.any(axis=0), fits.argmax(axis=0), shares.argmin(axis=0))
+            asked = float(np.take_along_axis(shares, choice[None], axis=0).max())
+            if lead is None or asked < smallest:
+                lead, smallest = _point(lead_s, ends, choice), asked
+            if smallest <= 1.0:
                 break
-        return Nodes(
-            np.array([lead_s]), end.positions[None], end.velocities[None], end.accelerations[None]
-        )
+        assert lead is not None
+        return lead
 
     def _stop_nodes(self, begin: MotionState, retreat: bool) -> Nodes:
         if retreat and self._measured is not None:
@@ -818,6 +839,27 @@ def _lead(running: _Running, time_ns: int, begin_s: float, splice_s: float) -> N
         np.array([state.velocities for state in states]),
         np.array([state.accelerations for state in states]),
     )
+
+
+def _braked(
+    state: MotionState, duration_s: float, share: float, limits: JointLimits
+) -> MotionState:
+    """Where `state` gets to while its acceleration changes evenly to `share` of full braking."""
+    positions, velocities, begin = state.positions, state.velocities, state.accelerations
+    end = -np.sign(velocities) * share * limits.max_acceleration
+    return MotionState(
+        positions + velocities * duration_s + (begin / 3 + end / 6) * duration_s**2,
+        velocities + (begin + end) / 2 * duration_s,
+        end,
+    )
+
+
+def _point(time_s: float, ends: list[MotionState], choice: npt.NDArray[np.intp]) -> Nodes:
+    """One node at `time_s`; joint j is that of ends[choice[j]]."""
+    joints = np.arange(len(choice))
+    values = np.array([(end.positions, end.velocities, end.accelerations) for end in ends])
+    positions, velocities, accelerations = values[choice, :, joints].T
+    return Nodes(np.array([time_s]), positions[None], velocities[None], accelerations[None])
 
 
 def _resting_until(nodes: Nodes, end_s: float) -> Nodes:

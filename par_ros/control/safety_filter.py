@@ -239,10 +239,14 @@ class SafetyFilter:
         )
         return FilteredChunk(outcome, sent, tail.after(ahead), tuple(changes), warnings)
 
-    def may_join(
+    def join_shares(
         self, starts: tuple[MotionState, ...], end: MotionState, duration_s: float
-    ) -> bool:
-        """Whether one quintic from each of `starts` to `end` keeps the enforced limits."""
+    ) -> FloatArray:
+        """Largest share of an enforced limit, [J], that a quintic from a start to `end` asks for.
+
+        Up to 1: all of `starts` may join. Inf where a position is out, or a stop from `end` would
+        leave the limits.
+        """
         start = (
             np.array([state.positions for state in starts]),
             np.array([state.velocities for state in starts]),
@@ -253,7 +257,16 @@ class SafetyFilter:
             for values in (end.positions, end.velocities, end.accelerations)
         )
         pieces = Pieces(start, (ends[0], ends[1], ends[2]), np.full(len(starts), duration_s))
-        return not np.any(_beyond(pieces.control_points(), self._limits)[self._enforced])
+        points = pieces.control_points()
+        low, high = points.extremes()
+        rates = np.maximum(-low, high)[1:] / self._limits.bounds[1][1:]
+        shares: FloatArray = rates[self._enforced[1:4]].max(axis=0, initial=0.0)
+        rows = (end.positions[None], end.velocities[None], end.accelerations[None])
+        speeds = np.abs(braking.peak_velocities(rows[1], rows[2], self._limits))[0]
+        out = _beyond(points, self._limits)[0]
+        if self._enforced[4]:
+            out = out | (speeds > self._limits.max_velocity) | _stop_leaves(*rows, self._limits)
+        return np.where(out & self._enforced[0], np.inf, shares)
 
     # What is wrong before any limit is looked at.
 

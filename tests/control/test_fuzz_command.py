@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.parameters import read_arm_spec
 from par_ros.proof import fuzz
-from par_ros.proof.fuzz import FuzzPlan, FuzzTotals, main, read_report, report
+from par_ros.proof.fuzz import FuzzPlan, FuzzRun, FuzzTotals, main, read_report, report
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +59,20 @@ def test_a_file_that_judged_another_guard_is_refused(
     path.write_text(json.dumps({**content, "guard_sha256": "0" * 64}))
     assert main(["--num-chunks", "20", "--seed", "7", "--resume", "--json", str(path)]) == 1
     assert "judged another guard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seed", "num_chunks"), [(1, 12), (22, 75)])
+def test_a_clock_step_at_speed_stops_within_the_limits(seed: int, num_chunks: int) -> None:
+    """Both ran 2 to 9 % over an acceleration limit when a stop could only follow the motion."""
+
+    class ClockStepRun(FuzzRun):
+        def _disturb(self) -> None:
+            if self._random.random() < 0.3:
+                step_s = self._random.choice([-100.0, -5.0, -0.1, 0.4, 5.0, 100.0])
+                self._clock_ns += round(step_s * NANOSECONDS)
+                self._see_joints()
+
+    run = ClockStepRun(read_arm_spec("panda"), seed)
+    totals = run.run(num_chunks)
+    assert run._guard.counters["clock_steps"] > 2
+    assert totals.passed, totals.findings.examples
