@@ -52,7 +52,7 @@ _END_COST_PER_S = 4.0 / 0.36
 # flattened(): pieces in the first intervals (one in each later interval), jerk's weight, passes.
 _FINE_PIECES = (6, 4, 2, 2)
 _FINE_JERK_TIME_S = 0.005
-_NUM_REWEIGHTINGS = 13
+_NUM_REWEIGHTINGS = 11
 
 _END_VELOCITY = 3
 
@@ -79,19 +79,26 @@ class KnotSpline:
     ) -> Nodes:
         """Like exact(), with more nodes and a lower peak of acceleration in each joint.
 
-        Stops once every joint's peak is below `max_acceleration` [J].
+        A joint is done once its peak is below `max_acceleration` [J].
         """
         given_rows = _given_rows(start, knots)
-        weights = np.ones((len(self._fine_times_s) - 1, knots.shape[1]))
+        num_nodes, num_joints = len(self._fine_times_s), knots.shape[1]
+        states = np.empty((3, num_nodes, num_joints))
+        open_ = np.arange(num_joints)
+        weights = np.ones((num_nodes - 1, num_joints))
         for _ in range(_NUM_REWEIGHTINGS):
-            nodes = Nodes(self._fine_times_s, *self._fine.states(weights, given_rows))
-            peaks = np.abs(Pieces.between(nodes).accelerations()).max(axis=1)
+            found = self._fine.states(weights, given_rows[:, open_])
+            states[:, :, open_] = found
+            peaks = np.abs(Pieces.between(Nodes(self._fine_times_s, *found)).accelerations())
+            peaks = peaks.max(axis=1)
             highest = np.maximum(peaks.max(axis=0), 1e-9)
-            if np.all(highest < max_acceleration):
+            still = highest >= max_acceleration[open_]
+            if not still.any():
                 break
-            weights = weights * (peaks / highest + 1e-3) ** 2
+            open_ = open_[still]
+            weights = weights[:, still] * (peaks[:, still] / highest[still] + 1e-3) ** 2
             weights /= weights.max(axis=0)
-        return nodes
+        return Nodes(self._fine_times_s, *states)
 
     def refined(self, nodes: Nodes) -> Nodes:
         """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""
