@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the CPU: float32 graphs, cache rows written in place."""
+"""ONNX Runtime on the CPU: float32 graphs (float16 too, to check an export), cache rows written in
+place."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,23 +26,23 @@ _REFUSALS = (
 
 
 class OnnxRuntime:
-    """GraphRuntime on a folder that `export_trt --precision fp32` wrote.
+    """GraphRuntime on a folder that `export_trt` wrote with precision fp32 or fp16.
 
     Args:
         folder: ONNX files beside their manifest.json, whose hashes are checked.
         num_threads: of one graph; None is as many as PyTorch uses.
 
     Raises:
-        ValueError: a file is missing or changed, the folder is not float32, or this ONNX Runtime
-            does not know its operators.
+        ValueError: a file is missing or changed, the folder is bfloat16, or this ONNX Runtime does
+            not know its operators.
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None) -> None:
         self.manifest = Manifest.read(folder)
-        if self.manifest.precision != "fp32":
+        if self.manifest.precision == "bf16":
             raise ValueError(
-                f"{folder} holds {self.manifest.precision} graphs, and ONNX Runtime on the CPU has "
-                "float32 kernels only; export with --precision fp32."
+                f"{folder} holds bf16 graphs, and ONNX Runtime on the CPU has no kernels for them; "
+                "export with --precision fp32."
             )
         verify_files(folder, self.manifest)
         self._specs = {spec.name: spec for spec in self.manifest.graphs}
@@ -93,7 +94,7 @@ class BoundGraph:
 
     def run(self, inputs: Mapping[str, Any], cache: Mapping[str, _Array]) -> dict[str, _Array]:
         for name, value in inputs.items():
-            np.copyto(self._arrays[name], value, casting="no")
+            np.copyto(self._arrays[name], value, casting="same_kind")
         self._session.run_with_iobinding(self._binding(cache))
         return {
             spec.name: self._arrays[spec.name].copy()
