@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from par_ros.node_graph import RealArmArguments
+from par_ros.node_graph import RealArmArguments, real_arm_graph
 from par_ros.topics import GUARD, POLICY, RECORDER, SERVICES, TOPICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
@@ -64,6 +64,18 @@ def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
     served = {service.private_name for service in SERVICES if service.server == node}
     assert served <= allowed(name, "services", "reply")
     assert not allowed(name, "services", "request")
+
+
+def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
+    graph = real_arm_graph(RealArmArguments(checkpoint=str(tmp_path), record=True))
+    managed = {entry.name for entry in graph.nodes if entry.lifecycle}
+    assert managed == {GUARD, POLICY, "real_arm_node", RECORDER}
+    requests = allowed("operator", "services", "request")
+    for name, node in NODES.items():
+        if node in managed:
+            assert {f"{node}/change_state", f"{node}/get_state"} <= requests
+            assert {"~/change_state", "~/get_state"} <= allowed(name, "services", "reply")
+            assert "~/transition_event" in allowed(name, "topics", "publish")
 
 
 @pytest.mark.parametrize("command", COMMANDS.values())
