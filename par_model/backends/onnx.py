@@ -83,8 +83,9 @@ class BoundGraph:
             )
         except _REFUSALS as error:
             raise ValueError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot run {path} ({error}); install the "
-                "version in constraints.txt (it needs Python 3.11), or choose backend 'eager'."
+                f"ONNX Runtime {onnxruntime.__version__} cannot run {path} ({str(error).strip()}); "
+                "install the version in constraints.txt (it needs Python 3.11), or choose backend "
+                "'eager'."
             ) from error
         self._aliases = dict(spec.aliases)
         owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
