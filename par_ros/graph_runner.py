@@ -7,11 +7,13 @@ there after END_GRACE_S. A process that loses this one
 ends itself (par_ros.process.end_with_parent).
 """
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -130,6 +132,7 @@ class GraphRunner:
         self._context = Context()
         self._node: Node | None = None
         self._executor: SingleThreadedExecutor | None = None
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> "GraphRunner":
         return self
@@ -148,6 +151,7 @@ class GraphRunner:
         Raises RunError when the domain holds a node of the same name, or a node does not come up.
         """
         os.environ.update(self._graph.environment)
+        self._take_domain()
         # No arguments: rclpy would take our own name:=value words for remaps.
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("par_runner", context=self._context, namespace=self._graph.namespace)
@@ -195,6 +199,25 @@ class GraphRunner:
         if self._node is not None:
             self._node.destroy_node()
         self._context.try_shutdown()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take_domain(self) -> None:
+        """Refuse a second run of ours, which may not have made its nodes yet.
+
+        Runs in other namespaces may share the domain. The lock ends with this process.
+        """
+        domain, namespace = _domain(), self._graph.namespace.strip("/").replace("/", ".")
+        name = f"par_ros_{os.getuid()}_domain{domain}_{namespace}.lock"
+        self._lock = (Path(tempfile.gettempdir()) / name).open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"ROS domain {domain} already holds a run with this namespace, which may still be "
+                "starting; end that run, or choose another domain with domain_id:=N or another "
+                "namespace:=NAME."
+            ) from error
 
     def _run_is_over(self) -> bool:
         """Whether it ended well. Raises RunError where a process ended that should not have."""
@@ -225,9 +248,8 @@ class GraphRunner:
     @staticmethod
     def _refuse(names: list[str]) -> None:
         if names:
-            domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise RunError(
-                f"ROS domain {domain} already holds a node {names[0]}; end that run, or choose "
+                f"ROS domain {_domain()} already holds a node {names[0]}; end that run, or choose "
                 "another domain with domain_id:=N or another namespace:=NAME."
             )
 
@@ -268,6 +290,10 @@ class GraphRunner:
                 )
             self._executor.spin_once(timeout_sec=_POLL_S)
         return future.result()
+
+
+def _domain() -> str:
+    return os.environ.get("ROS_DOMAIN_ID", "0")
 
 
 def command_line(entry: NodeEntry, namespace: str) -> list[str]:

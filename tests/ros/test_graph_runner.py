@@ -223,6 +223,20 @@ def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
     assert "Traceback" not in finished.error
 
 
+def test_a_second_run_is_refused_before_its_nodes_are_there(
+    runner: "subprocess.Popen[str]", free_domain: str
+) -> None:
+    """Two that start together see no node of each other: a lock decides."""
+    finished = finish(start_module("tests.ros.light_graph", free_domain), START_TIMEOUT_S)
+    assert finished.code == 1
+    assert finished.sentences == [
+        f"error: ROS domain {free_domain} already holds a run with this namespace, which may still "
+        "be starting; end that run, or choose another domain with domain_id:=N or another "
+        "namespace:=NAME."
+    ]
+    assert runner.poll() is None
+
+
 class ArmListener(Listener):
     """Hears one arm's joints and every guard's status."""
 
