@@ -31,7 +31,8 @@ from par_model.interface import ImageArray
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.simulation.tasks import TASKS
 from par_model.training.ablations import ABLATIONS, FULL, ablated_model
-from par_model.training.clips import ClipConfig, TrainingEpisode
+from par_model.training.clip_config import ClipConfig
+from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import (
     CodecTrainingConfig,
     FrameSource,

@@ -40,7 +40,7 @@ def cached_export_folder(checkpoint: Checkpoint, name: str, sha256: str, num_ste
 
 
 def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int) -> Path:
-    """The folder of the export; made now if there is none (15 s for par_small), and said. The
+    """The folder of the export; made now if there is none (13 s for par_small), and said. The
     caller holds its `lock`.
 
     Raises:
@@ -50,7 +50,7 @@ def cached_export(checkpoint: Checkpoint, name: str, sha256: str, num_steps: int
     if _is_whole(folder):
         return folder
     # A warning is seen without any logging set up: nobody should wonder what takes so long.
-    _log.warning("exporting %s to ONNX, this once (15 s for par_small), into %s", name, folder)
+    _log.warning("exporting %s to ONNX, this once (13 s for par_small), into %s", name, folder)
     request = ExportRequest(checkpoint, name, sha256, "fp32", FUSED_OPSET, num_steps)
     export_checkpoint(request, folder, _log.info)
     return folder

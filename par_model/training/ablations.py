@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from par_model.config import ABLATIONS as PAPER_ABLATIONS
 from par_model.config import ModelConfig
-from par_model.training.clips import ClipConfig
+from par_model.training.clip_config import ClipConfig
 
 FULL = "full"
 

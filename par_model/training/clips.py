@@ -19,27 +19,9 @@ from par_model.instruction import InstructionTable
 from par_model.interface import FloatArray
 from par_model.model import TrainingBatch
 from par_model.normalization import Statistics
+from par_model.training.clip_config import ClipConfig
 from par_model.training.demonstrations_on_disk import DemonstrationSteps
 from par_model.training.latent_cache import LatentCache
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """How clips are drawn and batched."""
-
-    # slots of a batch, padding included: batches of short clips hold more clips
-    slots_per_batch: int = 144
-    # clips are drawn by this many batches' worth, sorted by length, then batched
-    batches_per_round: int = 8
-    # share of clips that start in an episode's first L steps; the others start anywhere
-    from_start_share: float = 0.5
-    # share of clips whose first slot is a random one; the others start at slot 0
-    offset_share: float = 0.5
-    # share of clips that are cut after their first slot: one observation, no history to copy
-    single_slot_share: float = 0.0
-    # standard deviation of noise on the history's normalised actions
-    context_noise: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
 from par_model.model import Losses, PARModel, TrainingBatch
 from par_model.normalization import Statistics
-from par_model.training.clips import ClipConfig, ClipSampler, TrainingEpisode, whole_episodes
+from par_model.training.clip_config import ClipConfig
+from par_model.training.clips import ClipSampler, TrainingEpisode, whole_episodes
 from par_model.training.closed_loop import ClosedLoopQueue, ClosedLoopResult
 from par_model.training.ema import WeightAverage
 from par_model.training.finetuning import (

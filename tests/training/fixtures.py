@@ -9,7 +9,8 @@ import numpy as np
 from par_model.config import ModelConfig, preset
 from par_model.instruction import code_table
 from par_model.normalization import Statistics, fit_statistics
-from par_model.training.clips import ClipConfig, ClipSampler, TrainingEpisode
+from par_model.training.clip_config import ClipConfig
+from par_model.training.clips import ClipSampler, TrainingEpisode
 from par_model.training.demonstrations_on_disk import DemonstrationSteps
 from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.staged_episodes import Episode, stage_episode, start_staging

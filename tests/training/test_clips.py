@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.training.clips import ClipConfig, ClipPlan, ClipSampler, cut_clip, whole_episodes
+from par_model.training.clip_config import ClipConfig
+from par_model.training.clips import ClipPlan, ClipSampler, cut_clip, whole_episodes
 from tests.training.fixtures import MODEL, fit, make_episode, make_sampler
 
 

@@ -15,7 +15,7 @@ from par_model.checkpoint import load_checkpoint
 from par_model.config import ModelConfig, preset
 from par_model.model import PARModel, TrainingBatch, count_parameters
 from par_model.nova_weights import NEW
-from par_model.training.clips import ClipConfig
+from par_model.training.clip_config import ClipConfig
 from par_model.training.finetuning import (
     FinetuningConfig,
     merged_model,

@@ -15,7 +15,7 @@ import torch
 from par_model.checkpoint import load_checkpoint
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
-from par_model.training.clips import ClipConfig
+from par_model.training.clip_config import ClipConfig
 from par_model.training.policy_training import (
     PolicyParts,
     PolicyTrainer,

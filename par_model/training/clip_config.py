@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of clips.py, for whoever needs no data set."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How clips are drawn and batched."""
+
+    # slots of a batch, padding included: batches of short clips hold more clips
+    slots_per_batch: int = 144
+    # clips are drawn by this many batches' worth, sorted by length, then batched
+    batches_per_round: int = 8
+    # share of clips that start in an episode's first L steps; the others start anywhere
+    from_start_share: float = 0.5
+    # share of clips whose first slot is a random one; the others start at slot 0
+    offset_share: float = 0.5
+    # share of clips that are cut after their first slot: one observation, no history to copy
+    single_slot_share: float = 0.0
+    # standard deviation of noise on the history's normalised actions
+    context_noise: float = 0.0
+    seed: int = 0
