@@ -23,8 +23,8 @@ from types import FrameType, TracebackType
 from typing import IO, Any
 
 import rclpy
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -44,6 +44,12 @@ START_TIMEOUT_S = 300.0
 SERVICE_TIMEOUT_S = 60.0
 # Loading a large policy and warming it up can take minutes.
 CONFIGURE_TIMEOUT_S = 900.0
+# Then the node is asked where it is: it may be at work, or a message was lost.
+_ANSWER_S = 20.0
+_GOALS = {
+    Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+}
 _POLL_S = 0.05
 # How long the last line of a process may take through its pipe.
 _LAST_WORDS_S = 1.0
@@ -258,11 +264,27 @@ class GraphRunner:
     ) -> None:
         assert self._node is not None
         client = self._node.create_client(ChangeState, f"{entry.name}/change_state")
+        states = self._node.create_client(GetState, f"{entry.name}/get_state")
         request = ChangeState.Request(transition=Transition(id=transition))
         self._wait_for_service(client, entry)
-        response = self._call(client, request, entry, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        response = self._call(client, request, _ANSWER_S)
+        done = response is not None and response.success
+        while response is None and not done:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{entry.name} gave no answer within {timeout_s:.0f} s; see its log."
+                )
+            # While a node works on the request it answers nothing. One that answers this has lost
+            # the request, or its answer was lost, as happens on a busy machine.
+            state = self._call(states, GetState.Request(), _ANSWER_S)
+            if state is not None:
+                done = state.current_state.id == _GOALS[transition]
+                response = None if done else self._call(client, request, _ANSWER_S)
+                done = done or (response is not None and response.success)
         self._node.destroy_client(client)
-        if not response.success:
+        self._node.destroy_client(states)
+        if not done:
             child = next(child for child in self._children if child.entry is entry)
             raise RunError(child.sentence() or f"{entry.name} could not be {label}; see its log.")
 
@@ -276,18 +298,16 @@ class GraphRunner:
                 )
             time.sleep(_POLL_S)
 
-    def _call(
-        self, client: Client[Any, Any], request: Any, entry: NodeEntry, timeout_s: float
-    ) -> Any:
+    def _call(self, client: Client[Any, Any], request: Any, timeout_s: float) -> Any:
+        """The answer, or None where none came in time."""
         assert self._executor is not None
         future = client.call_async(request)
         deadline = time.monotonic() + timeout_s
         while not future.done():
             self._run_is_over()
             if time.monotonic() > deadline:
-                raise RunError(
-                    f"{entry.name} gave no answer within {timeout_s:.0f} s; see its log."
-                )
+                client.remove_pending_request(future)
+                return None
             self._executor.spin_once(timeout_sec=_POLL_S)
         return future.result()
 
