@@ -7,6 +7,7 @@ started it: see `end_with_parent`.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def run_node(
         node = make_node()
         executor = make_executor()
         executor.add_node(node)
+        # What was imported stays: no collection of garbage looks through it while the arm moves.
+        gc.freeze()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0

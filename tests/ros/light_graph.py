@@ -14,13 +14,22 @@ from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment, recorder_entry
 from par_ros.topics import GUARD, POLICY
 
+# No deadline ends these runs: a test machine may stand still for seconds. Deadlines have their own
+# tests (tests/control, par_ros.proof.faults).
+PATIENT = {
+    "max_joint_state_age_s": 10.0,
+    "max_observation_age_s": 10.0,
+    "policy_timeout_s": 60.0,
+    "first_chunk_timeout_s": 600.0,
+}
+
 
 def light_graph(domain_id: int, namespace: str = "", recording: str = "") -> NodeGraph:
     """Arm, guard and fixed chunks, and a recorder where a file is named."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry("loopback_arm_node", "loopback_arm_node", {"arm": "panda"}),
-        NodeEntry(GUARD, GUARD, {"arm": "panda", "auto_engage": True}, lifecycle=True),
+        NodeEntry(GUARD, GUARD, {"arm": "panda", "auto_engage": True, **PATIENT}, lifecycle=True),
         NodeEntry("fixed_chunk_node", POLICY, {"instruction": instruction}, lifecycle=True),
     )
     if recording:
