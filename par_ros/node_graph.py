@@ -76,7 +76,7 @@ class NodeGraph:
 class SimArguments:
     """sim: a policy drives ManiSkill through ROS 2 for some episodes, and a report is written."""
 
-    task: str = parameter("PushCube", "what to do", choices=tuple(TASKS))
+    task: str = parameter("PushCube", "the task that the arm does", choices=tuple(TASKS))
     episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
     first_seed: int = parameter(
         20_241_201, "scene of the first episode; the i-th has first_seed + i",

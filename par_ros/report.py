@@ -33,6 +33,8 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
     num = len(results.episodes)
     interval = results.success_interval()
     lengths = [episode.steps for episode in results.episodes]
+    num_timed = len(results.timed_episodes())
+    left_out = f"{num_timed} of {num} episodes, without those that predict pictures too"
     return [
         ("episodes", f"{num} of {results.episodes_asked}"),
         (
@@ -43,6 +45,7 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
         ("episode length", _lengths_text(lengths)),
         ("policy latency", _times_text(results.policy_latency_ms())),
         ("camera stamp to trajectory", _times_text(results.camera_to_trajectory_ms())),
+        *([("latencies of", left_out)] if num_timed < num else []),
         ("chunks", str(sum(episode.chunks for episode in results.episodes))),
         ("holds", str(sum(episode.holds for episode in results.episodes))),
         (

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
+
+from par_model.training.packages import av
 
 CODEC = "h264"
 PIXEL_FORMAT = "yuv444p"

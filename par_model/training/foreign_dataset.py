@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as compute
-import pyarrow.parquet as pq
 import yaml
 
 from par_model.camera_fit import CameraFit
 from par_model.interface import FloatArray, ImageArray
 from par_model.training.episode_video import read_video
+from par_model.training.packages import compute, pa, pq
 from par_model.training.staged_episodes import Episode
 
 FPS = 20

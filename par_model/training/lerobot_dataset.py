@@ -22,8 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from par_model.training.dataset_card import dataset_card
 from par_model.training.episode_video import (
@@ -33,6 +31,7 @@ from par_model.training.episode_video import (
     read_keyframes,
     read_video,
 )
+from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,

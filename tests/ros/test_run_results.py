@@ -84,6 +84,7 @@ def test_summary_says_what_the_episodes_say(results: RunResults) -> None:
     assert rows["success"].startswith("2 of 3 (95 % interval 21% to 94%)")
     assert rows["episode length"] == "mean 16.0 control steps (8 to 24)"
     assert rows["policy latency"].startswith("p50 15.0 ms, p99 20.0 ms")
+    assert rows["latencies of"].startswith("2 of 3 episodes")
     assert (rows["chunks"], rows["holds"], rows["numbers changed by the guard"]) == ("6", "0", "1")
 
 

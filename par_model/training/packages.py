@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What data sets need of the extra `train`; importing it says so where that is not installed."""
+
+try:
+    import av
+    import pyarrow as pa
+    import pyarrow.compute as compute
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ImportError(
+        f"data sets need the extra `train` ({error}): pip install 'par_ros[train]', or run the "
+        "command as ./par python -m ..., which installs it."
+    ) from error
+
+__all__ = ["av", "compute", "pa", "pq"]
