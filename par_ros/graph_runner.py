@@ -282,6 +282,10 @@ class GraphRunner:
                 done = state.current_state.id == _GOALS[transition]
                 response = None if done else self._call(client, request, _ANSWER_S)
                 done = done or (response is not None and response.success)
+        if not done:
+            # The request that was taken for lost had only waited: the second one came too late.
+            state = self._call(states, GetState.Request(), _ANSWER_S)
+            done = state is not None and state.current_state.id == _GOALS[transition]
         self._node.destroy_client(client)
         self._node.destroy_client(states)
         if not done:
