@@ -17,12 +17,13 @@ motion follows the running one for `splice_s` and departs from it there; a contr
 message up within that time runs the same curve, however late. With stamp 0 it starts at pick-up:
 the arm has then moved on by an unknown stretch, and what is sent must make up for it. Chunks are
 checked for pick-up delays up to `max_pickup_delay_s`; a stop follows the running motion for as long
-as it takes to make up for such a delay within the limits, and brakes then. So stamp 0 is for
-simulators, whose clock moves in control steps, and for the stop after a clock has stepped: nobody
-knows then what a stamp means to the controller. On an arm the stamp fixes the start otherwise.
+as it takes to make up for such a delay within the limits, and brakes then. Where no stop can (the
+running motion brakes almost as hard as it may), none is sent: that motion ends at rest by itself,
+and each tick tries again. So stamp 0 is for simulators, whose clock moves in control steps, and for
+the stop after a clock has stepped: nobody knows then what a stamp means to the controller. On an
+arm the stamp fixes the start otherwise.
 """
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
@@ -74,12 +75,14 @@ _NUM_TRACKING_SAMPLES = 6
 # trajectory that is over when it arrives, and a stop must not be rejected for coming late.
 _MIN_STOP_S = 1.0
 # A stop with stamp 0 follows the running motion this long before it brakes: the first of these that
-# makes up for a late pick-up within the limits, or else the one that asks for least.
+# makes up for a late pick-up within the limits.
 _PICKUP_LEADS_S = (0.05, 0.075, 0.1, 0.15, 0.2)
 # Where it goes until then: along the running motion, as if picked up this share of the longest
 # delay late; or with an acceleration that changes evenly to this share of the limit, braking.
 _LATE = (0.0, 0.5, 1.0)
 _BRAKE_SHARES = (0.0, 0.3, 0.6, 0.9)
+# Largest share of a limit that it may ask for at the delays that are tried; others lie between.
+_MAX_SHARE = 0.998
 # Points closer to the splice than this are dropped: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
 _MOTIONS_KEPT = 4
@@ -197,6 +200,8 @@ class Guard:
         self._measured: JointSample | None = None
         self._motions: deque[_Running] = deque(maxlen=_MOTIONS_KEPT)
         self._off_track_since_ns: int | None = None
+        # Whether a stop that is still to be sent retreats; None where none is.
+        self._owed_retreat: bool | None = None
         self._tracking_lags_ns = np.linspace(
             0.0, spec.tracking_lag_s * NANOSECONDS, _NUM_TRACKING_SAMPLES
         )
@@ -316,6 +321,8 @@ class Guard:
         if stepped is not None:
             return stepped
         self._num_policies = num_policies
+        if self._owed_retreat is not None:
+            return self._hold(now_ns, time_ns, retreat=self._owed_retreat, stamped=False)
         if not self._engaged:
             return Command()
         if num_policies > 1:
@@ -343,6 +350,7 @@ class Guard:
         if self.settings.lockstep:
             time_ns = self._measured.stamp_ns
         self._motions.clear()
+        self._owed_retreat = None
         self._stand_at_measured(time_ns)
         self._schedule.reset()
         self._engaged = True
@@ -572,12 +580,19 @@ class Guard:
     def _hold(
         self, now_ns: int, time_ns: int, *, retreat: bool = False, stamped: bool = True
     ) -> Command:
-        """Stop from what is commanded now, and send it; not `stamped`: to start at pick-up."""
+        """Stop from what is commanded now, and send it; not `stamped`: to start at pick-up.
+
+        Sends nothing, and leaves it to the next tick, where no stop keeps the limits.
+        """
         if not self._motions or self._physics_runs(time_ns):
             return Command()
         running = self._motions[-1]
         stamped = stamped and (self.settings.lockstep or self.settings.trajectory_stamp == "start")
-        arm, begin = self._stop_trajectory(running, time_ns, retreat, stamped)
+        stop = self._stop_trajectory(running, time_ns, retreat, stamped)
+        self._owed_retreat = retreat if stop is None else None
+        if stop is None:
+            return Command()
+        arm, begin = stop
         gripper_m = running.gripper_at(time_ns)
         gripper = self._gripper_trajectory(np.full(self.settings.num_actions, gripper_m), 0)
         self._run(
@@ -608,7 +623,8 @@ class Guard:
 
     def _stop_trajectory(
         self, running: _Running, time_ns: int, retreat: bool, stamped: bool
-    ) -> tuple[JointTrajectory, MotionState]:
+    ) -> tuple[JointTrajectory, MotionState] | None:
+        """The stop and the state it begins in; None where none keeps the limits."""
         begin = running.arm_at(time_ns)
         if self.settings.lockstep:
             nodes = self._stop_nodes(begin, retreat)
@@ -616,20 +632,22 @@ class Guard:
             if stamped:
                 lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
             else:
-                lead = self._pickup_lead(running, time_ns)
+                found = self._pickup_lead(running, time_ns)
+                if found is None:
+                    return None
+                lead = found
             nodes = self._stop_nodes(_last_state(lead), retreat)
             nodes = _shifted(nodes, lead.times_s[-1]).after(lead)
         return arm_trajectory(self.spec, _resting_until(nodes, _MIN_STOP_S)), begin
 
-    def _pickup_lead(self, running: _Running, time_ns: int) -> Nodes:
+    def _pickup_lead(self, running: _Running, time_ns: int) -> Nodes | None:
         """One point that is near enough to stop soon and far enough to join from where the arm is.
 
-        Each joint takes the first end that keeps the limits, or the one that asks for least.
+        Each joint takes the first end that keeps the limits; None where a joint has none.
         """
         starts = (running.arm_at(time_ns), *self._late_starts(running, time_ns))
         late_ns = self.settings.max_pickup_delay_s * NANOSECONDS
         middle = running.arm_at(time_ns + round(late_ns / 2))
-        lead, smallest = None, math.inf
         for lead_s in _PICKUP_LEADS_S:
             lead_ns = lead_s * NANOSECONDS
             ends = [
@@ -637,15 +655,10 @@ class Guard:
                 *(_braked(middle, lead_s, share, self.spec.limits) for share in _BRAKE_SHARES),
             ]
             shares = np.array([self._filter.join_shares(starts, end, lead_s) for end in ends])
-            fits = shares <= 1.0
-            choice = np.where(fits.any(axis=0), fits.argmax(axis=0), shares.argmin(axis=0))
-            asked = float(np.take_along_axis(shares, choice[None], axis=0).max())
-            if lead is None or asked < smallest:
-                lead, smallest = _point(lead_s, ends, choice), asked
-            if smallest <= 1.0:
-                break
-        assert lead is not None
-        return lead
+            fits = shares <= _MAX_SHARE
+            if fits.any(axis=0).all():
+                return _point(lead_s, ends, fits.argmax(axis=0))
+        return None
 
     def _stop_nodes(self, begin: MotionState, retreat: bool) -> Nodes:
         if retreat and self._measured is not None:

@@ -76,3 +76,14 @@ def test_a_clock_step_at_speed_stops_within_the_limits(seed: int, num_chunks: in
     totals = run.run(num_chunks)
     assert run._guard.counters["clock_steps"] > 2
     assert totals.passed, totals.findings.examples
+
+
+def test_where_no_stop_keeps_the_limits_the_motion_ends_by_itself() -> None:
+    """The clock steps while joint 5 brakes at 95 % of its limit, 4 mrad from its last position.
+
+    Any stop from there, picked up 10 ms late, asked for 1.3 % more than the limit.
+    """
+    run = FuzzRun(read_arm_spec("panda"), 1861)
+    totals = run.run(60)
+    assert run._guard.counters["fault_clock"] == 2
+    assert totals.passed, totals.findings.examples
