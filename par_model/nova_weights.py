@@ -522,6 +522,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _load_bin(path: Path) -> dict[str, Tensor]:
     """A pickle file, through torch's restricted reader and no other."""
     try:
+        # The one pickle that is read: older NOVA folders hold .bin files. weights_only takes plain
+        # tensors from it and runs no code.
         values = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )

@@ -3,6 +3,6 @@
 
 import os
 
-# numpy's BLAS otherwise hands the guard's systems of 30 unknowns to threads of its own and waits
-# for them: 26 ms instead of 1 on a busy machine. torch's threads are others.
+# numpy's BLAS otherwise hands the guard's small systems to threads of its own, and waiting for them
+# takes longer than solving them (docs/guard.md, latency). torch's threads are others.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -269,28 +269,25 @@ class GraphRunner:
         self._wait_for_service(client, entry)
         deadline = time.monotonic() + timeout_s
         response = self._call(client, request, _ANSWER_S)
-        done = response is not None and response.success
-        while response is None and not done:
+        while response is None or not response.success:
+            # While a node works on the request it answers nothing. One that answers this has lost
+            # the request, or its answer was lost, as happens on a busy machine; or the request had
+            # only waited, and a second one came too late.
+            state = self._call(states, GetState.Request(), _ANSWER_S)
+            if state is not None and state.current_state.id == _GOALS[transition]:
+                break
+            if response is not None:
+                child = next(child for child in self._children if child.entry is entry)
+                sentence = child.sentence()
+                raise RunError(sentence or f"{entry.name} could not be {label}; see its log.")
             if time.monotonic() > deadline:
                 raise RunError(
                     f"{entry.name} gave no answer within {timeout_s:.0f} s; see its log."
                 )
-            # While a node works on the request it answers nothing. One that answers this has lost
-            # the request, or its answer was lost, as happens on a busy machine.
-            state = self._call(states, GetState.Request(), _ANSWER_S)
             if state is not None:
-                done = state.current_state.id == _GOALS[transition]
-                response = None if done else self._call(client, request, _ANSWER_S)
-                done = done or (response is not None and response.success)
-        if not done:
-            # The request that was taken for lost had only waited: the second one came too late.
-            state = self._call(states, GetState.Request(), _ANSWER_S)
-            done = state is not None and state.current_state.id == _GOALS[transition]
+                response = self._call(client, request, _ANSWER_S)
         self._node.destroy_client(client)
         self._node.destroy_client(states)
-        if not done:
-            child = next(child for child in self._children if child.entry is entry)
-            raise RunError(child.sentence() or f"{entry.name} could not be {label}; see its log.")
 
     def _wait_for_service(self, client: Client[Any, Any], entry: NodeEntry) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -17,9 +17,9 @@ _domains = itertools.cycle(random.SystemRandom().sample(range(1, _LAST_DOMAIN + 
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(next(_domains))
-# Without a profile nodes talk over UDP: a process that is killed in its work, as tests do, leaves
-# shared memory behind in which Fast DDS 3.2 has crashed the test's own process. The runner's graphs
-# have a profile, and with it their shared memory.
+# Without a profile nodes talk over UDP: destroying a node after another process was killed in its
+# work, as tests do, has crashed the test's own process, and memory that both share is suspected.
+# The runner's graphs have a profile, and with it their shared memory.
 os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
 
 

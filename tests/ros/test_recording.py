@@ -162,9 +162,7 @@ def test_a_killed_recorder_loses_at_most_the_last_second(killed: SimpleNamespace
 
 
 @pytest.mark.ros
-def test_a_replay_is_the_same_to_the_bit(
-    killed: SimpleNamespace,
-) -> None:
+def test_a_replay_is_the_same_to_the_bit(killed: SimpleNamespace) -> None:
     """In a process of its own: threads of numpy's BLAS, if this one has any, round otherwise."""
     finished = run("replay", str(killed.path))
     shown = finished.output
