@@ -159,6 +159,8 @@ class ModelConfig:
     # latent pixels per transformer token, each way; the image encoder's patch is half of it
     frame_patch: int
     image_patch: int
+    # channels of the convolutions between latents and frame tokens; 0 is none [NOVA]
+    frame_stem_channels: int
     transformer: EncoderConfig
     # the image encoder's first half sees known tokens only, its second half all [NOVA]
     image_encoder: EncoderConfig
@@ -250,6 +252,11 @@ class ModelConfig:
                     f"{what} is {size}; it must be a multiple of codec.stride * frame_patch = "
                     f"{unit}."
                 )
+        if self.frame_stem_channels and self.frame_patch % 2:
+            raise ValueError(
+                f"frame_patch is {self.frame_patch}; with a frame stem, which halves the picture, "
+                "it must be even."
+            )
         for what, stack in (
             ("transformer", self.transformer),
             ("image_encoder", self.image_encoder),
@@ -363,6 +370,7 @@ _PAR_SMALL = ModelConfig(
     ),
     frame_patch=4,
     image_patch=2,
+    frame_stem_channels=64,
     transformer=EncoderConfig(width=192, depth=6, num_heads=6, mlp_ratio=4),
     image_encoder=EncoderConfig(width=192, depth=4, num_heads=6, mlp_ratio=4),
     frame_decoder=FrameDecoderConfig(width=192, depth=3, time_frequencies=256),
@@ -455,6 +463,7 @@ _PAR_0_6B_P480 = ModelConfig(
     ),
     frame_patch=4,
     image_patch=2,
+    frame_stem_channels=0,
     transformer=_NOVA_ENCODER,
     image_encoder=dataclasses.replace(_NOVA_ENCODER, depth=32),
     frame_decoder=FrameDecoderConfig(width=1280, depth=3, time_frequencies=256),
@@ -537,6 +546,7 @@ _PAR_TINY = dataclasses.replace(
     ),
     frame_patch=2,
     image_patch=1,
+    frame_stem_channels=8,
     transformer=EncoderConfig(width=32, depth=2, num_heads=2, mlp_ratio=2),
     image_encoder=EncoderConfig(width=32, depth=2, num_heads=2, mlp_ratio=2),
     frame_decoder=FrameDecoderConfig(width=32, depth=2, time_frequencies=32),

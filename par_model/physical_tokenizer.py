@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from par_model.causal_mask import ACTION, FRAME, TEXT, TokenLayout
 from par_model.config import ModelConfig
+from par_model.frame_stem import FrameStem
 from par_model.layers import SiluMlp, rotary_angles, sinusoid, spatial_embedding
 from par_model.transformer import Rotation
 
@@ -49,9 +50,12 @@ class PhysicalTokenizer(nn.Module):
         self.register_buffer(
             "text_padding", torch.zeros(max(512, config.num_text_tokens), config.text_width)
         )
-        self.frame_embed = nn.Conv2d(
-            config.codec.latent_channels, width, config.frame_patch, config.frame_patch
-        )
+        latent_channels, patch = config.codec.latent_channels, config.frame_patch
+        self.frame_stem: nn.Module = nn.Identity()
+        if config.frame_stem_channels:
+            self.frame_stem = FrameStem(latent_channels, config.frame_stem_channels)
+            latent_channels, patch = 2 * config.frame_stem_channels, patch // 2
+        self.frame_embed = nn.Conv2d(latent_channels, width, patch, patch)
         self.time_embed = TimeEmbedding(width)
         if config.num_actions:
             self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)
@@ -90,11 +94,15 @@ class PhysicalTokenizer(nn.Module):
         """
         flat = rearrange(latents_BNchw, "b n c h w -> (b n) c h w")
         tokens = rearrange(
-            self.frame_embed(flat), "(b n) c h w -> b n (h w) c", b=latents_BNchw.shape[0]
+            self.frame_patches(flat), "(b n) k c -> b n k c", b=latents_BNchw.shape[0]
         )
         if self.config.first_slot == "bov":
             tokens = torch.where(is_first_BN[..., None, None], self.begin_of_video, tokens)
         return self.add_positions(tokens, slots_BN)
+
+    def frame_patches(self, latents_Mchw: Tensor) -> Tensor:
+        """Latents to tokens [M, K, C] without places."""
+        return self.frame_embed(self.frame_stem(latents_Mchw)).flatten(2).transpose(1, 2)
 
     def add_positions(self, tokens_BNKC: Tensor, slots_BN: Tensor) -> Tensor:
         if self.config.position_mode == "rope3d":

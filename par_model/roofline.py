@@ -128,9 +128,13 @@ def _append_phase(networks: Networks, num_earlier_slots: int) -> Phase:
             )
 
         transformer = model.transformer
+        latent = torch.empty(
+            1, config.codec.latent_channels, config.latent_height, config.latent_width
+        )
         gflop = _gflop(lambda: transformer.forward_cached(tokens, None, attend, cache))
+        gflop += _gflop(lambda: model.tokenizer.frame_stem(latent))
     tokenizer = model.tokenizer
-    weights = [transformer, tokenizer.frame_embed, tokenizer.time_embed]
+    weights = [transformer, tokenizer.frame_stem, tokenizer.frame_embed, tokenizer.time_embed]
     weights += [tokenizer.action_embed] if config.num_actions else []
     num_tokens = num_cached + config.slot_length
     moved = _megabytes(weights) + num_tokens * bytes_per_cached_token(config) / 1e6

@@ -52,6 +52,7 @@ from par_model.training.policy_training import (
 from par_model.training.position_probe import (
     ProbeConfig,
     ProbePictures,
+    TokenCut,
     load_or_render,
     num_training_pictures,
     probe_latents,
@@ -121,10 +122,13 @@ def run_probe(options: argparse.Namespace) -> None:
     pictures = _probe_pictures(options)
     results = probe_latents(codec, pictures, config)
     for frame_patch in options.frame_patch or []:
-        results += probe_tokens(codec, pictures, frame_patch, config)
+        for stem_channels in options.frame_stem:
+            cut = TokenCut(frame_patch, stem_channels)
+            results += probe_tokens(codec, pictures, cut, config)
     for result in results:
         verdict = {None: "", True: "; accepted", False: "; NOT accepted"}[result.accepted]
         reader = "the latents" if result.num_tokens is None else f"{result.num_tokens} tokens"
+        reader += f" behind a stem of {result.stem_channels}" if result.stem_channels else ""
         print(
             f"{result.task}, read from {reader}: cube error median "
             f"{result.median_cube_error_mm} mm, mean {result.mean_cube_error_mm} mm; "
@@ -508,6 +512,10 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument(
                 "--frame-patch", type=int, nargs="+", help="read tokens of these sizes too"
             )
+            stage.add_argument(
+                "--frame-stem", type=int, nargs="+", default=[0], metavar="CHANNELS",
+                help="with frame stems of these channels before the tokens; 0: none",
+            )  # fmt: skip
         if name in ("policy", "all", "ablations"):
             _add_policy(stage)
         if name == "ablations":

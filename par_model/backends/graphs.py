@@ -298,8 +298,7 @@ class ExtendGraph(nn.Module):
         slot: Tensor | None,
     ) -> Tensor:
         tokenizer = self.tokenizer
-        patches_NChw = tokenizer.frame_embed(latents_1Nchw[0])
-        frames_NKC = patches_NChw.flatten(2).transpose(1, 2) + tables["frame_places"]
+        frames_NKC = tokenizer.frame_patches(latents_1Nchw[0]) + tables["frame_places"]
         actions_NLC = tokenizer.action_embed(actions_1NLA[0])
         # Slot 0 carries the Begin-Of-Action; its actions are not read.
         if slot is None:

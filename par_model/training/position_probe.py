@@ -5,9 +5,9 @@ Shapes: B pictures; K tokens of a picture; D width of a token; M numbers to pred
 
 A small net is trained on the latents of reset pictures (one per seed, demonstration seeds) and
 judged on seeds it has not seen. A convolutional net per task says whether the latents hold the
-position: it accepts or refuses the codec. A token is a linear image of its patch and loses nothing
-where it is at least as wide, so how many tokens a picture needs is another question: an attention
-net on tokens cut as the policy cuts them, one for all tasks, says how well such a net reads them.
+position: it accepts or refuses the codec. How well a policy can read them is another question: an
+attention net on tokens cut as the policy cuts them, one for all tasks, answers it, for a number of
+tokens and with or without the frame stem.
 """
 
 import json
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from par_model.frame_codec import FrameCodec
+from par_model.frame_stem import FrameStem
 from par_model.interface import FloatArray, ImageArray
 
 ACCEPTED_MEDIAN_ERROR_MM = 5.0
@@ -54,14 +55,25 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class TokenCut:
+    """How a picture is cut into tokens: latent pixels per token, and the channels of the frame stem
+    before that (0 for none)."""
+
+    frame_patch: int
+    stem_channels: int
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """Errors on held-out seeds, millimetres, in the plane for cubes and in space for goals.
 
-    `num_tokens` is None for the convolutional net, which reads the latents as they are.
+    `num_tokens` is None for the convolutional net, which reads the latents as they are;
+    `stem_channels` are those of the tokens' frame stem, 0 for none.
     """
 
     task: str
     num_tokens: int | None
+    stem_channels: int
     median_cube_error_mm: float
     mean_cube_error_mm: float
     second_name: str
@@ -128,12 +140,16 @@ class TokenProbe(nn.Module):
     """Tokens of a picture -> positions: each token votes, an attention weighs the votes."""
 
     def __init__(
-        self, latent_channels: int, latent_size: int, frame_patch: int, config: ProbeConfig
+        self, latent_channels: int, latent_size: int, cut: TokenCut, config: ProbeConfig
     ) -> None:
         super().__init__()
-        num_tokens = (latent_size // frame_patch) ** 2
-        width = config.token_width
-        self.patch_embed = nn.Conv2d(latent_channels, width, frame_patch, stride=frame_patch)
+        num_tokens = (latent_size // cut.frame_patch) ** 2
+        width, patch = config.token_width, cut.frame_patch
+        self.stem: nn.Module = nn.Identity()
+        if cut.stem_channels:
+            self.stem = FrameStem(latent_channels, cut.stem_channels)
+            latent_channels, patch = 2 * cut.stem_channels, patch // 2
+        self.patch_embed = nn.Conv2d(latent_channels, width, patch, stride=patch)
         self.position_KD = nn.Parameter(0.02 * torch.randn(num_tokens, width))
         layer = nn.TransformerEncoderLayer(
             width, config.num_heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
@@ -144,7 +160,8 @@ class TokenProbe(nn.Module):
 
     def forward(self, latents_BChw: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> normalised positions [B, M]."""
-        tokens_BKD = self.patch_embed(latents_BChw).flatten(2).transpose(1, 2) + self.position_KD
+        patches_BDhw = self.patch_embed(self.stem(latents_BChw))
+        tokens_BKD = patches_BDhw.flatten(2).transpose(1, 2) + self.position_KD
         votes, weights = self.votes(self.norm(self.blocks(tokens_BKD))).chunk(2, dim=-1)
         return (votes * weights.softmax(dim=1)).sum(dim=1)
 
@@ -158,18 +175,19 @@ def probe_latents(
         latents = encode_all(codec, task.images)
         torch.manual_seed(config.seed)
         net = latent_probe(latents.shape[1], latents.shape[2], config)
-        results += _fit_and_judge(net, [task], [latents], None, config)
+        results += _fit_and_judge(net, [task], [latents], None, 0, config)
     return results
 
 
 def probe_tokens(
-    codec: FrameCodec, tasks: list[ProbePictures], frame_patch: int, config: ProbeConfig
+    codec: FrameCodec, tasks: list[ProbePictures], cut: TokenCut, config: ProbeConfig
 ) -> list[ProbeResult]:
     """Train one attention net on all tasks' tokens; judge it on each task's held-out seeds."""
     latents = [encode_all(codec, task.images) for task in tasks]
     torch.manual_seed(config.seed)
-    net = TokenProbe(latents[0].shape[1], latents[0].shape[2], frame_patch, config)
-    return _fit_and_judge(net, tasks, latents, len(net.position_KD), config)
+    net = TokenProbe(latents[0].shape[1], latents[0].shape[2], cut, config)
+    num_tokens = len(net.position_KD)
+    return _fit_and_judge(net, tasks, latents, num_tokens, cut.stem_channels, config)
 
 
 def _fit_and_judge(
@@ -177,6 +195,7 @@ def _fit_and_judge(
     tasks: list[ProbePictures],
     latents: list[Tensor],
     num_tokens: int | None,
+    stem_channels: int,
     config: ProbeConfig,
 ) -> list[ProbeResult]:
     targets = [_targets(task) for task in tasks]
@@ -189,7 +208,7 @@ def _fit_and_judge(
     for task, x, y, cut in zip(tasks, latents, targets, cuts, strict=True):
         with torch.no_grad():
             predicted = torch.cat([net(part) for part in x[cut:].split(256)]) * std + mean
-        results.append(_result(task, num_tokens, predicted, y[cut:]))
+        results.append(_result(task, num_tokens, stem_channels, predicted, y[cut:]))
     return results
 
 
@@ -236,7 +255,11 @@ def _fit(net: nn.Module, latents: Tensor, targets: Tensor, config: ProbeConfig) 
 
 
 def _result(
-    task: ProbePictures, num_tokens: int | None, predicted: Tensor, truth: Tensor
+    task: ProbePictures,
+    num_tokens: int | None,
+    stem_channels: int,
+    predicted: Tensor,
+    truth: Tensor,
 ) -> ProbeResult:
     error_mm = (predicted - truth) * 1000.0
     cube_mm = error_mm[:, :2].norm(dim=-1)
@@ -244,6 +267,7 @@ def _result(
     return ProbeResult(
         task=task.task,
         num_tokens=num_tokens,
+        stem_channels=stem_channels,
         median_cube_error_mm=round(float(cube_mm.median()), 2),
         mean_cube_error_mm=round(float(cube_mm.mean()), 2),
         second_name=_second_name(task),

@@ -49,7 +49,7 @@ def test_all_goes_from_demonstrations_to_a_judged_checkpoint(tmp_path: Path) -> 
     arguments = [
         *["all", "--data", str(data), "--out", str(out), "--preset", "par_tiny"],
         *["--codec-steps", "3", "--probe-steps", "3", "--num-reset-pictures", "6", "--steps", "3"],
-        *["--frame-patch", "2"],
+        *["--frame-patch", "2", "--frame-stem", "8"],
         *["--probe-tasks", "PushCube", "--evaluation-episodes", "1", "--variants", "2"],
     ]
     assert main(arguments) == 0
