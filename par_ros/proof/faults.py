@@ -508,7 +508,7 @@ class Rig(Node):
                 self.spin_until(
                     lambda: self.count_publishers(ACTION_CHUNK.name) == 0, _ENGAGE_TIMEOUT_S
                 )
-            moves = self._engage() and self._move(fault)
+            moves = self._move(fault)
         except SuiteError:
             moves = False
         recovery_s = time.monotonic() - begin_s if moves else None
@@ -524,7 +524,7 @@ class Rig(Node):
             clock = (self._sim_time, self._supervised)
             if clock != (fault.sim_time, fault.supervised) or not self._processes:
                 self.start_system(sim_time=fault.sim_time, supervised=fault.supervised)
-            if self._engage() and self._move(fault):
+            if self._move(fault):
                 sent = self._num_chunks
                 self.spin_until(lambda sent=sent: self._num_chunks > sent, CHUNK_S)
                 self.spin_for(fault.phase_s)
@@ -546,9 +546,17 @@ class Rig(Node):
         )
 
     def _move(self, fault: Fault) -> bool:
-        """True once two chunks have passed."""
+        """True once engaged and two chunks have passed."""
+        # policy_node is engaged when it is up, as an operator would: on two cores, camera and policy
+        # that start together delay the joint states until the guard rests and is disengaged.
+        engage_last = fault.policy == _SEEING_PROCESS
+        if engage_last:
+            self.start_policy(fault.policy)
+        if not self._engage():
+            return False
         passed = self._num_passed()
-        self.start_policy(fault.policy)
+        if not engage_last:
+            self.start_policy(fault.policy)
         return self.spin_until(lambda: self._num_passed() >= passed + 2, _SETTLE_TIMEOUT_S)
 
     def _is_moving(self) -> bool:
