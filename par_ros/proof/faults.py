@@ -547,7 +547,7 @@ class Rig(Node):
 
     def _move(self, fault: Fault) -> bool:
         """True once engaged and two chunks have passed."""
-        # policy_node is engaged when it is up, as an operator would: on two cores, camera and policy
+        # policy_node is engaged when it is up, as by an operator: on two cores, camera and policy
         # that start together delay the joint states until the guard rests and is disengaged.
         engage_last = fault.policy == _SEEING_PROCESS
         if engage_last:
