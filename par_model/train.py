@@ -11,6 +11,7 @@ command of its own, goes on where it was stopped, and says what it needs.
 import argparse
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import sys
@@ -280,7 +281,7 @@ def _parts(options: argparse.Namespace, start: _Start) -> PolicyParts:
     validation: list[TrainingEpisode] = []
     sets = [DemonstrationSet(path) for path in options.data]
     for demonstrations in sets:
-        cache = _cache(options, start, demonstrations)
+        cache = _cache(options, start, demonstrations, _machine_bytes() // 2 // len(sets))
         for key in demonstrations.keys[: options.max_episodes]:
             if not cache.has(key):
                 raise ValueError(
@@ -444,13 +445,20 @@ def _codec_folder(options: argparse.Namespace) -> Path:
     return folder
 
 
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _cache(
-    options: argparse.Namespace, start: _Start, demonstrations: DemonstrationSet
+    options: argparse.Namespace,
+    start: _Start,
+    demonstrations: DemonstrationSet,
+    memory_bytes: int = 0,
 ) -> LatentCache:
     shifts = ShiftConfig(num_variants=options.variants)
     root = options.latents or _codec_folder(options) / "latents"
     mode = start.model.observation_mode
-    return LatentCache(root, start.codec, demonstrations.name, shifts, mode)
+    return LatentCache(root, start.codec, demonstrations.name, shifts, mode, memory_bytes)
 
 
 def _device(name: str) -> torch.device:

@@ -3,9 +3,11 @@
 
 Shapes: V variants (shifts) of an episode; T frames; C latent channels; h, w latent pixels.
 
-One file an episode, float16 [V, T, C, h, w], read through a memory map; a file appears whole or not
-at all, so an interrupted run goes on where it stopped and a recording may still be growing. The
-folder's name holds the codec's fingerprint: another codec never reads these latents.
+One file an episode, float16 [V, T, C, h, w]; a file appears whole or not at all, so an interrupted
+run goes on where it stopped and a recording may still be growing. What was read once stays in
+memory as far as it may: a batch touches a few kilobytes in each of many files, and a slow disk
+takes longer for that than the training step. The rest is read through memory maps. The folder's
+name holds the codec's fingerprint: another codec never reads these latents.
 """
 
 import os
@@ -45,7 +47,7 @@ class ShiftConfig:
 
 
 class LatentCache:
-    """The latents of one demonstration set under one codec."""
+    """The latents of one demonstration set under one codec; keeps up to `memory_bytes` of them."""
 
     def __init__(
         self,
@@ -54,7 +56,11 @@ class LatentCache:
         name: str,
         shifts: ShiftConfig,
         observation_mode: ObservationMode = "image",
+        memory_bytes: int = 0,
     ) -> None:
+        self._memory_bytes = memory_bytes
+        self._kept: dict[int, LatentArray] = {}
+        self._num_kept_bytes = 0
         self.shifts = shifts
         self.observation_mode = observation_mode
         settings = f"{shifts.num_variants}x{shifts.max_shift_px}px_seed{shifts.seed}"
@@ -65,7 +71,9 @@ class LatentCache:
         return self._path(episode_key).exists()
 
     def read(self, episode_key: int) -> LatentArray:
-        """Memory map float16 [V, T, C, h, w]. Raises ValueError if it was not encoded."""
+        """float16 [V, T, C, h, w]. Raises ValueError if it was not encoded."""
+        if episode_key in self._kept:
+            return self._kept[episode_key]
         path = self._path(episode_key)
         if not path.exists():
             raise ValueError(
@@ -73,7 +81,11 @@ class LatentCache:
                 "`python -m par_model.train latents` for this data and codec first."
             )
         latents: LatentArray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return latents
+        if self._num_kept_bytes + latents.nbytes > self._memory_bytes:
+            return latents
+        self._kept[episode_key] = np.load(path, allow_pickle=False)
+        self._num_kept_bytes += latents.nbytes
+        return self._kept[episode_key]
 
     def write(self, episode_key: int, latents: LatentArray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

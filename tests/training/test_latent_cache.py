@@ -84,6 +84,21 @@ def test_an_interrupted_encoding_goes_on_and_changes_nothing(
     np.testing.assert_array_equal(cache.read(11), expected)
 
 
+def test_what_fits_into_memory_is_read_from_disk_once(codec: FrameCodec, recording: Path) -> None:
+    folder = recording / "latents"
+    on_disk = LatentCache(folder, codec, "Push", SHIFTS)
+    encode_demonstrations(DemonstrationSet(recording), codec, on_disk, lambda done, total: None)
+    expected = {key: np.array(on_disk.read(key)) for key in (3, 11)}
+    kept = LatentCache(folder, codec, "Push", SHIFTS, memory_bytes=expected[3].nbytes)
+    np.testing.assert_array_equal(kept.read(3), expected[3])
+    for file in on_disk.folder.glob("episode_000003.npy"):
+        file.unlink()
+    np.testing.assert_array_equal(kept.read(3), expected[3])
+    # No room is left for the second: it is read through a memory map each time.
+    assert isinstance(kept.read(11), np.memmap)
+    np.testing.assert_array_equal(kept.read(11), expected[11])
+
+
 def test_another_codec_never_reads_these_latents(codec: FrameCodec, recording: Path) -> None:
     cache = LatentCache(recording / "latents", codec, "Push", SHIFTS)
     encode_demonstrations(DemonstrationSet(recording), codec, cache, lambda done, total: None)
