@@ -13,7 +13,8 @@ class FrameStem(nn.Module):
 
     A patch's place inside a picture comes from its token's index, a thing's place inside a patch
     from the patch's own values only; one linear layer reads the second badly ("Early Convolutions
-    Help Transformers See Better", arXiv 2106.14881; measured in docs/skill.md). NOVA has none.
+    Help Transformers See Better", arXiv 2106.14881; `train probe --frame-stem` measures it). NOVA
+    has none.
     """
 
     def __init__(self, latent_channels: int, channels: int) -> None:
