@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from par_model.config import ModelConfig, preset
+from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
 from par_model.normalization import Statistics, fit_statistics
 from par_model.training.clip_config import ClipConfig
@@ -23,8 +24,7 @@ class StoredLatents(LatentCache):
     """A cache whose latent of frame t holds the number t in variant 0 and t + 100 in variant 1."""
 
     def __init__(self, folder: Path) -> None:
-        self.shifts = ShiftConfig(num_variants=2)
-        self.folder = folder
+        super().__init__(folder, FrameCodec(MODEL.codec), "stored", ShiftConfig(num_variants=2))
 
 
 def make_episode(folder: Path, num_steps: int, key: int, task: str = "Push") -> TrainingEpisode:
