@@ -33,3 +33,14 @@ class FrameStem(nn.Module):
         for layer in (self.conv1, self.conv2, self.halve, self.conv3):
             x = functional.gelu(layer(x))
         return x
+
+
+def stem_and_patches(
+    latent_channels: int, stem_channels: int, frame_patch: int, width: int
+) -> tuple[nn.Module, nn.Conv2d]:
+    """The stem (nothing for 0 channels), and the convolution that makes a token of `width` numbers
+    of each `frame_patch` x `frame_patch` latent pixels after it."""
+    if not stem_channels:
+        return nn.Identity(), nn.Conv2d(latent_channels, width, frame_patch, frame_patch)
+    stem = FrameStem(latent_channels, stem_channels)
+    return stem, nn.Conv2d(2 * stem_channels, width, frame_patch // 2, frame_patch // 2)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from par_model.causal_mask import ACTION, FRAME, TEXT, TokenLayout
 from par_model.config import ModelConfig
-from par_model.frame_stem import FrameStem
+from par_model.frame_stem import stem_and_patches
 from par_model.layers import SiluMlp, rotary_angles, sinusoid, spatial_embedding
 from par_model.transformer import Rotation
 
@@ -50,12 +50,9 @@ class PhysicalTokenizer(nn.Module):
         self.register_buffer(
             "text_padding", torch.zeros(max(512, config.num_text_tokens), config.text_width)
         )
-        latent_channels, patch = config.codec.latent_channels, config.frame_patch
-        self.frame_stem: nn.Module = nn.Identity()
-        if config.frame_stem_channels:
-            self.frame_stem = FrameStem(latent_channels, config.frame_stem_channels)
-            latent_channels, patch = 2 * config.frame_stem_channels, patch // 2
-        self.frame_embed = nn.Conv2d(latent_channels, width, patch, patch)
+        self.frame_stem, self.frame_embed = stem_and_patches(
+            config.codec.latent_channels, config.frame_stem_channels, config.frame_patch, width
+        )
         self.time_embed = TimeEmbedding(width)
         if config.num_actions:
             self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)

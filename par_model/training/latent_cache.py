@@ -58,9 +58,8 @@ class LatentCache:
         observation_mode: ObservationMode = "image",
         memory_bytes: int = 0,
     ) -> None:
-        self._memory_bytes = memory_bytes
         self._kept: dict[int, LatentArray] = {}
-        self._num_kept_bytes = 0
+        self._free_bytes = memory_bytes
         self.shifts = shifts
         self.observation_mode = observation_mode
         settings = f"{shifts.num_variants}x{shifts.max_shift_px}px_seed{shifts.seed}"
@@ -81,11 +80,10 @@ class LatentCache:
                 "`python -m par_model.train latents` for this data and codec first."
             )
         latents: LatentArray = np.load(path, mmap_mode="r", allow_pickle=False)
-        if self._num_kept_bytes + latents.nbytes > self._memory_bytes:
-            return latents
-        self._kept[episode_key] = np.load(path, allow_pickle=False)
-        self._num_kept_bytes += latents.nbytes
-        return self._kept[episode_key]
+        if latents.nbytes <= self._free_bytes:
+            self._free_bytes -= latents.nbytes
+            latents = self._kept[episode_key] = np.array(latents)
+        return latents
 
     def write(self, episode_key: int, latents: LatentArray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

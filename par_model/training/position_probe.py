@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from par_model.frame_codec import FrameCodec
-from par_model.frame_stem import FrameStem
+from par_model.frame_stem import stem_and_patches
 from par_model.interface import FloatArray, ImageArray
 
 ACCEPTED_MEDIAN_ERROR_MM = 5.0
@@ -144,12 +144,10 @@ class TokenProbe(nn.Module):
     ) -> None:
         super().__init__()
         num_tokens = (latent_size // cut.frame_patch) ** 2
-        width, patch = config.token_width, cut.frame_patch
-        self.stem: nn.Module = nn.Identity()
-        if cut.stem_channels:
-            self.stem = FrameStem(latent_channels, cut.stem_channels)
-            latent_channels, patch = 2 * cut.stem_channels, patch // 2
-        self.patch_embed = nn.Conv2d(latent_channels, width, patch, stride=patch)
+        width = config.token_width
+        self.stem, self.patch_embed = stem_and_patches(
+            latent_channels, cut.stem_channels, cut.frame_patch, width
+        )
         self.position_KD = nn.Parameter(0.02 * torch.randn(num_tokens, width))
         layer = nn.TransformerEncoderLayer(
             width, config.num_heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
