@@ -3,7 +3,8 @@
 predict_frame. Weights only; an episode's state is in policy.py.
 
 Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S tokens, C width,
-D action width, J joints, E values of an image token, c h w of a latent, R draws, M any number.
+D action width, J joints, P numbers of a scene, E values of an image token, c h w of a latent,
+R draws, M any number.
 """
 
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ class TrainingBatch:
         action_valid_BNL: bool, which actions count in the loss.
         frame_valid_BN: bool, whether target frame O_n (n = 1 .. N) counts.
         slot_offset_B: int64, index of the clip's first slot.
+        scene_BNP: positions in metres at O_0 .. O_{N-1}, NaN where unknown; P may be 0.
     """
 
     text_BTC: Tensor
@@ -54,6 +56,7 @@ class TrainingBatch:
     action_valid_BNL: Tensor
     frame_valid_BN: Tensor
     slot_offset_B: Tensor
+    scene_BNP: Tensor
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,13 @@ class PARModel(nn.Module):
         checkpoint_gradients: bool = False,
     ) -> Losses:
         """Teacher forcing over whole clips in parallel (paper, section 4.2.6 and Eq. 11)."""
+        context = self.training_context(batch, checkpoint_gradients)
+        return self.context_loss(context, batch, generator, checkpoint_gradients)
+
+    def training_context(self, batch: TrainingBatch, checkpoint_gradients: bool = False) -> Context:
+        """What the transformer knows after each slot of the clips."""
         num_slots = batch.actions_BNLD.shape[1]
-        context = self.encode_clip(
+        return self.encode_clip(
             batch.text_BTC,
             batch.latents_BNchw[:, :-1],
             torch.cat(
@@ -152,6 +160,15 @@ class PARModel(nn.Module):
             batch.slot_offset_B,
             checkpoint_gradients,
         )
+
+    def context_loss(
+        self,
+        context: Context,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        checkpoint_gradients: bool = False,
+    ) -> Losses:
+        """Eq. 11 of a `training_context`."""
         action = self._action_loss(context, batch, generator)
         frame = self._frame_loss(context, batch, generator, checkpoint_gradients)
         weights = self.config.loss

@@ -167,6 +167,7 @@ def run_policy(options: argparse.Namespace) -> None:
         learning_rate=_learning_rate(options),
         num_warmup_steps=options.warmup_steps,
         average_decay=options.average_decay,
+        scene_weight=options.scene_weight,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ABLATIONS[options.ablation].clips(
@@ -474,6 +475,7 @@ def _show(bar: tqdm, progress: Progress) -> None:
     bar.set_postfix(
         frame=f"{progress.frame_loss:.4f}",
         action=f"{progress.action_loss:.4f}",
+        **({} if progress.scene_mm is None else {"scene_mm": f"{progress.scene_mm:.1f}"}),
         step_s=f"{progress.step_s:.2f}",
         refresh=False,
     )
@@ -607,6 +609,14 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="cut demonstrations N steps after their first success; default: use them whole",
+    )
+    stage.add_argument(
+        "--scene-weight",
+        type=float,
+        default=defaults.scene_weight,
+        metavar="W",
+        help="weight of reading the objects' positions beside the policy's own losses, where the "
+        "demonstrations know them; 0: not done",
     )
     stage.add_argument("--average-decay", type=float, default=defaults.average_decay)
     stage.add_argument("--from-start-share", type=float, default=defaults.clips.from_start_share)

@@ -2,7 +2,7 @@
 """Cuts demonstrations into clips and batches of them.
 
 Shapes: B clips of a batch; N slots (chunks) of the longest clip; L actions of a chunk; D numbers
-of an action; J joints; T steps of an episode; C, h, w of a latent.
+of an action; J joints; P numbers of a scene; T steps of an episode; C, h, w of a latent.
 
 A clip starts at any step of an episode, has a frame every L steps and a chunk between two frames.
 Slot n answers O_{n-1} with A_n. What a batch holds is a function of (seed, round) alone, so a run
@@ -53,6 +53,7 @@ class Clip:
     actions: FloatArray
     context_actions: FloatArray
     proprio: FloatArray
+    scene: FloatArray
     action_valid: np.ndarray
     frame_valid: np.ndarray
 
@@ -91,6 +92,7 @@ def cut_clip(
             statistics.normalize_actions(history, joints[:-1]) + context_noise
         ),
         proprio=_float32(statistics.normalize_joints(joints)),
+        scene=_float32(steps.scene[frames[:-1]]),
         action_valid=rows <= last,
         frame_valid=frames[1:] <= last,
     )
@@ -101,8 +103,10 @@ def collate(
     instructions: list[str],
     slot_offsets: list[int],
     table: InstructionTable,
+    num_scene: int,
 ) -> TrainingBatch:
-    """Pad clips to the longest with zeros that are not valid."""
+    """Pad clips to the longest with zeros that are not valid, and scenes to `num_scene` numbers
+    with NaN."""
     num_slots = max(len(clip.actions) for clip in clips)
     return TrainingBatch(
         text_BTC=torch.stack([table.embedding(text) for text in instructions]),
@@ -113,6 +117,7 @@ def collate(
         action_valid_BNL=_stack([clip.action_valid for clip in clips], num_slots),
         frame_valid_BN=_stack([clip.frame_valid for clip in clips], num_slots),
         slot_offset_B=torch.tensor(slot_offsets, dtype=torch.int64),
+        scene_BNP=_stack([_widened(clip.scene, num_scene) for clip in clips], num_slots),
     )
 
 
@@ -127,12 +132,15 @@ class ClipSampler:
         table: InstructionTable,
         model: ModelConfig,
         config: ClipConfig,
+        num_scene: int = 0,
     ) -> None:
         self.episodes = episodes
         self.statistics = statistics
         self.table = table
         self.model = model
         self.config = config
+        # P of the batches; what an episode does not know is NaN, what it knows beyond P is left out
+        self.num_scene = num_scene
         self.place = (0, 0)
         self._cumulative = np.cumsum(_episode_shares(episodes, task_shares))
         self._planned_round = -1
@@ -171,7 +179,9 @@ class ClipSampler:
             shown = self.model.context_action
             clips.append(cut_clip(episode, plan, self.statistics, noise, shown))
         texts = [self.episodes[plan.episode].steps.instruction for plan in plans]
-        return collate(clips, texts, [plan.slot_offset for plan in plans], self.table)
+        return collate(
+            clips, texts, [plan.slot_offset for plan in plans], self.table, self.num_scene
+        )
 
     def _draw(self, generator: np.random.Generator) -> ClipPlan:
         episode_index = int(np.searchsorted(self._cumulative, generator.random()))
@@ -222,6 +232,12 @@ def _episode_shares(episodes: list[TrainingEpisode], task_shares: dict[str, floa
         )
     shares = np.array([task_shares.get(task, 0.0) / tasks.count(task) for task in tasks])
     return shares / shares.sum()
+
+
+def _widened(scene_NP: FloatArray, num_numbers: int) -> FloatArray:
+    known_NP = scene_NP[:, :num_numbers]
+    missing = num_numbers - known_NP.shape[1]
+    return np.pad(known_NP, ((0, 0), (0, missing)), constant_values=np.nan)
 
 
 def _float32(values: FloatArray) -> FloatArray:

@@ -24,6 +24,7 @@ class DemonstrationSteps:
         actions: [T, J], the joint targets to learn.
         executed_actions: [T, J], the joint targets that were sent.
         measured_joints: [T, J], before each action.
+        scene: [T, P], positions in metres before each action; P is 0 where unknown.
     """
 
     key: int
@@ -31,6 +32,7 @@ class DemonstrationSteps:
     actions: FloatArray
     executed_actions: FloatArray
     measured_joints: FloatArray
+    scene: FloatArray
 
     @property
     def num_steps(self) -> int:
@@ -70,6 +72,7 @@ class DemonstrationSet:
             actions=np.asarray(episode.actions[:end], dtype=np.float64),
             executed_actions=np.asarray(episode.executed_actions[:end], dtype=np.float64),
             measured_joints=np.asarray(episode.measured_joint_positions[:end], dtype=np.float64),
+            scene=np.asarray(episode.environment_state[:end], dtype=np.float64),
         )
 
     def read_frames(self, key: int) -> ImageArray:

@@ -38,6 +38,7 @@ from par_model.training.finetuning import (
     prepare,
     with_dropped_text,
 )
+from par_model.training.scene_head import SceneHead, error_mm
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.training_state import (
     TrainingState,
@@ -70,6 +71,8 @@ class PolicyTrainingConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.998
     seed: int = 0
+    # weight of reading the scene's positions beside Eq. 11 (scene_head.py); 0: not done
+    scene_weight: float = 0.0
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -118,6 +121,8 @@ class Progress:
     num_steps: int | None
     frame_loss: float
     action_loss: float
+    # mean error along an axis; None where no scene is read
+    scene_mm: float | None
     step_s: float
     learning_rate: float
 
@@ -145,9 +150,16 @@ class PolicyTrainer:
         self.model.to(device)
         if start_from is not None:
             _take_weights(start_from, self.model)
+        self.num_scene = _num_scene(parts) if config.scene_weight else 0
+        self.scene_head = (
+            SceneHead(parts.model.transformer.width, self.num_scene).to(device)
+            if self.num_scene
+            else None
+        )
         self.average = WeightAverage(self.model, config.average_decay)
+        trained = nn.ModuleList([self.model, *([self.scene_head] if self.scene_head else [])])
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config.weight_decay),
+            _parameter_groups(trained, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.95),
         )
@@ -165,12 +177,12 @@ class PolicyTrainer:
         """Train to the end, or to step `stop_at` as a kill would, and write the checkpoint."""
         self._resume()
         log = RunLog(self.folder)
-        losses: list[tuple[float, float]] = []
+        losses: list[tuple[float, float, float]] = []
         started = last = time.monotonic()
         wall_before = self.wall_s
         while self.num_steps is None or self.step < self.num_steps:
             step_losses = self._train_step()
-            losses.append((float(step_losses.frame.detach()), float(step_losses.action.detach())))
+            losses.append(step_losses)
             self.step += 1
             self.wall_s = wall_before + time.monotonic() - started
             self._fix_number_of_steps()
@@ -186,7 +198,8 @@ class PolicyTrainer:
                 return
         self._finish(log)
 
-    def _train_step(self) -> Losses:
+    def _train_step(self) -> tuple[float, float, float]:
+        """One step; returns its losses of frames, actions and scene."""
         batch = _to_device(self.sampler.next_batch(), self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -196,15 +209,29 @@ class PolicyTrainer:
         if tuning is not None:
             batch = with_dropped_text(batch, self.model, tuning.text_dropout, generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = self.model.training_loss(
-                batch, generator, tuning is not None and tuning.checkpoint_gradients
+            losses, scene = self._losses(
+                self.model, batch, generator, tuning is not None and tuning.checkpoint_gradients
             )
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        (losses.total + self.config.scene_weight * scene).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model, self.step)
-        return losses
+        return float(losses.frame.detach()), float(losses.action.detach()), float(scene.detach())
+
+    def _losses(
+        self,
+        model: PARModel,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        checkpoint_gradients: bool = False,
+    ) -> tuple[Losses, Tensor]:
+        """Eq. 11 and the scene's loss, which is 0 where no scene is read."""
+        context = model.training_context(batch, checkpoint_gradients)
+        losses = model.context_loss(context, batch, generator, checkpoint_gradients)
+        if self.scene_head is None:
+            return losses, losses.total.new_zeros(())
+        return losses, self.scene_head.loss(context, batch)
 
     def _learning_rate(self) -> float:
         num_steps = self.num_steps or 10**9
@@ -245,23 +272,28 @@ class PolicyTrainer:
         self.queue.drop_all_but(best.step)
 
     @torch.no_grad()
-    def validate(self) -> dict[str, tuple[float, float]]:
-        """(frame loss, action loss) of the averaged weights by task, on held-out episodes."""
+    def validate(self) -> dict[str, dict[str, float]]:
+        """Losses of the averaged weights by task and name, on held-out episodes."""
         results = {}
         for task in self.queue.tasks:
-            total, count = np.zeros(2), 0
+            total, count = np.zeros(3), 0
             for index, plans in enumerate(
                 whole_episodes(self.validation, task, self.config.num_validation_clips)
             ):
                 clips = self.validation.cut(plans, np.random.default_rng(_VALIDATION_SEED))
                 batch = _to_device(clips, self.device)
                 generator = step_generator(_VALIDATION_SEED, index, 1, self.device)
-                losses = self.average.model.training_loss(batch, generator)
+                losses, scene = self._losses(self.average.model, batch, generator)
                 weight = int(batch.action_valid_BNL.sum())
-                total += weight * np.array([float(losses.frame), float(losses.action)])
+                total += weight * np.array(
+                    [losses.frame.item(), losses.action.item(), scene.item()]
+                )
                 count += weight
             if count:
-                results[task] = (float(total[0] / count), float(total[1] / count))
+                frame, action, scene_loss = (total / count).tolist()
+                results[task] = {"frame_loss": frame, "action_loss": action}
+                if self.scene_head is not None:
+                    results[task]["scene_mm"] = error_mm(scene_loss)
         return results
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -296,6 +328,9 @@ class PolicyTrainer:
         tensors = module_tensors("model", self.model)
         tensors |= module_tensors("average", self.average.model)
         tensors |= optimizer_tensors(self.model, self.optimizer)
+        if self.scene_head is not None:
+            tensors |= module_tensors("scene", self.scene_head)
+            tensors |= optimizer_tensors(self.scene_head, self.optimizer, "scene.")
         values: dict[str, object] = {
             "step": self.step,
             "num_steps": self.num_steps,
@@ -313,6 +348,9 @@ class PolicyTrainer:
         restore_module("model", self.model, state.tensors)
         restore_module("average", self.average.model, state.tensors)
         restore_optimizer(self.model, self.optimizer, state.tensors)
+        if self.scene_head is not None:
+            restore_module("scene", self.scene_head, state.tensors)
+            restore_optimizer(self.scene_head, self.optimizer, state.tensors, "scene.")
         values = state.values
         assert isinstance(values["step"], int)
         assert isinstance(values["wall_s"], float)
@@ -351,13 +389,25 @@ class PolicyTrainer:
         clips = dataclasses.replace(self.config.clips, seed=self.config.seed)
         parts = self.parts
         return ClipSampler(
-            episodes, shares, parts.statistics, parts.instructions, parts.model, clips
+            episodes,
+            shares,
+            parts.statistics,
+            parts.instructions,
+            parts.model,
+            clips,
+            self.num_scene,
         )
 
-    def _progress(self, losses: list[tuple[float, float]], step_s: float) -> Progress:
-        frame, action = np.mean(losses, axis=0)
+    def _progress(self, losses: list[tuple[float, float, float]], step_s: float) -> Progress:
+        frame, action, scene = np.mean(losses, axis=0).tolist()
         return Progress(
-            self.step, self.num_steps, float(frame), float(action), step_s, self._learning_rate()
+            step=self.step,
+            num_steps=self.num_steps,
+            frame_loss=frame,
+            action_loss=action,
+            scene_mm=None if self.scene_head is None else error_mm(scene),
+            step_s=step_s,
+            learning_rate=self._learning_rate(),
         )
 
 
@@ -376,13 +426,14 @@ class RunLog:
         self._write(progress.step, "training", {
             "frame_loss": progress.frame_loss,
             "action_loss": progress.action_loss,
+            **({} if progress.scene_mm is None else {"scene_mm": progress.scene_mm}),
             "step_s": progress.step_s,
             "learning_rate": progress.learning_rate,
         })  # fmt: skip
 
-    def validation(self, step: int, losses: dict[str, tuple[float, float]]) -> None:
-        for task, (frame, action) in losses.items():
-            self._write(step, f"validation/{task}", {"frame_loss": frame, "action_loss": action})
+    def validation(self, step: int, losses: dict[str, dict[str, float]]) -> None:
+        for task, values in losses.items():
+            self._write(step, f"validation/{task}", values)
 
     def closed_loop(self, results: list[ClosedLoopResult]) -> None:
         for result in results:
@@ -440,6 +491,12 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
             f"than {model.config.name}; start from one of the same preset."
         )
     model.load_state_dict(other.model.state_dict())
+
+
+def _num_scene(parts: PolicyParts) -> int:
+    """P: the most numbers that a demonstration knows of its scene."""
+    episodes = [*parts.training_episodes, *parts.validation_episodes]
+    return max((episode.steps.scene.shape[1] for episode in episodes), default=0)
 
 
 def _require_held_out(episodes: list[TrainingEpisode], shares: Mapping[str, float]) -> None:

@@ -87,21 +87,23 @@ def restore_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -
     module.load_state_dict(found)
 
 
-def optimizer_tensors(module: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """AdamW's moments by parameter name; empty before the first step."""
+def optimizer_tensors(
+    module: nn.Module, optimizer: torch.optim.AdamW, prefix: str = ""
+) -> dict[str, Tensor]:
+    """AdamW's moments by parameter name, each behind `prefix`; empty before the first step."""
     tensors = {}
     for name, parameter in module.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = tensor
+            tensors[f"adam.{key}.{prefix}{name}"] = tensor
     return tensors
 
 
 def restore_optimizer(
-    module: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]
+    module: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor], prefix: str = ""
 ) -> None:
     """The inverse of `optimizer_tensors`."""
     for name, parameter in module.named_parameters():
-        for key, tensor in _moments(name, tensors):
+        for key, tensor in _moments(prefix + name, tensors):
             # AdamW keeps its step count on the CPU.
             device = "cpu" if key == "step" else parameter.device
             optimizer.state[parameter][key] = tensor.to(device, copy=True)

@@ -88,6 +88,7 @@ def batch(config, num_slots=3):
         action_valid_BNL=valid[..., None].expand(-1, -1, config.num_actions).clone(),
         frame_valid_BN=valid,
         slot_offset_B=torch.zeros(2, dtype=torch.int64),
+        scene_BNP=torch.zeros(2, num_slots, 0),
     )
 
 

@@ -30,6 +30,7 @@ def one_clip(config):
         action_valid_BNL=torch.ones(1, 1, config.num_actions, dtype=torch.bool),
         frame_valid_BN=torch.ones(1, 1, dtype=torch.bool),
         slot_offset_B=torch.zeros(1, dtype=torch.int64),
+        scene_BNP=torch.zeros(1, 1, 0),
     )
 
 

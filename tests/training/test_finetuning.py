@@ -174,4 +174,5 @@ def batch(
         action_valid_BNL=torch.ones(batch_size, num_slots, config.num_actions, dtype=torch.bool),
         frame_valid_BN=torch.ones(batch_size, num_slots, dtype=torch.bool),
         slot_offset_B=torch.zeros(batch_size, dtype=torch.int64),
+        scene_BNP=torch.zeros(batch_size, num_slots, 0),
     )
