@@ -36,6 +36,7 @@ CONFIG = PolicyTrainingConfig(
     validate_every=4,
     num_evaluation_episodes=0,
 )
+WITH_SCENE = dataclasses.replace(CONFIG, scene_weight=0.5)
 
 
 def make_parts(folder: Path) -> PolicyParts:
@@ -60,12 +61,13 @@ def train(
     return seen
 
 
-def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITH_SCENE], ids=["plain", "scene"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, config: PolicyTrainingConfig) -> None:
     parts = make_parts(tmp_path)
-    whole = train(parts, tmp_path / "whole", CONFIG)
-    train(parts, tmp_path / "killed", CONFIG, stop_at=5)
+    whole = train(parts, tmp_path / "whole", config)
+    train(parts, tmp_path / "killed", config, stop_at=5)
     assert load_state(tmp_path / "killed").values["step"] == 4
-    resumed = train(parts, tmp_path / "killed", CONFIG)
+    resumed = train(parts, tmp_path / "killed", config)
     assert [p.step for p in resumed] == [5, 6, 7, 8]
     assert [p.action_loss for p in resumed] == [p.action_loss for p in whole[4:]]
     first, second = load_state(tmp_path / "whole"), load_state(tmp_path / "killed")
@@ -92,6 +94,30 @@ def test_losses_fall_and_are_logged(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "validation/Push"] == [30, 60]
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_the_scene_is_learnt_and_stays_out_of_the_checkpoint(tmp_path: Path) -> None:
+    config = dataclasses.replace(WITH_SCENE, num_steps=60, learning_rate=3e-3, validate_every=60)
+    seen = train(make_parts(tmp_path), tmp_path / "run", config)
+    errors = [progress.scene_mm for progress in seen]
+    assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (validation,) = [line for line in lines if line["kind"] == "validation/Push"]
+    assert 0 < validation["scene_mm"] < errors[0]
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint").model.state_dict()
+    assert not [name for name in saved if "scene" in name]
+
+
+def test_demonstrations_without_a_scene_train_as_without_the_head(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    for episodes in (parts.training_episodes, parts.validation_episodes):
+        for index, episode in enumerate(episodes):
+            blind = dataclasses.replace(episode.steps, scene=episode.steps.scene[:, :0])
+            episodes[index] = dataclasses.replace(episode, steps=blind)
+    plain = train(parts, tmp_path / "plain", CONFIG)
+    asked = train(parts, tmp_path / "asked", WITH_SCENE)
+    assert [p.action_loss for p in asked] == [p.action_loss for p in plain]
+    assert asked[-1].scene_mm is None
 
 
 def test_another_setting_cannot_resume(tmp_path: Path) -> None:
