@@ -118,6 +118,8 @@ def run_codec(options: argparse.Namespace) -> None:
 
 def run_probe(options: argparse.Namespace) -> None:
     """Measure how well cube positions can be read from the latents; write probe.json."""
+    if any(options.frame_stem) and not options.frame_patch:
+        raise ValueError("--frame-stem stands before tokens; say their size with --frame-patch.")
     folder = _codec_folder(options)
     codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
     pictures = _probe_pictures(options)

@@ -21,6 +21,7 @@ from tests.training.fixtures import record_noise
             ["policy", "--codec", "{tmp}", "--data", "{tmp}", "--out", "{tmp}/r", "--steps", "1"],
             "no finished frame codec",
         ),
+        (["probe", "--codec", "{tmp}", "--frame-stem", "8"], "--frame-patch"),
     ],
 )
 def test_a_mistake_is_one_sentence(
