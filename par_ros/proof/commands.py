@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that prove the guard; they take --options, as measuring programs do."""
+"""The commands that prove guard and graph; they take --options, as measuring programs do."""
 
-from par_ros.proof import asked_limits, faults, fuzz, guard_latency, soak
+from par_ros.proof import asked_limits, faults, fuzz, guard_latency, same_targets, soak
 
 PROOFS = {
     "fuzz": "random and hostile chunks against the guard, judged at 1 kHz (--num-chunks, --json).",
@@ -9,6 +9,7 @@ PROOFS = {
     "soak": "policy, guard and loopback arm for thousands of chunks (--chunks, --pace, --json).",
     "guard_latency": "action_chunk in to joint_trajectory out (--chunks, --json).",
     "limits": "what policy or planner ask of the arm, and what passes (--episodes, --data-set).",
+    "same_targets": "graph against direct loop, joint target by joint target (--graph, --direct).",
 }
 
 
@@ -20,5 +21,6 @@ def run_proof(name: str, options: list[str]) -> int:
         "soak": soak.main,
         "guard_latency": guard_latency.main,
         "limits": asked_limits.main,
+        "same_targets": same_targets.main,
     }
     return commands[name](options)
