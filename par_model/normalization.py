@@ -2,9 +2,10 @@
 """Statistics of actions and joints: fit, apply, undo. Numpy only; saved in the checkpoint.
 
 Shapes: L actions of a chunk; D numbers of an action; J joints; T steps of an episode; `...` any.
-Units outside: rad, and metres for the gripper (the last number); inside: about [-1, 1] for actions
-and zero mean, unit variance for joints. Nothing is ever clipped: a value beyond what was seen maps
-beyond [-1, 1] and comes back unchanged.
+Units outside: rad, and metres for the gripper (the last number); inside: zero mean and unit
+variance for actions and joints. The diffusion loss is for numbers of that size: data that is small
+beside the noise teaches smooth chunks rather than which chunk an observation asks for. Nothing is
+ever clipped: a value beyond what was seen comes back unchanged.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,7 @@ import numpy as np
 from par_model.config import ActionFrame
 from par_model.interface import FloatArray
 
-# Outliers beyond these quantiles do not set the scale.
-_LOW_QUANTILE = 0.001
-_HIGH_QUANTILE = 0.999
-# The quantiles' range is widened by this part on each side.
-_MARGIN = 0.1
-# A number that hardly moves is not blown up: least half range of actions, least deviation of joints
-# (rad or metres).
-_MIN_HALF_RANGE = 0.005
+# A number that hardly moves is not blown up: least deviation (rad or metres).
 _MIN_DEVIATION = 0.005
 
 _FIELDS = ("action_low", "action_high", "joint_mean", "joint_deviation")
@@ -40,7 +34,8 @@ class Statistics:
         arm: the arm that the numbers belong to (a file of config/arms).
         joint_names: the J joints in order, gripper last.
         action_frame: what an action is relative to.
-        action_low, action_high: float64 [L, D], mapped to -1 and 1.
+        action_low, action_high: float64 [L, D], mapped to -1 and 1; a fit puts them one standard
+            deviation below and above the mean.
         joint_mean, joint_deviation: float64 [J].
     """
 
@@ -176,18 +171,16 @@ def fit_statistics(
     chunks = np.concatenate(framed)
     # An absolute target means the same at each step of a chunk, a relative one does not.
     axes = (0, 1) if action_frame == "absolute" else (0,)
-    low, high = np.quantile(chunks, [_LOW_QUANTILE, _HIGH_QUANTILE], axis=axes)
     shape = (num_actions, chunks.shape[-1])
-    low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
-    centre = (low + high) / 2.0
-    half = np.maximum((high - low) / 2.0 * (1.0 + _MARGIN), _MIN_HALF_RANGE)
+    mean = np.broadcast_to(chunks.mean(axis=axes), shape)
+    deviation = np.broadcast_to(np.maximum(chunks.std(axis=axes), _MIN_DEVIATION), shape)
     joints = np.concatenate([joints for _, joints in episodes])
     return Statistics(
         arm=arm,
         joint_names=joint_names,
         action_frame=action_frame,
-        action_low=centre - half,
-        action_high=centre + half,
+        action_low=mean - deviation,
+        action_high=mean + deviation,
         joint_mean=joints.mean(axis=0),
         joint_deviation=np.maximum(joints.std(axis=0), _MIN_DEVIATION),
     )

@@ -342,7 +342,8 @@ def _statistics(
     joint_names: tuple[str, ...],
 ) -> Statistics:
     """The run's own statistics; fitted once, so that added data does not move them."""
-    folder, start_from = options.out, options.start_checkpoint
+    folder = options.out
+    start_from = None if options.new_statistics else options.start_checkpoint
     file = folder / "statistics.json"
     for existing in (file, (start_from or folder) / "statistics.json"):
         if existing.exists():
@@ -605,6 +606,9 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CHECKPOINT",
         help="start from a checkpoint's weights and statistics",
+    )
+    stage.add_argument(
+        "--new-statistics", action="store_true", help="with --from: fit them to the data again"
     )
     stage.add_argument(
         "--steps-after-success",
