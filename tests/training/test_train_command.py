@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from par_model.checkpoint import load_checkpoint
+from par_model.normalization import Statistics
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
 from par_model.train import main
 from tests.training.fixtures import record_noise
@@ -38,6 +39,30 @@ def test_an_unknown_preset_is_refused_with_the_list(capsys: pytest.CaptureFixtur
         main(["probe", "--codec", "x", "--preset", "huge"])
     assert exit_info.value.code == 2
     assert "par_small" in capsys.readouterr().err
+
+
+def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
+    tmp_path: Path,
+) -> None:
+    sentence = TASKS["PushCube"].instruction
+    for name, lengths in (("first", {3: 20, 24: 26}), ("second", {5: 30, 49: 22})):
+        record_noise(tmp_path / name, lengths, instruction=sentence)
+    common = ["--codec", str(tmp_path / "codec"), "--preset", "par_tiny", "--variants", "1"]
+    no_pictures = ["--codec-steps", "2", "--probe-tasks"]
+    first, second = (["--data", str(tmp_path / name)] for name in ("first", "second"))
+    assert main(["codec", *first, "--out", str(tmp_path / "codec"), *common, *no_pictures]) == 0
+
+    def run(data: list[str], out: str, *more: str) -> Statistics:
+        steps = ["--steps", "2", "--evaluation-episodes", "0", "--out", str(tmp_path / out)]
+        assert main(["policy", *data, *common, *steps, "--scene-weight", "0.1", *more]) == 0
+        return load_checkpoint(tmp_path / out / "checkpoint").statistics
+
+    for data in (first, second):
+        assert main(["latents", *data, *common]) == 0
+    start = ["--from", str(tmp_path / "a" / "checkpoint")]
+    original = run(first, "a").to_json_dict()
+    assert run(second, "kept", *start).to_json_dict() == original
+    assert run(second, "fitted", *start, "--new-statistics").to_json_dict() != original
 
 
 @pytest.mark.sim
