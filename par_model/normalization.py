@@ -3,9 +3,8 @@
 
 Shapes: L actions of a chunk; D numbers of an action; J joints; T steps of an episode; `...` any.
 Units outside: rad, and metres for the gripper (the last number); inside: zero mean and unit
-variance for actions and joints. The diffusion loss is for numbers of that size: data that is small
-beside the noise teaches smooth chunks rather than which chunk an observation asks for. Nothing is
-ever clipped: a value beyond what was seen comes back unchanged.
+variance for actions and joints, the size that the noise of the diffusion loss has. Nothing is ever
+clipped: a value beyond what was seen comes back unchanged.
 """
 
 from collections.abc import Sequence
