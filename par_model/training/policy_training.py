@@ -150,12 +150,9 @@ class PolicyTrainer:
         self.model.to(device)
         if start_from is not None:
             _take_weights(start_from, self.model)
-        self.num_scene = _num_scene(parts) if config.scene_weight else 0
-        self.scene_head = (
-            SceneHead(parts.model.transformer.width, self.num_scene).to(device)
-            if self.num_scene
-            else None
-        )
+        num_scene = _num_scene(parts) if config.scene_weight else 0
+        width = parts.model.transformer.width
+        self.scene_head = SceneHead(width, num_scene).to(device) if num_scene else None
         self.average = WeightAverage(self.model, config.average_decay)
         trained = nn.ModuleList([self.model, *([self.scene_head] if self.scene_head else [])])
         self.optimizer = torch.optim.AdamW(
@@ -165,8 +162,8 @@ class PolicyTrainer:
         )
         shares = dict(config.task_shares)
         _require_held_out(parts.validation_episodes, shares)
-        self.sampler = self._sampler(parts.training_episodes, shares)
-        self.validation = self._sampler(parts.validation_episodes, shares)
+        self.sampler = self._sampler(parts.training_episodes, shares, num_scene)
+        self.validation = self._sampler(parts.validation_episodes, shares, num_scene)
         tasks = [task for task, share in config.task_shares if share]
         self.queue = ClosedLoopQueue(folder / "selection", tasks, config.num_evaluation_episodes)
         self.step = 0
@@ -181,8 +178,7 @@ class PolicyTrainer:
         started = last = time.monotonic()
         wall_before = self.wall_s
         while self.num_steps is None or self.step < self.num_steps:
-            step_losses = self._train_step()
-            losses.append(step_losses)
+            losses.append(self._train_step())
             self.step += 1
             self.wall_s = wall_before + time.monotonic() - started
             self._fix_number_of_steps()
@@ -273,7 +269,8 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, dict[str, float]]:
-        """Losses of the averaged weights by task and name, on held-out episodes."""
+        """Losses of the averaged weights by task and name, on held-out episodes; the scene is read
+        by the head as it is."""
         results = {}
         for task in self.queue.tasks:
             total, count = np.zeros(3), 0
@@ -385,7 +382,9 @@ class PolicyTrainer:
             "episodes": [f"{task}:{key}" for task, key in episodes],
         }
 
-    def _sampler(self, episodes: list[TrainingEpisode], shares: dict[str, float]) -> ClipSampler:
+    def _sampler(
+        self, episodes: list[TrainingEpisode], shares: dict[str, float], num_scene: int
+    ) -> ClipSampler:
         clips = dataclasses.replace(self.config.clips, seed=self.config.seed)
         parts = self.parts
         return ClipSampler(
@@ -395,7 +394,7 @@ class PolicyTrainer:
             parts.instructions,
             parts.model,
             clips,
-            self.num_scene,
+            num_scene,
         )
 
     def _progress(self, losses: list[tuple[float, float, float]], step_s: float) -> Progress:
