@@ -110,7 +110,8 @@ class DiffusionConfig:
     steps_offset: int
     # shift of flow matching's noise levels towards noise; 1 is none
     flow_shift: float
-    # predicted clean samples are kept within +- this while sampling; None leaves them
+    # predicted clean samples are kept within +- this while sampling; None leaves them. Normalised
+    # actions have unit variance, and a demonstration's largest are about 8
     clip_range: float | None
 
 
@@ -421,7 +422,7 @@ _PAR_SMALL = ModelConfig(
         spacing="leading",
         steps_offset=0,
         flow_shift=1.0,
-        clip_range=1.5,
+        clip_range=6.0,
     ),
     sampling=SamplingConfig(
         action_sampler="ddim",
@@ -514,7 +515,7 @@ _PAR_0_6B_P480 = ModelConfig(
         spacing="leading",
         steps_offset=0,
         flow_shift=1.0,
-        clip_range=1.5,
+        clip_range=6.0,
     ),
     sampling=SamplingConfig(
         action_sampler="ddim",

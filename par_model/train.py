@@ -170,6 +170,7 @@ def run_policy(options: argparse.Namespace) -> None:
         num_warmup_steps=options.warmup_steps,
         average_decay=options.average_decay,
         scene_weight=options.scene_weight,
+        chunk_weight=options.chunk_weight,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ABLATIONS[options.ablation].clips(
@@ -478,7 +479,7 @@ def _show(bar: tqdm, progress: Progress) -> None:
     bar.set_postfix(
         frame=f"{progress.frame_loss:.4f}",
         action=f"{progress.action_loss:.4f}",
-        **({} if progress.scene_mm is None else {"scene_mm": f"{progress.scene_mm:.1f}"}),
+        **{name: f"{value:.3g}" for name, value in progress.side.items()},
         step_s=f"{progress.step_s:.2f}",
         refresh=False,
     )
@@ -623,6 +624,13 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
         metavar="W",
         help="weight of reading the objects' positions beside the policy's own losses, where the "
         "demonstrations know them; 0: not done",
+    )
+    stage.add_argument(
+        "--chunk-weight",
+        type=float,
+        default=defaults.chunk_weight,
+        metavar="W",
+        help="weight of reading the chunk directly beside the policy's own losses; 0: not done",
     )
     stage.add_argument("--average-decay", type=float, default=defaults.average_decay)
     stage.add_argument("--from-start-share", type=float, default=defaults.clips.from_start_share)

@@ -213,6 +213,18 @@ def whole_episodes(sampler: ClipSampler, task: str, max_clips: int) -> list[list
     return _fill_batches(plans, sampler.config.slots_per_batch)
 
 
+def single_slots(sampler: ClipSampler, task: str, max_clips: int) -> list[list[ClipPlan]]:
+    """The slots of `whole_episodes`, each a clip of its own."""
+    length = sampler.model.num_actions
+    plans = [
+        ClipPlan(plan.episode, slot * length, 1, 0, 0)
+        for batch in whole_episodes(sampler, task, max_clips)
+        for plan in batch
+        for slot in range(plan.num_slots)
+    ]
+    return _fill_batches(plans, sampler.config.slots_per_batch)
+
+
 def _fill_batches(plans: list[ClipPlan], slots_per_batch: int) -> list[list[ClipPlan]]:
     """Cut a list sorted by length into batches of at most `slots_per_batch` padded slots."""
     batches: list[list[ClipPlan]] = [[]]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,13 @@ from par_model.instruction import InstructionTable
 from par_model.model import Losses, PARModel, TrainingBatch
 from par_model.normalization import Statistics
 from par_model.training.clip_config import ClipConfig
-from par_model.training.clips import ClipSampler, TrainingEpisode, whole_episodes
+from par_model.training.clips import (
+    ClipPlan,
+    ClipSampler,
+    TrainingEpisode,
+    single_slots,
+    whole_episodes,
+)
 from par_model.training.closed_loop import ClosedLoopQueue, ClosedLoopResult
 from par_model.training.ema import WeightAverage
 from par_model.training.finetuning import (
@@ -38,8 +44,8 @@ from par_model.training.finetuning import (
     prepare,
     with_dropped_text,
 )
-from par_model.training.scene_head import SceneHead, error_mm
 from par_model.training.schedule import learning_rate_factor
+from par_model.training.side_tasks import SideLosses, SideTasks, scene_error_mm
 from par_model.training.training_state import (
     TrainingState,
     load_state,
@@ -71,8 +77,9 @@ class PolicyTrainingConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.998
     seed: int = 0
-    # weight of reading the scene's positions beside Eq. 11 (scene_head.py); 0: not done
+    # weights of reading the scene and the chunk beside Eq. 11 (side_tasks.py); 0: not done
     scene_weight: float = 0.0
+    chunk_weight: float = 0.0
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -121,10 +128,31 @@ class Progress:
     num_steps: int | None
     frame_loss: float
     action_loss: float
-    # mean error along an axis; None where no scene is read
+    # mean error along an axis, and loss of the chunk read directly; None where it is not read
     scene_mm: float | None
+    chunk_loss: float | None
     step_s: float
     learning_rate: float
+
+    @property
+    def side(self) -> dict[str, float]:
+        """The side tasks that are learnt, by name."""
+        both = {"scene_mm": self.scene_mm, "chunk_loss": self.chunk_loss}
+        return {name: value for name, value in both.items() if value is not None}
+
+
+class StepLosses(NamedTuple):
+    """Plain numbers of one step."""
+
+    frame: float
+    action: float
+    scene: float
+    chunk: float
+
+
+def step_losses(losses: Losses, side: SideLosses) -> StepLosses:
+    parts = (losses.frame, losses.action, side.scene, side.chunk)
+    return StepLosses(*(float(part.detach()) for part in parts))
 
 
 class PolicyTrainer:
@@ -151,12 +179,13 @@ class PolicyTrainer:
         if start_from is not None:
             _take_weights(start_from, self.model)
         num_scene = _num_scene(parts) if config.scene_weight else 0
-        width = parts.model.transformer.width
-        self.scene_head = SceneHead(width, num_scene).to(device) if num_scene else None
+        chunk = (parts.model.num_actions, parts.model.action_width)
+        self.side = SideTasks(
+            parts.model.transformer.width, num_scene, chunk if config.chunk_weight else None
+        ).to(device)
         self.average = WeightAverage(self.model, config.average_decay)
-        trained = nn.ModuleList([self.model, *([self.scene_head] if self.scene_head else [])])
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(trained, config.weight_decay),
+            _parameter_groups(nn.ModuleList([self.model, self.side]), config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.95),
         )
@@ -174,7 +203,7 @@ class PolicyTrainer:
         """Train to the end, or to step `stop_at` as a kill would, and write the checkpoint."""
         self._resume()
         log = RunLog(self.folder)
-        losses: list[tuple[float, float, float]] = []
+        losses: list[StepLosses] = []
         started = last = time.monotonic()
         wall_before = self.wall_s
         while self.num_steps is None or self.step < self.num_steps:
@@ -194,8 +223,8 @@ class PolicyTrainer:
                 return
         self._finish(log)
 
-    def _train_step(self) -> tuple[float, float, float]:
-        """One step; returns its losses of frames, actions and scene."""
+    def _train_step(self) -> StepLosses:
+        """One step; returns its losses."""
         batch = _to_device(self.sampler.next_batch(), self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -205,15 +234,16 @@ class PolicyTrainer:
         if tuning is not None:
             batch = with_dropped_text(batch, self.model, tuning.text_dropout, generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses, scene = self._losses(
+            losses, side = self._losses(
                 self.model, batch, generator, tuning is not None and tuning.checkpoint_gradients
             )
         self.optimizer.zero_grad(set_to_none=True)
-        (losses.total + self.config.scene_weight * scene).backward()
+        weighted = self.config.scene_weight * side.scene + self.config.chunk_weight * side.chunk
+        (losses.total + weighted).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model, self.step)
-        return float(losses.frame.detach()), float(losses.action.detach()), float(scene.detach())
+        return step_losses(losses, side)
 
     def _losses(
         self,
@@ -221,13 +251,11 @@ class PolicyTrainer:
         batch: TrainingBatch,
         generator: torch.Generator,
         checkpoint_gradients: bool = False,
-    ) -> tuple[Losses, Tensor]:
-        """Eq. 11 and the scene's loss, which is 0 where no scene is read."""
+    ) -> tuple[Losses, SideLosses]:
+        """Eq. 11 and the side tasks."""
         context = model.training_context(batch, checkpoint_gradients)
         losses = model.context_loss(context, batch, generator, checkpoint_gradients)
-        if self.scene_head is None:
-            return losses, losses.total.new_zeros(())
-        return losses, self.scene_head.loss(context, batch)
+        return losses, self.side.losses(context, batch)
 
     def _learning_rate(self) -> float:
         num_steps = self.num_steps or 10**9
@@ -269,29 +297,44 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, dict[str, float]]:
-        """Losses of the averaged weights by task and name, on held-out episodes; the scene is read
-        by the head as it is."""
+        """Losses of the averaged weights by task and name, on held-out episodes; the side tasks
+        are read by their heads as they are.
+
+        "PickCube" has its history and "PickCube/single" one observation a chunk: what an expert's
+        history gives away, and what the policy sees.
+        """
         results = {}
         for task in self.queue.tasks:
-            total, count = np.zeros(3), 0
-            for index, plans in enumerate(
-                whole_episodes(self.validation, task, self.config.num_validation_clips)
+            num_clips = self.config.num_validation_clips
+            for name, batches in (
+                (task, whole_episodes(self.validation, task, num_clips)),
+                (f"{task}/single", single_slots(self.validation, task, num_clips)),
             ):
-                clips = self.validation.cut(plans, np.random.default_rng(_VALIDATION_SEED))
-                batch = _to_device(clips, self.device)
-                generator = step_generator(_VALIDATION_SEED, index, 1, self.device)
-                losses, scene = self._losses(self.average.model, batch, generator)
-                weight = int(batch.action_valid_BNL.sum())
-                total += weight * np.array(
-                    [losses.frame.item(), losses.action.item(), scene.item()]
-                )
-                count += weight
-            if count:
-                frame, action, scene_loss = (total / count).tolist()
-                results[task] = {"frame_loss": frame, "action_loss": action}
-                if self.scene_head is not None:
-                    results[task]["scene_mm"] = error_mm(scene_loss)
+                if batches:
+                    results[name] = self._shown(self._mean_losses(batches))
         return results
+
+    def _mean_losses(self, batches: list[list[ClipPlan]]) -> StepLosses:
+        """Of the averaged weights, weighted by valid actions."""
+        total, count = np.zeros(len(StepLosses._fields)), 0
+        for index, plans in enumerate(batches):
+            clips = self.validation.cut(plans, np.random.default_rng(_VALIDATION_SEED))
+            batch = _to_device(clips, self.device)
+            generator = step_generator(_VALIDATION_SEED, index, 1, self.device)
+            weight = int(batch.action_valid_BNL.sum())
+            losses = step_losses(*self._losses(self.average.model, batch, generator))
+            total += weight * np.array(losses)
+            count += weight
+        return StepLosses(*(total / count).tolist())
+
+    def _shown(self, losses: StepLosses) -> dict[str, float]:
+        """By the names of the log; without what is not learnt."""
+        shown = {"frame_loss": losses.frame, "action_loss": losses.action}
+        if self.side.scene is not None:
+            shown["scene_mm"] = scene_error_mm(losses.scene)
+        if self.side.chunk is not None:
+            shown["chunk_loss"] = losses.chunk
+        return shown
 
     def save_checkpoint(self, folder: Path) -> None:
         """Write the averaged weights as a checkpoint."""
@@ -325,9 +368,8 @@ class PolicyTrainer:
         tensors = module_tensors("model", self.model)
         tensors |= module_tensors("average", self.average.model)
         tensors |= optimizer_tensors(self.model, self.optimizer)
-        if self.scene_head is not None:
-            tensors |= module_tensors("scene", self.scene_head)
-            tensors |= optimizer_tensors(self.scene_head, self.optimizer, "scene.")
+        tensors |= module_tensors("side", self.side)
+        tensors |= optimizer_tensors(self.side, self.optimizer, "side.")
         values: dict[str, object] = {
             "step": self.step,
             "num_steps": self.num_steps,
@@ -345,9 +387,8 @@ class PolicyTrainer:
         restore_module("model", self.model, state.tensors)
         restore_module("average", self.average.model, state.tensors)
         restore_optimizer(self.model, self.optimizer, state.tensors)
-        if self.scene_head is not None:
-            restore_module("scene", self.scene_head, state.tensors)
-            restore_optimizer(self.scene_head, self.optimizer, state.tensors, "scene.")
+        restore_module("side", self.side, state.tensors)
+        restore_optimizer(self.side, self.optimizer, state.tensors, "side.")
         values = state.values
         assert isinstance(values["step"], int)
         assert isinstance(values["wall_s"], float)
@@ -397,14 +438,15 @@ class PolicyTrainer:
             num_scene,
         )
 
-    def _progress(self, losses: list[tuple[float, float, float]], step_s: float) -> Progress:
-        frame, action, scene = np.mean(losses, axis=0).tolist()
+    def _progress(self, losses: list[StepLosses], step_s: float) -> Progress:
+        shown = self._shown(StepLosses(*np.mean(losses, axis=0).tolist()))
         return Progress(
             step=self.step,
             num_steps=self.num_steps,
-            frame_loss=frame,
-            action_loss=action,
-            scene_mm=None if self.scene_head is None else error_mm(scene),
+            frame_loss=shown["frame_loss"],
+            action_loss=shown["action_loss"],
+            scene_mm=shown.get("scene_mm"),
+            chunk_loss=shown.get("chunk_loss"),
             step_s=step_s,
             learning_rate=self._learning_rate(),
         )
@@ -425,7 +467,7 @@ class RunLog:
         self._write(progress.step, "training", {
             "frame_loss": progress.frame_loss,
             "action_loss": progress.action_loss,
-            **({} if progress.scene_mm is None else {"scene_mm": progress.scene_mm}),
+            **progress.side,
             "step_s": progress.step_s,
             "learning_rate": progress.learning_rate,
         })  # fmt: skip
@@ -484,12 +526,23 @@ def model_card(model: ModelConfig, training: dict[str, object]) -> str:
 def _take_weights(checkpoint: Path, model: PARModel) -> None:
     """Copy a checkpoint's weights into `model`. Raises ValueError if they are of another model."""
     other = load_checkpoint(checkpoint)
-    if other.config != model.config:
+    if _sampled_alike(other.config, model.config) != model.config:
         raise ValueError(
             f"the checkpoint {checkpoint} is of a model with other numbers ({other.config.name}) "
             f"than {model.config.name}; start from one of the same preset."
         )
     model.load_state_dict(other.model.state_dict())
+
+
+def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
+    """`config` with the numbers of `like` that no weight depends on."""
+    clip = like.action_diffusion.clip_range
+    return dataclasses.replace(
+        config,
+        sampling=like.sampling,
+        loss=like.loss,
+        action_diffusion=dataclasses.replace(config.action_diffusion, clip_range=clip),
+    )
 
 
 def _num_scene(parts: PolicyParts) -> int:

@@ -37,6 +37,7 @@ CONFIG = PolicyTrainingConfig(
     num_evaluation_episodes=0,
 )
 WITH_SCENE = dataclasses.replace(CONFIG, scene_weight=0.5)
+WITH_BOTH = dataclasses.replace(WITH_SCENE, chunk_weight=0.5)
 
 
 def make_parts(folder: Path) -> PolicyParts:
@@ -61,7 +62,7 @@ def train(
     return seen
 
 
-@pytest.mark.parametrize("config", [CONFIG, WITH_SCENE], ids=["plain", "scene"])
+@pytest.mark.parametrize("config", [CONFIG, WITH_BOTH], ids=["plain", "side tasks"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, config: PolicyTrainingConfig) -> None:
     parts = make_parts(tmp_path)
     whole = train(parts, tmp_path / "whole", config)
@@ -96,16 +97,20 @@ def test_losses_fall_and_are_logged(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-def test_the_scene_is_learnt_and_stays_out_of_the_checkpoint(tmp_path: Path) -> None:
-    config = dataclasses.replace(WITH_SCENE, num_steps=60, learning_rate=3e-3, validate_every=60)
+def test_side_tasks_are_logged_and_stay_out_of_the_checkpoint(tmp_path: Path) -> None:
+    config = dataclasses.replace(WITH_BOTH, num_steps=60, learning_rate=3e-3, validate_every=60)
     seen = train(make_parts(tmp_path), tmp_path / "run", config)
     errors = [progress.scene_mm for progress in seen]
     assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     (validation,) = [line for line in lines if line["kind"] == "validation/Push"]
     assert 0 < validation["scene_mm"] < errors[0]
+    (single,) = [line for line in lines if line["kind"] == "validation/Push/single"]
+    assert 0 < single["scene_mm"] < errors[0]
+    assert single["chunk_loss"] > 0
+    assert seen[-1].chunk_loss is not None
     saved = load_checkpoint(tmp_path / "run" / "checkpoint").model.state_dict()
-    assert not [name for name in saved if "scene" in name]
+    assert not [name for name in saved if "side" in name]
 
 
 def test_demonstrations_without_a_scene_train_as_without_the_head(tmp_path: Path) -> None:
@@ -153,6 +158,9 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
     for name, value in load_checkpoint(start).model.state_dict().items():
         assert torch.equal(value, trainer.model.state_dict()[name])
         assert torch.equal(value, trainer.average.model.state_dict()[name])
+    clip = dataclasses.replace(MODEL.action_diffusion, clip_range=9.0)
+    sampled = dataclasses.replace(parts, model=dataclasses.replace(MODEL, action_diffusion=clip))
+    PolicyTrainer(sampled, CONFIG, tmp_path / "sampled", CPU, start_from=start)
     other = dataclasses.replace(parts, model=dataclasses.replace(MODEL, num_slots=7))
     with pytest.raises(ValueError, match="other numbers"):
         PolicyTrainer(other, CONFIG, tmp_path / "third", CPU, start_from=start)
