@@ -67,8 +67,8 @@ NUM_PROBE_PICTURES = 1800
 
 
 def main(arguments: list[str] | None = None) -> int:
-    # Vanishing gradients are denormal numbers, with which a CPU multiplies many times slower. Worker
-    # threads take the setting over when they are made, so it comes first.
+    # Vanishing gradients are denormal numbers, with which a CPU multiplies many times slower.
+    # Worker threads take the setting over when they are made, so it comes first.
     torch.set_flush_denormal(True)
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -346,6 +346,8 @@ def _statistics(
     joint_names: tuple[str, ...],
 ) -> Statistics:
     """The run's own statistics; fitted once, so that added data does not move them."""
+    if options.new_statistics and options.start_checkpoint is None:
+        raise ValueError("--new-statistics needs --from; without it they are fitted to the data.")
     folder = options.out
     start_from = None if options.new_statistics else options.start_checkpoint
     file = folder / "statistics.json"

@@ -42,7 +42,7 @@ def test_an_unknown_preset_is_refused_with_the_list(capsys: pytest.CaptureFixtur
 
 
 def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = TASKS["PushCube"].instruction
     for name, lengths in (("first", {3: 20, 24: 26}), ("second", {5: 30, 49: 22})):
@@ -63,6 +63,9 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
     original = run(first, "a").to_json_dict()
     assert run(second, "kept", *start).to_json_dict() == original
     assert run(second, "fitted", *start, "--new-statistics").to_json_dict() != original
+    alone = ["--steps", "2", "--out", str(tmp_path / "alone"), "--new-statistics"]
+    assert main(["policy", *second, *common, *alone]) == 1
+    assert "--new-statistics needs --from" in capsys.readouterr().err
 
 
 @pytest.mark.sim
