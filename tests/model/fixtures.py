@@ -30,6 +30,9 @@ def random_model(config, seed=0):
 
 def random_checkpoint_parts(name, **changes):
     config = dataclasses.replace(preset(name), **changes)
+    # random weights sample up to the clip range, and no arm should be thrown about by them
+    clipped = dataclasses.replace(config.action_diffusion, clip_range=1.5)
+    config = dataclasses.replace(config, action_diffusion=clipped)
     shape = (config.num_actions, config.action_width)
     return {
         "config": config,
