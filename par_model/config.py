@@ -111,7 +111,7 @@ class DiffusionConfig:
     # shift of flow matching's noise levels towards noise; 1 is none
     flow_shift: float
     # predicted clean samples are kept within +- this while sampling; None leaves them. Normalised
-    # actions have unit variance, and a demonstration's largest are about 8
+    # actions have unit variance: a range of one or two would cut what demonstrations do
     clip_range: float | None
 
 
