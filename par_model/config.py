@@ -21,6 +21,7 @@ ContextAction = Literal["commanded", "proprio"]
 HeadKind = Literal["diffusion", "regression"]
 NoiseSchedule = Literal["squaredcos_cap_v2", "linear", "scaled_linear", "flow_matching"]
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
+Prediction = Literal["epsilon", "v_prediction"]
 CodecKind = Literal["autoencoder_kl", "opensora_plan"]
 
 
@@ -97,9 +98,12 @@ class RotaryConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """A noise process: its training schedule and what the network predicts (epsilon)."""
+    """A noise process: its training schedule and what the network predicts."""
 
     schedule: NoiseSchedule
+    # the noise [PAPER Eq. 10], or v = signal * noise - spread * clean (arXiv 2202.00512), which at
+    # full noise is the clean sample itself; flow matching has its own target and does not read it
+    prediction: Prediction
     num_train_timesteps: int
     # ends of the schedules "linear" and "scaled_linear"; the others do not read them
     beta_start: float
@@ -406,6 +410,7 @@ _PAR_SMALL = ModelConfig(
     context_action="commanded",
     frame_diffusion=DiffusionConfig(
         schedule="squaredcos_cap_v2",
+        prediction="epsilon",
         num_train_timesteps=1000,
         beta_start=0.0001,
         beta_end=0.02,
@@ -416,10 +421,11 @@ _PAR_SMALL = ModelConfig(
     ),
     action_diffusion=DiffusionConfig(
         schedule="squaredcos_cap_v2",
+        prediction="v_prediction",
         num_train_timesteps=1000,
         beta_start=0.0001,
         beta_end=0.02,
-        spacing="leading",
+        spacing="trailing",
         steps_offset=0,
         flow_shift=1.0,
         clip_range=6.0,
@@ -499,6 +505,7 @@ _PAR_0_6B_P480 = ModelConfig(
     context_action="commanded",
     frame_diffusion=DiffusionConfig(
         schedule="squaredcos_cap_v2",
+        prediction="epsilon",
         num_train_timesteps=1000,
         beta_start=0.0001,
         beta_end=0.02,
@@ -509,6 +516,7 @@ _PAR_0_6B_P480 = ModelConfig(
     ),
     action_diffusion=DiffusionConfig(
         schedule="squaredcos_cap_v2",
+        prediction="epsilon",
         num_train_timesteps=1000,
         beta_start=0.0001,
         beta_end=0.02,

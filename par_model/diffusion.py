@@ -47,7 +47,7 @@ def _prototype(config: DiffusionConfig, sampler: str) -> Scheduler:
         "beta_schedule": config.schedule,
         "beta_start": config.beta_start,
         "beta_end": config.beta_end,
-        "prediction_type": "epsilon",
+        "prediction_type": config.prediction,
         "steps_offset": config.steps_offset,
         "timestep_spacing": config.spacing,
     }
@@ -130,6 +130,11 @@ class DdimStep:
 
 
 @dataclass(frozen=True)
+class VelocityStep(DdimStep):
+    """The same for a network that predicts v = signal * noise - spread * clean."""
+
+
+@dataclass(frozen=True)
 class EulerStep:
     """One Euler step of flow matching: the change of sigma."""
 
@@ -154,13 +159,14 @@ def sampling_coefficients(
         raise ValueError(
             f"sampler {sampler!r} has no fixed coefficients; 'ddim' and 'flow_matching' have."
         )
+    kind = VelocityStep if config.prediction == "v_prediction" else DdimStep
     steps = []
     for time in scheduler.timesteps:
         before = time - config.num_train_timesteps // num_steps
         now = scheduler.alphas_cumprod[time]
         after = scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod
         roots = (now**0.5, (1 - now) ** 0.5, after**0.5, (1 - after) ** 0.5)
-        steps.append(DdimStep(*(root.item() for root in roots)))
+        steps.append(kind(*(root.item() for root in roots)))
     return tuple(steps)
 
 
@@ -170,7 +176,11 @@ def denoise_step(
     """`current` one step less noisy, given what the network predicted at it."""
     if isinstance(step, EulerStep):
         return current + step.sigma_change * predicted
-    clean = (current - step.spread * predicted) / step.signal
+    if isinstance(step, VelocityStep):
+        clean = step.signal * current - step.spread * predicted
+        predicted = step.signal * predicted + step.spread * current
+    else:
+        clean = (current - step.spread * predicted) / step.signal
     if clip_range is not None:
         clean = clean.clamp(-clip_range, clip_range)
     return step.next_signal * clean + step.next_spread * predicted
@@ -193,8 +203,8 @@ def add_noise(
 ) -> tuple[Tensor, Tensor]:
     """The forward process at `times` (one per row of dimension 0).
 
-    Returns the noisy sample and what the network is to predict: the noise, or noise - clean for
-    flow matching.
+    Returns the noisy sample and what the network is to predict: the noise or v, as the config says;
+    noise - clean for flow matching.
     """
     column = (slice(None), *([None] * (clean.ndim - 1)))
     if config.schedule == "flow_matching":
@@ -203,4 +213,7 @@ def add_noise(
     alphas = _prototype(config, "ddpm").alphas_cumprod.to(clean.device)[times.long()]
     signal = alphas.sqrt().to(clean.dtype)[column]
     spread = (1 - alphas).sqrt().to(clean.dtype)[column]
-    return signal * clean + spread * noise, noise
+    noisy = signal * clean + spread * noise
+    if config.prediction == "v_prediction":
+        return noisy, signal * noise - spread * clean
+    return noisy, noise

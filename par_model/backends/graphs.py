@@ -20,7 +20,7 @@ c h w of a latent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -425,19 +425,24 @@ def _extend_graph(
 class ActStep(nn.Module):
     """One step of the sampler; everything that differs between steps is an argument."""
 
-    def __init__(self, model: PARModel, operations: GraphOperations, num_coefficients: int) -> None:
+    def __init__(
+        self,
+        model: PARModel,
+        operations: GraphOperations,
+        kind: type[DdimStep | EulerStep],
+    ) -> None:
         super().__init__()
         self.head = model.action_head
         self.attend = operations.attend
         self.clip_range = model.config.action_diffusion.clip_range
-        self.num_coefficients = num_coefficients
+        self.kind = kind
 
     def forward(self, current_1LA: Tensor, *tensors: Tensor) -> Tensor:
         """`tensors` are the sampler's coefficients (0-d), each block's keys, then values, then
         nine norm rows [C] a block and two for the last norm."""
         blocks = self.head.blocks
         source = iter(tensors)
-        coefficients = [next(source) for _ in range(self.num_coefficients)]
+        coefficients = [next(source) for _ in fields(self.kind)]
         keys, values = ([next(source) for _ in blocks] for _ in range(2))
         rows = list(source)
 
@@ -457,8 +462,7 @@ class ActStep(nn.Module):
             x = x + gate3 * block.mlp(_norm(x, scale3, shift3))
         shift, scale = rows[-2:]
         predicted = self.head.head(_norm(x, scale, shift)).to(current_1LA.dtype)
-        step = (DdimStep if len(coefficients) == 4 else EulerStep)(*coefficients)
-        return denoise_step(step, current_1LA, predicted, self.clip_range)
+        return denoise_step(self.kind(*coefficients), current_1LA, predicted, self.clip_range)
 
 
 class ActContext(nn.Module):
@@ -497,7 +501,7 @@ class ActGraph(nn.Module):
         self.register_buffer("coefficients", coefficients.to(rows.device), persistent=False)
         self.register_buffer("rows", rows, persistent=False)
         self.context = ActContext(model)
-        self.step = ActStep(model, operations, coefficients.shape[1])
+        self.step = ActStep(model, operations, type(steps[0]))
 
     def forward(self, context_1ZC: Tensor, noise_1LA: Tensor) -> Tensor:
         keys_values = self.context(context_1ZC)

@@ -535,13 +535,12 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
 
 
 def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
-    """`config` with the numbers of `like` that no weight depends on."""
-    clip = like.action_diffusion.clip_range
+    """`config` with the numbers of `like` that shape no weight."""
     return dataclasses.replace(
         config,
         sampling=like.sampling,
         loss=like.loss,
-        action_diffusion=dataclasses.replace(config.action_diffusion, clip_range=clip),
+        action_diffusion=like.action_diffusion,
     )
 
 

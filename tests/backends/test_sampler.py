@@ -9,9 +9,11 @@ import torch
 from par_model.config import preset
 from par_model.diffusion import make_scheduler, sample, sampling_coefficients
 
-ACTIONS = preset("par_small").action_diffusion
+VELOCITY = preset("par_small").action_diffusion
+ACTIONS = dataclasses.replace(VELOCITY, prediction="epsilon")
 CONFIGURATIONS = {
     "ddim with clipping": ("ddim", ACTIONS),
+    "ddim, velocity": ("ddim", VELOCITY),
     "ddim with an offset": ("ddim", preset("par_small").frame_diffusion),
     "ddim, trailing": ("ddim", dataclasses.replace(ACTIONS, spacing="trailing")),
     "flow matching": ("flow_matching", dataclasses.replace(ACTIONS, schedule="flow_matching")),

@@ -9,12 +9,13 @@ import torch
 from par_model.config import preset
 from par_model.diffusion import add_noise, draw_times, make_scheduler, sample, sampling_times
 
-CONFIG = preset("par_small").action_diffusion
+VELOCITY = preset("par_small").action_diffusion
+CONFIG = dataclasses.replace(VELOCITY, prediction="epsilon", spacing="leading")
 FLOW = dataclasses.replace(CONFIG, schedule="flow_matching", clip_range=None)
 
 
 def oracle(config, sampler, steps, clean):
-    """The exact noise of a distribution that has one point: `clean`."""
+    """What a perfect network predicts where all samples are one point: `clean`."""
     scheduler = make_scheduler(config, sampler, steps)
     times = sampling_times(config, sampler, steps)
 
@@ -22,18 +23,22 @@ def oracle(config, sampler, steps, clean):
         if sampler == "flow_matching":
             return (noisy - clean) / scheduler.sigmas[index]
         alpha = scheduler.alphas_cumprod[int(times[index])]
-        return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        noise = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        if config.prediction == "v_prediction":
+            return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return noise
 
     return predict
 
 
+@pytest.mark.parametrize("noise_process", [CONFIG, VELOCITY], ids=["epsilon", "velocity"])
 @pytest.mark.parametrize(
     ("sampler", "steps"),
     [("ddim", 1), ("ddim", 4), ("ddim", 10), ("ddpm", 100), ("dpmsolver++", 4),
      ("dpmsolver++", 10), ("flow_matching", 4)],
 )  # fmt: skip
-def test_sampler_finds_the_only_point(sampler, steps):
-    config = FLOW if sampler == "flow_matching" else CONFIG
+def test_sampler_finds_the_only_point(sampler, steps, noise_process):
+    config = FLOW if sampler == "flow_matching" else noise_process
     clean = torch.linspace(-1, 1, 64).view(1, 8, 8)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 8, 8, generator=generator)
@@ -49,6 +54,13 @@ def test_forward_process_is_eq_3():
     assert torch.equal(target, noise)
     expected = alphas.sqrt()[:, None] * clean + (1 - alphas).sqrt()[:, None] * noise
     assert torch.allclose(noisy, expected)
+
+
+def test_velocity_at_full_noise_is_the_clean_sample():
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(4, 8, generator=generator) for _ in range(2))
+    _, target = add_noise(VELOCITY, clean, noise, torch.full((4,), 999))
+    assert torch.allclose(target, -clean, atol=1e-3)
 
 
 def test_draws_cover_the_schedule_and_repeat_with_the_seed():
