@@ -587,6 +587,14 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
     )
 
 
+def _steps_or_all(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps nor 'all'.")
+    return int(text)
+
+
 def _add_policy(stage: argparse.ArgumentParser) -> None:
     defaults = PolicyTrainingConfig()
     length = stage.add_mutually_exclusive_group(required=True)
@@ -618,9 +626,11 @@ def _add_policy(stage: argparse.ArgumentParser) -> None:
     )
     stage.add_argument(
         "--steps-after-success",
-        type=int,
+        type=_steps_or_all,
+        default=2,
         metavar="N",
-        help="cut demonstrations N steps after their first success; default: use them whole",
+        help="cut demonstrations N steps after their first success, where they know it; all: use "
+        "them whole",
     )
     stage.add_argument(
         "--scene-weight",

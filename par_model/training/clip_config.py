@@ -13,11 +13,11 @@ class ClipConfig:
     # clips are drawn by this many batches' worth, sorted by length, then batched
     batches_per_round: int = 8
     # share of clips that start in an episode's first L steps; the others start anywhere
-    from_start_share: float = 0.5
+    from_start_share: float = 0.3
     # share of clips whose first slot is a random one; the others start at slot 0
-    offset_share: float = 0.5
+    offset_share: float = 0.3
     # share of clips that are cut after their first slot: one observation, no history to copy
-    single_slot_share: float = 0.0
+    single_slot_share: float = 0.95
     # standard deviation of noise on the history's normalised actions
-    context_noise: float = 0.0
+    context_noise: float = 0.8
     seed: int = 0

@@ -78,8 +78,8 @@ class PolicyTrainingConfig:
     average_decay: float = 0.998
     seed: int = 0
     # weights of reading the scene and the chunk beside Eq. 11 (side_tasks.py); 0: not done
-    scene_weight: float = 0.0
-    chunk_weight: float = 0.0
+    scene_weight: float = 1.0
+    chunk_weight: float = 0.3
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
     clips: ClipConfig = field(default_factory=ClipConfig)

@@ -5,15 +5,15 @@ An episode of 21 steps, chunks of 8: from step 0 it has 3 chunks, the last with 
 steps 0, 8, 16, and none at 24. From step 5 it has 2 full chunks; frames at 5, 13, and none at 21.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from par_model.training.clip_config import ClipConfig
 from par_model.training.clips import ClipPlan, ClipSampler, cut_clip, whole_episodes
-from tests.training.fixtures import MODEL, fit, make_episode, make_sampler
+from tests.training.fixtures import LONG_CLIPS, MODEL, fit, make_episode, make_sampler
 
 
 def test_short_last_chunk_is_masked(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_noise_goes_to_the_history_only(tmp_path: Path) -> None:
 
 
 def test_padding_is_never_valid(tmp_path: Path) -> None:
-    sampler = make_sampler(tmp_path, [8, 21], ClipConfig())
+    sampler = make_sampler(tmp_path, [8, 21], LONG_CLIPS)
     plans = [ClipPlan(0, 0, 1, 0, 0), ClipPlan(1, 0, 3, 0, 2)]
     batch = sampler.cut(plans, np.random.default_rng(0))
     assert batch.latents_BNchw.shape[:2] == (2, 4)
@@ -71,7 +71,7 @@ def test_padding_is_never_valid(tmp_path: Path) -> None:
 
 
 def test_batches_keep_to_the_budget_and_slots_to_the_context(tmp_path: Path) -> None:
-    config = ClipConfig(slots_per_batch=20, batches_per_round=4)
+    config = dataclasses.replace(LONG_CLIPS, slots_per_batch=20, batches_per_round=4)
     sampler = make_sampler(tmp_path, [9, 21, 40, 90], config)
     plans = [plan for batch in sampler.plan_round(0) for plan in batch]
     for batch in sampler.plan_round(0):
@@ -83,7 +83,9 @@ def test_batches_keep_to_the_budget_and_slots_to_the_context(tmp_path: Path) -> 
 
 
 def test_a_resumed_sampler_goes_on_with_the_same_batches(tmp_path: Path) -> None:
-    config = ClipConfig(slots_per_batch=12, batches_per_round=3, context_noise=0.1)
+    config = dataclasses.replace(
+        LONG_CLIPS, slots_per_batch=12, batches_per_round=3, context_noise=0.1
+    )
     first = make_sampler(tmp_path, [21, 40], config)
     batches = [first.next_batch() for _ in range(9)]
     second = make_sampler(tmp_path, [21, 40], config)
@@ -100,13 +102,13 @@ def test_a_resumed_sampler_goes_on_with_the_same_batches(tmp_path: Path) -> None
 
 
 def test_validation_clips_are_whole_episodes(tmp_path: Path) -> None:
-    sampler = make_sampler(tmp_path, [21, 40], ClipConfig(slots_per_batch=30))
+    sampler = make_sampler(tmp_path, [21, 40], dataclasses.replace(LONG_CLIPS, slots_per_batch=30))
     plans = [plan for batch in whole_episodes(sampler, "Push", 9) for plan in batch]
     assert [(plan.start, plan.num_slots, plan.variant) for plan in plans] == [(0, 3, 0), (0, 5, 0)]
 
 
 def test_a_task_without_episodes_is_named(tmp_path: Path) -> None:
-    sampler = make_sampler(tmp_path, [21], ClipConfig())
+    sampler = make_sampler(tmp_path, [21], LONG_CLIPS)
     with pytest.raises(ValueError, match="no demonstrations of Stack"):
         ClipSampler(
             sampler.episodes,
@@ -114,12 +116,14 @@ def test_a_task_without_episodes_is_named(tmp_path: Path) -> None:
             sampler.statistics,
             sampler.table,
             MODEL,
-            ClipConfig(),
+            LONG_CLIPS,
         )
 
 
 def test_single_slot_clips_have_no_history(tmp_path: Path) -> None:
-    sampler = make_sampler(tmp_path, [21, 40], ClipConfig(single_slot_share=1.0))
+    sampler = make_sampler(
+        tmp_path, [21, 40], dataclasses.replace(LONG_CLIPS, single_slot_share=1.0)
+    )
     plans = [plan for batch in sampler.plan_round(0) for plan in batch]
     assert {plan.num_slots for plan in plans} == {1}
     assert len({plan.start for plan in plans}) > 20

@@ -15,7 +15,6 @@ from par_model.checkpoint import load_checkpoint
 from par_model.config import ModelConfig, preset
 from par_model.model import PARModel, TrainingBatch, count_parameters
 from par_model.nova_weights import NEW
-from par_model.training.clip_config import ClipConfig
 from par_model.training.finetuning import (
     FinetuningConfig,
     merged_model,
@@ -25,11 +24,13 @@ from par_model.training.finetuning import (
 )
 from par_model.training.policy_training import PolicyParts, PolicyTrainer, PolicyTrainingConfig
 from tests.model.fixtures import random_model
-from tests.training.fixtures import MODEL
+from tests.training.fixtures import LONG_CLIPS, MODEL
 from tests.training.test_policy_training import CONFIG, make_parts
 
 SETTINGS = dataclasses.replace(
-    CONFIG, num_steps=6, clips=ClipConfig(slots_per_batch=12, batches_per_round=2)
+    CONFIG,
+    num_steps=6,
+    clips=dataclasses.replace(LONG_CLIPS, slots_per_batch=12, batches_per_round=2),
 )
 
 

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from par_model.checkpoint import load_checkpoint
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
-from par_model.training.clip_config import ClipConfig
 from par_model.training.policy_training import (
     PolicyParts,
     PolicyTrainer,
@@ -24,18 +23,22 @@ from par_model.training.policy_training import (
     Progress,
 )
 from par_model.training.training_state import FILE_NAME, load_state
-from tests.training.fixtures import MODEL, fit, make_episode
+from tests.training.fixtures import LONG_CLIPS, MODEL, fit, make_episode
 
 CPU = torch.device("cpu")
 CONFIG = PolicyTrainingConfig(
     num_steps=8,
     num_warmup_steps=2,
     task_shares=(("Push", 1.0),),
-    clips=ClipConfig(slots_per_batch=12, batches_per_round=2, context_noise=0.1),
+    clips=dataclasses.replace(
+        LONG_CLIPS, slots_per_batch=12, batches_per_round=2, context_noise=0.1
+    ),
     log_every=1,
     save_every=2,
     validate_every=4,
     num_evaluation_episodes=0,
+    scene_weight=0.0,
+    chunk_weight=0.0,
 )
 WITH_SCENE = dataclasses.replace(CONFIG, scene_weight=0.5)
 WITH_BOTH = dataclasses.replace(WITH_SCENE, chunk_weight=0.5)

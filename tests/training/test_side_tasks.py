@@ -10,17 +10,16 @@ import pytest
 import torch
 
 from par_model.model import Context
-from par_model.training.clip_config import ClipConfig
 from par_model.training.clips import ClipPlan, ClipSampler
 from par_model.training.side_tasks import SideTasks, scene_error_mm
-from tests.training.fixtures import MODEL, make_sampler
+from tests.training.fixtures import LONG_CLIPS, MODEL, make_sampler
 
 WIDTH = MODEL.transformer.width
 
 
 def sampler_of_two(folder: Path) -> ClipSampler:
     """Episode 0 knows six numbers, episode 1 three."""
-    sampler = make_sampler(folder, [20, 40], ClipConfig())
+    sampler = make_sampler(folder, [20, 40], LONG_CLIPS)
     sampler.num_scene = 6
     other = sampler.episodes[1]
     half = dataclasses.replace(other.steps, scene=other.steps.scene[:, :3])
