@@ -18,7 +18,7 @@ from par_model.training.staged_episodes import Episode, stage_episode, start_sta
 
 JOINTS = tuple(f"joint{i}" for i in range(8))
 MODEL = dataclasses.replace(preset("par_tiny"), num_slots=6)
-# Clips with a history, and nothing random in it.
+# Clips with a history, and without noise in it.
 LONG_CLIPS = ClipConfig(
     from_start_share=0.5, offset_share=0.5, single_slot_share=0.0, context_noise=0.0
 )

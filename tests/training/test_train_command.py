@@ -41,6 +41,12 @@ def test_an_unknown_preset_is_refused_with_the_list(capsys: pytest.CaptureFixtur
     assert "par_small" in capsys.readouterr().err
 
 
+def test_steps_after_success_is_a_number_or_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["policy", "--data", "d", "--out", "o", "--steps", "1", "--steps-after-success", "-1"])
+    assert "'-1' is neither a number of steps nor 'all'." in capsys.readouterr().err
+
+
 def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +60,7 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
 
     def run(data: list[str], out: str, *more: str) -> Statistics:
         steps = ["--steps", "2", "--evaluation-episodes", "0", "--out", str(tmp_path / out)]
+        steps += ["--steps-after-success", "all"]
         assert main(["policy", *data, *common, *steps, "--scene-weight", "0.1", *more]) == 0
         return load_checkpoint(tmp_path / out / "checkpoint").statistics
 
@@ -63,7 +70,15 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
     original = run(first, "a").to_json_dict()
     assert run(second, "kept", *start).to_json_dict() == original
     assert run(second, "fitted", *start, "--new-statistics").to_json_dict() != original
-    alone = ["--steps", "2", "--out", str(tmp_path / "alone"), "--new-statistics"]
+    alone = [
+        "--steps-after-success",
+        "all",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "alone"),
+        "--new-statistics",
+    ]
     assert main(["policy", *second, *common, *alone]) == 1
     assert "--new-statistics needs --from" in capsys.readouterr().err
 
