@@ -137,7 +137,7 @@ def test_sampler_and_spacing_are_choices_at_run_time(folder):
     """Four ways to sample from one noise: four different chunks, each finite."""
     asked = [
         {"sampler": "ddim", "num_steps": 4},
-        {"sampler": "ddim", "num_steps": 4, "spacing": "trailing"},
+        {"sampler": "ddim", "num_steps": 4, "spacing": "leading"},
         {"sampler": "dpmsolver++", "num_steps": 4},
         {"sampler": "ddpm", "num_steps": 8},
     ]
@@ -152,5 +152,5 @@ def test_a_runtime_without_the_sampler_is_passed_over_or_refused(folder):
         load_policy(folder, backend="onnx", sampler="ddpm")
     with pytest.raises(ValueError, match="sampler 'euler' is unknown"):
         load_policy(folder, backend="eager", sampler="euler")
-    with pytest.raises(ValueError, match="spacing 'trailing' was asked for"):
-        load_policy(folder, spacing="trailing")
+    with pytest.raises(ValueError, match="spacing 'leading' was asked for"):
+        load_policy(folder, spacing="leading")

@@ -67,6 +67,7 @@ def test_the_command_trains_the_variants_that_are_asked_for(tmp_path):
     assert main(["latents", *common]) == 0
     runs = tmp_path / "runs"
     ablations = ["ablations", *common, "--out", str(runs), "--steps", "2"]
+    ablations += ["--steps-after-success", "all"]
     assert main([*ablations, "--evaluation-episodes", "0", "--only", "full", "memoryless"]) == 0
     assert sorted(path.name for path in runs.iterdir()) == ["full", "memoryless"]
     training = json.loads((runs / "memoryless" / "checkpoint" / "training.json").read_text())

@@ -46,6 +46,7 @@ def finetune(folders: Path, stage: str, *more: str) -> int:
 
 def train_policy(folders: Path, out: str, *more: str) -> int:
     steps = ["--steps", "3", "--slots-per-batch", "8", "--evaluation-episodes", "0"]
+    steps += ["--steps-after-success", "all"]
     return finetune(folders, "policy", "--out", str(folders / out), *steps, *more)
 
 
