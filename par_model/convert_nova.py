@@ -133,6 +133,7 @@ def placeholder_statistics(config: ModelConfig) -> Statistics:
         action_frame=config.action_frame,
         action_low=-np.ones(shape),
         action_high=np.ones(shape),
+        gripper_range=np.array([-1.0, 1.0]),
         joint_mean=np.zeros(len(_PANDA_JOINTS)),
         joint_deviation=np.ones(len(_PANDA_JOINTS)),
     )

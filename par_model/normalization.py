@@ -3,8 +3,8 @@
 
 Shapes: L actions of a chunk; D numbers of an action; J joints; T steps of an episode; `...` any.
 Units outside: rad, and metres for the gripper (the last number); inside: zero mean and unit
-variance for actions and joints, the size that the noise of the diffusion loss has. Nothing is ever
-clipped: a value beyond what was seen comes back unchanged.
+variance for actions and joints, the size that the noise of the diffusion loss has. Neither way
+clips a value beyond what was seen; a policy keeps its gripper's targets within what was seen.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from par_model.interface import FloatArray
 # A number that hardly moves is not blown up: least deviation (rad or metres).
 _MIN_DEVIATION = 0.005
 
-_FIELDS = ("action_low", "action_high", "joint_mean", "joint_deviation")
+_FIELDS = ("action_low", "action_high", "gripper_range", "joint_mean", "joint_deviation")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Statistics:
         action_frame: what an action is relative to.
         action_low, action_high: float64 [L, D], mapped to -1 and 1; a fit puts them one standard
             deviation below and above the mean.
+        gripper_range: float64 [2], the least and the greatest gripper target seen, metres.
         joint_mean, joint_deviation: float64 [J].
     """
 
@@ -43,12 +44,19 @@ class Statistics:
     action_frame: ActionFrame
     action_low: FloatArray
     action_high: FloatArray
+    gripper_range: FloatArray
     joint_mean: FloatArray
     joint_deviation: FloatArray
 
     def __post_init__(self) -> None:
         num_joints = len(self.joint_names)
-        for name in _FIELDS:
+        least_and_greatest = self.gripper_range
+        if least_and_greatest.shape != (2,) or not least_and_greatest[0] <= least_and_greatest[1]:
+            raise ValueError(
+                "statistics.gripper_range must be the least and the greatest target, got "
+                f"{least_and_greatest.tolist()}; check statistics.json."
+            )
+        for name in (field for field in _FIELDS if field != "gripper_range"):
             values = getattr(self, name)
             shape = (*values.shape[:-1], num_joints) if name.startswith("action") else (num_joints,)
             num_axes = 2 if name.startswith("action") else 1
@@ -89,6 +97,13 @@ class Statistics:
         values = np.asarray(actions, dtype=np.float64)
         framed = (values + 1.0) / 2.0 * (self.action_high - self.action_low) + self.action_low
         return framed + self._origin(measured_joints)
+
+    def within_gripper_range(self, targets: FloatArray) -> FloatArray:
+        """Joint targets [..., D] with the gripper's kept within `gripper_range`: a sampled target
+        of an opened or closed gripper lies as often outside as inside."""
+        kept = targets.copy()
+        kept[..., -1] = np.clip(targets[..., -1], *self.gripper_range)
+        return kept
 
     def normalize_joints(self, measured_joints: FloatArray) -> FloatArray:
         """Measured joint positions [..., J] -> zero mean, unit variance."""
@@ -174,12 +189,14 @@ def fit_statistics(
     mean = np.broadcast_to(chunks.mean(axis=axes), shape)
     deviation = np.broadcast_to(np.maximum(chunks.std(axis=axes), _MIN_DEVIATION), shape)
     joints = np.concatenate([joints for _, joints in episodes])
+    gripper = np.concatenate([targets[:, -1] for targets, _ in episodes])
     return Statistics(
         arm=arm,
         joint_names=joint_names,
         action_frame=action_frame,
         action_low=mean - deviation,
         action_high=mean + deviation,
+        gripper_range=np.array([gripper.min(), gripper.max()], dtype=np.float64),
         joint_mean=joints.mean(axis=0),
         joint_deviation=np.maximum(joints.std(axis=0), _MIN_DEVIATION),
     )

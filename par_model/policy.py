@@ -148,7 +148,7 @@ class PARPolicy:
             actions.astype(np.float64), episode.observation.measured_joint_positions
         )
         return ActionChunk(
-            joint_positions=targets,
+            joint_positions=self._statistics.within_gripper_range(targets),
             joint_names=self._spec.joint_names,
             step_s=self._spec.step_s,
             stamp_s=episode.observation.stamp_s,

@@ -35,6 +35,7 @@ def untrained_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
         action_frame=config.action_frame,
         action_low=-np.ones(chunk),
         action_high=np.ones(chunk),
+        gripper_range=np.array([-1.0, 1.0]),
         joint_mean=np.zeros(len(_JOINTS)),
         joint_deviation=np.ones(len(_JOINTS)),
     )

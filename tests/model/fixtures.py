@@ -44,6 +44,7 @@ def random_checkpoint_parts(name, **changes):
             action_frame=config.action_frame,
             action_low=np.full(shape, -0.2),
             action_high=np.full(shape, 0.3),
+            gripper_range=np.array([-0.2, 0.3]),
             joint_mean=np.linspace(-0.5, 0.5, 8),
             joint_deviation=np.full(8, 0.4),
         ),

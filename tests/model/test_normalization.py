@@ -86,12 +86,28 @@ def test_absolute_has_one_row() -> None:
     assert statistics.num_actions == 8
 
 
+def test_the_gripper_keeps_to_what_was_seen_and_the_arm_does_not() -> None:
+    generator = np.random.default_rng(2)
+    seen = [(generator.uniform(-0.01, 0.04, size=(30, 8)), np.zeros((31, 8)))]
+    statistics = fit_statistics(
+        seen, arm="panda", joint_names=JOINTS, action_frame="relative", num_actions=8
+    )
+    gripper = seen[0][0][:, -1]
+    targets = np.full((8, 8), 0.2)
+    targets[3:] = -0.2
+    kept = statistics.within_gripper_range(targets)
+    np.testing.assert_array_equal(kept[:, :-1], targets[:, :-1])
+    np.testing.assert_array_equal(kept[:3, -1], gripper.max())
+    np.testing.assert_array_equal(kept[3:, -1], gripper.min())
+    np.testing.assert_array_equal(statistics.within_gripper_range(kept), kept)
+
+
 def test_json_keeps_every_bit() -> None:
     statistics = fit("relative")
     read = from_json_dict(json.loads(json.dumps(statistics.to_json_dict())))
     assert read.arm == "panda"
     assert read.joint_names == JOINTS
-    for name in ("action_low", "action_high", "joint_mean", "joint_deviation"):
+    for name in ("action_low", "action_high", "gripper_range", "joint_mean", "joint_deviation"):
         np.testing.assert_array_equal(getattr(read, name), getattr(statistics, name))
 
 
@@ -103,6 +119,9 @@ def test_bad_statistics_are_refused() -> None:
         from_json_dict(values | {"action_frame": "sideways"})
     with pytest.raises(ValueError, match="action_high must be above"):
         from_json_dict(values | {"action_high": values["action_low"]})
+    for bad in ([0.04, -0.01], [0.0], [0.0, float("nan")]):
+        with pytest.raises(ValueError, match="gripper_range must be the least and the greatest"):
+            from_json_dict(values | {"gripper_range": bad})
     with pytest.raises(ValueError, match="end in 8 joints"):
         from_json_dict(values | {"joint_mean": [0.0]})
     with pytest.raises(ValueError, match="none of 1 episodes has 8 steps"):
