@@ -573,7 +573,10 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
         "trained on as FinetuningConfig says",
     )
     stage.add_argument("--seed", type=int, default=0)
-    stage.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    cores = len(os.sched_getaffinity(0))
+    stage.add_argument(
+        "--threads", type=int, default=cores, help="CPU threads of torch (default: cores)"
+    )
     stage.add_argument("--latents", type=Path, metavar="DIR", help="default: CODEC/latents")
     stage.add_argument("--variants", type=int, default=3, help="shifts a frame is encoded with")
     stage.add_argument("--reset-pictures", type=Path, metavar="DIR")
