@@ -120,6 +120,47 @@ def test_a_second_start_replaces_the_shell_within_seconds() -> None:
     assert process.returncode == -signal.SIGINT
 
 
+def fake_environment(folder: Path, *, renders: bool) -> dict[str, str]:
+    """An environment whose packages count as installed; its python only says what it was given."""
+    venv = folder / "venv"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    python.write_text(
+        "#!/bin/bash\n"
+        f'case "$*" in *RenderSystem*) echo asked >>{folder}/asked; exit {int(not renders)} ;; esac\n'
+        'echo "python $*"\n'
+    )
+    python.chmod(0o755)
+    functions = folder / "functions.sh"
+    functions.write_text(PAR.read_text().split("# --- Main")[0])
+    environment = bare_environment(folder, programs=(*SHELL_TOOLS, "touch"))
+    program = f". {functions}; root={ROOT} venv={venv}; packages_key sim,export,ros,train"
+    key = subprocess.run(
+        ["bash", "-c", program],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    (venv / ".par-packages-sim,export,ros,train").write_text(key.stdout)
+    return environment
+
+
+def test_python_too_looks_for_a_driver_and_remembers_it(tmp_path: Path) -> None:
+    """`./par python -m par_model.collect` may be the first command of a new user."""
+    environment = fake_environment(tmp_path, renders=True)
+    for _ in range(2):
+        result = run_par("python", "-m", "something", environment=environment)
+        assert (result.returncode, result.stdout) == (0, "python -m something\n"), result.stderr
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+def test_python_goes_on_where_no_driver_can_be_had(tmp_path: Path) -> None:
+    environment = fake_environment(tmp_path, renders=False)
+    first, second = (run_par("python", "-V", environment=environment) for _ in range(2))
+    assert (first.returncode, first.stdout) == (0, "python -V\n")
+    assert "could not set up a Vulkan software driver" in first.stderr
+    assert first.stderr.endswith("par: going on without the simulator\n")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "python -V\n", "")
+
+
 def base_python() -> Path:
     """The interpreter that this environment was made from: it knows nothing of the wheels."""
     return Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
