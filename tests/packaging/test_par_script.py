@@ -127,7 +127,8 @@ def fake_environment(folder: Path, *, renders: bool) -> dict[str, str]:
     python = venv / "bin" / "python"
     python.write_text(
         "#!/bin/bash\n"
-        f'case "$*" in *RenderSystem*) echo asked >>{folder}/asked; exit {int(not renders)} ;; esac\n'
+        'case "$*" in *RenderSystem*)\n'
+        f"    echo asked >>{folder}/asked; exit {int(not renders)} ;; esac\n"
         'echo "python $*"\n'
     )
     python.chmod(0o755)
