@@ -139,7 +139,7 @@ class SafetyNode(LifecycleNode):
             self._on_chunk,
             ACTION_CHUNK.reader_qos.profile(),
         )
-        joint_states = self.create_subscription(
+        self._joint_states = self.create_subscription(
             JointState,
             JOINT_STATES.name,
             self._on_joint_state,
@@ -149,7 +149,7 @@ class SafetyNode(LifecycleNode):
         stop = self.create_subscription(
             Bool, E_STOP.name, self._on_stop_message, E_STOP.reader_qos.profile()
         )
-        self._inputs = [self._chunks, joint_states, stop]
+        self._inputs = [self._chunks, self._joint_states, stop]
         self._services_served = [
             self.create_service(Trigger, service.private_name, callback)
             for service, callback in (
@@ -166,6 +166,7 @@ class SafetyNode(LifecycleNode):
         if not self._active:
             return
         assert self._guard is not None
+        self._take_joint_states()
         now_ns, monotonic_s = self._now()
         try:
             trajectory = messages.read_joint_trajectory(message)
@@ -182,6 +183,17 @@ class SafetyNode(LifecycleNode):
         )
         self._send(self._guard.on_chunk(chunk, now_ns, monotonic_s))
         self._note_input("chunk", now_ns, monotonic_s, chunk_stamp_ns=str(chunk.stamp_ns))
+
+    def _take_joint_states(self) -> None:
+        """Read what has arrived already. The executor takes one message a round and the chunk's
+        first, so a guard that got no CPU for a while would judge a chunk by old joints."""
+        subscription = self._joint_states
+        for _ in range(subscription.qos_profile.depth):
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is None:
+                return
+            self._on_joint_state(taken[0])
 
     def _on_joint_state(self, message: JointState) -> None:
         if not self._active:

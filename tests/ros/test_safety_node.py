@@ -4,23 +4,37 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
 
 from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.parameters import read_arm_spec
+from par_ros.safety_node import SafetyNode
 from par_ros.topics import (
+    ACTION_CHUNK,
     E_STOP,
     E_STOP_STATE,
+    ENGAGE,
     EXECUTED_ACTIONS,
     GRIPPER_TRAJECTORY,
+    GUARD,
+    JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
 )
-from tests.ros.guard_rig import GuardRig
+from tests.ros.guard_rig import KNOT_TIMES_S, TIMEOUT_S, GuardRig
 
 pytestmark = pytest.mark.ros
 
@@ -108,6 +122,72 @@ def test_in_lockstep_a_disengaged_guard_answers_with_a_hold(rig: GuardRig) -> No
     assert messages.stamp_ns(held) == stamp_ns
     positions = messages.read_joint_trajectory(held).positions
     np.testing.assert_allclose(positions, np.tile(rig.positions()[:7], (len(positions), 1)))
+
+
+def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) -> None:
+    """The guard gets no CPU while eight joint states and then the chunk arrive, as in lockstep on
+    a busy machine: the executor alone would take the chunk first."""
+    rclpy.init(args=["--ros-args", "-p", "mode:=lockstep", "-p", "late_after_s:=5.0"])
+    executor = SingleThreadedExecutor()
+    try:
+        guard, arm = SafetyNode(), rclpy.create_node("arm")
+        states, chunks = (
+            arm.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
+            for topic in (JOINT_STATES, ACTION_CHUNK)
+        )
+        executed: list[Any] = []
+        arm.create_subscription(
+            EXECUTED_ACTIONS.message_type, EXECUTED_ACTIONS.name, executed.append,
+            EXECUTED_ACTIONS.reader_qos.profile(),
+        )  # fmt: skip
+        assert guard.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert guard.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        executor.add_node(guard)
+        executor.add_node(arm)
+
+        spec = read_arm_spec("panda")
+        home = np.array([0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 0.04])
+        start_ns = int(arm.get_clock().now().nanoseconds)
+
+        def publish_state(stamp_ns: int) -> None:
+            states.publish(
+                messages.joint_state_message(spec.joint_names, home, np.zeros(8), stamp_ns)
+            )
+
+        engage = arm.create_client(Trigger, f"{GUARD}/{ENGAGE.name}")
+        ready = (
+            engage.service_is_ready,
+            chunks.get_subscription_count,
+            states.get_subscription_count,
+            lambda: guard.count_publishers(ACTION_CHUNK.name),
+        )
+        spin_until(executor, lambda: all(is_ready() for is_ready in ready))
+        publish_state(start_ns)
+        assert states.wait_for_all_acked(Duration(seconds=TIMEOUT_S))
+        answer = engage.call_async(Trigger.Request())
+        spin_until(executor, answer.done)
+        assert answer.result().success, answer.result().message
+
+        executor.remove_node(guard)
+        for step in range(1, 9):
+            publish_state(start_ns + step * 100_000_000)
+        chunk = JointTrajectory(spec.joint_names, KNOT_TIMES_S, np.tile(home, (8, 1)))
+        chunks.publish(messages.joint_trajectory_message(chunk, start_ns + 800_000_000))
+        for writer in (states, chunks):
+            assert writer.wait_for_all_acked(Duration(seconds=TIMEOUT_S))
+        executor.add_node(guard)
+        spin_until(executor, lambda: executed)
+        assert messages.stamp_ns(executed[0]) == start_ns + 800_000_000
+    finally:
+        executor.shutdown()
+        rclpy.try_shutdown()
+
+
+def spin_until(executor: SingleThreadedExecutor, condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        executor.spin_once(timeout_sec=0.05)
 
 
 def test_a_restarted_guard_starts_disengaged(rig: GuardRig) -> None:
