@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Action-DiT: noise prediction for a chunk, (noisy actions, t, Z_A) -> noise.
+"""The Action-DiT: (noisy actions, t, Z_A) -> the noise, or v, of the chunk.
 
-Network only (epsilon_theta of the paper's Eq. 10); the sampler is in diffusion.py. Z_A enters by
-cross-attention alone (section 4.2.3) and t by adaptive layer norms alone, so both are computed once
-and reused over the steps.
+Network only (epsilon_theta of the paper's Eq. 10; what it predicts is `DiffusionConfig.prediction`);
+the sampler is in diffusion.py. Z_A enters by cross-attention alone (section 4.2.3) and t by
+adaptive layer norms alone, so both are computed once and reused over the steps.
 
 Shape letters: B batch, L actions, D action width, C width, Z context tokens, X context width.
 """
@@ -128,7 +128,7 @@ class ActionDit(nn.Module):
         )
 
     def forward(self, noisy_BLD: Tensor, modulation: DitModulation, context: DitContext) -> Tensor:
-        """Returns the predicted noise [B, L, D]."""
+        """Returns the prediction [B, L, D]."""
         x_BLC = self.embed(noisy_BLD) + self.step_positions.to(noisy_BLD.dtype)
         for block, statistics, keys, values in zip(
             self.blocks, modulation.blocks, context.keys, context.values, strict=True
