@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Action-DiT: (noisy actions, t, Z_A) -> the noise, or v, of the chunk.
 
-Network only (epsilon_theta of the paper's Eq. 10; what it predicts is `DiffusionConfig.prediction`);
+Network only (epsilon_theta of the paper's Eq. 10; which, says `DiffusionConfig.prediction`);
 the sampler is in diffusion.py. Z_A enters by cross-attention alone (section 4.2.3) and t by
 adaptive layer norms alone, so both are computed once and reused over the steps.
 
