@@ -126,11 +126,17 @@ def run_probe(options: argparse.Namespace) -> None:
     folder = _codec_folder(options)
     codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
     pictures = _probe_pictures(options)
-    results = probe_latents(codec, pictures, config)
-    for frame_patch in options.frame_patch or []:
-        for stem_channels in options.frame_stem:
-            cut = TokenCut(frame_patch, stem_channels)
-            results += probe_tokens(codec, pictures, cut, config)
+    with tqdm(desc="probe", mininterval=_interval_s()) as bar:
+
+        def report(step: int, num_steps: int) -> None:
+            bar.total, bar.n = num_steps, step
+            bar.update(0)
+
+        results = probe_latents(codec, pictures, config, report)
+        for frame_patch in options.frame_patch or []:
+            for stem_channels in options.frame_stem:
+                cut = TokenCut(frame_patch, stem_channels)
+                results += probe_tokens(codec, pictures, cut, config, report)
     for result in results:
         verdict = {None: "", True: "; accepted", False: "; NOT accepted"}[result.accepted]
         reader = "the latents" if result.num_tokens is None else f"{result.num_tokens} tokens"

@@ -11,6 +11,7 @@ tokens and with or without the frame stem.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,14 @@ class ProbePictures:
     first_seed: int
     images: ImageArray
     positions: dict[str, FloatArray]
+
+
+# Called with (step, number of steps) of the net that is trained.
+Report = Callable[[int, int], None]
+
+
+def _silent(step: int, num_steps: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ class TokenProbe(nn.Module):
 
 
 def probe_latents(
-    codec: FrameCodec, tasks: list[ProbePictures], config: ProbeConfig
+    codec: FrameCodec, tasks: list[ProbePictures], config: ProbeConfig, report: Report = _silent
 ) -> list[ProbeResult]:
     """Train a convolutional net for each task on its pictures; judge it on held-out seeds."""
     results = []
@@ -173,19 +182,23 @@ def probe_latents(
         latents = encode_all(codec, task.images)
         torch.manual_seed(config.seed)
         net = latent_probe(latents.shape[1], latents.shape[2], config)
-        results += _fit_and_judge(net, [task], [latents], None, 0, config)
+        results += _fit_and_judge(net, [task], [latents], None, 0, config, report)
     return results
 
 
 def probe_tokens(
-    codec: FrameCodec, tasks: list[ProbePictures], cut: TokenCut, config: ProbeConfig
+    codec: FrameCodec,
+    tasks: list[ProbePictures],
+    cut: TokenCut,
+    config: ProbeConfig,
+    report: Report = _silent,
 ) -> list[ProbeResult]:
     """Train one attention net on all tasks' tokens; judge it on each task's held-out seeds."""
     latents = [encode_all(codec, task.images) for task in tasks]
     torch.manual_seed(config.seed)
     net = TokenProbe(latents[0].shape[1], latents[0].shape[2], cut, config)
     num_tokens = len(net.position_KD)
-    return _fit_and_judge(net, tasks, latents, num_tokens, cut.stem_channels, config)
+    return _fit_and_judge(net, tasks, latents, num_tokens, cut.stem_channels, config, report)
 
 
 def _fit_and_judge(
@@ -195,13 +208,14 @@ def _fit_and_judge(
     num_tokens: int | None,
     stem_channels: int,
     config: ProbeConfig,
+    report: Report,
 ) -> list[ProbeResult]:
     targets = [_targets(task) for task in tasks]
     cuts = [num_training_pictures(task.images, config) for task in tasks]
     train_latents = torch.cat([x[:cut] for x, cut in zip(latents, cuts, strict=True)])
     train_targets = torch.cat([y[:cut] for y, cut in zip(targets, cuts, strict=True)])
     mean, std = train_targets.mean(dim=0), train_targets.std(dim=0) + 1e-6
-    _fit(net, train_latents, (train_targets - mean) / std, config)
+    _fit(net, train_latents, (train_targets - mean) / std, config, report)
     results = []
     for task, x, y, cut in zip(tasks, latents, targets, cuts, strict=True):
         with torch.no_grad():
@@ -236,19 +250,22 @@ def _targets(task: ProbePictures) -> Tensor:
     return torch.from_numpy(np.concatenate(columns, axis=1)).float()
 
 
-def _fit(net: nn.Module, latents: Tensor, targets: Tensor, config: ProbeConfig) -> None:
+def _fit(
+    net: nn.Module, latents: Tensor, targets: Tensor, config: ProbeConfig, report: Report
+) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.num_steps
     )
     generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.num_steps):
+    for step in range(config.num_steps):
         chosen = torch.randint(len(latents), (config.batch_size,), generator=generator)
         loss = functional.smooth_l1_loss(net(latents[chosen]), targets[chosen], beta=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
+        report(step + 1, config.num_steps)
     net.eval()
 
 
