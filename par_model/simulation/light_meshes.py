@@ -23,7 +23,7 @@ SMALL_MESH_TRIANGLES = 500
 # Edges sharper than this stay sharp in the shading.
 SMOOTH_ANGLE_RAD = 0.6
 # Raise when the recipe changes, so that old caches are not used.
-_RECIPE_VERSION = 2
+_RECIPE_VERSION = 3
 
 
 def cache_folder() -> Path:
@@ -89,11 +89,17 @@ def _build(urdf: Path, folder: Path) -> None:
 def _decimated(path: Path) -> bytes:
     scene = trimesh.load_scene(path)
     light = trimesh.Scene()
-    for node in sorted(scene.graph.nodes_geometry):
-        transform, geometry_name = scene.graph[node]
-        light.add_geometry(
-            _decimated_mesh(scene.geometry[geometry_name]), node_name=node, transform=transform
-        )
+    # In the file's order and under names of our own: trimesh gives the nodes random names, and a
+    # pixel that two meshes share has the colour of the one drawn first.
+    for index, (name, mesh) in enumerate(scene.geometry.items()):
+        for node in scene.graph.geometry_nodes[name]:
+            own_name = f"{path.stem}_{index}"
+            light.add_geometry(
+                _decimated_mesh(mesh),
+                node_name=own_name,
+                geom_name=own_name,
+                transform=scene.graph[node][0],
+            )
     data = light.export(file_type="glb", include_normals=True)
     assert isinstance(data, bytes)
     return data
