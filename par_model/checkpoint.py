@@ -43,6 +43,7 @@ MAX_SHARD_BYTES = 15 * 2**20
 _INDEX = "weights.safetensors.index.json"
 _EMBEDDINGS = "instructions.embeddings"
 _CAMERA = "camera.json"
+_MANIFEST = "manifest.json"
 _DEFAULT_FIT = CameraFit()
 
 
@@ -91,7 +92,7 @@ def save_checkpoint(
     tensors[_EMBEDDINGS] = instructions.embeddings_ITC
     _write_shards(partial, {name: _stored(value, dtype) for name, value in tensors.items()})
     _write_json(
-        partial / "manifest.json",
+        partial / _MANIFEST,
         {"format_version": FORMAT_VERSION, "sha256": _hashes(partial)},
     )
     shutil.rmtree(folder, ignore_errors=True)
@@ -125,6 +126,11 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
         training=json.loads((folder / "training.json").read_text()),
         camera_fit=_read_camera_fit(folder),
     )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` is a checkpoint by its looks; `load_checkpoint` says whether it is sound."""
+    return (folder / _MANIFEST).is_file()
 
 
 def _read_camera_fit(folder: Path) -> CameraFit:
@@ -171,12 +177,12 @@ def _require_files(folder: Path) -> None:
             "or train one with `python -m par_model.train`."
         )
     needed = ("config.json", "statistics.json", "instructions.json", "training.json", _INDEX)
-    if missing := [name for name in (*needed, "manifest.json") if not (folder / name).is_file()]:
+    if missing := [name for name in (*needed, _MANIFEST) if not (folder / name).is_file()]:
         raise ValueError(f"checkpoint {folder} lacks {', '.join(missing)}; copy the whole folder.")
 
 
 def _verify_manifest(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / _MANIFEST).read_text())
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"checkpoint {folder} has format version {manifest.get('format_version')}; "

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from par_model.checkpoint import load_checkpoint
+from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import PRESETS, ModelConfig, preset
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
@@ -37,6 +37,7 @@ from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import (
     CodecTrainingConfig,
     FrameSource,
+    codec_provenance,
     load_codec,
     train_codec,
 )
@@ -113,7 +114,7 @@ def run_codec(options: argparse.Namespace) -> None:
             preset(options.preset).codec,
             source,
             config,
-            _codec_folder(options),
+            _writable_codec_folder(options, "a codec"),
             report,
             start_from=options.start_from,
         )
@@ -123,7 +124,7 @@ def run_probe(options: argparse.Namespace) -> None:
     """Measure how well cube positions can be read from the latents; write probe.json."""
     if any(options.frame_stem) and not options.frame_patch:
         raise ValueError("--frame-stem stands before tokens; say their size with --frame-patch.")
-    folder = _codec_folder(options)
+    folder = _writable_codec_folder(options, "the probe's report")
     codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
     pictures = _probe_pictures(options)
     with tqdm(desc="probe", mininterval=_interval_s()) as bar:
@@ -209,7 +210,7 @@ def run_all(options: argparse.Namespace) -> None:
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
     options.codec = options.codec or options.out / "codec"
     options.latents = options.latents or options.out / "latents"
-    if options.pretrained is None:
+    if options.pretrained is None and not is_checkpoint(options.codec):
         if not (options.codec / "codec.safetensors").exists():
             run_codec(options)
         if not (options.codec / "probe.json").exists():
@@ -246,6 +247,11 @@ def _start(options: argparse.Namespace) -> _Start:
         codec = load_codec(_codec_folder(options))
         sets = [DemonstrationSet(path) for path in options.data]
         model = _with_joints(model, len(sets[0].joint_names))
+        if codec.config != model.codec:
+            raise ValueError(
+                f"the codec in {_codec_folder(options)} has other numbers than {model.name}'s; "
+                "give the codec of this preset."
+            )
         return _Start(model, codec, _instruction_table(model, sets), None)
     if options.ablation != FULL:
         raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
@@ -382,11 +388,7 @@ def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
         f"{torch.get_num_threads()} CPU thread(s), "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
         "date": time.strftime("%Y-%m-%d"),
-        "codec": {
-            name: json.loads((codec / f"{name}.json").read_text())
-            for name in ("training", "probe")
-            if (codec / f"{name}.json").exists()
-        },
+        "codec": codec_provenance(codec),
     }
 
 
@@ -446,7 +448,8 @@ def _spread_frames(demonstrations: DemonstrationSet, num_frames: int) -> ImageAr
 
 
 def _probe_pictures(options: argparse.Namespace) -> list[ProbePictures]:
-    folder = options.reset_pictures or _codec_folder(options) / "reset_pictures"
+    folder = options.reset_pictures
+    folder = folder or _writable_codec_folder(options, "reset pictures") / "reset_pictures"
     image_size = preset(options.preset).image_height
     return [
         load_or_render(folder, task, FIRST_PROBE_SEED, options.num_reset_pictures, image_size)
@@ -461,6 +464,17 @@ def _codec_folder(options: argparse.Namespace) -> Path:
     return folder
 
 
+def _writable_codec_folder(options: argparse.Namespace, what: str) -> Path:
+    """Raises ValueError if the codec is a checkpoint's: nothing is added to a checkpoint."""
+    folder = _codec_folder(options)
+    if is_checkpoint(folder):
+        raise ValueError(
+            f"{folder} is a checkpoint, to which nothing is added, and {what} would be; give "
+            "--latents, --reset-pictures or --codec a folder of its own."
+        )
+    return folder
+
+
 def _machine_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -472,7 +486,7 @@ def _cache(
     memory_bytes: int = 0,
 ) -> LatentCache:
     shifts = ShiftConfig(num_variants=options.variants)
-    root = options.latents or _codec_folder(options) / "latents"
+    root = options.latents or _writable_codec_folder(options, "latents") / "latents"
     mode = start.model.observation_mode
     return LatentCache(root, start.codec, demonstrations.name, shifts, mode, memory_bytes)
 
@@ -567,7 +581,11 @@ def _add_common(stage: argparse.ArgumentParser, needs_data: bool, needs_out: boo
     if needs_out:
         stage.add_argument("--out", type=Path, required=True, metavar="DIR")
     stage.add_argument(
-        "--codec", type=Path, metavar="DIR", required=not needs_out and not needs_data
+        "--codec",
+        type=Path,
+        metavar="DIR",
+        required=not needs_out and not needs_data,
+        help="folder of the codec, or a checkpoint, whose codec is then used",
     )
     stage.add_argument("--preset", choices=list(PRESETS), default="par_small")
     stage.add_argument(

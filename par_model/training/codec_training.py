@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import FrameCodecConfig
 from par_model.frame_codec import FrameCodec
 from par_model.interface import ImageArray
@@ -167,7 +168,7 @@ def train_codec(
         codec,
         {
             **dataclasses.asdict(config),
-            "started_from": None if start_from is None else _training_of(start_from),
+            "started_from": None if start_from is None else codec_provenance(start_from),
             "sources": {n: len(p) for n, p in zip(source.names, source.pictures, strict=True)},
             "wall_s_of_last_run": round(time.monotonic() - started, 1),
         },
@@ -258,11 +259,15 @@ def save_codec(folder: Path, codec: FrameCodec, training: dict[str, object]) -> 
 
 
 def load_codec(folder: Path) -> FrameCodec:
-    """Read what `save_codec` wrote, frozen and in evaluation mode.
+    """Read what `save_codec` wrote, or a checkpoint's codec; frozen and in evaluation mode.
 
     Raises:
         ValueError: the folder holds no finished codec, or one that does not fit its config.
     """
+    if is_checkpoint(folder):
+        codec = load_checkpoint(folder).codec
+        codec.network.to(memory_format=torch.channels_last)
+        return codec
     if not (folder / "codec.safetensors").exists():
         raise ValueError(
             f"{folder} holds no finished frame codec (codec.safetensors is missing); run "
@@ -279,8 +284,17 @@ def load_codec(folder: Path) -> FrameCodec:
     return codec.requires_grad_(False).eval()
 
 
-def _training_of(folder: Path) -> object:
-    return json.loads((folder / "training.json").read_text())
+def codec_provenance(folder: Path) -> dict[str, object]:
+    """How the codec that `load_codec` reads was trained, and its probe where that was run."""
+    if is_checkpoint(folder):
+        record = load_checkpoint(folder).training.get("codec", {})
+        assert isinstance(record, dict)
+        return record
+    return {
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in ("training", "probe")
+        if (folder / f"{name}.json").exists()
+    }
 
 
 def codec_fingerprint(codec: FrameCodec) -> str:

@@ -10,6 +10,7 @@ from par_model.checkpoint import load_checkpoint
 from par_model.normalization import Statistics
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
 from par_model.train import main
+from par_model.training.codec_training import codec_fingerprint
 from tests.training.fixtures import record_noise
 
 
@@ -81,6 +82,32 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
     ]
     assert main(["policy", *second, *common, *alone]) == 1
     assert "--new-statistics needs --from" in capsys.readouterr().err
+
+
+def test_a_checkpoint_lends_its_codec_and_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_noise(tmp_path / "data", {3: 20, 24: 26}, instruction=TASKS["PushCube"].instruction)
+    data = ["--data", str(tmp_path / "data"), "--preset", "par_tiny", "--variants", "1"]
+    no_pictures = ["--codec-steps", "2", "--probe-tasks"]
+    steps = ["--steps", "1", "--evaluation-episodes", "0", "--steps-after-success", "all"]
+    assert main(["all", *data, *no_pictures, *steps, "--out", str(tmp_path / "first")]) == 0
+    lender = tmp_path / "first" / "policy" / "checkpoint"
+    files = {path.name: path.read_bytes() for path in lender.iterdir()}
+    second = [*data, *no_pictures, *steps, "--codec", str(lender), "--out"]
+    assert main(["all", *second, str(tmp_path / "second")]) == 0
+    lent = load_checkpoint(tmp_path / "second" / "policy" / "checkpoint")
+    own = load_checkpoint(lender)
+    assert codec_fingerprint(lent.codec) == codec_fingerprint(own.codec)
+    assert lent.training["codec"] == own.training["codec"]
+    assert main(["latents", *data, "--codec", str(lender)]) == 1
+    assert "is a checkpoint, to which nothing is added, and latents would be" in (
+        capsys.readouterr().err
+    )
+    assert {path.name: path.read_bytes() for path in lender.iterdir()} == files
+    other = [*data, "--codec", str(lender), "--latents", str(tmp_path / "l"), "--preset"]
+    assert main(["latents", *other, "par_small"]) == 1
+    assert "has other numbers than par_small's" in capsys.readouterr().err
 
 
 @pytest.mark.sim
