@@ -50,11 +50,11 @@ class Statistics:
 
     def __post_init__(self) -> None:
         num_joints = len(self.joint_names)
-        least_and_greatest = self.gripper_range
-        if least_and_greatest.shape != (2,) or not least_and_greatest[0] <= least_and_greatest[1]:
+        gripper = self.gripper_range
+        if gripper.shape != (2,) or not np.isfinite(gripper).all() or gripper[0] > gripper[1]:
             raise ValueError(
-                "statistics.gripper_range must be the least and the greatest target, got "
-                f"{least_and_greatest.tolist()}; check statistics.json."
+                "statistics.gripper_range must be the least and the greatest target, both finite, "
+                f"got {gripper.tolist()}; check statistics.json."
             )
         for name in (field for field in _FIELDS if field != "gripper_range"):
             values = getattr(self, name)

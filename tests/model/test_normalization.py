@@ -119,7 +119,7 @@ def test_bad_statistics_are_refused() -> None:
         from_json_dict(values | {"action_frame": "sideways"})
     with pytest.raises(ValueError, match="action_high must be above"):
         from_json_dict(values | {"action_high": values["action_low"]})
-    for bad in ([0.04, -0.01], [0.0], [0.0, float("nan")]):
+    for bad in ([0.04, -0.01], [0.0], [0.0, float("nan")], [-float("inf"), 0.04]):
         with pytest.raises(ValueError, match="gripper_range must be the least and the greatest"):
             from_json_dict(values | {"gripper_range": bad})
     with pytest.raises(ValueError, match="end in 8 joints"):
