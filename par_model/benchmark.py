@@ -40,7 +40,7 @@ from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
 from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs, runtime_device
 from par_model.model import PARModel
-from par_model.roofline import GPUS, Gpu, Networks, policy_phases
+from par_model.roofline import GPUS, Gpu, Networks, gpu_of, policy_phases
 
 PARTS = ("control", "cache", "steps")
 STEP_SWEEP = (1, 2, 4, 10, 50, 100)
@@ -418,7 +418,8 @@ def _memory(device: torch.device) -> Result:
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory: Result = {"host_peak_mib": kibibytes / 1024}
     if device.type == "cuda":
-        memory["device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+        # Tensors of all backends of this run; what TensorRT allocates itself is not among them.
+        memory["torch_device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return memory
 
 
@@ -470,9 +471,8 @@ def _print_control(report: Result) -> None:
         line = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
         print(f"bound on {machine}: {line} ms")
     own = list(report["bound_ms"])[-1] if report["machine"]["device"] == "cpu" else None
-    name = own or next(
-        (name for name in report["bound_ms"] if name in report["machine"].get("gpu", "")), None
-    )
+    gpu = gpu_of(report["machine"].get("gpu", ""))
+    name = own or (gpu.name if gpu is not None else None)
     if name is not None:
         for backend, entry in report["backends"].items():
             ratio = entry["ms"]["end_to_end"]["p50"] / report["bound_ms"][name]["total"]

@@ -110,6 +110,8 @@ def _verify(options: argparse.Namespace) -> None:
     from par_model.backends.tensorrt import TensorRTRuntime
     from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
 
+    # PyTorch's reference in float32 would have convolutions of three digits less.
+    torch.backends.cudnn.allow_tf32 = False
     manifest = Manifest.read(options.out)
     checkpoint = _same_checkpoint(options, manifest)
     runtime = TensorRTRuntime(options.out, manifest.checkpoint_sha256)

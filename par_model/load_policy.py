@@ -303,7 +303,7 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
 
     if deployment.device.type != "cuda":
         raise ValueError("backend 'tensorrt' needs a CUDA GPU; use backend 'onnx' or 'eager'.")
-    runtime = TensorRTRuntime(deployment.engines, deployment.sha256)
+    runtime = TensorRTRuntime(deployment.engines.resolve(), deployment.sha256)
     if runtime.manifest.num_steps != deployment.num_steps:
         raise ValueError(
             f"the engines in {deployment.engines} unroll {runtime.manifest.num_steps} sampling "
@@ -322,7 +322,13 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
             f"the engines in {deployment.engines} remember {held} slots and {asked} were asked "
             "for; export with the context that is to be used."
         )
-    return _verified(deployment, runtime, deployment.engines)
+    try:
+        return _verified(deployment, runtime, deployment.engines)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the engines in {deployment.engines} do not run here ({_first_line(error)}); see "
+            "nvidia-smi for memory and driver, and build them again on this machine."
+        ) from error
 
 
 def _compiled(deployment: Deployment) -> StaticGraphs:
@@ -344,12 +350,16 @@ def _compiled(deployment: Deployment) -> StaticGraphs:
     try:
         _run_every_graph(graphs)
     except TorchDynamoException as error:
-        words = str(error).strip().splitlines()
         raise ValueError(
-            f"torch.compile failed ({words[0] if words else type(error).__name__}); it needs a C++ "
+            f"torch.compile failed ({_first_line(error)}); it needs a C++ "
             "compiler on a CPU and Triton on a GPU. Install it, or choose backend 'eager'."
         ) from error
     return graphs
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _run_every_graph(graphs: StaticGraphs) -> None:

@@ -96,6 +96,8 @@ class PARPolicy:
         """Start an episode. Raises ValueError for an unknown instruction."""
         self._spec.require_instruction(instruction)
         text = self._instructions.embedding(instruction).float().numpy()
+        # Its cache's buffers, to which graphs are bound, are free for the new one then.
+        self._episode = None
         self._episode = _Episode(
             noise=np.random.Generator(np.random.PCG64(seed)),
             frame_seed=seed,

@@ -7,6 +7,7 @@ read (bf16) and the cache that it must read or write. A phase's bound is max(FLO
 bytes / bandwidth), phases are summed, activations are ignored: true lower bounds at batch 1.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -33,9 +34,21 @@ class Gpu:
     tb_per_s: float
 
 
-# A100 SXM 40/80 GB and H200 as SPEC section 4 takes them; H100 SXM by NVIDIA's data sheet, its peak
-# scaled by the same measured share as the H200's (790 of 989).
-GPUS = (Gpu("A100", 312.0, 2.0), Gpu("H100", 790.0, 3.35), Gpu("H200", 790.0, 4.3))
+# A100 80 GB and H200 as SPEC section 4 takes them; the A100's 40 GB and H100 SXM by NVIDIA's data
+# sheets, the H100's peak scaled by the same measured share as the H200's (790 of 989).
+GPUS = (
+    Gpu("A100", 312.0, 2.0),
+    Gpu("A100 40GB", 312.0, 1.555),
+    Gpu("H100", 790.0, 3.35),
+    Gpu("H200", 790.0, 4.3),
+)
+
+
+def gpu_of(driver_name: str) -> Gpu | None:
+    """The entry of GPUS for a GPU as its driver calls it ("NVIDIA A100-SXM4-40GB"), or None."""
+    words = set(re.split(r"[\s-]+", driver_name))
+    known = [gpu for gpu in GPUS if words.issuperset(gpu.name.split())]
+    return max(known, key=lambda gpu: len(gpu.name.split()), default=None)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,11 @@ class SimArguments:
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    engines: str = parameter(
+        "",
+        "folder of the TensorRT engines; not given: trt_engines/<the checkpoint's name> in the "
+        "working directory",
+    )
     predict_episodes: int = parameter(
         1,
         "in the videos of the first episodes the model's predicted next frames stand beside the "
@@ -163,6 +168,11 @@ class ArmArguments:
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    engines: str = parameter(
+        "",
+        "folder of the TensorRT engines; not given: trt_engines/<the checkpoint's name> in the "
+        "working directory",
+    )
     record: bool = parameter(
         False,
         "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
@@ -247,6 +257,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "predict_images": arguments.predict_episodes > 0,
                 "backend": arguments.backend,
                 "device": arguments.device,
+                "engines": arguments.engines,
                 **_given("num_steps", arguments.num_steps),
                 **sim_time,
             },
@@ -384,6 +395,7 @@ def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
         "policy_seed": arguments.policy_seed,
         "backend": arguments.backend,
         "device": arguments.device,
+        "engines": arguments.engines,
         **_given("num_steps", arguments.num_steps),
     }
 

@@ -89,6 +89,11 @@ class PolicyNodeParameters:
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    engines: str = parameter(
+        "",
+        "folder of the TensorRT engines; not set: trt_engines/<the checkpoint's name> in the "
+        "working directory",
+    )
     mode: str = parameter(
         "realtime",
         "lockstep: physics waits, images are read reliably; realtime: nobody waits",

@@ -710,6 +710,7 @@ def main() -> int:
             backend=parameters.backend,
             num_steps=parameters.num_steps,
             device=parameters.device,
+            engines=Path(parameters.engines) if parameters.engines else None,
         )
 
     # Which runtime answers and why, and what is compiled or exported first.

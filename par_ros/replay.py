@@ -443,6 +443,7 @@ def _load(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> Policy:
         backend=settings.get("backend", "auto"),
         num_steps=settings.get("num_steps"),
         device=settings.get("device", "auto"),
+        engines=Path(settings["engines"]) if settings.get("engines") else None,
     )
 
 

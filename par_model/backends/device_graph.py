@@ -5,6 +5,7 @@ Shared by the runtimes whose memory is torch's: torch.compile and TensorRT.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,22 @@ Launch = Callable[[], None]
 # Prepares a graph for buffers at these addresses (a cache's among them), once per set.
 Bind = Callable[[Buffers], Launch]
 _WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What runs a graph on one set of buffers, and what must live as long.
+
+    Attributes:
+        replay: runs it.
+        launch: owns what the replay works on without owning it: a CUDA graph stores addresses, of
+            TensorRT's execution context and its memory among them.
+        cache: kept, so that its id stays its own.
+    """
+
+    replay: Launch
+    launch: Launch
+    cache: Buffers | None
 
 
 class DeviceGraph:
@@ -43,7 +60,7 @@ class DeviceGraph:
             cpu = torch.device("cpu")
             self._staging = {s.name: empty(s, cpu).pin_memory() for s in self._inputs}
             self._copied = torch.cuda.Event()
-        self._launches: dict[int, tuple[Launch, Buffers | None]] = {}
+        self._launches: dict[int, _Kept] = {}
 
     def run(self, inputs: Mapping[str, Any], cache: Buffers | None) -> dict[str, Tensor]:
         """Values are numpy arrays or tensors. Does not wait for the device."""
@@ -70,11 +87,8 @@ class DeviceGraph:
         key = 0 if cache is None else id(cache)
         if key not in self._launches:
             launch = self._bind({**self._buffers, **(cache or {})})
-            if self._device.type == "cuda":
-                launch = _captured(launch)
-            # The cache is kept beside the launch, so its id stays its own.
-            self._launches[key] = launch, cache
-        return self._launches[key][0]
+            self._launches[key] = _Kept(_replay(launch, self._device), launch, cache)
+        return self._launches[key].replay
 
 
 def empty(spec: TensorSpec, device: torch.device) -> Tensor:
@@ -88,9 +102,11 @@ def empty_cache(spec: GraphSpec, device: torch.device) -> dict[str, Tensor]:
     return {name: empty(inputs[name], device) for _, name in spec.aliases}
 
 
-def _captured(launch: Launch) -> Launch:
-    """`launch` as one CUDA graph. It runs first on a side stream, so that lazy initialisation and
-    autotuning happen outside the capture."""
+def _replay(launch: Launch, device: torch.device) -> Launch:
+    """`launch` as one CUDA graph on a GPU, and itself on a CPU. It runs first on a side stream, so
+    that lazy initialisation and autotuning happen outside the capture."""
+    if device.type != "cuda":
+        return launch
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from par_model.backends.device_graph import Bind, Buffers, DeviceGraph, Launch, empty, empty_cache
 from par_model.backends.graphs import GraphSpec
-from par_model.export.build import compiler_flags, current_target, tensorrt_module
+from par_model.export.build import compiler_flags, current_target, started, tensorrt_module
 from par_model.export.engine_files import Target, engine_key, read_engine
 from par_model.export.manifest import Manifest, verify_files
 
@@ -52,7 +52,7 @@ class TensorRTRuntime:
         self._target = current_target(self._trt) if target is None else target
         self.device = torch.device("cuda") if device is None else device
         verify_files(folder, self.manifest)
-        self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
+        self._runtime = started(self._trt, "Runtime", self._trt.Logger(self._trt.Logger.WARNING))
         flags = compiler_flags(self.manifest.precision)
         self._engines: dict[str, Any] = {}
         self._graphs: dict[str, DeviceGraph] = {}
@@ -103,8 +103,14 @@ class TensorRTRuntime:
         shared, copied = _split_aliases(engine, spec)
 
         def bind(buffers: Buffers) -> Launch:
-            # A captured CUDA graph keeps its context, so each set of buffers has its own.
+            # A context's addresses stand in the CUDA graph that is captured from it, so each set
+            # of buffers has its own; the launch below keeps it.
             context = engine.create_execution_context()
+            if context is None:
+                raise ValueError(
+                    f"TensorRT has no execution context for graph {spec.name!r}; most likely the "
+                    "GPU's memory is full: free some, and see what nvidia-smi lists."
+                )
             outputs = {t.name: t for t in spec.outputs}
             scratch = {name: empty(outputs[name], self.device) for name in copied}
             addresses = {name: buffers[source] for name, source in shared.items()}
@@ -129,9 +135,11 @@ class TensorRTRuntime:
 
 def _split_aliases(engine: Any, spec: GraphSpec) -> tuple[dict[str, str], dict[str, str]]:
     """Cache outputs (name -> input) that the engine writes in place, and those it does not."""
+    # Absent before TensorRT 10.15, which has no aliases either.
+    aliased = getattr(engine, "get_aliased_input_tensor", lambda output: None)
     shared, copied = {}, {}
     for output, source in spec.aliases:
-        in_place = engine.get_aliased_input_tensor(output) == source
+        in_place = aliased(output) == source
         (shared if in_place else copied)[output] = source
     return shared, copied
 

@@ -52,6 +52,23 @@ def tensorrt_module() -> Any:
         raise ValueError(f"{INSTALL_TENSORRT} ({error}).") from error
 
 
+def started(trt: Any, name: str, logger: Any) -> Any:
+    """trt.Builder or trt.Runtime, made.
+
+    Raises:
+        ValueError: CUDA cannot be initialised, for which the binding has a TypeError only.
+    """
+    try:
+        return getattr(trt, name)(logger)
+    except TypeError as error:
+        reason = logger.text() if hasattr(logger, "text") else str(error)
+        raise ValueError(
+            f"{trt.__name__} {trt.__version__} cannot start its {name} ({reason}); most likely the "
+            "NVIDIA driver is older than this build of TensorRT wants: see nvidia-smi, and with a "
+            f"driver older than r580 take `pip install tensorrt-cu12=={TENSORRT_VERSION}`."
+        ) from error
+
+
 def compiler_flags(precision: str) -> tuple[str, ...]:
     """Flags of the builder's configuration that the engine's key carries. TF32 would cost three
     digits of a float32 engine."""
@@ -72,9 +89,7 @@ def compile_graph(
         ValueError: the parser or the compiler refused the graph; with its own words.
     """
     logger = _collecting_logger(trt)
-    builder = trt.Builder(logger)
-    if builder is None:
-        raise ValueError(f"{trt.__name__} cannot start: {logger.text()}.")
+    builder = started(trt, "Builder", logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
     parser = trt.OnnxParser(network, logger)

@@ -125,7 +125,7 @@ def require_close(found: Mapping[str, Deviation], precision: str, what: str) -> 
     """Raises ValueError naming the output that is out of its bounds.
 
     fp32: 1e-4 everywhere. fp16 and bf16: contexts by cosine (0.999); actions by cosine (0.99) and
-    within 1 % of their range of 2.
+    within 0.02, 2 % of a standard deviation.
     """
     for name, deviation in found.items():
         finite = np.isfinite(deviation.max_abs) and np.isfinite(deviation.cosine)

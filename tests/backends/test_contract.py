@@ -140,7 +140,8 @@ def test_what_a_run_returned_is_not_changed_by_the_next(graphs, checkpoint, step
 
 @pytest.mark.gpu
 def test_the_host_waits_for_nothing_inside_a_control_step(checkpoint, export_folder, steps):
-    """Image to actions that are still on the GPU: CUDA's own check raises at a wait."""
+    """Image to actions that are still on the GPU: torch's check raises at the waits that torch
+    makes; it sees neither an event's nor those inside TensorRT."""
     graphs = make_runtime("compiled on gpu", checkpoint, export_folder)
     context, cache = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:1], 0)
     graphs.act(context, steps[0].noise, 0)

@@ -5,17 +5,22 @@ NVIDIA's binding (TensorRT-RTX, if installed). Its buffers and aliases: test_con
 import ast
 import dataclasses
 import importlib
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from par_model.backends import device_graph
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.tensorrt import TensorRTRuntime
 from par_model.export.goldens import replay, rollout_steps
 from par_model.export.manifest import GOLDENS
 from par_model.export.verify import verify_goldens
+from par_model.policy import PARPolicy
 from tests.backends.runtimes import CPU, NUM_STEPS, eager, require_onnx, text_of
+from tests.model.fixtures import random_observation
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,66 @@ def test_one_context_for_each_graph_and_cache(built, checkpoint):
     assert sorted(made) == ["act", "encode", "prefill", "prefill", "step", "step"]
     runs = [name for call, name in binding.calls if call == "execute_async_v3"]
     assert runs.count("step") == 8
+
+
+def test_what_is_replayed_keeps_its_context(built, checkpoint, monkeypatch):
+    """A CUDA graph owns nothing of what it was captured from: here a replay holds what was launched
+    by a weak reference, as the graph holds its memory by an address."""
+
+    def weak_replay(launch, device):
+        held = weakref.ref(launch)
+        return lambda: held()()
+
+    monkeypatch.setattr(device_graph, "_replay", weak_replay)
+    folder, binding = built
+    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
+    steps, text = rollout_steps(checkpoint.config, 3, seed=2), text_of(checkpoint)
+    for found, expected in zip(
+        replay(graphs, text, steps), replay(eager(checkpoint), text, steps), strict=True
+    ):
+        np.testing.assert_allclose(found["actions"], expected["actions"], atol=1e-4)
+
+
+def test_a_reset_binds_no_graph_anew(built, checkpoint):
+    folder, binding = built
+    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
+    parts = (checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
+    policy, world = PARPolicy(*parts), np.random.default_rng(0)
+    made = []
+    for seed in range(3):
+        policy.reset(checkpoint.instructions.texts[0], seed)
+        policy.observe(random_observation(world, policy.spec, 0.0))
+        policy.act()
+        made.append(sum(call == "create_execution_context" for call, _ in binding.calls))
+    # encode, prefill, step and act
+    assert made == [4, 4, 4]
+
+
+def test_a_binding_without_aliases_gets_its_rows_copied(stand_in_class, checkpoint, tmp_path):
+    binding = stand_in_class.build_stand_in(checkpoint, NUM_STEPS, tmp_path, in_place=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(stand_in_class._Engine, "get_aliased_input_tensor")
+        graphs = StaticGraphs(checkpoint, load(tmp_path, binding), eager(checkpoint))
+        verify_goldens(graphs, tmp_path, graphs.runtime.manifest)
+
+
+def test_a_driver_that_is_too_old_is_a_sentence(built):
+    folder, binding = built
+
+    def refuse(logger):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    binding.__name__, binding.__version__, binding.Runtime = "tensorrt", "11.4.0.106", refuse
+    with pytest.raises(ValueError, match=r"cannot start its Runtime .*nullptr.*driver is older"):
+        load(folder, binding)
+
+
+def test_no_memory_for_a_context_is_a_sentence(built, checkpoint, stand_in_class, monkeypatch):
+    folder, binding = built
+    monkeypatch.setattr(stand_in_class._Engine, "create_execution_context", lambda engine: None)
+    graphs = StaticGraphs(checkpoint, load(folder, binding), eager(checkpoint))
+    with pytest.raises(ValueError, match=r"no execution context for graph 'prefill'.*nvidia-smi"):
+        graphs.prefill(text_of(checkpoint))
 
 
 @pytest.mark.parametrize(

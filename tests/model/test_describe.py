@@ -9,7 +9,7 @@ import pytest
 
 from par_model.config import preset
 from par_model.describe import cache_drift, main
-from par_model.roofline import GPUS, Networks, frame_phases, policy_phases
+from par_model.roofline import GPUS, Networks, frame_phases, gpu_of, policy_phases
 from tests.model.fixtures import random_model
 
 # encode folded (GFLOP), append (GFLOP, MB), totals in ms on A100 and H200 with 10 steps
@@ -24,6 +24,22 @@ def assert_near(value, expected, share):
     assert abs(value / expected - 1) < share, (value, expected)
 
 
+@pytest.mark.parametrize(
+    ("driver_name", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GH200 480GB", None),
+        ("", None),
+    ],
+)
+def test_a_gpu_by_its_driver_s_name(driver_name, name):
+    found = gpu_of(driver_name)
+    assert (found.name if found else None) == name
+
+
 @pytest.mark.parametrize("name", SPEC_SECTION_4)
 def test_control_step(name):
     encode_gflop, append_gflop, append_mb, a100_ms, h200_ms = SPEC_SECTION_4[name]
@@ -33,14 +49,14 @@ def test_control_step(name):
     assert_near(append.gflop, append_gflop, 0.01)
     assert_near(append.megabytes, append_mb, 0.03)
     assert_near(denoise.gflop, 1.8, 0.03)
-    a100, _, h200 = GPUS
+    a100, _, _, h200 = GPUS
     assert_near(sum(phase.bound_ms(a100) for phase in phases), a100_ms, 0.03)
     assert_near(sum(phase.bound_ms(h200) for phase in phases), h200_ms, 0.03)
 
 
 def test_frame_of_p256_in_64_sets_of_100_steps():
     phases = frame_phases(Networks.build(preset("par_0_6b_p256")), 64, 100)
-    a100, _, h200 = GPUS
+    a100, _, _, h200 = GPUS
     assert_near(phases[0].gflop, 12_300, 0.01)
     assert_near(phases[0].bound_ms(a100), 39.5, 0.01)
     assert_near(phases[1].bound_ms(a100), 170.3, 0.01)
