@@ -410,12 +410,12 @@ class EpisodeNode(Node):
             if not result.successful:
                 raise RunFailedError(result.reason)
 
-    def _call_trigger(self, client: Client[Any, Any], timeout_s: float) -> None:
+    def _call_trigger(self, client: "Client[Any, Any]", timeout_s: float) -> None:
         response = self._call(client, Trigger.Request(), timeout_s)
         if not response.success:
             raise RunFailedError(f"{client.srv_name} refused: {response.message}")
 
-    def _call(self, client: Client[Any, Any], request: Any, timeout_s: float) -> Any:
+    def _call(self, client: "Client[Any, Any]", request: Any, timeout_s: float) -> Any:
         """Call from the running thread while the other one spins."""
         answered = threading.Event()
         future = client.call_async(request)

@@ -289,7 +289,7 @@ class GraphRunner:
         self._node.destroy_client(client)
         self._node.destroy_client(states)
 
-    def _wait_for_service(self, client: Client[Any, Any], entry: NodeEntry) -> None:
+    def _wait_for_service(self, client: "Client[Any, Any]", entry: NodeEntry) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not client.service_is_ready():
             self._run_is_over()
@@ -299,7 +299,7 @@ class GraphRunner:
                 )
             time.sleep(_POLL_S)
 
-    def _call(self, client: Client[Any, Any], request: Any, timeout_s: float) -> Any:
+    def _call(self, client: "Client[Any, Any]", request: Any, timeout_s: float) -> Any:
         """The answer, or None where none came in time."""
         assert self._executor is not None
         future = client.call_async(request)

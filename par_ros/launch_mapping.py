@@ -2,8 +2,10 @@
 """node_graph.py's table as launch actions: what launch/*.launch.py consist of."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
@@ -26,6 +28,7 @@ from lifecycle_msgs.msg import Transition
 
 from par_ros.node_graph import GRAPHS, NodeEntry, NodeGraph, parse_arguments
 from par_ros.parameters import constraint_of
+from par_ros.process import PARENT_VARIABLE
 
 PACKAGE = "par_ros"
 
@@ -51,7 +54,26 @@ def _actions(context: LaunchContext, name: str) -> list[Any]:
         for field in dataclasses.fields(kind.arguments_type)
     }
     command = " ".join(["ros2 launch", *sys.argv[2:]])
-    return graph_actions(kind.build(parse_arguments(kind.arguments_type, name, texts), command))
+    arguments = parse_arguments(kind.arguments_type, name, texts | _misspelt(name, set(texts)))
+    return [*_end_with_launch(context), *graph_actions(kind.build(arguments, command))]
+
+
+def _misspelt(name: str, known: set[str]) -> dict[str, str]:
+    """Arguments of the command line that launch would pass over in silence. Nothing where this
+    file is included by another one, whose arguments they may be."""
+    words = sys.argv[1:]
+    if all(Path(word).name != f"{name}.launch.py" for word in words):
+        return {}
+    given = dict(word.split(":=", 1) for word in words if ":=" in word)
+    return {argument: text for argument, text in given.items() if argument not in known}
+
+
+def _end_with_launch(context: LaunchContext) -> list[Any]:
+    """The nodes end when the launch process is killed: by itself it leaves them running, with an
+    engaged guard among them. Behind a launch-prefix it is not their parent, and nothing is done."""
+    if context.launch_configurations.get("launch-prefix"):
+        return []
+    return [SetEnvironmentVariable(PARENT_VARIABLE, str(os.getpid()))]
 
 
 def graph_actions(graph: NodeGraph) -> list[Any]:

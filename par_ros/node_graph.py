@@ -257,7 +257,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "predict_images": arguments.predict_episodes > 0,
                 "backend": arguments.backend,
                 "device": arguments.device,
-                "engines": arguments.engines,
+                "engines": _absolute(arguments.engines),
                 **_given("num_steps", arguments.num_steps),
                 **sim_time,
             },
@@ -388,6 +388,11 @@ def checkpoint_folder(path: str) -> Path:
     return folder
 
 
+def _absolute(path: str) -> str:
+    """The same path from wherever a node runs; nothing stays nothing."""
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
 def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
     return {
         "checkpoint": str(checkpoint_folder(arguments.checkpoint)),
@@ -395,7 +400,7 @@ def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
         "policy_seed": arguments.policy_seed,
         "backend": arguments.backend,
         "device": arguments.device,
-        "engines": arguments.engines,
+        "engines": _absolute(arguments.engines),
         **_given("num_steps", arguments.num_steps),
     }
 

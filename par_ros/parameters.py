@@ -31,10 +31,15 @@ from rclpy.parameter import Parameter
 
 from par_ros.control.action_schedule import ChunkStart
 from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
-from par_ros.control.guard import GuardSettings, TrajectoryStamp
 from par_ros.resources import resource
 
+if typing.TYPE_CHECKING:
+    from par_ros.control.guard import GuardSettings, TrajectoryStamp
+
 Mode = Literal["lockstep", "realtime"]
+# control.guard's TrajectoryStamp, repeated: the guard needs packages that a system's own
+# `ros2 launch`, which reads this file, may not have.
+_TRAJECTORY_STAMPS = ("start", "pickup")
 Scalar = bool | int | float | str
 ParameterValue = Scalar | tuple[str, ...]
 
@@ -178,7 +183,7 @@ class SafetyNodeParameters:
         "clock), and keep the limits however late they are picked up; pickup: they start when they "
         "are picked up, and a stop brakes up to 0.2 s later to make up for that; auto: pickup "
         "with use_sim_time, else start. Lockstep always stamps the start",
-        choices=("auto", *typing.get_args(TrajectoryStamp)),
+        choices=("auto", *_TRAJECTORY_STAMPS),
     )
     late_after_s: float = parameter(
         0.1, "a chunk is late this long after the end of the one before", unit="s",
@@ -452,15 +457,17 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
     return dataclasses.replace(spec, acceleration_check=check, jerk_check=check)
 
 
-def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> GuardSettings:
+def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "GuardSettings":
     """The guard's settings of these parameters."""
+    from par_ros.control.guard import GuardSettings
+
     stamp = parameters.trajectory_stamp
     if stamp == "auto":
         stamp = "pickup" if use_sim_time else "start"
     return GuardSettings(
         lockstep=parameters.mode == "lockstep",
         chunk_start=typing.cast(ChunkStart, parameters.chunk_start),
-        trajectory_stamp=typing.cast(TrajectoryStamp, stamp),
+        trajectory_stamp=typing.cast("TrajectoryStamp", stamp),
         num_actions=parameters.num_actions,
         step_s=parameters.step_s,
         max_observation_age_s=parameters.max_observation_age_s,
@@ -520,7 +527,7 @@ def _or_infinite(limit: float | None, sign: float) -> float:
 
 
 def _check_changes(
-    owner: str, parameters_type: type[Any], changes: list[Parameter[Any]]
+    owner: str, parameters_type: type[Any], changes: "list[Parameter[Any]]"
 ) -> SetParametersResult:
     fields = {field.name: field for field in dataclasses.fields(parameters_type)}
     for change in changes:

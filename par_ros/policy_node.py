@@ -51,7 +51,7 @@ from par_ros.control.observation_assembler import (
 )
 from par_ros.control.recent_pictures import RecentPictures
 from par_ros.parameters import PolicyNodeParameters, declare, read
-from par_ros.process import report_error, run_node
+from par_ros.process import report_error, run_node, transition
 from par_ros.topics import (
     ACTION_CHUNK,
     DIAGNOSTICS,
@@ -157,6 +157,7 @@ class PolicyNode(LifecycleNode):
 
     # Lifecycle
 
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._settings = read(self, PolicyNodeParameters)
@@ -179,6 +180,7 @@ class PolicyNode(LifecycleNode):
         self._create_interfaces()
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._start_episode()

@@ -7,22 +7,25 @@ started it: see `end_with_parent`.
 """
 
 import ctypes
+import functools
 import gc
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-# Set by `python -m par_ros` for its children: its own process id.
+# Set by `python -m par_ros` and our launch files for their children: their own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
@@ -68,6 +71,25 @@ def run_node(
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def transition(callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A lifecycle callback that fails aloud: an error that it does not expect is printed with its
+    traceback, and the transition fails.
+
+    rclpy says nothing about such an error and leaves the node in a state for which nobody waits.
+    """
+
+    @functools.wraps(callback)
+    def run(node: Any, state: Any) -> Any:
+        try:
+            return callback(node, state)
+        except Exception as error:  # noqa: BLE001  rclpy would drop it
+            traceback.print_exc()
+            report_error(f"{callback.__name__} of {node.get_name()}: {error or repr(error)}")
+            return TransitionCallbackReturn.FAILURE
+
+    return run
 
 
 def run_beside_spinning(
@@ -144,7 +166,7 @@ def report_error(error: BaseException | str) -> int:
 def end_with_parent() -> None:
     """Ask Linux to end this process when the runner that started it dies, however it dies.
 
-    Does nothing where no runner is named in the environment (ros2 launch, a shell).
+    Does nothing where none is named in the environment (a shell, `ros2 run`).
     """
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or not sys.platform.startswith("linux"):

@@ -25,7 +25,7 @@ from par_ros import messages
 from par_ros.control.observation_assembler import JointStateSelector
 from par_ros.control.supervision import ArmView, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
-from par_ros.process import report_error, run_node
+from par_ros.process import report_error, run_node, transition
 from par_ros.topics import (
     DIAGNOSTICS,
     DISENGAGE,
@@ -55,6 +55,7 @@ class RealArmNode(LifecycleNode):
 
     # Lifecycle
 
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._spec = read_arm_spec(self._settings.arm)
@@ -96,6 +97,7 @@ class RealArmNode(LifecycleNode):
         self._list_controllers = self._make_controller_client()
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [

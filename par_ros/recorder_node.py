@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.subscription import Subscription
 
 from par_ros.parameters import RecorderNodeParameters, declare
-from par_ros.process import run_node
+from par_ros.process import run_node, transition
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -65,6 +65,7 @@ class RecorderNode(LifecycleNode):
         self.create_timer(_SYNC_PERIOD_S, self._sync, clock=steady)
         self.get_logger().info(f"recording to {path}")
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Wait until every writer is heard, at most _MATCH_TIMEOUT_S; then say whose is not."""
         deadline_s = time.monotonic() + _MATCH_TIMEOUT_S
@@ -80,10 +81,12 @@ class RecorderNode(LifecycleNode):
     def _unheard(self) -> Iterator[str]:
         for topic, subscription in self._inputs.items():
             num_expected = max(self.count_publishers(topic.name), int(topic in _REQUIRED))
-            if subscription.get_publisher_count() < num_expected:
+            # Humble's subscriptions cannot say whom they hear.
+            count = getattr(subscription, "get_publisher_count", lambda n=num_expected: n)
+            if count() < num_expected:
                 yield subscription.topic_name
 
-    def _record(self, topic: Topic) -> Subscription[Any]:
+    def _record(self, topic: Topic) -> "Subscription[Any]":
         channel = self._writer.add_topic(self.resolve_topic_name(topic.name), topic.type_name)
         qos = Qos(
             # Sensor data as REP-2003 reads it: a camera's driver may offer nothing better.

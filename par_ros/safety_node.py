@@ -22,7 +22,7 @@ from par_ros.control.guard import Command, Guard, Reply
 from par_ros.control.observation_assembler import JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import SafetyNodeParameters, declare, guard_settings, read_guarded_arm
-from par_ros.process import read_together, report_error, run_node
+from par_ros.process import read_together, report_error, run_node, transition
 from par_ros.topics import (
     ACTION_CHUNK,
     DIAGNOSTICS,
@@ -69,6 +69,7 @@ class SafetyNode(LifecycleNode):
 
     # Lifecycle
 
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             spec = read_guarded_arm(self._settings)
@@ -85,6 +86,7 @@ class SafetyNode(LifecycleNode):
         self.get_logger().info(f"arm {spec.name}; limits: {spec.source}")
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._active = True
         self._waits_to_engage = self._settings.auto_engage

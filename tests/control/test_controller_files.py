@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from par_ros.control import guard
 from tests.control.arms import FOLDER, arm
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "template")
@@ -27,9 +28,15 @@ def test_joints_and_settings_are_those_that_the_guard_counts_on(name: str) -> No
     assert controller["allow_nonzero_velocity_at_trajectory_end"] is False
     # Longer than a chunk and its tail, and than goal_time, or the controller holds too early.
     assert controller["cmd_timeout"] > max(0.8, controller["constraints"]["goal_time"])
-    for joint in spec.arm_joint_names:
+    # The controller must not hold before the guard does: it would stand elsewhere than the guard's
+    # curve, and the guard's next trajectory throws it back.
+    velocities = spec.limits.max_velocity
+    wait_s = spec.tracking_lag_s + guard._TRACKING_ERROR_TIME_S
+    for joint, velocity in zip(spec.arm_joint_names, velocities, strict=False):
         tolerance = controller["constraints"][joint]["trajectory"]
-        assert tolerance > spec.max_tracking_error_rad
+        assert tolerance > spec.max_tracking_error_rad + wait_s * velocity
+    rate_hz = controllers["joint_state_broadcaster"]["update_rate"]
+    assert 1.0 / rate_hz < spec.tracking_lag_s / 4
     gripper = controllers[spec.gripper_controller]
     assert gripper["joints"] == [spec.gripper.command_joint_name]
     for controller_name in (spec.arm_controller, spec.gripper_controller):

@@ -5,19 +5,30 @@ Where launch is not installed, small recording stand-ins of its classes take its
 the same files are executed by the real launch too.
 """
 
+import dataclasses
 import importlib.util
 import itertools
+import os
+import subprocess
 import sys
 import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from par_ros.control.guard import TrajectoryStamp
 from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
+from par_ros.parameters import SafetyNodeParameters, constraint_of
+from par_ros.process import PARENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_PACKAGES = (
+    "ruckig", "torch", "diffusers", "einops", "safetensors", "huggingface_hub", "mani_skill",
+    "sapien", "gymnasium", "pinocchio", "scipy", "mcap", "rosbags", "tqdm", "plotly", "rich",
+)  # fmt: skip
 FILES = {"sim": "sim.launch.py", "real_arm": "real_arm.launch.py"}
 
 
@@ -29,8 +40,16 @@ class Recorded:
         self.named = named
 
 
+class Context(dict[str, str]):
+    """What launch knows: the arguments' texts."""
+
+    @property
+    def launch_configurations(self) -> dict[str, str]:
+        return self
+
+
 class LaunchConfiguration(Recorded):
-    def perform(self, context: dict[str, str]) -> str:
+    def perform(self, context: Context) -> str:
         return context[self.positional[0]]
 
 
@@ -86,12 +105,14 @@ def load(file_name: str) -> Any:
 def performed(name: str, given: dict[str, str]) -> tuple[dict[str, str], list[Any]]:
     """(argument texts, actions) after the stand-in description was executed."""
     *declarations, opaque = load(FILES[name]).positional[0]
-    context = {d.positional[0]: d.named["default_value"] for d in declarations} | given
+    context = Context({d.positional[0]: d.named["default_value"] for d in declarations} | given)
     return context, opaque.named["function"](context, *opaque.named["args"])
 
 
 def graph_of(name: str, texts: dict[str, str]) -> NodeGraph:
     kind = GRAPHS[name]
+    known = {field.name for field in dataclasses.fields(kind.arguments_type)}
+    texts = {argument: text for argument, text in texts.items() if argument in known}
     return kind.build(parse_arguments(kind.arguments_type, name, texts), "")
 
 
@@ -168,15 +189,62 @@ def test_environment_is_set_before_any_node(
 ) -> None:
     monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     context, actions = performed(name, {"checkpoint": str(tmp_path), "domain_id": "42"})
-    expected = graph_of(name, context).environment
+    expected = {PARENT_VARIABLE: str(os.getpid()), **graph_of(name, context).environment}
     assert expected["ROS_DOMAIN_ID"] == "42"
     first = actions[: len(expected)]
     assert {action.positional[0]: action.positional[1] for action in first} == expected
 
 
+def test_behind_a_prefix_the_launch_process_is_not_the_nodes_parent(
+    recording_launch: None, tmp_path: Path
+) -> None:
+    given = {"checkpoint": str(tmp_path), "launch-prefix": "gdb -ex run --args"}
+    _, actions = performed("real_arm", given)
+    names = [action.positional[0] for action in actions if len(action.positional) == 2]
+    assert PARENT_VARIABLE not in names
+
+
 def test_wrong_argument_is_the_same_sentence(recording_launch: None) -> None:
     with pytest.raises(ValueError, match=r"^sim: task must be one of PushCube, PickCube"):
         performed("sim", {"task": "OpenDoor"})
+
+
+def test_a_misspelt_argument_is_refused_and_a_parent_file_s_is_not(
+    recording_launch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["robto:=slow.yaml", "dry_run:=false"]
+    command = ["/opt/ros/kilted/bin/ros2", "launch", "par_ros"]
+    monkeypatch.setattr(sys, "argv", [*command, "real_arm.launch.py", *words])
+    with pytest.raises(ValueError, match=r"^real_arm: 'robto' is not an argument; the arguments"):
+        performed("real_arm", {"checkpoint": str(tmp_path)})
+    monkeypatch.setattr(sys, "argv", [*command, "cell.launch.py", *words])
+    performed("real_arm", {"checkpoint": str(tmp_path)})
+
+
+def test_launch_files_need_nothing_that_a_ros_installation_lacks() -> None:
+    """`ros2 launch` of a ROS installation runs in the system's Python: it has ROS, numpy and YAML,
+    and none of the packages that our nodes have in their own environment."""
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in NAMES:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        f"NAMES = {OWN_PACKAGES!r}\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import par_ros.node_graph, par_ros.process\n"
+        "print('imported')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "imported\n", done.stderr
+
+
+def test_parameters_repeat_the_guard_s_stamps() -> None:
+    field = {f.name: f for f in dataclasses.fields(SafetyNodeParameters)}["trajectory_stamp"]
+    assert constraint_of(field).choices == ("auto", *typing.get_args(TrajectoryStamp))
 
 
 @pytest.mark.launch

@@ -73,7 +73,9 @@ def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
     requests = allowed("operator", "services", "request")
     for name, node in NODES.items():
         if node in managed:
-            assert {f"{node}/change_state", f"{node}/get_state"} <= requests
+            # `ros2 lifecycle set` asks for all three.
+            wanted = ("change_state", "get_state", "get_available_transitions")
+            assert {f"{node}/{service}" for service in wanted} <= requests
             assert {"~/change_state", "~/get_state"} <= allowed(name, "services", "reply")
             assert "~/transition_event" in allowed(name, "topics", "publish")
 
