@@ -12,6 +12,7 @@ status says that there is no engine. Load the result with `backend:=tensorrt`.
 """
 
 import argparse
+import copy
 import sys
 from pathlib import Path
 
@@ -92,11 +93,24 @@ def _check_numbers(options: argparse.Namespace, manifest: Manifest) -> None:
     from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
 
     checkpoint = _same_checkpoint(options, manifest)
+    same_precision = _in_precision(checkpoint, manifest, torch.device("cpu"))
     eager = TorchEager(checkpoint, torch.device("cpu"), num_steps=manifest.num_steps)
     graphs = StaticGraphs(checkpoint, OnnxRuntime(options.out), eager)
     verify_goldens(graphs, options.out, manifest)
     goldens = load_goldens(options.out, manifest)
-    verify_rollout(graphs, eager, goldens, manifest.precision, _report)
+    verify_rollout(
+        graphs, eager, goldens, manifest.precision, _report, same_precision=same_precision
+    )
+
+
+def _in_precision(
+    checkpoint: Checkpoint, manifest: Manifest, device: torch.device
+) -> TorchEager | None:
+    """PyTorch in the export's precision, on weights of its own; None for float32."""
+    if manifest.precision == "fp32":
+        return None
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
+    return TorchEager(copy.deepcopy(checkpoint), device, dtype, manifest.num_steps)
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -115,12 +129,15 @@ def _verify(options: argparse.Namespace) -> None:
     manifest = Manifest.read(options.out)
     checkpoint = _same_checkpoint(options, manifest)
     runtime = TensorRTRuntime(options.out, manifest.checkpoint_sha256)
+    same_precision = _in_precision(checkpoint, manifest, runtime.device)
     eager = TorchEager(checkpoint, runtime.device, num_steps=manifest.num_steps)
     graphs = StaticGraphs(checkpoint, runtime, eager)
     for name, deviation in verify_goldens(graphs, options.out, manifest).items():
         _report(f"verify goldens: {name} max abs {deviation.max_abs:.2e}")
     goldens = load_goldens(options.out, manifest)
-    verify_rollout(graphs, eager, goldens, manifest.precision, _report)
+    verify_rollout(
+        graphs, eager, goldens, manifest.precision, _report, same_precision=same_precision
+    )
 
 
 _STAGES = {"export": _export, "check": _check, "build": _build, "verify": _verify}

@@ -121,26 +121,37 @@ def deviations(expected: Iterable[Tensors], got: Iterable[Tensors]) -> dict[str,
     return worst
 
 
-def require_close(found: Mapping[str, Deviation], precision: str, what: str) -> None:
+def require_close(
+    found: Mapping[str, Deviation],
+    precision: str,
+    what: str,
+    usual: Mapping[str, Deviation] | None = None,
+) -> None:
     """Raises ValueError naming the output that is out of its bounds.
 
     fp32: 1e-4 everywhere. fp16 and bf16: contexts by cosine (0.999); actions by cosine (0.99) and
-    within 0.02, 2 % of a standard deviation.
+    within 0.05, 5 % of a standard deviation; each bound at least twice what PyTorch itself
+    deviates in that precision, where `usual` says it.
     """
     for name, deviation in found.items():
         finite = np.isfinite(deviation.max_abs) and np.isfinite(deviation.cosine)
+        yardstick = Deviation(0.0, 1.0) if usual is None else usual[name]
         if precision == "fp32":
             good, bound = deviation.max_abs < 1e-4, "at most 1e-4 max abs"
         elif name == "actions":
-            good = deviation.cosine >= 0.99 and deviation.max_abs <= 0.02
-            bound = "cosine at least 0.99 and at most 0.02 max abs"
+            cosine = min(0.99, 2.0 * yardstick.cosine - 1.0)
+            max_abs = max(0.05, 2.0 * yardstick.max_abs)
+            good = deviation.cosine >= cosine and deviation.max_abs <= max_abs
+            bound = f"cosine at least {cosine:.4g} and at most {max_abs:.3g} max abs"
         else:
-            good, bound = deviation.cosine >= 0.999, "cosine at least 0.999"
+            cosine = min(0.999, 2.0 * yardstick.cosine - 1.0)
+            good, bound = deviation.cosine >= cosine, f"cosine at least {cosine:.4g}"
         if not (finite and good):
             raise ValueError(
                 f"{what}: {name} is off by {deviation.max_abs:.3g} (cosine "
                 f"{deviation.cosine:.6f}), allowed is {bound}; the graphs do not compute what "
-                "PyTorch computes. Build them again on this machine."
+                "PyTorch computes. Build them again on this machine, or export with another "
+                "--precision."
             )
 
 

@@ -45,21 +45,34 @@ def verify_rollout(
     precision: str,
     report: Callable[[str], None],
     num_steps: int = LONG_ROLLOUT_STEPS,
+    same_precision: PolicyGraphs | None = None,
 ) -> dict[str, Deviation]:
     """`num_steps` control steps with cache (and rebases) beside a reference runtime.
+
+    Args:
+        reference: in float32.
+        same_precision: PyTorch in the graphs' own precision: what rounding alone does to this
+            checkpoint widens the bounds.
 
     Raises:
         ValueError: an output is out of its bounds.
     """
     text = goldens["text"]
     steps = rollout_steps(reference.config, num_steps, seed=7)
-    found = deviations(replay(reference, text, steps), replay(graphs, text, steps))
-    report(
-        f"verify {num_steps} steps, {graphs.name} against {reference.name}: "
-        + ", ".join(
-            f"{name} max abs {item.max_abs:.2e} cosine {item.cosine:.7f}"
-            for name, item in found.items()
-        )
-    )
-    require_close(found, precision, f"{graphs.name} over {num_steps} steps")
+    expected = list(replay(reference, text, steps))
+    usual = None
+    if same_precision is not None:
+        usual = deviations(expected, replay(same_precision, text, steps))
+        report(_line(num_steps, f"{same_precision.name} in {precision}", usual))
+    found = deviations(expected, replay(graphs, text, steps))
+    report(_line(num_steps, graphs.name, found))
+    require_close(found, precision, f"{graphs.name} over {num_steps} steps", usual)
     return found
+
+
+def _line(num_steps: int, name: str, found: dict[str, Deviation]) -> str:
+    parts = (
+        f"{output} max abs {item.max_abs:.2e} cosine {item.cosine:.7f}"
+        for output, item in found.items()
+    )
+    return f"verify {num_steps} steps, {name} against PyTorch in float32: {', '.join(parts)}"
