@@ -24,7 +24,14 @@ from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import preset
 from par_model.export.build import build_engines
-from par_model.export.manifest import FILE_NAME, PRECISIONS, Manifest, sha256_of, verify_files
+from par_model.export.manifest import (
+    DTYPES,
+    FILE_NAME,
+    PRECISIONS,
+    Manifest,
+    sha256_of,
+    verify_files,
+)
 
 STAGES = ("export", "check", "build", "verify")
 _ONNX_ROUTE, _TORCH_ROUTE = "onnx", "torch-tensorrt"
@@ -109,8 +116,8 @@ def _in_precision(
     """PyTorch in the export's precision, on weights of its own; None for float32."""
     if manifest.precision == "fp32":
         return None
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[manifest.precision]
-    return TorchEager(copy.deepcopy(checkpoint), device, dtype, manifest.num_steps)
+    weights = copy.deepcopy(checkpoint)
+    return TorchEager(weights, device, DTYPES[manifest.precision], manifest.num_steps)
 
 
 def _build(options: argparse.Namespace) -> None:

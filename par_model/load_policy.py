@@ -303,30 +303,32 @@ def _tensorrt(deployment: Deployment) -> StaticGraphs:
 
     if deployment.device.type != "cuda":
         raise ValueError("backend 'tensorrt' needs a CUDA GPU; use backend 'onnx' or 'eager'.")
-    runtime = TensorRTRuntime(deployment.engines.resolve(), deployment.sha256)
+    # A sentence that names it helps from wherever it is read.
+    engines = deployment.engines.resolve()
+    runtime = TensorRTRuntime(engines, deployment.sha256)
     if runtime.manifest.num_steps != deployment.num_steps:
         raise ValueError(
-            f"the engines in {deployment.engines} unroll {runtime.manifest.num_steps} sampling "
+            f"the engines in {engines} unroll {runtime.manifest.num_steps} sampling "
             f"steps and {deployment.num_steps} were asked for; export with "
             f"--steps {deployment.num_steps}."
         )
     asked_sampler = deployment.checkpoint.config.sampling.action_sampler
     if runtime.manifest.sampler != asked_sampler:
         raise ValueError(
-            f"the engines in {deployment.engines} unroll the sampler {runtime.manifest.sampler!r} "
+            f"the engines in {engines} unroll the sampler {runtime.manifest.sampler!r} "
             f"and {asked_sampler!r} was asked for; use backend 'eager' for it."
         )
     held, asked = runtime.manifest.num_slots, context_slots(deployment.checkpoint.config)
     if held != asked:
         raise ValueError(
-            f"the engines in {deployment.engines} remember {held} slots and {asked} were asked "
+            f"the engines in {engines} remember {held} slots and {asked} were asked "
             "for; export with the context that is to be used."
         )
     try:
-        return _verified(deployment, runtime, deployment.engines)
+        return _verified(deployment, runtime, engines)
     except RuntimeError as error:
         raise ValueError(
-            f"the engines in {deployment.engines} do not run here ({_first_line(error)}); see "
+            f"the engines in {engines} do not run here ({_first_line(error)}); see "
             "nvidia-smi for memory and driver, and build them again on this machine."
         ) from error
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from par_model.backends.graphs import CONTRACT_VERSION, GraphSpec, TensorSpec
 
 Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS = ("fp32", "fp16", "bf16")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = tuple(DTYPES)
 FILE_NAME = "manifest.json"
 GOLDENS = "goldens.safetensors"
 

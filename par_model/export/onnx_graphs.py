@@ -39,12 +39,11 @@ from par_model.backends.graphs import (
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint
 from par_model.export.goldens import record_goldens
-from par_model.export.manifest import FILE_NAME, GOLDENS, Manifest, Precision, sha256_of
+from par_model.export.manifest import DTYPES, FILE_NAME, GOLDENS, Manifest, Precision, sha256_of
 from par_model.export.unrolled_act import export_unrolled
 from par_model.layers import rotate_pairs
 
 FUSED_OPSET, PLAIN_OPSET = 24, 20
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Called with one line of progress.
 Report = Callable[[str], None]
 

@@ -286,15 +286,16 @@ def load_codec(folder: Path) -> FrameCodec:
 
 def codec_provenance(folder: Path) -> dict[str, object]:
     """How the codec that `load_codec` reads was trained, and its probe where that was run."""
-    if is_checkpoint(folder):
-        record = load_checkpoint(folder).training.get("codec", {})
-        assert isinstance(record, dict)
-        return record
-    return {
+    found: dict[str, dict[str, object]] = {
         name: json.loads((folder / f"{name}.json").read_text())
         for name in ("training", "probe")
         if (folder / f"{name}.json").exists()
     }
+    if not is_checkpoint(folder):
+        return dict(found)
+    record = found["training"].get("codec", {})
+    assert isinstance(record, dict)
+    return record
 
 
 def codec_fingerprint(codec: FrameCodec) -> str:

@@ -111,8 +111,6 @@ def performed(name: str, given: dict[str, str]) -> tuple[dict[str, str], list[An
 
 def graph_of(name: str, texts: dict[str, str]) -> NodeGraph:
     kind = GRAPHS[name]
-    known = {field.name for field in dataclasses.fields(kind.arguments_type)}
-    texts = {argument: text for argument, text in texts.items() if argument in known}
     return kind.build(parse_arguments(kind.arguments_type, name, texts), "")
 
 
@@ -196,11 +194,13 @@ def test_environment_is_set_before_any_node(
 
 
 def test_behind_a_prefix_the_launch_process_is_not_the_nodes_parent(
-    recording_launch: None, tmp_path: Path
+    recording_launch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     given = {"checkpoint": str(tmp_path), "launch-prefix": "gdb -ex run --args"}
     _, actions = performed("real_arm", given)
     names = [action.positional[0] for action in actions if len(action.positional) == 2]
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in names
     assert PARENT_VARIABLE not in names
 
 
