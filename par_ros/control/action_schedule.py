@@ -92,7 +92,8 @@ class ActionSchedule:
         num_due = int((age_s + self.settings.min_lead_s) / self.settings.step_s)
         if num_due >= self.settings.num_actions:
             return self._late(age_s)
-        return PlacedChunk(stamp_ns, num_due)
+        # A trajectory has no time before its start: a stamp ahead of the clock counts as now.
+        return PlacedChunk(min(stamp_ns, now_ns), num_due)
 
     def _late(self, age_s: float) -> ScheduleRefusal:
         return ScheduleRefusal(

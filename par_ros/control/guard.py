@@ -838,16 +838,18 @@ class Guard:
 
 
 def _lead(running: _Running, time_ns: int, begin_s: float, splice_s: float) -> Nodes:
-    """The running motion's own points for `splice_s` from `time_ns`.
+    """The running motion at `time_ns`, its own points for `splice_s` from there, and at their end.
 
-    begin_s: that moment in the new trajectory's time.
+    begin_s: that moment in the new trajectory's time. It has a point of its own, so that none is
+    ahead when a controller picks the message up: each release of joint_trajectory_controller has
+    its own way to a first point that is ahead, and none of them is the running motion.
     """
     now_s = (time_ns - running.start_ns) / NANOSECONDS
     own_s = running.arm.times_s
     between = own_s[(own_s > now_s + _MIN_SPACING_S) & (own_s < now_s + splice_s - _MIN_SPACING_S)]
-    states = [running.arm.state_at(float(time_s)) for time_s in (*between, now_s + splice_s)]
+    states = [running.arm.state_at(float(time)) for time in (now_s, *between, now_s + splice_s)]
     return Nodes(
-        np.array([*(between - now_s + begin_s), begin_s + splice_s]),
+        np.array([begin_s, *(between - now_s + begin_s), begin_s + splice_s]),
         np.array([state.positions for state in states]),
         np.array([state.velocities for state in states]),
         np.array([state.accelerations for state in states]),

@@ -113,6 +113,7 @@ class FaultResult:
         recovered: what was killed was started again and the arm moved again; None where nothing was
             killed.
         recovery_s: from the new start to the arm in motion.
+        recovery_seen: where it did not move again, the guard's counters that went up meanwhile.
     """
 
     name: str
@@ -129,6 +130,7 @@ class FaultResult:
     examples: tuple[str, ...]
     recovered: bool | None = None
     recovery_s: float | None = None
+    recovery_seen: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -456,7 +458,7 @@ class Rig(Node):
     def start_judging(self) -> None:
         """A new oracle that stands where the arm stands."""
         assert self.measured is not None
-        self.oracle = ControllerOracle(self.spec, self.measured[:-1])
+        self.oracle = ControllerOracle(self.spec, self.measured[:-1], blends=False)
         self._oracle_zero_s = time.monotonic()
         # Once a case: reading two clocks for each message would move the joins by a tenth of a
         # millisecond, which looks like jerk.
@@ -488,17 +490,22 @@ class Rig(Node):
         self.oracle.forget_largest()
         fault.inject(self)
         self.spin_for(fault.watch_s + _OBSERVE_S if fault.holds else 1.0)
-        seen = tuple(name for name, count in self.counters.items() if count > before.get(name, 0))
-        result = self._finish(fault, fault_s, (*seen, *sorted(self.camera_faults)))
+        seen = (*self._risen_since(before), *sorted(self.camera_faults))
+        result = self._finish(fault, fault_s, seen)
         return self._with_recovery(fault, result) if fault.restarted else result
+
+    def _risen_since(self, before: dict[str, int]) -> tuple[str, ...]:
+        """The guard's counters that are higher than `before`."""
+        return tuple(name for name, count in self.counters.items() if count > before.get(name, 0))
 
     def _with_recovery(self, fault: Fault, result: FaultResult) -> FaultResult:
         """Whether the arm moves again after a new start of what was killed, and after how long."""
         begin_s = time.monotonic()
+        before = dict(self.counters)
         try:
             if fault.restarted == GUARD:
                 self.end_process(_RUNNER_PROCESS if self._supervised else GUARD)
-                self.counters = {}
+                self.counters = before = {}
                 self.start_guard()
             elif fault.restarted == _ARM_PROCESS:
                 self.end_process(_ARM_PROCESS)
@@ -514,7 +521,8 @@ class Rig(Node):
         recovery_s = time.monotonic() - begin_s if moves else None
         self.stop_policy()
         self.oracle = None
-        return replace(result, recovered=moves, recovery_s=recovery_s)
+        seen = () if moves else self._risen_since(before)
+        return replace(result, recovered=moves, recovery_s=recovery_s, recovery_seen=seen)
 
     def _prepare(self, fault: Fault) -> None:
         """The arm in full motion, at the case's phase of a chunk."""
@@ -965,7 +973,9 @@ def _line(result: FaultResult) -> str:
     noticed = "noticed" if result.detected else "MISSED "
     violations = f"{result.limit_violations} violations"
     if result.recovered is not None:
-        again = f"after {result.recovery_s:.1f} s" if result.recovery_s is not None else "NEVER"
+        again = f"NEVER ({', '.join(result.recovery_seen)})"
+        if result.recovery_s is not None:
+            again = f"after {result.recovery_s:.1f} s"
         violations += f", moves again {again}"
     if not result.passed:
         violations += f" (seen: {', '.join(result.seen)}) {'; '.join(result.examples)}"

@@ -101,7 +101,7 @@ class FuzzRun:
         )
         self._guard = Guard(spec, self._settings)
         start = self._random_pose()
-        self._oracle = ControllerOracle(spec, start)
+        self._oracle = ControllerOracle(spec, start, blends=lockstep)
         self._finger_m = 0.02
         self._now_s = 0.0
         # The node clock, which steps now and then, minus the time that passes.

@@ -24,6 +24,7 @@ PERIOD_S = 0.001
 _KINDS = ("position", "velocity", "acceleration", "jerk")
 # Rounding of what a message carries: times are whole nanoseconds.
 _RELATIVE_TOLERANCE = 1e-5
+_NANOSECOND_S = 1e-9
 
 # Coefficients of the quintic on [0, 1] from position, velocity, acceleration at both ends.
 _UNIT_QUINTIC: FloatArray = np.linalg.inv(
@@ -57,7 +58,8 @@ class Findings:
     Attributes:
         num_samples: milliseconds looked at.
         violations: how many samples broke a limit, by kind; "step" is a discontinuity, "finite" a
-            number that is none.
+            number that is none; and how many trajectories began "ahead" of their pick-up or were
+            "rejected", over before it.
         largest: largest velocity, acceleration, jerk as a share of the joint's limit.
         examples: the first few violations in words.
     """
@@ -74,10 +76,16 @@ class Findings:
 
 
 class ControllerOracle:
-    """Stands at `positions` [J] from time 0; call `receive` and `advance` in time order."""
+    """Stands at `positions` [J] from time 0; call `receive` and `advance` in time order.
 
-    def __init__(self, spec: ArmSpec, positions: FloatArray) -> None:
+    blends: whether a stamped trajectory may begin ahead of its pick-up. The simulator's bridge goes
+    to such a first point on the curve that the guard computed; an arm's controller goes there in a
+    way of its own, so from what an arm is sent it is a violation, "ahead".
+    """
+
+    def __init__(self, spec: ArmSpec, positions: FloatArray, *, blends: bool = True) -> None:
         self._spec = spec
+        self._blends = blends
         limits = spec.limits
         self._low = [
             limits.min_position,
@@ -157,6 +165,8 @@ class ControllerOracle:
     def receive(self, trajectory: JointTrajectory, stamp_s: float | None, pickup_s: float) -> None:
         """Replace the running trajectory at `pickup_s`; stamp None: it starts then."""
         first_s = float(trajectory.times_s[0]) + (pickup_s if stamp_s is None else stamp_s)
+        if stamp_s is not None and not self._blends and first_s > pickup_s + _NANOSECOND_S:
+            self._note("ahead", pickup_s, f"the first point lies {first_s - pickup_s:.6f} s ahead")
         if 0.0 < first_s - pickup_s < PERIOD_S:
             # No cycle falls between: the first that follows the new trajectory is past its first
             # point. (A curve over less than a cycle would only magnify the stamps' rounding.)

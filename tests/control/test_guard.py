@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from par_ros.control.guard import Command, Guard, GuardSettings
-from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.observation_assembler import JointSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.proof.fuzz import fuzz_once
-from par_ros.proof.limit_oracle import ControllerOracle
+from par_ros.proof.limit_oracle import PERIOD_S, ControllerOracle
 from tests.control.arms import arm, knots
 
 S = 1_000_000_000
@@ -28,7 +28,8 @@ class Rig:
     def __init__(self, **settings: object) -> None:
         self.spec = arm("panda")
         self.guard = Guard(self.spec, GuardSettings(**settings))  # type: ignore[arg-type]
-        self.oracle = ControllerOracle(self.spec, self.spec.home)
+        blends = self.guard.settings.lockstep
+        self.oracle = ControllerOracle(self.spec, self.spec.home, blends=blends)
         self.now_s = 0.0
         self.sent: list[Command] = []
 
@@ -449,13 +450,90 @@ def test_hostile_chunks_break_no_limit(seed: int) -> None:
     assert totals.outcomes["refused"] > 0
 
 
+def test_no_first_point_is_ahead_when_a_moving_arm_is_taken_over() -> None:
+    """Else a controller that blends from its last command, a cycle late, runs on by that cycle."""
+    rig = Rig().engaged()
+    rig.chunk(rig.gentle())
+    rig.wait(0.1)
+    _assert_begins_as_the_arm_moves(rig, rig.chunk(rig.gentle()))
+    rig.wait(0.1)
+    _assert_begins_as_the_arm_moves(rig, rig.take(rig.guard.e_stop(*rig.clocks()).command))
+    rig.assert_rest(1.0)
+
+
+def _assert_begins_as_the_arm_moves(rig: Rig, command: Command) -> None:
+    assert command.arm is not None
+    assert command.arm.velocities is not None
+    assert command.stamp_ns == rig.now_ns
+    assert command.arm.times_s[0] == 0.0
+    np.testing.assert_allclose(command.arm.positions[0], rig.oracle.positions, atol=1e-9)
+    np.testing.assert_allclose(command.arm.velocities[0], rig.oracle.velocities, atol=1e-9)
+    assert np.abs(command.arm.velocities[0]).max() > 0.01
+
+
+def test_a_stamp_a_little_ahead_of_the_clock_starts_now() -> None:
+    rig = Rig(chunk_start="observation").engaged()
+    rig.now_s += 0.1
+    command = rig.chunk(rig.gentle(), rig.now_ns + 8_000_000)
+    assert command.arm is not None
+    command.arm.validate(rig.spec.arm_joint_names)
+    assert command.stamp_ns == rig.now_ns
+    assert command.arm.times_s[0] == 0.0
+
+
 def test_the_oracle_sees_what_breaks_a_limit() -> None:
     """The judge is judged: a step of 0.01 rad in 50 ms needs more than the panda's acceleration."""
     rig = Rig().engaged()
     command = rig.chunk(rig.gentle())
     assert command.arm is not None
-    faulty = dataclasses.replace(command.arm, positions=command.arm.positions + 0.02)
+    positions = command.arm.positions.copy()
+    positions[1:] += 0.02
+    faulty = dataclasses.replace(command.arm, positions=positions)
     oracle = ControllerOracle(rig.spec, rig.spec.home)
     oracle.receive(faulty, 0.0, 0.0)
     oracle.advance(1.0)
     assert oracle.findings.violations["acceleration"] > 0
+
+
+class _Controller:
+    """joint_trajectory_controller's update() at 1 kHz: what it commands at each cycle.
+
+    Read from ros2_controllers: on the way to a first point that is ahead it blends from the last
+    command. Jazzy and later command the state a cycle ahead and store it with this cycle's time;
+    Humble commands the state of now, and begins at this cycle.
+    """
+
+    def __init__(self, positions: FloatArray, *, jazzy: bool) -> None:
+        self.jazzy = jazzy
+        self.last, self.last_s = MotionState.at_rest(positions), 0.0
+        self.motion: Motion | None = None
+        self.start_s = 0.0
+
+    def take(self, command: Command, cycle_s: float) -> None:
+        assert command.arm is not None
+        self.start_s = command.stamp_ns / S - BEGIN_S
+        before_s = self.last_s if self.jazzy else cycle_s
+        self.motion = Motion(command.arm, self.last, before_s - self.start_s)
+
+    def cycle(self, cycle_s: float) -> FloatArray:
+        if self.motion is not None:
+            ahead_s = PERIOD_S if self.jazzy else 0.0
+            self.last = self.motion.state_at(cycle_s + ahead_s - self.start_s)
+        self.last_s = cycle_s
+        return self.last.positions
+
+
+@pytest.mark.parametrize("jazzy", [True, False])
+def test_a_controller_of_either_kind_runs_through_a_hand_over_without_a_step(jazzy: bool) -> None:
+    rig = Rig().engaged().sped_up()
+    controller = _Controller(rig.spec.home, jazzy=jazzy)
+    controller.take(rig.sent[-1], rig.now_s)
+    cycles_s = rig.now_s + PERIOD_S * np.arange(1, 400)
+    # Sent after 0.2 s, picked up 3 cycles later.
+    commands = [controller.cycle(cycle_s) for cycle_s in cycles_s[:202]]
+    rig.wait(0.2)
+    following = rig.chunk(rig.gentle())
+    controller.take(following, cycles_s[202])
+    commands += [controller.cycle(cycle_s) for cycle_s in cycles_s[202:]]
+    accelerations = np.abs(np.diff(commands, n=2, axis=0)) / PERIOD_S**2
+    assert np.all(accelerations <= 1.001 * rig.spec.limits.max_acceleration)

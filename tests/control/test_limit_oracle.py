@@ -68,3 +68,16 @@ def test_a_number_that_is_none_is_found() -> None:
     )
     oracle.advance(1.0)
     assert oracle.findings.violations["finite"] > 0
+
+
+def test_from_what_an_arm_is_sent_a_first_point_ahead_is_found() -> None:
+    spec = arm("panda")
+    zeros = np.zeros((1, 7))
+    late = JointTrajectory(spec.arm_joint_names, np.array([0.5]), spec.home[None], zeros, zeros)
+    found = {}
+    for blends in (True, False):
+        oracle = ControllerOracle(spec, spec.home, blends=blends)
+        oracle.receive(late, 0.0, 0.1)
+        oracle.receive(late, None, 0.2)
+        found[blends] = dict(oracle.findings.violations)
+    assert found == {True: {}, False: {"ahead": 1}}
