@@ -4,8 +4,9 @@
 It drives nothing. Five things must hold: joint states come often enough and complete; the guard
 says that it is alive; a controller listens on joint_trajectory and one on gripper_trajectory;
 nobody but the guard publishes there; and the controllers are active, where controller_manager_msgs
-is installed to ask. /diagnostics says which do not. If one is lost while the guard is engaged, it
-calls the guard's ~/disengage: the arm comes to rest and stays so until a person engages again.
+is installed to ask and the controller manager has answered once. /diagnostics says which do not. If
+one is lost while the guard is engaged, it calls the guard's ~/disengage: the arm comes to rest and
+stays so until a person engages again.
 """
 
 import sys
@@ -41,6 +42,9 @@ NAME = "real_arm_node"
 _CHECK_PERIOD_S = 0.1
 _DIAGNOSTICS_PERIOD_S = 1.0
 _CONTROLLERS_PERIOD_S = 2.0
+_LIST_CONTROLLERS = "controller_manager/list_controllers"
+# A controller manager that has not answered the third time is said to be missing.
+_NUM_PATIENT_ASKS = 3
 
 
 class RealArmNode(LifecycleNode):
@@ -95,6 +99,8 @@ class RealArmNode(LifecycleNode):
         ]
         self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
         self._list_controllers = self._make_controller_client()
+        self._asked: Any = None
+        self._num_asks = 0
         return TransitionCallbackReturn.SUCCESS
 
     @transition
@@ -182,18 +188,32 @@ class RealArmNode(LifecycleNode):
             )
             return None
         self._controllers_request = ListControllers.Request()
-        return self.create_client(ListControllers, "controller_manager/list_controllers")
+        return self.create_client(ListControllers, _LIST_CONTROLLERS)
 
     def _ask_for_controllers(self) -> None:
-        if self._list_controllers is None or not self._list_controllers.service_is_ready():
+        client = self._list_controllers
+        if client is None:
             return
-        future = self._list_controllers.call_async(self._controllers_request)
-        future.add_done_callback(self._on_controllers)
+        self._num_asks += 1
+        if self._num_asks == _NUM_PATIENT_ASKS and not self._supervision.controllers_known:
+            self.get_logger().warning(
+                f"{self.resolve_service_name(_LIST_CONTROLLERS)} does not answer: whether the "
+                f"controllers are active is not known; start the controller manager, or remap "
+                f"{_LIST_CONTROLLERS} to its name"
+            )
+        if self._asked is not None and not self._asked.done():
+            client.remove_pending_request(self._asked)
+        self._asked = None
+        if client.service_is_ready():
+            self._asked = client.call_async(self._controllers_request)
+            self._asked.add_done_callback(self._on_controllers)
 
     def _on_controllers(self, future: Any) -> None:
         states = {controller.name: controller.state for controller in future.result().controller}
         wanted = (self._spec.arm_controller, self._spec.gripper_controller)
-        self._supervision.on_controllers({name: states.get(name, "missing") for name in wanted})
+        self._supervision.on_controllers(
+            {name: states.get(name, "missing") for name in wanted}, time.monotonic()
+        )
 
     def _publish_diagnostics(self) -> None:
         level = messages.WARN if self._problems else messages.OK

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _RATE_WINDOW = 50
 _ACTIVE = "active"
+# Of answers of the controller manager, which is asked every two seconds.
+_MAX_CONTROLLERS_SILENCE_S = 7.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Supervision:
         self._guard_heard_s: float | None = None
         self._guard_engaged = False
         self._controllers: Mapping[str, str] = {}
+        self._controllers_heard_s: float | None = None
 
     def on_joint_state(self, monotonic_s: float) -> None:
         """A complete joint state came."""
@@ -51,9 +54,15 @@ class Supervision:
         self._guard_engaged = engaged
         self._guard_heard_s = monotonic_s
 
-    def on_controllers(self, states: Mapping[str, str]) -> None:
+    def on_controllers(self, states: Mapping[str, str], monotonic_s: float) -> None:
         """controller_manager's states of the arm's controllers."""
         self._controllers = states
+        self._controllers_heard_s = monotonic_s
+
+    @property
+    def controllers_known(self) -> bool:
+        """True once the controller manager has answered."""
+        return self._controllers_heard_s is not None
 
     def problems(self, view: ArmView, guard: str, monotonic_s: float) -> tuple[str, ...]:
         """Why the arm is not ready, a clause each; empty where it is."""
@@ -70,11 +79,13 @@ class Supervision:
                 found.append(f"{', '.join(strangers)} publishes on {topic}, only {guard} may")
             if names.count(guard) > 1:
                 found.append(f"{names.count(guard)} guards publish on {topic}")
-        found += [
-            f"controller {name} is {state}"
-            for name, state in self._controllers.items()
-            if state != _ACTIVE and not self._dry_run
-        ]
+        if not self._dry_run:
+            found += [
+                f"controller {name} is {state}"
+                for name, state in self._controllers.items()
+                if state != _ACTIVE
+            ]
+            found.append(self._manager_problem(monotonic_s))
         return tuple(problem for problem in found if problem)
 
     def must_disengage(self, problems: tuple[str, ...]) -> bool:
@@ -109,3 +120,11 @@ class Supervision:
         if silence_s <= self._max_silence_s:
             return ""
         return f"the guard has not reported for {silence_s:.1f} s"
+
+    def _manager_problem(self, monotonic_s: float) -> str:
+        if self._controllers_heard_s is None:
+            return ""
+        silence_s = monotonic_s - self._controllers_heard_s
+        if silence_s <= _MAX_CONTROLLERS_SILENCE_S:
+            return ""
+        return f"controller_manager has not answered for {silence_s:.1f} s"

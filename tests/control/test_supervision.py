@@ -60,8 +60,21 @@ def test_slow_or_bad_joint_states_are_named() -> None:
 
 def test_an_inactive_controller_is_named() -> None:
     supervision = ready()
-    supervision.on_controllers({"arm": "active", "gripper": "inactive"})
+    supervision.on_controllers({"arm": "active", "gripper": "inactive"}, 1.0)
     assert supervision.problems(view(), GUARD, 1.0) == ("controller gripper is inactive",)
+
+
+def test_a_controller_manager_that_falls_silent_is_named_and_one_never_heard_is_not() -> None:
+    supervision = ready()
+    assert not supervision.controllers_known
+    assert supervision.problems(view(), GUARD, 1.1) == ()
+    supervision.on_controllers({"arm": "active"}, -6.5)
+    assert supervision.controllers_known
+    problems = supervision.problems(view(), GUARD, 1.1)
+    assert problems == ("controller_manager has not answered for 7.6 s",)
+    dry = ready(dry_run=True)
+    dry.on_controllers({"arm": "inactive"}, -6.5)
+    assert dry.problems(view(), GUARD, 1.1) == ()
 
 
 def test_an_engaged_guard_is_disengaged_once() -> None:
