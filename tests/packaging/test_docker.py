@@ -26,6 +26,7 @@ PARAMETERS = {
     topics.EPISODES: parameters.EpisodeNodeParameters,
     topics.GUARD: parameters.SafetyNodeParameters,
     topics.POLICY: parameters.PolicyNodeParameters,
+    node_graph.REAL_ARM: parameters.RealArmNodeParameters,
 }
 # rclpy declares it on every node.
 EVERY_NODE = {"use_sim_time"}
@@ -112,8 +113,9 @@ def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
 def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None:
     entries = graph_entries("real_arm", tmp_path, instruction="lift the cube")
     commands = {command.executable: command for command in node_commands("compose.real_arm.yaml")}
-    assert set(commands) <= set(entries)
+    assert set(commands) == set(entries)
     assert commands[topics.GUARD].parameters["dry_run"] == "true"
+    assert commands[node_graph.REAL_ARM].parameters["dry_run"] == "true"
     for executable, command in commands.items():
         assert command.remappings == dict(entries[executable].remappings)
 
