@@ -17,14 +17,14 @@ from itertools import pairwise
 import numpy as np
 
 from par_ros.control.arm_spec import ArmSpec
-from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 
 PERIOD_S = 0.001
 
 _KINDS = ("position", "velocity", "acceleration", "jerk")
 # Rounding of what a message carries: times are whole nanoseconds.
 _RELATIVE_TOLERANCE = 1e-5
-_NANOSECOND_S = 1e-9
+_NANOSECOND_S = 1.0 / NANOSECONDS
 
 # Coefficients of the quintic on [0, 1] from position, velocity, acceleration at both ends.
 _UNIT_QUINTIC: FloatArray = np.linalg.inv(
