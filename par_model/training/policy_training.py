@@ -535,9 +535,10 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
 
 
 def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
-    """`config` with the numbers of `like` that shape no weight."""
+    """`config` with the name of `like` and its numbers that shape no weight."""
     return dataclasses.replace(
         config,
+        name=like.name,
         sampling=like.sampling,
         loss=like.loss,
         action_diffusion=like.action_diffusion,

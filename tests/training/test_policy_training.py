@@ -171,7 +171,8 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(value, trainer.model.state_dict()[name])
         assert torch.equal(value, trainer.average.model.state_dict()[name])
     clip = dataclasses.replace(MODEL.action_diffusion, clip_range=9.0)
-    sampled = dataclasses.replace(parts, model=dataclasses.replace(MODEL, action_diffusion=clip))
+    model = dataclasses.replace(MODEL, name="renamed", action_diffusion=clip)
+    sampled = dataclasses.replace(parts, model=model)
     PolicyTrainer(sampled, CONFIG, tmp_path / "sampled", CPU, start_from=start)
     other = dataclasses.replace(parts, model=dataclasses.replace(MODEL, num_slots=7))
     with pytest.raises(ValueError, match="other numbers"):
