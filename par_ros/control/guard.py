@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from par_ros.control import braking
 from par_ros.control.action_schedule import (
@@ -39,7 +38,7 @@ from par_ros.control.action_schedule import (
     ScheduleRefusal,
     ScheduleSettings,
 )
-from par_ros.control.arm_spec import ArmSpec, JointLimits
+from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.hermite_curve import Nodes
 from par_ros.control.joint_trajectory import (
     NANOSECONDS,
@@ -74,15 +73,6 @@ _NUM_TRACKING_SAMPLES = 6
 # A stop's trajectory lasts at least this long, at rest in the end: a controller rejects a stamped
 # trajectory that is over when it arrives, and a stop must not be rejected for coming late.
 _MIN_STOP_S = 1.0
-# A stop with stamp 0 follows the running motion this long before it brakes: the first of these that
-# makes up for a late pick-up within the limits.
-_PICKUP_LEADS_S = (0.05, 0.075, 0.1, 0.15, 0.2)
-# Where it goes until then: along the running motion, as if picked up this share of the longest
-# delay late; or with an acceleration that changes evenly to this share of the limit, braking.
-_LATE = (0.0, 0.5, 1.0)
-_BRAKE_SHARES = (0.0, 0.3, 0.6, 0.9)
-# Largest share of a limit that it may ask for at the delays that are tried; others lie between.
-_MAX_SHARE = 0.998
 # Points closer to the splice than this are dropped: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
 _MOTIONS_KEPT = 4
@@ -465,15 +455,8 @@ class Guard:
         begin_s = (time_ns - start_ns) / NANOSECONDS
         if self.settings.lockstep:
             return Join(running.arm_at(time_ns), begin_s), None
-        if self.settings.trajectory_stamp == "start":
-            lead = _lead(running, time_ns, begin_s, self.settings.splice_s)
-            return Join(_last_state(lead), float(lead.times_s[-1])), lead
-        return Join(running.arm_at(time_ns), begin_s, self._late_starts(running, time_ns)), None
-
-    def _late_starts(self, running: _Running, time_ns: int) -> tuple[MotionState, ...]:
-        """Where a controller may stand when it picks a message of `time_ns` up late."""
-        delays_ns = np.linspace(0.0, self.settings.max_pickup_delay_s, 5)[1:] * NANOSECONDS
-        return tuple(running.arm_at(time_ns + round(delay_ns)) for delay_ns in delays_ns)
+        lead = _lead(running, time_ns, begin_s, self.settings.splice_s)
+        return Join(_last_state(lead), float(lead.times_s[-1])), lead
 
     def _with_past_knots(
         self, knots: FloatArray, placed: PlacedChunk, running: _Running, start_ns: int
@@ -629,36 +612,12 @@ class Guard:
         if self.settings.lockstep:
             nodes = self._stop_nodes(begin, retreat)
         else:
-            if stamped:
-                lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
-            else:
-                found = self._pickup_lead(running, time_ns)
-                if found is None:
-                    return None
-                lead = found
+            if not stamped:
+                return None
+            lead = _lead(running, time_ns, 0.0, self.settings.splice_s)
             nodes = self._stop_nodes(_last_state(lead), retreat)
             nodes = _shifted(nodes, lead.times_s[-1]).after(lead)
         return arm_trajectory(self.spec, _resting_until(nodes, _MIN_STOP_S)), begin
-
-    def _pickup_lead(self, running: _Running, time_ns: int) -> Nodes | None:
-        """One point that is near enough to stop soon and far enough to join from where the arm is.
-
-        Each joint takes the first end that keeps the limits; None where a joint has none.
-        """
-        starts = (running.arm_at(time_ns), *self._late_starts(running, time_ns))
-        late_ns = self.settings.max_pickup_delay_s * NANOSECONDS
-        middle = running.arm_at(time_ns + round(late_ns / 2))
-        for lead_s in _PICKUP_LEADS_S:
-            lead_ns = lead_s * NANOSECONDS
-            ends = [
-                *(running.arm_at(time_ns + round(lead_ns + share * late_ns)) for share in _LATE),
-                *(_braked(middle, lead_s, share, self.spec.limits) for share in _BRAKE_SHARES),
-            ]
-            shares = np.array([self._filter.join_shares(starts, end, lead_s) for end in ends])
-            fits = shares <= _MAX_SHARE
-            if fits.any(axis=0).all():
-                return _point(lead_s, ends, fits.argmax(axis=0))
-        return None
 
     def _stop_nodes(self, begin: MotionState, retreat: bool) -> Nodes:
         if retreat and self._measured is not None:
@@ -854,27 +813,6 @@ def _lead(running: _Running, time_ns: int, begin_s: float, splice_s: float) -> N
         np.array([state.velocities for state in states]),
         np.array([state.accelerations for state in states]),
     )
-
-
-def _braked(
-    state: MotionState, duration_s: float, share: float, limits: JointLimits
-) -> MotionState:
-    """Where `state` gets to while its acceleration changes evenly to `share` of full braking."""
-    positions, velocities, begin = state.positions, state.velocities, state.accelerations
-    end = -np.sign(velocities) * share * limits.max_acceleration
-    return MotionState(
-        positions + velocities * duration_s + (begin / 3 + end / 6) * duration_s**2,
-        velocities + (begin + end) / 2 * duration_s,
-        end,
-    )
-
-
-def _point(time_s: float, ends: list[MotionState], choice: npt.NDArray[np.intp]) -> Nodes:
-    """One node at `time_s`; joint j is that of ends[choice[j]]."""
-    joints = np.arange(len(choice))
-    values = np.array([(end.positions, end.velocities, end.accelerations) for end in ends])
-    positions, velocities, accelerations = values[choice, :, joints].T
-    return Nodes(np.array([time_s]), positions[None], velocities[None], accelerations[None])
 
 
 def _resting_until(nodes: Nodes, end_s: float) -> Nodes:
