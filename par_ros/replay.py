@@ -24,11 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from par_model.interface import Observation, Policy
-from par_ros import messages
-from par_ros.control.guard import Command, Guard
-from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros import guard_report, messages
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard
 from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
 from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
@@ -275,7 +277,7 @@ class _GuardReplay:
         self._num_fed = 0
         self._chunks = recorded.by_stamp(ACTION_CHUNK)
         # Both clocks at the input before.
-        self._before: tuple[int, float] | None = None
+        self._before: Moment | None = None
         self.num_unknown = 0
 
     def _make_guard(self) -> Guard:
@@ -284,7 +286,7 @@ class _GuardReplay:
 
     def take(self, values: Mapping[str, str]) -> Iterator[Command]:
         """Everything that the guard sends until it has taken one recorded input."""
-        now_ns, monotonic_s = int(values["now_ns"]), float(values["monotonic_s"])
+        moment = guard_report.read_moment(values)
         kind, guard = values["kind"], self._guard
         if kind == "configure":
             self._guard = self._make_guard()
@@ -293,34 +295,37 @@ class _GuardReplay:
         samples = self._samples_until(values["joint_stamp_ns"])
         if samples:
             *earlier, last = samples
-            taken_ns, taken_s = int(values["joint_now_ns"]), float(values["joint_monotonic_s"])
-            yield from self._feed(earlier, taken_ns, taken_s)
-            yield guard.on_joint_state(last, taken_ns, taken_s)
-        if kind != "joint_state":
-            yield self._given(kind, values, now_ns, monotonic_s)
-        self._before = now_ns, monotonic_s
+            taken = guard_report.read_moment(values, "joint_")
+            yield from self._feed(earlier, taken)
+            yield guard.on_joint_state(last, taken)
+        if kind == "references":
+            for sample in guard_report.unpack_references(values["samples"]):
+                yield guard.on_reference(sample, moment)
+        elif kind != "joint_state":
+            yield self._given(kind, values, moment)
+        self._before = moment
 
-    def _given(
-        self, kind: str, values: Mapping[str, str], now_ns: int, monotonic_s: float
-    ) -> Command:
+    def _given(self, kind: str, values: Mapping[str, str], moment: Moment) -> Command:
         guard = self._guard
         if kind == "chunk":
-            return self._chunk(int(values["chunk_stamp_ns"]), now_ns, monotonic_s)
+            return self._chunk(int(values["chunk_stamp_ns"]), moment)
         if kind == "bad_chunk":
-            return guard.on_bad_chunk(values["reason"], now_ns, monotonic_s)
+            return guard.on_bad_chunk(values["reason"], moment)
         if kind == "bad_joint_state":
-            return guard.on_bad_joint_state(values["reason"], now_ns, monotonic_s)
+            return guard.on_bad_joint_state(values["reason"], moment)
         if kind == "tick":
-            return guard.on_tick(int(values["num_policies"]), now_ns, monotonic_s)
+            return guard.on_tick(int(values["num_policies"]), moment)
+        if kind == "withdraw":
+            return guard.withdraw(moment, last=values["last"] == "true")
         if kind == "reset_stop":
             return guard.reset_stop().command
         calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
         if kind not in calls:
             self.num_unknown += 1
             return Command()
-        return calls[kind](now_ns, monotonic_s).command
+        return calls[kind](moment).command
 
-    def _chunk(self, stamp_ns: int, now_ns: int, monotonic_s: float) -> Command:
+    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
         if not self._chunks.get(stamp_ns):
             self.num_unknown += 1
             return Command()
@@ -328,7 +333,7 @@ class _GuardReplay:
         chunk = RequestedChunk(
             stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
         )
-        return self._guard.on_chunk(chunk, now_ns, monotonic_s)
+        return self._guard.on_chunk(chunk, moment)
 
     def _samples_until(self, joint_stamp: str) -> list[JointSample]:
         """The joint states that the guard had seen by then and has not been given here."""
@@ -345,16 +350,15 @@ class _GuardReplay:
         self.num_unknown += 1
         return []
 
-    def _feed(
-        self, samples: Sequence[JointSample], now_ns: int, monotonic_s: float
-    ) -> Iterator[Command]:
+    def _feed(self, samples: Sequence[JointSample], now: Moment) -> Iterator[Command]:
         """Joint states of which only the order is known: at their stamps, between two inputs."""
-        before_ns, before_s = self._before or (now_ns, monotonic_s)
+        before = self._before or now
         for sample in samples:
-            time_ns = int(np.clip(sample.stamp_ns, min(before_ns, now_ns), now_ns))
-            share = 1.0 if now_ns == before_ns else (time_ns - before_ns) / (now_ns - before_ns)
-            time_s = before_s + share * (monotonic_s - before_s)
-            yield self._guard.on_joint_state(sample, time_ns, time_s)
+            ros_ns = int(np.clip(sample.stamp_ns, min(before.ros_ns, now.ros_ns), now.ros_ns))
+            passed_ns = now.ros_ns - before.ros_ns
+            share = 1.0 if passed_ns == 0 else (ros_ns - before.ros_ns) / passed_ns
+            steady_ns = before.steady_ns + round(share * (now.steady_ns - before.steady_ns))
+            yield self._guard.on_joint_state(sample, Moment(ros_ns, steady_ns))
 
 
 def _stamp_ns(data: bytes) -> int:
@@ -372,10 +376,12 @@ def _joint_samples(recorded: _Recorded, selector: JointStateSelector) -> Iterato
             continue
         try:
             raw = messages.read_joint_state(message)
-            yield selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
         except ValueError:
             # The guard's own list says what it made of this one.
             continue
+        if sample is not None:
+            yield sample
 
 
 def _compare(row: Comparison, then: Any, now: Any, where: str) -> None:
