@@ -55,6 +55,8 @@ setup(
     install_requires=[
         # mplib, ManiSkill's motion planner, crashes with numpy 2
         "numpy<2",
+        # the guard's banded systems
+        "scipy",
         "torch>=2.6",
         "diffusers>=0.36",
         "einops",

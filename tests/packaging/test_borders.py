@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The borders between the parts, where import-linter cannot see: at run time, and by allow-list."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ HEAVY = {
     "torch", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "onnxruntime", "diffusers",
     "transformers", "mani_skill", "sapien", "gymnasium", "cv2",
 }  # fmt: skip
-CONTROL_MAY_IMPORT = {"numpy", "ruckig", "pinocchio"}
+CONTROL_MAY_IMPORT = {"numpy", "scipy", "ruckig", "pinocchio"}
 
 
 def exists(module: str) -> bool:
@@ -66,7 +67,7 @@ def test_importing_control_loads_neither_ros_nor_anything_heavy() -> None:
 
 
 def test_control_imports_only_what_is_allowed() -> None:
-    """control/: numpy, the standard library, ruckig, pin, and itself; nothing else."""
+    """control/: numpy, scipy.linalg, the standard library, ruckig, pin, and itself; no other."""
     graph = grimp.build_graph(
         "par_ros", "par_model", include_external_packages=True, cache_dir=None
     )
@@ -83,6 +84,18 @@ def test_control_imports_only_what_is_allowed() -> None:
         if name.split(".")[0] not in allowed and not name.startswith("par_ros.control")
     }
     assert foreign == set()
+
+
+def test_of_scipy_control_imports_linear_algebra_only() -> None:
+    """The graph knows packages, not what of them is imported."""
+    imported = set()
+    for path in (ROOT / "par_ros/control").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                imported.add(node.module)
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    assert {name for name in imported if name.split(".")[0] == "scipy"} == {"scipy.linalg"}
 
 
 def test_contracts_cover_every_module_that_exists() -> None:
