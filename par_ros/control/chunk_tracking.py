@@ -106,7 +106,7 @@ class ChunkTracker:
             return columns, np.empty((3, 0, 0))
         flat = spline.flattened(join.start.of_joints(columns), wanted[:, columns], limit[columns])
         limits = self._limits.of_joints(columns)
-        good = ~limits.enforced_broken(control_points(flat), flat.last_state)
+        good = ~limits.enforced_broken(control_points(flat))
         return columns[good], flat.states[:, :, good]
 
     def _smoothed(
@@ -123,7 +123,7 @@ class ChunkTracker:
         curves = Nodes.of_states(ladder.times_s, states)
         points = control_points(curves)
         limits = self._limits.of_joints(columns, _NUM_LEVELS)
-        bad = limits.enforced_broken(points, curves.last_state).reshape(_NUM_LEVELS, num)
+        bad = limits.enforced_broken(points).reshape(_NUM_LEVELS, num)
         level = bad.argmin(axis=0)
         safe = level * num + np.arange(num)
         before = np.maximum(level - 1, 0) * num + np.arange(num)
@@ -143,9 +143,7 @@ class ChunkTracker:
         step = points.values[:, :, wanted] - safe_values
         share = limits.largest_share(CurvePoints(safe_values), step)
         better = safe_states + share * (curves.states[:, :, wanted] - safe_states)
-        nodes = Nodes.of_states(curves.times_s, better)
-        better_points = CurvePoints(safe_values + share * step)
-        bad = limits.enforced_broken(better_points, nodes.last_state)
+        bad = limits.enforced_broken(CurvePoints(safe_values + share * step))
         return np.where(bad, safe_states, better)
 
     def _reachable_targets(self, join: Join, wanted: FloatArray, columns: Columns) -> FloatArray:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from par_ros.control import braking
 from par_ros.control.arm_spec import JointLimits
 from par_ros.control.hermite_curve import SECTION_SIZES, SECTIONS, CurvePoints
-from par_ros.control.joint_trajectory import FloatArray, MotionState
+from par_ros.control.joint_trajectory import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -32,9 +32,13 @@ class CurveLimits:
     def __init__(self, joints: JointLimits, enforced: BoolArray) -> None:
         self.joints = joints
         self.enforced = enforced
-        self._low, self._high = joints.bounds
-        slack = _TOLERANCE * (self._high - self._low)
-        self._lowest, self._highest = self._low - slack, self._high + slack
+        low, high = joints.bounds
+        slack = _TOLERANCE * (high - low)
+        self._lowest_position = low[0] - slack[0]
+        self._highest = high + slack
+        self._bounds = tuple(
+            np.repeat(bound, SECTION_SIZES, axis=0)[:, None] for bound in (low, high)
+        )
         self._selections: dict[tuple[bytes, int], CurveLimits] = {}
 
     def of_joints(self, columns: npt.NDArray[np.intp], num: int = 1) -> "CurveLimits":
@@ -45,22 +49,20 @@ class CurveLimits:
             self._selections[key] = CurveLimits(joints, self.enforced)
         return self._selections[key]
 
-    def broken(self, points: CurvePoints, end: MotionState | None) -> BoolArray:
-        """Which limits [5, J] a curve breaks.
-
-        end: its last state; None for a curve that is a stop itself, from which none is tried.
-        """
+    def broken(self, points: CurvePoints, *, is_stop: bool = False) -> BoolArray:
+        """Which limits [5, J] a curve breaks; `is_stop`: no stops are tried from it."""
         lowest, highest = points.extremes()
-        broken = np.zeros((len(LIMIT_NAMES), lowest.shape[1]), dtype=np.bool_)
+        broken = np.zeros((len(LIMIT_NAMES), len(lowest)), dtype=np.bool_)
         # What is not finite is within no limit.
-        broken[:4] = ~((lowest >= self._lowest) & (highest <= self._highest))
-        if end is not None:
-            broken[4] = self._stop_breaks(points, end, lowest, highest)
+        broken[:4] = ~(highest <= self._highest)
+        broken[0] |= ~(lowest >= self._lowest_position)
+        if not is_stop:
+            broken[4] = self._stop_breaks(points, lowest, highest)
         return broken
 
-    def enforced_broken(self, points: CurvePoints, end: MotionState) -> BoolArray:
+    def enforced_broken(self, points: CurvePoints) -> BoolArray:
         """Joints [J] in which a curve breaks an enforced limit."""
-        return self.any_enforced(self.broken(points, end))
+        return self.any_enforced(self.broken(points))
 
     def any_enforced(self, broken: BoolArray) -> BoolArray:
         """Joints [J] of which one of the `broken` limits [5, J] is enforced."""
@@ -72,11 +74,8 @@ class CurveLimits:
 
         step: like safe.values, the way to the points of another curve.
         """
-        low, high = (
-            np.repeat(bound, SECTION_SIZES, axis=0)[:, None] for bound in (self._low, self._high)
-        )
-        near = safe.values
-        room = np.where(step > 0.0, high - near, near - low)
+        low, high = self._bounds
+        room = np.where(step > 0.0, high - safe.values, safe.values - low)
         size = np.maximum(np.abs(step), 1e-15)
         shares = np.minimum.reduceat(np.maximum(room, 0.0) / size, SECTIONS).min(axis=1)
         rows = shares[self.enforced[: len(SECTIONS)]]
@@ -84,33 +83,30 @@ class CurveLimits:
         return result
 
     def _stop_breaks(
-        self, points: CurvePoints, end: MotionState, lowest: FloatArray, highest: FloatArray
+        self, points: CurvePoints, lowest: FloatArray, highest: FloatArray
     ) -> BoolArray:
-        """Joints [J] for which a stop from somewhere on the curve would leave the limits."""
+        """Joints [J] for which a stop from somewhere on the curve would leave the limits.
+
+        lowest, highest: of points.extremes().
+        """
         limits = self.joints
-        num_joints = lowest.shape[1]
-        positions, velocities, accelerations = (
-            np.concatenate((rows.reshape(-1, num_joints), last[None]))
-            for rows, last in zip(
-                points.trials(), (end.positions, end.velocities, end.accelerations), strict=True
-            )
-        )
-        speeds = np.abs(braking.peak_velocities(velocities, accelerations, limits)).max(axis=0)
-        broken: BoolArray = speeds > self._highest[1]
+        trials = points.trials()
+        speeds = np.abs(braking.peak_velocities(trials[1], trials[2], limits))
+        fastest = np.maximum.reduce(np.maximum.reduce(speeds))
+        broken: BoolArray = fastest > self._highest[1]
         # No stop goes further than this; most joints are further from their position limits.
-        fastest, hardest = np.maximum(-lowest[1:3], highest[1:3])
-        furthest = braking.longest_stop(np.maximum(speeds, fastest), hardest, limits)
+        furthest = braking.longest_stop(np.maximum(fastest, highest[1]), highest[2], limits)
         furthest += _STOP_MARGIN_RAD
-        near = (lowest[0] - furthest < limits.min_position) | (
+        near = (lowest - furthest < limits.min_position) | (
             highest[0] + furthest > limits.max_position
         )
         columns = np.flatnonzero(near)
         if len(columns):
+            positions, velocities, accelerations = (
+                rows[:, :, columns].reshape(-1, len(columns)) for rows in trials
+            )
             broken[columns] |= _stop_leaves(
-                positions[:, columns],
-                velocities[:, columns],
-                accelerations[:, columns],
-                limits.of_joints(columns),
+                positions, velocities, accelerations, limits.of_joints(columns)
             )
         return broken
 

@@ -48,12 +48,9 @@ class Change:
         wanted: FloatArray,
         sent: FloatArray,
         first_knot: int,
-    ) -> "Change | None":
-        """The change from `wanted` to `sent`, [L] knots from `first_knot` (0..) on; None: none."""
-        changed = np.flatnonzero(sent != wanted)
-        if len(changed) == 0:
-            return None
-        knots = tuple((changed + 1 + first_knot).tolist())
+    ) -> "Change":
+        """The change from `wanted` to `sent`, [L] knots from `first_knot` (0..) on."""
+        knots = tuple((np.flatnonzero(sent != wanted) + 1 + first_knot).tolist())
         return Change(joint_name, limits, knots, float(np.abs(sent - wanted).max()))
 
     def __str__(self) -> str:

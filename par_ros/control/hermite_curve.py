@@ -21,14 +21,14 @@ from par_ros.control.joint_trajectory import FloatArray, MotionState, quintic_co
 
 _DEGREE = 5
 NUM_SPLITS = 4
-# Moments of each piece, from its start on, at which the curve itself is evaluated too.
-NUM_TRIALS = 8
+# Moments of each piece, from its start to its end, at which the curve itself is evaluated too.
+_NUM_TRIALS = 9
 
 # Control points of position, velocity, acceleration and jerk of one split.
 SPLIT_SIZES = tuple(_DEGREE + 1 - order for order in range(4))
 _HULL_SIZES = tuple(NUM_SPLITS * size for size in SPLIT_SIZES)
 # Rows of CurvePoints, and where each quantity's begin: its control points, then its trials.
-SECTION_SIZES = (*(size + NUM_TRIALS for size in _HULL_SIZES[:3]), _HULL_SIZES[3])
+SECTION_SIZES = (*(size + _NUM_TRIALS for size in _HULL_SIZES[:3]), _HULL_SIZES[3])
 SECTIONS = tuple(sum(SECTION_SIZES[:order]) for order in range(4))
 
 
@@ -127,21 +127,15 @@ class Nodes:
 
     def resampled(self, times_s: FloatArray) -> "Nodes":
         """The same curve with more nodes: `times_s` holds the old ones, which keep every bit."""
-        piece = self.times_s.searchsorted(times_s, side="right") - 1
-        piece = np.minimum(piece, len(self.times_s) - 2)
-        begin_s = self.times_s[piece]
-        shares = (times_s - begin_s) / (self.times_s[piece + 1] - begin_s)
-        states = Pieces(self).states_at(piece, _share_matrix(shares))
-        states[:, times_s.searchsorted(self.times_s)] = self.states
-        return Nodes.of_states(times_s, states)
+        return Resampling(self.times_s, times_s).of(self)
 
 
 @dataclass(frozen=True)
 class CurvePoints:
-    """A curve's control points, and the curve itself at NUM_TRIALS moments of each piece.
+    """A curve's control points, and the curve itself at nine moments of each piece.
 
     Attributes:
-        values: float64 [96, S, J]: those of position first, then velocity's, acceleration's and
+        values: float64 [99, S, J]: those of position first, then velocity's, acceleration's and
             jerk's (SECTIONS has where each begins); in each the splits' control points one after
             the other, then the trials (jerk has none).
     """
@@ -159,16 +153,24 @@ class CurvePoints:
         return position, velocity, acceleration, jerk
 
     def extremes(self) -> tuple[FloatArray, FloatArray]:
-        """Lowest and highest position, velocity, acceleration and jerk, [4, J] each."""
-        return (
-            np.minimum.reduceat(self.values, SECTIONS).min(axis=1),
-            np.maximum.reduceat(self.values, SECTIONS).max(axis=1),
-        )
+        """The lowest position [J]; the highest and the largest speed, acceleration, jerk [4, J]."""
+        positions, others = self.values[: SECTIONS[1]], np.abs(self.values[SECTIONS[1] :])
+        begin = SECTIONS[2] - SECTIONS[1], SECTIONS[3] - SECTIONS[1]
+        highest = np.empty((4, *self.values.shape[1:]))
+        np.maximum.reduce(positions, out=highest[0])
+        np.maximum.reduce(others[: begin[0]], out=highest[1])
+        np.maximum.reduce(others[begin[0] : begin[1]], out=highest[2])
+        np.maximum.reduce(others[begin[1] :], out=highest[3])
+        lowest: FloatArray = np.minimum.reduce(np.minimum.reduce(positions))
+        return lowest, np.maximum.reduce(highest, axis=1)
 
     def trials(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Positions, velocities and accelerations of the curve itself, [NUM_TRIALS, S, J] each."""
+        """Positions, velocities and accelerations of the curve itself, [9, S, J] each.
+
+        The ends of each piece are the first and the last.
+        """
         position, velocity, acceleration = (
-            self.values[begin + size : begin + size + NUM_TRIALS]
+            self.values[begin + size : begin + size + _NUM_TRIALS]
             for begin, size in zip(SECTIONS[:3], _HULL_SIZES[:3], strict=True)
         )
         return position, velocity, acceleration
@@ -190,7 +192,9 @@ class Pieces:
     def __init__(self, nodes: Nodes) -> None:
         before, behind = nodes.states[:, :-1], nodes.states[:, 1:]
         duration_s = nodes.times_s[1:] - nodes.times_s[:-1]
-        scale = np.stack((duration_s, duration_s * duration_s))[:, :, None]
+        scale = np.empty((2, len(duration_s), 1))
+        scale[0, :, 0] = duration_s
+        scale[1, :, 0] = duration_s * duration_s
         self._begin = before[0]
         self._rate = (1.0 / duration_s)[:, None]
         # From the piece's own start: differences of large positions would cost digits.
@@ -235,6 +239,25 @@ class Pieces:
         values = matrix @ self._rows.reshape(5, -1)
         result: FloatArray = values.reshape(len(matrix), *self._begin.shape)
         return result
+
+
+class Resampling:
+    """More nodes of curves that have their nodes at `before_s`: at `times_s`, which holds those."""
+
+    def __init__(self, before_s: FloatArray, times_s: FloatArray) -> None:
+        self._times_s = times_s
+        self._piece = (
+            np.minimum(before_s.searchsorted(times_s, side="right"), len(before_s) - 1) - 1
+        )
+        begin_s = before_s[self._piece]
+        self._matrix = _share_matrix((times_s - begin_s) / (before_s[self._piece + 1] - begin_s))
+        self._kept = times_s.searchsorted(before_s)
+
+    def of(self, nodes: Nodes) -> Nodes:
+        """The same curve as `nodes`, which keep every bit."""
+        states = Pieces(nodes).states_at(self._piece, self._matrix)
+        states[:, self._kept] = nodes.states
+        return Nodes.of_states(self._times_s, states)
 
 
 def control_points(nodes: Nodes) -> CurvePoints:
@@ -330,9 +353,9 @@ def _hull_matrices() -> tuple[FloatArray, ...]:
 
 
 def _curve_matrix() -> FloatArray:
-    """[96, 5]: all of CurvePoints from a piece's rows; for a piece of length 1."""
+    """[99, 5]: all of CurvePoints from a piece's rows; for a piece of length 1."""
     position, velocity, acceleration, jerk = _hull_matrices()
-    trials = _share_matrix(np.arange(NUM_TRIALS) / NUM_TRIALS)
+    trials = _share_matrix(np.linspace(0.0, 1.0, _NUM_TRIALS))
     return np.concatenate(
         (position, trials[:, 0], velocity, trials[:, 1], acceleration, trials[:, 2], jerk)
     )

@@ -31,9 +31,15 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, solveh_banded
+from scipy.linalg import lapack
 
-from par_ros.control.hermite_curve import Nodes, Pieces, bernstein_coefficients, gram_matrix
+from par_ros.control.hermite_curve import (
+    Nodes,
+    Pieces,
+    Resampling,
+    bernstein_coefficients,
+    gram_matrix,
+)
 from par_ros.control.joint_trajectory import FloatArray, MotionState
 
 # Weight of jerk against acceleration: the time in which acceleration may change for the same cost.
@@ -113,7 +119,7 @@ class KnotSpline:
 
     def refined(self, nodes: Nodes) -> Nodes:
         """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""
-        return nodes.resampled(self._fine.times_s)
+        return self._fine.resampling.of(nodes)
 
     def knots_of(self, nodes: Nodes) -> FloatArray:
         """Positions [N, J] at the knots, of nodes that have all of them."""
@@ -234,6 +240,7 @@ class _FineSystem:
 
     Attributes:
         times_s: of the nodes, [S + 1].
+        resampling: from the spline's own nodes to these.
         knot_rows: which nodes are knots.
         costs: float64 [S, 6, 6].
         free: the free states, [F] of 3 (S + 1); start and knots are given.
@@ -243,6 +250,7 @@ class _FineSystem:
 
     def __init__(self, times_s: FloatArray) -> None:
         self.times_s, self.knot_rows = _fine_times(times_s)
+        self.resampling = Resampling(times_s, self.times_s)
         self.costs = _piece_costs(self.times_s, _FINE_JERK_TIME_S)
         num_pieces = len(self.costs)
         is_free = np.ones(3 * (num_pieces + 1), np.bool_)
@@ -287,11 +295,9 @@ class _FineMinimum:
         # One system after the other on the diagonal: LAPACK is called once.
         bands = (each @ self._system.bands).reshape(-1, _BAND)
         right = (each[:, None] @ self._right[joints]).reshape(-1)
-        try:
-            solution = solveh_banded(
-                bands.T, right, overwrite_ab=True, overwrite_b=True, lower=True, check_finite=False
-            )
-        except LinAlgError:
+        # solveh_banded() without its checks, which take as long.
+        _, solution, info = lapack.dpbsv(bands.T, right, lower=1, overwrite_ab=1, overwrite_b=1)
+        if info != 0:
             return None
         nodes = np.take(self._given, joints, axis=2)
         nodes.reshape(-1, len(joints))[self._system.free] = solution.reshape(len(joints), -1).T

@@ -105,7 +105,7 @@ class SafetyFilter:
         nodes = spline.exact(join.start, wanted)
         points = control_points(nodes)
         tail, broken = self._tail(nodes)
-        broken |= self._limits.broken(points, nodes.last_state)
+        broken |= self._limits.broken(points)
         warnings = self._warnings(broken)
         open_joints = self._limits.any_enforced(broken)
         if open_joints.any():
@@ -138,7 +138,7 @@ class SafetyFilter:
         for tail_s in (self._tail_s, 0.0):
             tail = braking.stop(last, self._limits.joints, tail_s)
             points = control_points(tail.after(Nodes.at(0.0, last)))
-            broken = self._limits.broken(points, None)
+            broken = self._limits.broken(points, is_stop=True)
             if not self._limits.any_enforced(broken).any():
                 break
         return tail.shifted(nodes.times_s[-1]), broken
@@ -152,7 +152,7 @@ class SafetyFilter:
         open_joints: BoolArray,
     ) -> str:
         """Why the tracked `nodes` are no motion for `wanted` [L, J]; empty where they are."""
-        broken = self._limits.broken(control_points(nodes), nodes.last_state) | tail_broken
+        broken = self._limits.broken(control_points(nodes)) | tail_broken
         if self._limits.any_enforced(broken).any():
             names = ", ".join(self._names(open_joints))
             return f"the tracked curve of {names} breaks a limit at its join or end"
@@ -195,17 +195,22 @@ class SafetyFilter:
     ) -> tuple[Change, ...]:
         """Of each column of `knots` [L, J + 1] that was changed."""
         limits = [
-            tuple(name for row, name in enumerate(LIMIT_NAMES) if rows[row])
-            for rows in (broken & self._limits.enforced[:, None]).T
+            *(
+                tuple(name for name, bad in zip(LIMIT_NAMES, rows, strict=True) if bad)
+                for rows in (broken & self._limits.enforced[:, None]).T.tolist()
+            ),
+            gripper_limits,
         ]
-        changes = (
-            Change.between(name, names, knots[first_knot:, column], sent[first_knot:, column],
-                           first_knot)
-            for column, (name, names) in enumerate(
-                zip(self.spec.joint_names, (*limits, gripper_limits), strict=True)
+        return tuple(
+            Change.between(
+                self.spec.joint_names[column],
+                limits[column],
+                knots[first_knot:, column],
+                sent[first_knot:, column],
+                first_knot,
             )
-        )  # fmt: skip
-        return tuple(change for change in changes if change is not None)
+            for column in np.flatnonzero((sent != knots).any(axis=0))
+        )
 
     def _names(self, joints: BoolArray) -> list[str]:
         return [
