@@ -5,7 +5,7 @@ This file takes plain mappings; parameters.py reads the YAML. Shapes: J arm join
 gripper). Units: rad, m, s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -20,8 +20,61 @@ CHECKS: tuple[Check, ...] = ("none", "warn", "enforce")
 
 _STOP_ACCELERATION_SHARE = 0.95
 
+_POSITION_DEPENDENT = "position_dependent_velocity"
+_JOINT_ENTRIES = (
+    "min_position_rad", "max_position_rad", "max_velocity_rad_s", "max_acceleration_rad_s2",
+    "max_jerk_rad_s3", "stop_jerk_rad_s3", "home_rad", _POSITION_DEPENDENT,
+)  # fmt: skip
+# In the order of PositionDependentVelocity's fields; of a joint without the section.
+_UNLIMITED: Mapping[str, float] = {
+    "lower_position_rad": -np.inf,
+    "upper_position_rad": np.inf,
+    "slope_rad_s2": 1.0,
+    "offset_rad_s": 0.0,
+}
+
 # The guard must bring the arm to rest within this from any speed that it lets through.
 MAX_STOP_TIME_S = 0.5
+
+
+@dataclass(frozen=True)
+class PositionDependentVelocity:
+    """Velocity limits that shrink towards the ends of a joint's range, float64 [J] each.
+
+    Towards the upper end, as Franka publishes it for its FR3, a joint at q may run at
+        max(0, offset + sqrt(max(0, slope * (upper_position - q))))
+    and towards the lower end at the mirror image of that. A joint whose positions are infinite is
+    not limited. Source: libfranka, include/franka/rate_limiting.h.
+
+    Attributes:
+        lower_position, upper_position: where the square root vanishes, rad.
+        slope: twice the deceleration that the curve assumes, rad/s^2.
+        offset: not positive, rad/s.
+    """
+
+    lower_position: FloatArray
+    upper_position: FloatArray
+    slope: FloatArray
+    offset: FloatArray
+
+    def bounds(self, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest velocity at `positions` [..., J]; infinite where not limited."""
+        lowest = -self._speed(positions - self.lower_position)
+        return lowest, self._speed(self.upper_position - positions)
+
+    def mapped(self, change: Callable[[FloatArray], FloatArray]) -> "PositionDependentVelocity":
+        """The same numbers with `change` applied to each array."""
+        return PositionDependentVelocity(
+            change(self.lower_position),
+            change(self.upper_position),
+            change(self.slope),
+            change(self.offset),
+        )
+
+    def _speed(self, distance: FloatArray) -> FloatArray:
+        """The speed allowed towards an end that lies `distance` [..., J] ahead."""
+        speed: FloatArray = self.offset + np.sqrt(np.maximum(self.slope * distance, 0.0))
+        return np.maximum(speed, 0.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +88,8 @@ class JointLimits:
     max_jerk: FloatArray
     # Jerk used to stop: far below the limit, so that a stop does not shake the arm.
     stop_jerk: FloatArray
+    # Tighter velocity limits near the ends of the range; None: max_velocity holds everywhere.
+    position_dependent_velocity: PositionDependentVelocity | None = None
 
     @cached_property
     def bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -50,26 +105,37 @@ class JointLimits:
         """Deceleration of a stop [J]; the rest of the limit is for the curve between its points."""
         return _STOP_ACCELERATION_SHARE * self.max_acceleration
 
+    def velocity_bounds(self, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest velocity allowed at `positions` [..., J], of the same shape.
+
+        Never beyond max_velocity. The bounds follow the position only: a joint that runs on its
+        bound towards the end of its range may have to brake at up to slope / 2, which can be more
+        than max_acceleration.
+        """
+        if self.position_dependent_velocity is None:
+            highest = np.broadcast_to(self.max_velocity, np.shape(positions))
+            return -highest, highest.copy()
+        lowest, highest = self.position_dependent_velocity.bounds(positions)
+        return np.maximum(lowest, -self.max_velocity), np.minimum(highest, self.max_velocity)
+
     def of_joints(self, columns: npt.NDArray[np.intp]) -> "JointLimits":
         """The limits of some of the joints."""
-        return JointLimits(
-            self.min_position[columns],
-            self.max_position[columns],
-            self.max_velocity[columns],
-            self.max_acceleration[columns],
-            self.max_jerk[columns],
-            self.stop_jerk[columns],
-        )
+        return self._mapped(lambda values: values[columns])
 
     def repeated(self, num: int) -> "JointLimits":
         """The same limits for `num` sets of joints side by side."""
+        return self._mapped(lambda values: np.tile(values, num))
+
+    def _mapped(self, change: Callable[[FloatArray], FloatArray]) -> "JointLimits":
+        dependent = self.position_dependent_velocity
         return JointLimits(
-            np.tile(self.min_position, num),
-            np.tile(self.max_position, num),
-            np.tile(self.max_velocity, num),
-            np.tile(self.max_acceleration, num),
-            np.tile(self.max_jerk, num),
-            np.tile(self.stop_jerk, num),
+            change(self.min_position),
+            change(self.max_position),
+            change(self.max_velocity),
+            change(self.max_acceleration),
+            change(self.max_jerk),
+            change(self.stop_jerk),
+            None if dependent is None else dependent.mapped(change),
         )
 
     def stop_time_s(self) -> float:
@@ -207,6 +273,7 @@ class ArmSpec:
             f"low enough to stop within {MAX_STOP_TIME_S:g} s at max_acceleration and stop_jerk",
             f"a stop of {limits.stop_time_s():.3f} s",
         )  # fmt: skip
+        self._validate_position_dependent_velocity()
         gripper = self.gripper
         _require(
             gripper.min_target_m < gripper.max_target_m and gripper.max_target_speed_m_s > 0.0,
@@ -225,6 +292,21 @@ class ArmSpec:
         ):
             _require(number > 0.0, self.name, label, "positive", number)
 
+    def _validate_position_dependent_velocity(self) -> None:
+        dependent = self.limits.position_dependent_velocity
+        if dependent is None:
+            return
+        lowest, highest = self.limits.velocity_bounds(self.home)
+        for condition, label, expected, got in (
+            (dependent.slope > 0.0, "slope_rad_s2", "positive", dependent.slope),
+            (dependent.offset <= 0.0, "offset_rad_s", "0 or negative", dependent.offset),
+            (
+                (lowest < 0.0) & (highest > 0.0),
+                _POSITION_DEPENDENT, "above 0 both ways at home", (lowest, highest),
+            ),
+        ):  # fmt: skip
+            _require(bool(np.all(condition)), self.name, label, expected, got)
+
 
 class _ArmReader:
     """Reads one mapping; every mistake becomes a sentence that names the entry."""
@@ -238,10 +320,11 @@ class _ArmReader:
             "source", "joints", "gripper", "checks", "jump", "tracking", "controllers", "frames",
             "workspace",
         }  # fmt: skip
-        unknown = sorted(set(self._content) - known)
-        _require(not unknown, self._name, "entries", f"among {sorted(known)}", unknown)
+        self._known(self._content, tuple(known), "entries")
         joints = self._mapping(self._content, "joints")
         rows = [self._mapping(joints, name, "joints.") for name in joints]
+        for name, row in zip(joints, rows, strict=True):
+            self._known(row, _JOINT_ENTRIES, f"joints.{name}")
         checks = self._mapping(self._content, "checks")
         jump = self._mapping(self._content, "jump")
         tracking = self._mapping(self._content, "tracking")
@@ -278,7 +361,26 @@ class _ArmReader:
             max_acceleration=self._column(rows, "max_acceleration_rad_s2"),
             max_jerk=self._column(rows, "max_jerk_rad_s3"),
             stop_jerk=self._column(rows, "stop_jerk_rad_s3"),
+            position_dependent_velocity=self._position_dependent_velocity(rows),
         )
+
+    def _position_dependent_velocity(
+        self, rows: list[Mapping[str, object]]
+    ) -> PositionDependentVelocity | None:
+        if not any(_POSITION_DEPENDENT in row for row in rows):
+            return None
+        sections = [
+            self._mapping(row, _POSITION_DEPENDENT) if _POSITION_DEPENDENT in row else _UNLIMITED
+            for row in rows
+        ]
+        for section in sections:
+            self._known(section, tuple(_UNLIMITED), _POSITION_DEPENDENT)
+        return PositionDependentVelocity(
+            *(np.array([self._limit(section, key) for section in sections]) for key in _UNLIMITED)
+        )
+
+    def _limit(self, section: Mapping[str, object], key: str) -> float:
+        return _UNLIMITED[key] if section is _UNLIMITED else self._number(section, key)
 
     def _gripper(self) -> GripperSpec:
         gripper = self._mapping(self._content, "gripper")
@@ -317,6 +419,11 @@ class _ArmReader:
         # YAML reads a bare `none` as text but `no` and `off` as false.
         _require(value in CHECKS, self._name, f"checks.{key}", f"one of {CHECKS}", value)
         return cast(Check, value)
+
+    def _known(self, section: Mapping[str, object], known: tuple[str, ...], label: str) -> None:
+        """A misspelt optional entry would else be a limit that nobody keeps."""
+        unknown = sorted(set(section) - set(known))
+        _require(not unknown, self._name, label, f"among {sorted(known)}", unknown)
 
     def _mapping(
         self, section: Mapping[str, object], key: str, prefix: str = ""
