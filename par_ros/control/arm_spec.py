@@ -13,6 +13,12 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from par_ros.control.gripper_driver import (
+    DRIVER_ENTRIES,
+    DriverKind,
+    GripperDriver,
+    KnuckleLinkage,
+)
 from par_ros.control.joint_trajectory import FloatArray
 
 Check = Literal["none", "warn", "enforce"]
@@ -25,6 +31,16 @@ _JOINT_ENTRIES = (
     "min_position_rad", "max_position_rad", "max_velocity_rad_s", "max_acceleration_rad_s2",
     "max_jerk_rad_s3", "stop_jerk_rad_s3", "home_rad", _POSITION_DEPENDENT,
 )  # fmt: skip
+_GRIPPER_ENTRIES = (
+    "joint", "min_target_m", "max_target_m", "max_target_speed_m_s", "command_joint",
+    "command_scale", "command_offset", "driver",
+)  # fmt: skip
+_TRAJECTORY = "trajectory"
+_DRIVER_ENTRIES = (
+    "kind", "action", "grasp_below_m", "dead_band_m", "closed_m", "effort",
+)  # fmt: skip
+# In the order of KnuckleLinkage's fields.
+_LINKAGE_ENTRIES = ("crank_across_m", "crank_along_m", "open_m", "closed_rad")
 # In the order of PositionDependentVelocity's fields; of a joint without the section.
 _UNLIMITED: Mapping[str, float] = {
     "lower_position_rad": -np.inf,
@@ -159,6 +175,7 @@ class GripperSpec:
             finger's own speed.
         command_joint_name: the joint's name in the gripper controller.
         command_scale, command_offset: command = scale * target + offset, in the controller's unit.
+        driver: the action that drives it; None: a trajectory controller of its own.
     """
 
     joint_name: str
@@ -168,6 +185,7 @@ class GripperSpec:
     command_joint_name: str
     command_scale: float
     command_offset: float
+    driver: GripperDriver | None = None
 
     def command(self, target_m: FloatArray) -> FloatArray:
         """Finger targets in metres as the gripper controller's command."""
@@ -176,6 +194,41 @@ class GripperSpec:
     def target(self, command: FloatArray) -> FloatArray:
         """The inverse of command()."""
         return (command - self.command_offset) / self.command_scale
+
+    def validate(self, name: str) -> None:
+        """Raise ValueError naming the arm `name` where the numbers contradict each other."""
+        _require(
+            self.min_target_m < self.max_target_m and self.max_target_speed_m_s > 0.0,
+            name, "gripper", "min_target_m below max_target_m and a positive speed",
+            [self.min_target_m, self.max_target_m, self.max_target_speed_m_s],
+        )  # fmt: skip
+        _require(self.command_scale != 0.0, name, "gripper.command_scale", "not 0", 0.0)
+        if self.driver is not None:
+            self._validate_driver(name, self.driver)
+
+    def _validate_driver(self, name: str, driver: GripperDriver) -> None:
+        for entry in ("dead_band_m", "effort", "speed_m_s", "epsilon_m"):
+            value = getattr(driver, entry)
+            _require(
+                value is None or value > 0.0, name, f"gripper.driver.{entry}", "positive", value
+            )
+        for entry, value, lowest in (
+            ("closed_m", driver.closed_m, self.min_target_m),
+            ("grasp_below_m", driver.grasp_below_m, driver.closed_m),
+        ):
+            _require(
+                lowest <= value < self.max_target_m - driver.dead_band_m,
+                name, f"gripper.driver.{entry}",
+                f"from {lowest:g} to a dead band below {self.max_target_m:g}", value,
+            )  # fmt: skip
+        if driver.linkage is not None:
+            reach_m = driver.linkage.open_m - self.max_target_m
+            _require(
+                abs(reach_m) < driver.dead_band_m and driver.linkage.closed_rad > 0.0,
+                name, "gripper.driver.linkage",
+                f"open_m equal to max_target_m {self.max_target_m:g} and closed_rad positive",
+                [driver.linkage.open_m, driver.linkage.closed_rad],
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -205,7 +258,8 @@ class ArmSpec:
             hold. On the way the arm may lag by max_jump_rad.
         max_tracking_error_rad, tracking_lag_s: measured may differ from commanded by the first plus
             the second times the commanded speed (a soft arm lags).
-        arm_controller, gripper_controller: names of the ros2_control controllers.
+        arm_controller, gripper_controller: names of the ros2_control controllers; a gripper that
+            has none (driver franka) is served by no other than the arm's.
         base_frame, tool_frame, camera_frame: frame ids.
         workspace: None where no box is checked.
     """
@@ -274,13 +328,7 @@ class ArmSpec:
             f"a stop of {limits.stop_time_s():.3f} s",
         )  # fmt: skip
         self._validate_position_dependent_velocity()
-        gripper = self.gripper
-        _require(
-            gripper.min_target_m < gripper.max_target_m and gripper.max_target_speed_m_s > 0.0,
-            self.name, "gripper", "min_target_m below max_target_m and a positive speed",
-            [gripper.min_target_m, gripper.max_target_m, gripper.max_target_speed_m_s],
-        )  # fmt: skip
-        _require(gripper.command_scale != 0.0, self.name, "gripper.command_scale", "not 0", 0.0)
+        self.gripper.validate(self.name)
         _require(
             len(set(self.joint_names)) == len(self.joint_names),
             self.name, "joint names", "unique", list(self.joint_names),
@@ -344,7 +392,7 @@ class _ArmReader:
             max_tracking_error_rad=self._number(tracking, "max_error_rad"),
             tracking_lag_s=self._number(tracking, "lag_s"),
             arm_controller=self._text(controllers, "arm"),
-            gripper_controller=self._text(controllers, "gripper"),
+            gripper_controller=self._gripper_controller(controllers),
             base_frame=self._text(frames, "base"),
             tool_frame=self._text(frames, "tool"),
             camera_frame=self._text(frames, "camera"),
@@ -384,6 +432,7 @@ class _ArmReader:
 
     def _gripper(self) -> GripperSpec:
         gripper = self._mapping(self._content, "gripper")
+        self._known(gripper, _GRIPPER_ENTRIES, "gripper")
         return GripperSpec(
             joint_name=self._text(gripper, "joint"),
             min_target_m=self._number(gripper, "min_target_m"),
@@ -392,7 +441,42 @@ class _ArmReader:
             command_joint_name=self._text(gripper, "command_joint"),
             command_scale=self._number(gripper, "command_scale"),
             command_offset=self._number(gripper, "command_offset"),
+            driver=self._driver(gripper),
         )
+
+    def _driver(self, gripper: Mapping[str, object]) -> GripperDriver | None:
+        if "driver" not in gripper:
+            return None
+        driver = self._mapping(gripper, "driver", "gripper.")
+        kind, kinds = driver.get("kind"), (_TRAJECTORY, *DRIVER_ENTRIES)
+        _require(kind in kinds, self._name, "gripper.driver.kind", f"one of {kinds}", kind)
+        if kind == _TRAJECTORY:
+            self._known(driver, ("kind",), "gripper.driver")
+            return None
+        own = DRIVER_ENTRIES[cast(DriverKind, kind)]
+        linked = () if kind == "franka" else ("linkage",)
+        self._known(driver, (*_DRIVER_ENTRIES, *own, *linked), "gripper.driver")
+        return GripperDriver(
+            kind=cast(DriverKind, kind),
+            action=self._text(driver, "action"),
+            grasp_below_m=self._number(driver, "grasp_below_m"),
+            dead_band_m=self._number(driver, "dead_band_m"),
+            closed_m=self._number(driver, "closed_m"),
+            effort=self._number(driver, "effort"),
+            speed_m_s=self._number(driver, "speed_m_s") if "speed_m_s" in own else None,
+            epsilon_m=self._number(driver, "epsilon_m") if "epsilon_m" in own else None,
+            linkage=self._linkage(driver) if "linkage" in driver else None,
+        )
+
+    def _linkage(self, driver: Mapping[str, object]) -> KnuckleLinkage:
+        linkage = self._mapping(driver, "linkage", "gripper.driver.")
+        self._known(linkage, _LINKAGE_ENTRIES, "gripper.driver.linkage")
+        return KnuckleLinkage(*(self._number(linkage, entry) for entry in _LINKAGE_ENTRIES))
+
+    def _gripper_controller(self, controllers: Mapping[str, object]) -> str:
+        driver = self._gripper().driver
+        has_none = driver is not None and driver.kind == "franka"
+        return self._text(controllers, "arm" if has_none else "gripper")
 
     def _workspace(self) -> WorkspaceBox | None:
         if self._content.get("workspace") is None:
