@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drives a gripper that has an action: gripper_trajectory in, one goal at a time out.
 
-It reads gripper_trajectory only, and sends goals as the arm file's gripper.driver says. On any stop
+Goals follow from gripper_trajectory alone, as the arm file's gripper.driver says. On any stop
 (guard disengaged, e-stop, silence, deactivation, shutdown) the gripper keeps its goal: the node
-never cancels a goal but to replace it. /diagnostics says what the action server does.
+never cancels a goal but to replace it. /diagnostics says what the action server does. Where the
+driver's joint is a knuckle, the finger's position in metres is published beside its joint states.
 """
 
 import sys
 import time
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from par_ros import messages
@@ -21,7 +24,7 @@ from par_ros.control.gripper_adapter import AdapterSettings, GripperAdapter, Gri
 from par_ros.gripper_actions import GripperActions, gripper_actions, outcome_of
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
 from par_ros.process import read_together, report_error, run_node, transition
-from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY
+from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
 
 NAME = "gripper_adapter_node"
 
@@ -55,6 +58,7 @@ class GripperAdapterNode(LifecycleNode):
             report_error(error)
             return TransitionCallbackReturn.FAILURE
         self._driver = spec.gripper.driver
+        self._finger_joint = spec.gripper.joint_name
         self._adapter = GripperAdapter(spec.gripper, self._adapter_settings())
         self._missing, self._actions = "", None
         try:
@@ -77,6 +81,7 @@ class GripperAdapterNode(LifecycleNode):
             self._on_trajectory,
             GRIPPER_TRAJECTORY.reader_qos.profile(),
         )
+        self._knuckle = self._make_knuckle()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
             self.create_timer(_STEP_PERIOD_S, self._step, clock=steady),
@@ -88,6 +93,10 @@ class GripperAdapterNode(LifecycleNode):
         for timer in self._timers:
             self.destroy_timer(timer)
         self.destroy_subscription(self._input)
+        if self._knuckle is not None:
+            knuckle, fingers = self._knuckle
+            self.destroy_subscription(knuckle)
+            self.destroy_publisher(fingers)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -112,6 +121,22 @@ class GripperAdapterNode(LifecycleNode):
             for action in actions.distinct
         }
 
+    def _make_knuckle(self) -> tuple[Any, Any] | None:
+        """From the knuckle's joint states to the finger's, or None where there is no linkage."""
+        if self._driver.linkage is None:
+            return None
+        fingers = self.create_publisher(
+            JointState, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
+        )
+        reader_qos = JOINT_STATES.reader_qos.profile()
+        knuckle = self.create_subscription(
+            JointState,
+            JOINT_STATES.name,
+            lambda message: self._on_joint_state(message, fingers),
+            reader_qos,
+        )
+        return knuckle, fingers
+
     # Inputs
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
@@ -125,6 +150,29 @@ class GripperAdapterNode(LifecycleNode):
             self._num_refused += 1
             self._refusal = str(error)
             self.get_logger().warning(f"gripper_trajectory refused, the goal stays: {error}")
+
+    def _on_joint_state(self, message: JointState, fingers: Any) -> None:
+        linkage = self._driver.linkage
+        assert linkage is not None
+        if linkage.joint not in message.name:
+            return
+        try:
+            sample = messages.read_joint_state(message)
+            column = sample.joint_names.index(linkage.joint)
+            angle_rad = float(sample.positions[column])
+            # Not known is not zero.
+            speeds = np.empty(0) if sample.velocities is None else sample.velocities[[column]]
+            finger_m, per_rad_m = linkage.finger(angle_rad)
+        except ValueError as error:
+            self.get_logger().warning(
+                f"joint state not translated to metres: {error}", throttle_duration_sec=1.0
+            )
+            return
+        fingers.publish(
+            messages.joint_state_message(
+                (self._finger_joint,), np.array([finger_m]), per_rad_m * speeds, sample.stamp_ns
+            )
+        )
 
     # Goals
 

@@ -352,7 +352,10 @@ def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
             GRIPPER_ADAPTER,
             GRIPPER_ADAPTER,
             {"arm": arguments.robot, "use_sim_time": arguments.use_sim_time},
-            ((GRIPPER_TRAJECTORY.name, arguments.gripper_topic),),
+            (
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (JOINT_STATES.name, arguments.joint_states_topic),
+            ),
             lifecycle=True,
         ),
     )

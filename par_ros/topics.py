@@ -122,8 +122,9 @@ CAMERA_INFO = Topic(
 )  # fmt: skip
 JOINT_STATES = Topic(
     "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
-    (ARM,), (POLICY, GUARD),
-    "measured joint positions and velocities; the gripper is one finger's position in metres",
+    (ARM, GRIPPER_ADAPTER), (POLICY, GUARD, GRIPPER_ADAPTER),
+    "measured joint positions and velocities; the gripper is one finger's position in metres, "
+    "which the adapter adds where the driver says a knuckle's angle",
 )  # fmt: skip
 CLOCK = Topic(
     "/clock", Clock, Qos(reliable=True, depth=1), Qos(reliable=False, depth=1),

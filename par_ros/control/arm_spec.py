@@ -39,8 +39,8 @@ _TRAJECTORY = "trajectory"
 _DRIVER_ENTRIES = (
     "kind", "action", "grasp_below_m", "dead_band_m", "closed_m", "effort",
 )  # fmt: skip
-# In the order of KnuckleLinkage's fields.
-_LINKAGE_ENTRIES = ("crank_across_m", "crank_along_m", "open_m", "closed_rad")
+# In the order of KnuckleLinkage's fields behind `joint`.
+_LINKAGE_NUMBERS = ("crank_across_m", "crank_along_m", "open_m", "closed_rad")
 # In the order of PositionDependentVelocity's fields; of a joint without the section.
 _UNLIMITED: Mapping[str, float] = {
     "lower_position_rad": -np.inf,
@@ -223,6 +223,11 @@ class GripperSpec:
             )  # fmt: skip
         if driver.linkage is not None:
             reach_m = driver.linkage.open_m - self.max_target_m
+            _require(
+                driver.linkage.joint != self.joint_name,
+                name, "gripper.driver.linkage.joint", "another name than gripper.joint",
+                driver.linkage.joint,
+            )  # fmt: skip
             _require(
                 abs(reach_m) < driver.dead_band_m and driver.linkage.closed_rad > 0.0,
                 name, "gripper.driver.linkage",
@@ -470,8 +475,9 @@ class _ArmReader:
 
     def _linkage(self, driver: Mapping[str, object]) -> KnuckleLinkage:
         linkage = self._mapping(driver, "linkage", "gripper.driver.")
-        self._known(linkage, _LINKAGE_ENTRIES, "gripper.driver.linkage")
-        return KnuckleLinkage(*(self._number(linkage, entry) for entry in _LINKAGE_ENTRIES))
+        self._known(linkage, ("joint", *_LINKAGE_NUMBERS), "gripper.driver.linkage")
+        numbers = (self._number(linkage, entry) for entry in _LINKAGE_NUMBERS)
+        return KnuckleLinkage(self._text(linkage, "joint"), *numbers)
 
     def _gripper_controller(self, controllers: Mapping[str, object]) -> str:
         driver = self._gripper().driver

@@ -25,6 +25,8 @@ _REVERSAL_SHARE = 0.25
 # The guard's clock and ours agree better than this when a stop is compared with the curve.
 _CURVE_MARGIN_S = 0.025
 _SAME_M = 1e-6
+# A chunk comes before the one before has ended, or this late; the guard calls it late then, too.
+_LATE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class TargetTimeline:
         due_s = start_s + trajectory.times_s
         targets_m = self._gripper.target(trajectory.positions[:, 0])
         self.due(now_s)
-        is_stop = self._is_stop(targets_m, start_s)
+        is_stop = self._is_stop(targets_m, start_s, now_s)
         before_m = self._curve_at(start_s, targets_m[0])
         self._curve_s = np.concatenate(([start_s], due_s))
         self._curve_m = np.concatenate(([before_m], targets_m))
@@ -132,7 +134,7 @@ class TargetTimeline:
             self._current = DueTarget(float(self._targets_m[row]), float(self._due_s[row]))
         return self._current
 
-    def _is_stop(self, targets_m: FloatArray, start_s: float) -> bool:
+    def _is_stop(self, targets_m: FloatArray, start_s: float, now_s: float) -> bool:
         first_m = float(targets_m[0])
         highest_m = self._gripper.max_target_m - _SAME_M
         if len(targets_m) < 2 or np.any(targets_m != first_m):
@@ -141,17 +143,16 @@ class TargetTimeline:
             return False
         if self._stopped_at_m is not None and abs(first_m - self._stopped_at_m) <= _SAME_M:
             return True
-        return self._silent_before(start_s) or self._on_moving_curve(first_m, start_s)
+        return self._silent_before(start_s) or self._on_moving_curve(first_m, start_s, now_s)
 
     def _silent_before(self, start_s: float) -> bool:
-        """Whether the trajectory before had ended for as long as it took, or there was none."""
-        if len(self._curve_s) == 0:
-            return True
-        end_s, begin_s = float(self._curve_s[-1]), float(self._curve_s[0])
-        return start_s > end_s + (end_s - begin_s)
+        """Whether the trajectory before had ended for longer than a chunk is late, or was none."""
+        return len(self._curve_s) == 0 or start_s > float(self._curve_s[-1]) + _LATE_S
 
-    def _on_moving_curve(self, target_m: float, start_s: float) -> bool:
-        first_s, last_s = start_s - _CURVE_MARGIN_S, start_s + _CURVE_MARGIN_S
+    def _on_moving_curve(self, target_m: float, start_s: float, now_s: float) -> bool:
+        """Whether the curve before moves through `target_m` where the guard may have stopped it."""
+        first_s = min(start_s, now_s) - _CURVE_MARGIN_S
+        last_s = max(start_s, now_s) + _CURVE_MARGIN_S
         within = (self._curve_s > first_s) & (self._curve_s < last_s)
         ends_m = np.interp([first_s, last_s], self._curve_s, self._curve_m)
         around_m = np.concatenate((ends_m, self._curve_m[within]))

@@ -26,8 +26,12 @@ class KnuckleLinkage:
         open_m + across * (cos(angle) - 1) - along * sin(angle)
     from the middle. across and along are the crank at angle 0, from the knuckle's axis to the
     finger tip's, across the gripper and along it, m.
+
+    Attributes:
+        joint: the knuckle's name in the driver's joint states.
     """
 
+    joint: str
     crank_across_m: float
     crank_along_m: float
     open_m: float
@@ -40,6 +44,20 @@ class KnuckleLinkage:
         turned = math.acos(min(max(across_m / length_m, -1.0), 1.0))
         angle = turned - math.atan2(self.crank_along_m, self.crank_across_m)
         return min(max(angle, 0.0), self.closed_rad)
+
+    def finger(self, angle_rad: float) -> tuple[float, float]:
+        """The inverse of angle(): the pad's distance from the middle, m, and its change, m/rad.
+
+        Raises ValueError for an angle that is not finite.
+        """
+        if not math.isfinite(angle_rad):
+            raise ValueError(
+                f"{self.joint} must be finite, got {angle_rad}; check the gripper's driver."
+            )
+        cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
+        across_m, along_m = self.crank_across_m, self.crank_along_m
+        finger_m = self.open_m + across_m * (cosine - 1.0) - along_m * sine
+        return finger_m, -(across_m * sine + along_m * cosine)
 
 
 @dataclass(frozen=True)

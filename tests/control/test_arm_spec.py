@@ -51,6 +51,10 @@ def test_the_linkage_undoes_the_urdf_s_kinematics(angle_rad: float) -> None:
     turned = np.exp(1j * angle_rad) * complex(0.03715750, 0.04342168)
     pad_m = 0.03060114 + turned.real - (0.03060114 + 0.03715750 - 0.0425)
     assert driver.linkage.angle(pad_m) == pytest.approx(angle_rad, abs=1e-9)
+    finger_m, per_rad_m = driver.linkage.finger(angle_rad)
+    assert finger_m == pytest.approx(pad_m, abs=1e-9)
+    further_m, _ = driver.linkage.finger(angle_rad + 1e-6)
+    assert per_rad_m == pytest.approx((further_m - finger_m) / 1e-6, abs=1e-6)
 
 
 def test_fr3_is_driven_by_franka_s_actions_and_the_panda_by_a_controller() -> None:
@@ -92,6 +96,7 @@ def test_a_driver_s_mistake_is_named(entry: str, value: object, sentence: str) -
     [
         ("open_m", 0.03, "gripper.driver.linkage must be open_m equal to max_target_m 0.0425"),
         ("closed_rad", None, "closed_rad must be a number, got None"),
+        ("joint", "robotiq_85_finger_opening", "another name than gripper.joint"),
         ("crank", 1.0, "gripper.driver.linkage must be among"),
     ],
 )

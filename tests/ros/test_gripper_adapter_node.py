@@ -28,7 +28,7 @@ from rclpy.task import Future
 from par_ros import gripper_adapter_node, messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.gripper_adapter_node import GripperAdapterNode
-from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY
+from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
 from tests.control.arms import content
 
 pytestmark = pytest.mark.ros
@@ -243,6 +243,42 @@ def test_a_robotiq_is_given_its_knuckle_s_angle(
     rig.wait_for(lambda: client.goals)
     command = client.goals[0].command
     assert (command.position, command.max_effort) == (0.7929, 40.0)
+
+
+def test_a_knuckle_s_joint_state_is_said_in_metres_with_its_stamp(
+    stand_ins: None, rigs: Callable[[str], Rig]
+) -> None:
+    """0.4 rad of the 2F-85 are 0.0425 + 0.0372 (cos 0.4 - 1) - 0.0434 sin 0.4 = 0.02266 m."""
+    rig = rigs("ur5e")
+    heard: list[Any] = []
+    topic = JOINT_STATES
+    rig.peer.create_subscription(
+        topic.message_type, topic.name, heard.append, topic.writer_qos.profile()
+    )
+    driver = rig.peer.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
+    rig.wait_for(lambda: driver.get_subscription_count() == 2)
+    rig.wait_for(lambda: rig.peer.count_publishers(topic.name) == 2)
+    names = ("elbow_joint", "robotiq_85_left_knuckle_joint")
+    driver.publish(
+        messages.joint_state_message(names, np.array([1.0, 0.4]), np.array([0.1, -0.5]), 7)
+    )
+    rig.wait_for(lambda: len(heard) == 2)
+    finger = next(message for message in heard if len(message.name) == 1)
+    sample = messages.read_joint_state(finger)
+    assert (sample.joint_names, sample.stamp_ns) == (("robotiq_85_finger_opening",), 7)
+    assert sample.positions[0] == pytest.approx(0.022658, abs=1e-6)
+    assert sample.velocities is not None
+    assert sample.velocities[0] == pytest.approx(0.5 * 0.054463, abs=1e-5)
+    for bad in (float("inf"), float("nan")):
+        driver.publish(
+            messages.joint_state_message(names, np.array([1.0, bad]), np.array([0.1, 0.0]), 8)
+        )
+    driver.publish(messages.joint_state_message(names, np.array([1.0, 0.4]), np.empty(0), 9))
+    rig.wait_for(lambda: any(list(message.name) == list(finger.name) for message in heard[2:]))
+    rig.spin(0.2)
+    last = messages.read_joint_state(heard[-1])
+    assert (last.stamp_ns, last.velocities) == (9, None)
+    assert len(heard) == 6
 
 
 def test_a_parallel_gripper_controller_is_given_joint_speed_and_effort(

@@ -151,7 +151,7 @@ def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoi
         if is_there:
             adapter = nodes["gripper_adapter_node"]
             assert adapter.parameters["arm"] == robot
-            assert adapter.remappings == (("gripper_trajectory", "fingers"),)
+            assert dict(adapter.remappings)["gripper_trajectory"] == "fingers"
             guard = dict(nodes["safety_node"].remappings)
             assert guard["gripper_trajectory"] == "fingers"
 

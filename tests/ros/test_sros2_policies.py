@@ -112,7 +112,10 @@ def test_the_supervisor_may_only_disengage() -> None:
 
 
 def test_the_gripper_adapter_hears_one_trajectory_and_calls_one_action() -> None:
-    assert topics("gripper_adapter", "publish") == {"/diagnostics"}
-    assert topics("gripper_adapter", "subscribe") == {COMMANDS["gripper_trajectory"]}
+    assert topics("gripper_adapter", "publish") == {"/diagnostics", "joint_states"}
+    assert topics("gripper_adapter", "subscribe") == {
+        COMMANDS["gripper_trajectory"],
+        "joint_states",
+    }
     assert allowed("gripper_adapter", "services", "request") == set()
     assert allowed("gripper_adapter", "actions", "call") == {"gripper_controller/gripper_cmd"}
