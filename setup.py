@@ -18,6 +18,7 @@ EXECUTABLES = (
     "maniskill_bridge_node",
     "loopback_arm_node",
     "real_arm_node",
+    "gripper_adapter_node",
     "episode_node",
     "fixed_chunk_node",
     "recorder_node",

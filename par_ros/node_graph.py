@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from par_model.simulation.tasks import TASKS, task
-from par_ros.parameters import Mode, ParameterValue, Scalar, parameter, parse_text
+from par_ros.parameters import (
+    Mode,
+    ParameterValue,
+    Scalar,
+    parameter,
+    parse_text,
+    read_arm_spec,
+)
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
     EPISODES,
+    GRIPPER_ADAPTER,
     GRIPPER_TRAJECTORY,
     GUARD,
     IMAGE,
@@ -196,7 +204,8 @@ class RealArmArguments(ArmArguments):
         "joint_trajectory_controller/joint_trajectory", "the arm controller's command topic"
     )
     gripper_topic: str = parameter(
-        "gripper_controller/joint_trajectory", "the gripper controller's command topic"
+        "gripper_controller/joint_trajectory",
+        "the gripper controller's command topic; with a gripper.driver, gripper_adapter_node's",
     )
     use_sim_time: bool = parameter(False, "take the time from /clock")
     fastdds_profile: bool = parameter(
@@ -316,6 +325,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             ),
             lifecycle=True,
         ),
+        *_gripper_adapter(arguments),
         NodeEntry(
             POLICY,
             POLICY,
@@ -331,6 +341,24 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
+
+
+def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
+    """The adapter, where the arm file's gripper.driver names an action."""
+    if read_arm_spec(arguments.robot).gripper.driver is None:
+        return ()
+    return (
+        NodeEntry(
+            GRIPPER_ADAPTER,
+            GRIPPER_ADAPTER,
+            {"arm": arguments.robot, "use_sim_time": arguments.use_sim_time},
+            (
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (JOINT_STATES.name, arguments.joint_states_topic),
+            ),
+            lifecycle=True,
+        ),
+    )
 
 
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:

@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # What commands the arm. These modules may load nothing heavy, however indirectly.
-ARM_SIDE = ("par_ros.safety_node", "par_ros.real_arm_node", "par_ros.loopback_arm_node")
+ARM_SIDE = tuple(
+    f"par_ros.{name}"
+    for name in ("safety_node", "real_arm_node", "gripper_adapter_node", "loopback_arm_node")
+)
 TORCH_FREE = ("par_model", "par_model.interface", "par_model.config", "par_ros", "par_ros.topics")
 MODEL = tuple(
     f"par_model.{name}"
