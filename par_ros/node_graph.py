@@ -28,6 +28,7 @@ from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
     EPISODES,
+    GRIPPER_ADAPTER,
     GRIPPER_TRAJECTORY,
     GUARD,
     IMAGE,
@@ -219,7 +220,8 @@ class RealArmArguments(ArmArguments):
         "joint_trajectory_controller/joint_trajectory", "the arm controller's command topic"
     )
     gripper_topic: str = parameter(
-        "gripper_controller/joint_trajectory", "the gripper controller's command topic"
+        "gripper_controller/joint_trajectory",
+        "the gripper controller's command topic; with a gripper.driver, gripper_adapter_node's",
     )
     reference: str = parameter(
         "controller_state",
@@ -357,6 +359,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             ),
             lifecycle=True,
         ),
+        *_gripper_adapter(arguments),
         NodeEntry(
             POLICY,
             POLICY,
@@ -372,6 +375,24 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
+
+
+def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
+    """The adapter, where the arm file's gripper.driver names an action."""
+    if read_arm_spec(arguments.robot).gripper.driver is None:
+        return ()
+    return (
+        NodeEntry(
+            GRIPPER_ADAPTER,
+            GRIPPER_ADAPTER,
+            {"arm": arguments.robot, "use_sim_time": arguments.use_sim_time},
+            (
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (JOINT_STATES.name, arguments.joint_states_topic),
+            ),
+            lifecycle=True,
+        ),
+    )
 
 
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:

@@ -281,6 +281,29 @@ class RealArmNodeParameters:
 
 
 @dataclass(frozen=True)
+class GripperAdapterNodeParameters:
+    """gripper_adapter_node."""
+
+    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    look_ahead_s: float = parameter(
+        0.02, "a target is sent this long before it is due, for the action's latency; at most the "
+        "time between two targets", unit="s", minimum=0.0, maximum=0.05,
+    )  # fmt: skip
+    max_target_age_s: float = parameter(
+        0.5, "a target that has been due for longer is not sent any more: the guard is silent",
+        unit="s", minimum=0.05, maximum=5.0,
+    )  # fmt: skip
+    answer_timeout_s: float = parameter(
+        0.5, "an action server that takes longer to accept or cancel a goal is a problem",
+        unit="s", minimum=0.05, maximum=1.0,
+    )  # fmt: skip
+    retry_period_s: float = parameter(
+        1.0, "pause before a goal that was rejected, or lost with its server, is sent again",
+        unit="s", minimum=0.1, maximum=60.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class EpisodeNodeParameters:
     """episode_node."""
 
@@ -333,6 +356,7 @@ NodeParameters = TypeVar(
     ManiSkillBridgeParameters,
     LoopbackArmParameters,
     RealArmNodeParameters,
+    GripperAdapterNodeParameters,
     EpisodeNodeParameters,
     RecorderNodeParameters,
 )

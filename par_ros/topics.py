@@ -22,6 +22,7 @@ ARM = "arm"
 BRIDGE = "maniskill_bridge_node"
 POLICY = "policy_node"
 GUARD = "safety_node"
+GRIPPER_ADAPTER = "gripper_adapter_node"
 EPISODES = "episode_node"
 RECORDER = "recorder_node"
 ANYONE = "anyone"
@@ -121,8 +122,9 @@ CAMERA_INFO = Topic(
 )  # fmt: skip
 JOINT_STATES = Topic(
     "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
-    (ARM,), (POLICY, GUARD),
-    "measured joint positions and velocities; the gripper is one finger's position in metres",
+    (ARM, GRIPPER_ADAPTER), (POLICY, GUARD, GRIPPER_ADAPTER),
+    "measured joint positions and velocities; the gripper is one finger's position in metres, "
+    "which the adapter adds where the driver says a knuckle's angle",
 )  # fmt: skip
 CLOCK = Topic(
     "/clock", Clock, Qos(reliable=True, depth=1), Qos(reliable=False, depth=1),
@@ -146,8 +148,8 @@ JOINT_TRAJECTORY = Topic(
 )  # fmt: skip
 GRIPPER_TRAJECTORY = Topic(
     "gripper_trajectory", JointTrajectory, _COMMAND, _COMMAND,
-    (GUARD,), (ARM,),
-    "the same for the gripper's joint, in metres",
+    (GUARD,), (ARM, GRIPPER_ADAPTER),
+    "the same for the gripper's joint; the adapter hears it where the gripper has an action",
 )  # fmt: skip
 JOINT_TRAJECTORY_SHADOW = Topic(
     "joint_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
@@ -166,7 +168,7 @@ PREDICTED_IMAGE = Topic(
 )  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
-    (POLICY, GUARD, ARM), (EPISODES, ANYONE),
+    (POLICY, GUARD, GRIPPER_ADAPTER, ARM), (EPISODES, ANYONE),
     "at 1 Hz of wall time and at every event (REP-107)",
 )  # fmt: skip
 OBSERVED = Topic(
