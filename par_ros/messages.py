@@ -104,6 +104,10 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
     """
     if message.encoding not in _ENCODINGS:
         return _through_cv_bridge(message, "passthrough")
+    if not (message.width and message.height):
+        raise ValueError(
+            f"image of {message.width} x {message.height} is empty; check the camera driver."
+        )
     element, channels = _ENCODINGS[message.encoding]
     dtype = np.dtype(element).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = message.width * channels * dtype.itemsize
