@@ -62,11 +62,6 @@ def moment_values(moment: Moment, prefix: str = "") -> dict[str, str]:
     return {f"{prefix}ros_ns": str(moment.ros_ns), f"{prefix}steady_ns": str(moment.steady_ns)}
 
 
-def read_moment(values: "messages.Mapping[str, str]", prefix: str = "") -> Moment:
-    """The inverse of moment_values(). Raises KeyError or ValueError for what it did not write."""
-    return Moment(int(values[f"{prefix}ros_ns"]), int(values[f"{prefix}steady_ns"]))
-
-
 def pack_references(samples: list[ReferenceSample]) -> str:
     """Samples as text, to the bit."""
     stamps = np.array([sample.stamp_ns for sample in samples], dtype="<i8")
@@ -87,21 +82,14 @@ def pack_references(samples: list[ReferenceSample]) -> str:
     return f"{len(samples)} {_encoded(stamps.tobytes())} {_encoded(rows.tobytes())}"
 
 
-def unpack_references(text: str) -> list[ReferenceSample]:
+def unpack_references(text: str, num_joints: int) -> list[ReferenceSample]:
     """The inverse of pack_references(). Raises ValueError for a text that is not from there."""
     count, stamps_text, rows_text = text.split(" ")
     stamps = np.frombuffer(base64.b64decode(stamps_text, validate=True), dtype="<i8")
     numbers = np.frombuffer(base64.b64decode(rows_text, validate=True), dtype="<f8")
-    rows: FloatArray = numbers.reshape(int(count), -1).astype(np.float64)
-    num_joints = (rows.shape[1] - 1) // 3
+    rows: FloatArray = numbers.reshape(int(count), 3 * num_joints + 1).astype(np.float64)
     return [
-        ReferenceSample(
-            int(stamp),
-            row[:num_joints],
-            row[num_joints : 2 * num_joints],
-            row[2 * num_joints : 3 * num_joints],
-            float(row[-1]),
-        )
+        ReferenceSample(int(stamp), *np.split(row[:-1], 3), float(row[-1]))
         for stamp, row in zip(stamps, rows, strict=True)
     ]
 

@@ -31,6 +31,10 @@ FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
 
 NANOSECONDS = 1_000_000_000
+# What a node converts of one trajectory: chunks have 8 points, the guard's trajectories with their
+# braking tails fewer than a hundred.
+MAX_POINTS = 256
+MAX_JOINTS = 64
 
 # encoding -> (element type, channels)
 _ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
@@ -101,6 +105,10 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
     """
     if message.encoding not in _ENCODINGS:
         return _through_cv_bridge(message, "passthrough")
+    if not (message.width and message.height):
+        raise ValueError(
+            f"image of {message.width} x {message.height} is empty; check the camera driver."
+        )
     element, channels = _ENCODINGS[message.encoding]
     dtype = np.dtype(element).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = message.width * channels * dtype.itemsize
@@ -229,12 +237,23 @@ def joint_trajectory_message(
     )
 
 
-def read_joint_trajectory(message: JointTrajectoryMessage) -> JointTrajectory:
+def read_joint_trajectory(
+    message: JointTrajectoryMessage, max_points: int = MAX_POINTS
+) -> JointTrajectory:
     """The points as arrays; values are not judged here.
 
-    Raises ValueError for what has no rectangular form: no points, or points whose positions,
+    Raises ValueError, before anything is converted, for more than `max_points` points or
+    MAX_JOINTS joints; and for what has no rectangular form: no points, or points whose positions,
     velocities or accelerations differ in number from the joints.
     """
+    for what, count, most in (
+        ("points", len(message.points), max_points),
+        ("joints", len(message.joint_names), MAX_JOINTS),
+    ):
+        if count > most:
+            raise ValueError(
+                f"a trajectory may have at most {most} {what}, got {count}; check the sender."
+            )
     names = tuple(message.joint_names)
     if not message.points:
         raise ValueError("a trajectory needs at least one point, got none; check the sender.")

@@ -451,8 +451,8 @@ def checkpoint_folder(path: str) -> Path:
     """The folder of a policy, absolute; the shipped one for an empty path."""
     if not path:
         return resource(DEFAULT_CHECKPOINT)
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
+    folder = Path(_absolute(path))
+    if not os.path.isdir(folder):
         raise ValueError(
             f"checkpoint {path!r} is not a folder; check checkpoint:=, or leave it out to use the "
             "shipped policy."
@@ -462,7 +462,7 @@ def checkpoint_folder(path: str) -> Path:
 
 def _absolute(path: str) -> str:
     """The same path from wherever a node runs; nothing stays nothing."""
-    return str(Path(path).expanduser().absolute()) if path else ""
+    return str(Path(os.path.expanduser(path)).absolute()) if path else ""
 
 
 def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:

@@ -7,6 +7,7 @@ arguments into values with `parse_text`. YAML is read here and nowhere else.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -457,17 +458,16 @@ def read_yaml(path: Path) -> Mapping[str, object]:
 def read_arm_spec(arm: str) -> ArmSpec:
     """The arm called `arm` in config/arms, or of the file at that path. Raises ValueError."""
     if arm.endswith((".yaml", ".yml")) or "/" in arm:
-        path = Path(arm).expanduser()
+        path = Path(os.path.expanduser(arm))
         return ArmSpec.from_mapping(path.stem, read_yaml(path))
     folder = resource("config/arms")
-    path = folder / f"{arm}.yaml"
     known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "template")
-    if not path.exists() or arm == "template":
+    if arm not in known:
         raise ValueError(
             f"arm {arm!r} is unknown, config/arms holds {', '.join(known)}; give one of them, or "
             "the path of your own file (config/arms/template.yaml)."
         )
-    return ArmSpec.from_mapping(arm, read_yaml(path))
+    return ArmSpec.from_mapping(arm, read_yaml(folder / f"{arm}.yaml"))
 
 
 def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:

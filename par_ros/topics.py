@@ -109,6 +109,8 @@ _SENSOR_READER = Qos(reliable=False, depth=5)
 _COMMAND = Qos(reliable=True, depth=10)
 _ANSWER = Qos(reliable=True, depth=10)
 _LATCHED = Qos(reliable=True, depth=1, transient_local=True)
+# Asks for nothing, so that no publisher's offer is too little.
+_ANY_WRITER = Qos(reliable=False, depth=10)
 
 IMAGE = Topic(
     "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
@@ -182,7 +184,7 @@ GUARD_INPUTS = Topic(
     "each chunk, service call and fault with the clocks' times at which the guard took it",
 )  # fmt: skip
 E_STOP = Topic(
-    "e_stop", Bool, _ANSWER, _ANSWER,
+    "e_stop", Bool, _ANSWER, _ANY_WRITER,
     (ANYONE,), (GUARD,),
     "true stops and latches; false is ignored",
 )  # fmt: skip

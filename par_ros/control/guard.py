@@ -198,6 +198,11 @@ class Guard:
         moves = bool(self._motions) and self._motions.running.kind != "standing"
         return moves and not self._reference.confirmed
 
+    @property
+    def can_withdraw(self) -> bool:
+        """True while a motion was sent that may still be taken back."""
+        return self._motions.before is not None
+
     def commanded_positions(self, moment: Moment) -> FloatArray | None:
         """Arm positions [J] that are commanded now; None before anything was."""
         if not self._motions:

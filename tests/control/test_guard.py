@@ -402,7 +402,7 @@ def test_a_lower_share_of_the_limits_is_kept() -> None:
 
 
 def test_a_splice_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ValueError, match="splice_s must be above 0 and at most 0.1 s"):
+    with pytest.raises(ValueError, match=r"splice_s must be above 0 and at most 0\.1 s"):
         Guard(arm("panda"), GuardSettings(splice_s=0.11))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a real controller, clock and network do to the guard; judged by what the arm gets.
 
-Each test is a fault that the guard once had. The controller runs at 1 kHz (guard_rig.py); limits are
-compared with finite differences of what the hardware gets over a millisecond.
+Each test is a fault that the guard once had. The controller runs at 1 kHz (guard_rig.py); limits
+are compared with finite differences of what the hardware gets over a millisecond.
 """
 
 import dataclasses
@@ -308,14 +308,11 @@ def test_a_motion_that_is_not_the_guards_is_a_fault() -> None:
     rig = Rig().engaged()
     rig.sends_references = False
     away = rig.spec.home.copy()
-    for step in range(10):
+    for _ in range(5):
         rig.wait(0.02)
         away = away + 0.004
         sample = ReferenceSample(rig.ros_ns, away, np.full(7, 0.2), np.zeros(7))
         rig.take(rig.guard.on_reference(sample, rig.moment))
-        if not rig.guard.engaged:
-            break
-    assert step <= 5
     assert rig.guard.last_fault is not None
     assert rig.guard.last_fault.kind == "foreign_motion"
 
