@@ -276,9 +276,7 @@ class GripperAdapter:
     def _send(self, target_m: float, now_s: float) -> GripperGoal:
         before = self._goal
         grasp = target_m <= self._driver.grasp_below_m
-        highest_m = self._gripper.max_target_m
-        finger_m = self._driver.closed_m if grasp else min(target_m, highest_m)
-        finger_m = max(finger_m, self._driver.closed_m)
+        finger_m = self._driver.closed_m if grasp else min(target_m, self._gripper.max_target_m)
         number = 1 if before is None else before.number + 1
         self._closing = None if before is None else target_m < before.target_m
         self._goal = GripperGoal(number, target_m, finger_m, self._position(finger_m), grasp)

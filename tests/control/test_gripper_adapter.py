@@ -162,6 +162,14 @@ def test_a_knuckle_is_given_its_angle() -> None:
     assert [goal.position for _, goal in rig.sent] == pytest.approx([0.0, 0.7929], abs=1e-9)
 
 
+def test_a_grasp_closes_the_finger_wherever_its_target_lies() -> None:
+    rig = Rig("ur5e")
+    rig.adapter.take(trajectory(0.0008, name="robotiq_85_finger_opening"), rig.now_s, rig.now_s)
+    rig.run(0.4)
+    goal = rig.sent[0][1]
+    assert (goal.target_m, goal.finger_m, goal.position) == (0.0008, 0.0, 0.7929)
+
+
 # When they are due.
 
 
@@ -249,6 +257,24 @@ def test_a_policy_s_equal_targets_between_chunks_are_no_stop(rig: Rig) -> None:
     assert rig.targets == [OPEN_M, 0.02]
 
 
+def test_equal_targets_away_from_a_moving_curve_are_no_stop(rig: Rig) -> None:
+    rig.chunk(OPEN_M)
+    rig.take(OPEN_M, *[0.02] * 7)
+    rig.run(0.07)
+    rig.chunk(0.01)
+    assert rig.targets[-1] == 0.01
+
+
+def test_what_became_due_before_a_stop_is_still_sent(rig: Rig) -> None:
+    """The machine was busy from before the grasp was due until the stop on the way to open."""
+    rig.chunk(OPEN_M)
+    rig.take(*[SQUEEZE_M] * 7, OPEN_M)
+    rig.now_s += 0.37
+    rig.take(0.01)
+    rig.run(1.0)
+    assert rig.targets == [OPEN_M, SQUEEZE_M]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from([SQUEEZE_M, -0.003, 0.04]), min_size=16, max_size=16),
@@ -278,6 +304,23 @@ def test_a_running_goal_is_cancelled_before_the_next_is_sent(rig: Rig) -> None:
     assert rig.targets == [OPEN_M, SQUEEZE_M, OPEN_M]
     assert rig.cancelled == [1, 2]
     assert rig.most_in_flight == 1
+
+
+def test_a_goal_that_was_cancelled_for_the_next_is_no_fault(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(OPEN_M)
+    rig.take(SQUEEZE_M)
+    rig.now_s += 0.05
+    assert rig.adapter.step(rig.now_s, server_ready=True) == "cancel"
+    rig.end(Outcome.CANCELED)
+    assert (rig.adapter.phase, rig.problem) == (Phase.IDLE, "")
+
+
+def test_a_goal_that_others_cancelled_is_named(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(OPEN_M)
+    rig.end(Outcome.CANCELED)
+    assert "goal 1 (move to 0.0400 m) was canceled; it is not repeated" in rig.problem
 
 
 def test_the_newest_target_is_sent_when_the_server_answers_late(rig: Rig) -> None:
