@@ -16,6 +16,7 @@ from par_ros.control.gripper_adapter import (
     GripperGoal,
     Outcome,
     Phase,
+    Server,
 )
 from par_ros.control.joint_trajectory import JointTrajectory
 from tests.control.arms import arm
@@ -39,7 +40,7 @@ class Rig:
     def __init__(self, name: str = "fr3") -> None:
         self.adapter = GripperAdapter(arm(name).gripper, SETTINGS)
         self.now_s = 100.0
-        self.ready = True
+        self.server = Server.READY
         self.accepts: bool | None = True
         self.ends: Outcome | None = Outcome.SUCCEEDED
         self.sent: list[tuple[float, GripperGoal]] = []
@@ -61,7 +62,7 @@ class Rig:
         self.run(0.4)
 
     def _step(self) -> None:
-        wanted = self.adapter.step(self.now_s, server_ready=self.ready)
+        wanted = self.adapter.step(self.now_s, self.server)
         if wanted == "cancel":
             assert self.adapter.goal is not None
             self.cancelled.append(self.adapter.goal.number)
@@ -91,7 +92,7 @@ class Rig:
 
     @property
     def problem(self) -> str:
-        return self.adapter.problem(self.now_s, server_ready=self.ready)
+        return self.adapter.problem(self.now_s, self.server)
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def test_a_goal_that_was_cancelled_for_the_next_is_no_fault(rig: Rig) -> None:
     rig.chunk(OPEN_M)
     rig.take(SQUEEZE_M)
     rig.now_s += 0.05
-    assert rig.adapter.step(rig.now_s, server_ready=True) == "cancel"
+    assert rig.adapter.step(rig.now_s, Server.READY) == "cancel"
     rig.end(Outcome.CANCELED)
     assert (rig.adapter.phase, rig.problem) == (Phase.IDLE, "")
 
@@ -342,20 +343,20 @@ def test_the_newest_target_is_sent_when_the_server_answers_late(rig: Rig) -> Non
 
 
 def test_an_absent_server_is_named_at_once_and_gets_the_goal_when_it_comes(rig: Rig) -> None:
-    rig.ready = False
+    rig.server = Server.ABSENT
     assert rig.problem.startswith("action server fr3_gripper is not there")
     rig.chunk(SQUEEZE_M)
     assert rig.sent == []
-    rig.ready = True
+    rig.server = Server.READY
     rig.chunk(SQUEEZE_M)
     assert rig.targets == [SQUEEZE_M]
 
 
 def test_a_server_that_comes_after_the_guard_fell_silent_gets_nothing(rig: Rig) -> None:
-    rig.ready = False
+    rig.server = Server.ABSENT
     rig.chunk(SQUEEZE_M)
     rig.run(1.0)
-    rig.ready = True
+    rig.server = Server.READY
     rig.run(5.0)
     assert rig.sent == []
 
@@ -363,13 +364,48 @@ def test_a_server_that_comes_after_the_guard_fell_silent_gets_nothing(rig: Rig) 
 def test_a_goal_lost_with_its_server_is_sent_again(rig: Rig) -> None:
     rig.ends = None
     rig.chunk(SQUEEZE_M)
-    rig.ready = False
+    rig.server = Server.ABSENT
     rig.chunk(SQUEEZE_M)
-    rig.ready = True
+    rig.server = Server.READY
     assert "was lost with fr3_gripper" in rig.problem
     for _ in range(3):
         rig.chunk(SQUEEZE_M)
     assert rig.targets == [SQUEEZE_M, SQUEEZE_M]
+
+
+def test_a_silent_server_is_named_gets_nothing_and_loses_nothing(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.server = Server.SILENT
+    assert rig.problem.startswith("action server fr3_gripper does not answer")
+    rig.chunk(OPEN_M)
+    rig.run(1.0)
+    rig.server = Server.READY
+    rig.chunk(SQUEEZE_M)
+    assert (rig.targets, rig.cancelled, rig.problem) == ([SQUEEZE_M], [], "")
+
+
+def test_a_goal_that_a_new_server_does_not_know_is_sent_again(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.adapter.on_unknown(1)
+    assert "goal 1 (grasp to 0.0000 m) was lost with fr3_gripper" in rig.problem
+    for _ in range(3):
+        rig.chunk(SQUEEZE_M)
+    assert rig.targets == [SQUEEZE_M, SQUEEZE_M]
+
+
+def test_the_next_goal_does_not_wait_for_one_that_a_new_server_does_not_know(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.take(OPEN_M)
+    rig.now_s += 0.05
+    assert rig.adapter.step(rig.now_s, Server.READY) == "cancel"
+    rig.run(0.1)
+    assert rig.targets == [SQUEEZE_M]
+    rig.adapter.on_unknown(1)
+    rig.run(0.1)
+    assert rig.targets == [SQUEEZE_M, OPEN_M]
 
 
 def test_a_rejected_goal_is_named_and_tried_once_a_second(rig: Rig) -> None:
