@@ -27,6 +27,8 @@ from par_ros.parameters import (
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
+    CONTROLLER_PARAMETERS_NAME,
+    CONTROLLER_STATE_NAME,
     EPISODES,
     GRIPPER_ADAPTER,
     GRIPPER_TRAJECTORY,
@@ -344,7 +346,11 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
                 (JOINT_STATES.name, arguments.joint_states_topic),
                 (JOINT_TRAJECTORY.name, arguments.controller_topic),
                 (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
-                *_controller_state_remapping(arguments),
+                (
+                    CONTROLLER_STATE_NAME,
+                    arguments.controller_state_topic
+                    or _beside(arguments.controller_topic, "controller_state"),
+                ),
             ),
             lifecycle=True,
         ),
@@ -356,6 +362,10 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
                 (JOINT_STATES.name, arguments.joint_states_topic),
                 (JOINT_TRAJECTORY.name, arguments.controller_topic),
                 (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (
+                    CONTROLLER_PARAMETERS_NAME,
+                    _beside(arguments.controller_topic, "get_parameters"),
+                ),
             ),
             lifecycle=True,
         ),
@@ -481,15 +491,9 @@ def _guard_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
     return {"splice_s": arguments.splice_s, "limit_share": arguments.limit_share}
 
 
-def _controller_state_remapping(arguments: RealArmArguments) -> tuple[tuple[str, str], ...]:
-    """The controller's state stands beside its command topic."""
-    if arguments.reference != "controller_state":
-        return ()
-    controller = read_arm_spec(arguments.robot).arm_controller
-    topic = arguments.controller_state_topic or str(
-        PurePosixPath(arguments.controller_topic).with_name("controller_state")
-    )
-    return ((f"{controller}/controller_state", topic),)
+def _beside(topic: str, name: str) -> str:
+    """What a controller offers beside its command topic."""
+    return str(PurePosixPath(topic).with_name(name))
 
 
 def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realtime") -> NodeEntry:

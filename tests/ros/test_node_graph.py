@@ -59,7 +59,10 @@ def nodes_of(graph: NodeGraph) -> dict[str, Any]:
 
 def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, NodeGraph]) -> None:
     assert {name.split()[0] for name in graphs} == set(GRAPHS)
-    known_topics = {topic.name for topic in topics.TOPICS}
+    known_topics = {topic.name for topic in topics.TOPICS} | {
+        topics.CONTROLLER_STATE_NAME,
+        topics.CONTROLLER_PARAMETERS_NAME,
+    }
     for graph in graphs.values():
         for entry in graph.nodes:
             assert importlib.util.find_spec(f"par_ros.{entry.executable}"), entry.executable
@@ -136,7 +139,12 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
         "joint_states": "fr3/joint_states",
         "joint_trajectory": "jtc/joint_trajectory",
         "gripper_trajectory": "gripper/joint_trajectory",
+        "arm_controller/controller_state": "jtc/controller_state",
     }
+    assert (
+        dict(nodes["real_arm_node"].remappings)["arm_controller/get_parameters"]
+        == "jtc/get_parameters"
+    )
     assert dict(nodes["policy_node"].remappings) == {
         "camera/image_raw": "wrist/image",
         "joint_states": "fr3/joint_states",
