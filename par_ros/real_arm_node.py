@@ -144,11 +144,14 @@ class RealArmNode(LifecycleNode):
             return
         try:
             raw = messages.read_joint_state(message)
-            self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = self._selector.take(
+                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
+            )
         except ValueError as error:
             self._supervision.on_bad_joint_state(str(error))
             return
-        self._supervision.on_joint_state(now_s)
+        if sample is not None:
+            self._supervision.on_joint_state(now_s)
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
         values = messages.read_status(message).values
