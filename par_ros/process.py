@@ -206,6 +206,12 @@ def report_error(error: BaseException | str) -> int:
     return 1
 
 
+def end_sentence(name: str, code: int) -> str:
+    """How the process of node `name` ended; a negative code is a signal's number."""
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{name} ended unexpectedly ({how})"
+
+
 def end_with_parent() -> None:
     """Ask Linux to end this process when the runner that started it dies, however it dies.
 
