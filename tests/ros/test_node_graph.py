@@ -156,7 +156,9 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
 
 def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoint: str) -> None:
     for robot, is_there in (("panda", False), ("fr3", True), ("ur5e", True)):
-        arguments = RealArmArguments(checkpoint=checkpoint, robot=robot, gripper_topic="fingers")
+        arguments = RealArmArguments(
+            checkpoint=checkpoint, instruction="Push.", robot=robot, gripper_topic="fingers"
+        )
         nodes = nodes_of(real_arm_graph(arguments))
         assert ("gripper_adapter_node" in nodes) is is_there
         if is_there:
@@ -169,7 +171,7 @@ def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoi
 
 def test_an_unknown_arm_is_one_sentence_before_anything_starts(checkpoint: str) -> None:
     with pytest.raises(ValueError, match=r"arm 'pandda' is unknown, config/arms holds fr3, panda"):
-        real_arm_graph(RealArmArguments(checkpoint=checkpoint, robot="pandda"))
+        real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push.", robot="pandda"))
 
 
 def test_environment_stays_on_this_machine_and_respects_the_users(
@@ -184,6 +186,7 @@ def test_environment_stays_on_this_machine_and_respects_the_users(
     assert environment["ROS_DOMAIN_ID"] == "42"
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    monkeypatch.setenv("VK_DRIVER_FILES", "mine.json")
     assert set(sim_graph(arguments).environment) == {"ROS_DOMAIN_ID"}
     off = dataclasses.replace(arguments, fastdds_profile=False)
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
@@ -256,7 +259,7 @@ def test_an_unknown_instruction_is_refused_before_anything_starts(checkpoint: st
 
 def test_only_a_real_arm_s_policy_may_be_lost(graphs: dict[str, NodeGraph]) -> None:
     may_be_lost = {
-        (name, entry.name)
+        (name.split()[0], entry.name)
         for name, graph in graphs.items()
         for entry in graph.nodes
         if entry.others_go_on

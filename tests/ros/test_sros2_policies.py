@@ -70,7 +70,9 @@ def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
 
 
 def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
-    arguments = RealArmArguments(checkpoint=str(tmp_path), record=True, robot="fr3")
+    arguments = RealArmArguments(
+        checkpoint=str(tmp_path), instruction="Push.", record=True, robot="fr3"
+    )
     graph = real_arm_graph(arguments)
     managed = {entry.name for entry in graph.nodes if entry.lifecycle}
     assert managed == {GUARD, POLICY, "real_arm_node", GRIPPER_ADAPTER, RECORDER}
