@@ -128,13 +128,13 @@ class StopProfiles:
         self, first_s: FloatArray, plateau_s: FloatArray, last_s: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Positions and velocities after these parts of the three phases."""
-        jerk, peak = self.jerk, self.peak
-        way = self.velocity * first_s + 0.5 * self.acceleration * first_s**2 - jerk * first_s**3 / 6
-        velocity = self.velocity + self.acceleration * first_s - 0.5 * jerk * first_s**2
-        way += velocity * plateau_s - 0.5 * peak * plateau_s**2
+        jerk, peak, acceleration = self.jerk, self.peak, self.acceleration
+        way = first_s * (self.velocity + first_s * (0.5 * acceleration - jerk / 6 * first_s))
+        velocity = self.velocity + first_s * (acceleration - 0.5 * jerk * first_s)
+        way += plateau_s * (velocity - 0.5 * peak * plateau_s)
         velocity = velocity - peak * plateau_s
-        way += velocity * last_s - 0.5 * peak * last_s**2 + jerk * last_s**3 / 6
-        velocity = velocity - peak * last_s + 0.5 * jerk * last_s**2
+        way += last_s * (velocity + last_s * (jerk / 6 * last_s - 0.5 * peak))
+        velocity = velocity + last_s * (0.5 * jerk * last_s - peak)
         return self.positions + self.sign * way, self.sign * velocity
 
 

@@ -91,9 +91,13 @@ class CurveLimits:
             low, high = self._bounds_between(safe, CurvePoints(safe.values + step))
         room = np.where(step > 0.0, high - safe.values, safe.values - low)
         size = np.maximum(np.abs(step), 1e-15)
-        shares = np.minimum.reduceat(np.maximum(room, 0.0) / size, SECTIONS).min(axis=1)
-        rows = shares[self.enforced[: len(SECTIONS)]]
-        result: FloatArray = np.clip(0.999 * rows.min(axis=0), 0.0, 1.0)
+        shares = np.maximum(room, 0.0) / size
+        of_enforced = [
+            rows.min(axis=0).min(axis=0)
+            for rows, enforced in zip(np.split(shares, SECTIONS[1:]), self.enforced, strict=False)
+            if enforced
+        ]
+        result: FloatArray = np.minimum(0.999 * np.minimum.reduce(of_enforced), 1.0)
         return result
 
     def _stop_breaks(

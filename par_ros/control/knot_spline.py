@@ -113,8 +113,8 @@ class KnotSpline:
             if not still.any():
                 break
             open_ = open_[still]
+            # Their common factor does not matter, and stays near 1.
             weights = weights[:, still] * (peaks[:, still] / highest[still] + 1e-3) ** 2
-            weights /= weights.max(axis=0)
         return Nodes.of_states(self._fine.times_s, states)
 
     def refined(self, nodes: Nodes) -> Nodes:
