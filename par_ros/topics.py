@@ -109,6 +109,8 @@ _SENSOR_READER = Qos(reliable=False, depth=5)
 _COMMAND = Qos(reliable=True, depth=10)
 _ANSWER = Qos(reliable=True, depth=10)
 _LATCHED = Qos(reliable=True, depth=1, transient_local=True)
+# Asks for nothing, so that no publisher's offer is too little.
+_ANY_WRITER = Qos(reliable=False, depth=10)
 
 IMAGE = Topic(
     "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
@@ -182,9 +184,21 @@ GUARD_INPUTS = Topic(
     "each chunk, service call and fault with the clocks' times at which the guard took it",
 )  # fmt: skip
 E_STOP = Topic(
-    "e_stop", Bool, _ANSWER, _ANSWER,
+    "e_stop", Bool, _ANSWER, _ANY_WRITER,
     (ANYONE,), (GUARD,),
     "true stops and latches; false is ignored",
+)  # fmt: skip
+CONTROLLER_REFERENCE = Topic(
+    "controller_reference", JointTrajectory, _SENSOR_WRITER, Qos(reliable=False, depth=100),
+    (ARM,), (GUARD,),
+    "what the arm's controller commands at the stamp, one point; a ros2_control arm has "
+    "controller_state (control_msgs) in its place",
+)  # fmt: skip
+GUARD_STATE = Topic(
+    "guard_state", DiagnosticStatus, _LATCHED, _LATCHED,
+    (GUARD,), (ARM, ANYONE),
+    "engaged, stop_latched, holding, reason and reference of the guard, which alone may write "
+    "here; at each change and every second",
 )  # fmt: skip
 E_STOP_STATE = Topic(
     "e_stop_state", Bool, _LATCHED, _LATCHED,
@@ -219,12 +233,14 @@ TOPICS: tuple[Topic, ...] = (
     GUARD_INPUTS,
     E_STOP,
     E_STOP_STATE,
+    CONTROLLER_REFERENCE,
+    GUARD_STATE,
     EPISODE_STATE,
     APPLIED_TARGETS,
 )
 
 ENGAGE = ServiceEntry(
-    "engage", GUARD, Trigger, "start passing chunks on, from the measured joint positions"
+    "engage", GUARD, Trigger, "start passing chunks on, from where the controller holds the arm"
 )
 DISENGAGE = ServiceEntry("disengage", GUARD, Trigger, "bring the arm to rest and pass nothing on")
 STOP = ServiceEntry("e_stop", GUARD, Trigger, "stop now and latch")
