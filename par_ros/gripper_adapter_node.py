@@ -33,7 +33,7 @@ from par_ros.gripper_actions import (
     outcome_of,
 )
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
-from par_ros.process import read_together, report_error, run_node, transition
+from par_ros.process import read_moment, report_error, run_node, transition
 from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
 from par_ros.watched_action import WatchedAction
 
@@ -153,9 +153,10 @@ class GripperAdapterNode(LifecycleNode):
     # Inputs
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        now_ns, now_s = read_together(lambda: int(self.get_clock().now().nanoseconds))
+        moment = read_moment(lambda: int(self.get_clock().now().nanoseconds))
+        now_s = moment.steady_ns / messages.NANOSECONDS
         stamp_ns = messages.stamp_ns(message)
-        ahead_s = 0.0 if stamp_ns == 0 else (stamp_ns - now_ns) / messages.NANOSECONDS
+        ahead_s = 0.0 if stamp_ns == 0 else (stamp_ns - moment.ros_ns) / messages.NANOSECONDS
         try:
             trajectory = messages.read_joint_trajectory(message)
             self._adapter.take(trajectory, now_s + ahead_s, now_s)
@@ -195,7 +196,7 @@ class GripperAdapterNode(LifecycleNode):
         server, was = self._server(), self._last_server
         self._last_server = server
         if was is Server.SILENT and server is Server.READY and self._adapter.phase is Phase.RUNNING:
-            self._ask_for_running()
+            self._ask_whether_known(self._adapter.goal, self._running)
         wanted = self._adapter.step(time.monotonic(), server)
         if wanted == "cancel":
             self._cancel()
@@ -205,15 +206,18 @@ class GripperAdapterNode(LifecycleNode):
 
     def _cancel(self) -> None:
         # A server that was started anew answers that there is nothing to cancel, and never ends it.
-        self._running.cancel_goal_async().add_done_callback(
-            lambda answered: None if answered.result().goals_canceling else self._ask_for_running()
-        )
+        goal, handle = self._adapter.goal, self._running
 
-    def _ask_for_running(self) -> None:
-        goal = self._adapter.goal
+        def judge(answered: Any) -> None:
+            if not answered.result().goals_canceling:
+                self._ask_whether_known(goal, handle)
+
+        handle.cancel_goal_async().add_done_callback(judge)
+
+    def _ask_whether_known(self, goal: GripperGoal | None, handle: Any) -> None:
         assert goal is not None
         client = self._action_clients[self._action_of(goal).name]
-        client.if_unknown(self._running, lambda: self._adapter.on_unknown(goal.number))
+        client.if_unknown(handle, lambda: self._adapter.on_unknown(goal.number))
 
     def _send(self, goal: GripperGoal) -> None:
         action = self._action_of(goal)
