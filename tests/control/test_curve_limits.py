@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.curve_limits import LIMIT_NAMES, CurveLimits
-from par_ros.control.hermite_curve import Nodes, control_points
+from par_ros.control.hermite_curve import CurvePoints, Nodes, control_points
 from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.safety_filter import FilteredChunk, Join, SafetyFilter, arm_trajectory
 from tests.control.arms import arm, knots
@@ -84,6 +84,59 @@ def test_what_is_not_finite_is_within_no_limit(number: float) -> None:
     with np.errstate(all="ignore"):
         broken = limits.broken(control_points(Nodes.of_states(np.array([0.0, 0.1]), states)))
     assert broken[:4, 4].all()
+
+
+def accelerating_to(
+    spec: ArmSpec, joint: int, position: float, velocity: float, acceleration: float
+) -> Nodes:
+    """50 ms of constant acceleration that end in this state of one joint; home elsewhere."""
+    times_s = np.array([0.0, 0.05])
+    states = np.zeros((3, 2, spec.num_arm_joints))
+    states[0] = spec.home
+    back_s = times_s[1] - times_s
+    states[2, :, joint] = acceleration
+    states[1, :, joint] = velocity - acceleration * back_s
+    states[0, :, joint] = position - velocity * back_s + 0.5 * acceleration * back_s**2
+    return Nodes.of_states(times_s, states)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_beyond_either_end_of_the_range_and_too_near_to_stop(side: int) -> None:
+    """At 1 rad/s the panda's second joint needs 0.1 rad to stop."""
+    spec = arm("panda")
+    limits = CurveLimits(spec.limits, np.ones(5, np.bool_))
+    end = (spec.limits.max_position if side > 0 else spec.limits.min_position)[1]
+    for inside_rad, broken in ((-1e-4, {"position"}), (0.02, {"stop"}), (0.2, set())):
+        speed = 0.0 if "position" in broken else side * 1.0
+        nodes = accelerating_to(spec, 1, end - side * inside_rad, speed, 0.0)
+        found = limits.broken(control_points(nodes))
+        assert set(np.array(LIMIT_NAMES)[found[:, 1]]) == broken
+        assert not np.delete(found, 1, axis=1).any()
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_curve_within_its_velocity_from_which_a_stop_is_not(side: int) -> None:
+    """Joint 2 may run at 1.03 rad/s at 1.5 rad; at 5 rad/s^2 it gets faster for 12 ms more."""
+    nodes = accelerating_to(FR3, 1, side * 1.5, side * 1.02, side * 5.0)
+    found = CurveLimits(FR3.limits, np.ones(5, np.bool_)).broken(control_points(nodes))
+    assert set(np.array(LIMIT_NAMES)[found[:, 1]]) == {"stop"}
+    plain = CurveLimits(without_position_dependence(FR3).limits, np.ones(5, np.bool_))
+    assert not plain.broken(control_points(nodes)).any()
+    faster = accelerating_to(FR3, 1, side * 1.5, side * 1.04, 0.0)
+    found = CurveLimits(FR3.limits, np.ones(5, np.bool_)).broken(control_points(faster))
+    assert found[1, 1]
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_largest_share_of_a_step_keeps_the_velocity_of_its_position(side: int) -> None:
+    """From standing at 1.5 rad towards 2 rad/s there, where 1.03 rad/s are allowed: about half."""
+    limits = CurveLimits(FR3.limits, np.ones(5, np.bool_))
+    safe = control_points(accelerating_to(FR3, 1, side * 1.5, 0.0, 0.0))
+    wanted = control_points(accelerating_to(FR3, 1, side * 1.5, side * 2.0, 0.0))
+    step = wanted.values - safe.values
+    share = limits.largest_share(safe, step)
+    assert 0.45 < share[1] < 0.52
+    assert not limits.broken(CurvePoints(safe.values + share * step), is_stop=True).any()
 
 
 def test_in_the_middle_of_the_range_nothing_changes() -> None:
