@@ -61,9 +61,9 @@ def run_node(
     # What rclpy's own handlers call after theirs.
     signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    rclpy.init(args=arguments)
     node = None
     try:
+        rclpy.init(args=arguments)
         node = make_node()
         executor = make_executor()
         executor.add_node(node)

@@ -58,6 +58,16 @@ SLOW_SIMULATOR = (
     "bridge.make_maniskill_arm = make_arm\n"
     "sys.exit(bridge.main())\n"
 )
+SLOW_START_OF_ROS = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "import rclpy\n"
+    "def init(**_):\n"
+    "    pathlib.Path(sys.argv[1]).touch()\n"
+    "    time.sleep(60.0)\n"
+    "rclpy.init = init\n"
+    "from par_ros.process import run_node\n"
+    "sys.exit(run_node(lambda: None, arguments=[]))\n"
+)
 SLOW_EXECUTABLE = (
     ORDINARY + "import pathlib, sys, time\n"
     "class Finder:\n"
@@ -115,6 +125,19 @@ def started(program: str, mark: Path, domain: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_ctrl_c_while_ros_starts_is_a_quiet_end(tmp_path: Path, free_domain: str) -> None:
+    mark = tmp_path / "starting"
+    process = started(SLOW_START_OF_ROS, mark, free_domain)
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "the start")
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert output == error == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
