@@ -10,7 +10,6 @@ compared. Same machine, same backend, same number of threads: another sum order 
 import argparse
 import dataclasses
 import json
-import math
 import os
 import struct
 from collections import defaultdict
@@ -26,11 +25,14 @@ from rich.table import Table
 
 from par_model.interface import Observation, Policy
 from par_model.json_file import shown
-from par_ros import messages
-from par_ros.control.guard import Command, Guard
+from par_ros import guard_report, messages
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.control.observation_assembler import JointSample, JointStateSelector
+from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
 from par_ros.parameters import (
@@ -129,16 +131,17 @@ class _Fields:
         """As `whole`, with spaces between."""
         return [self._whole(name, word) for word in self.text(name).split()]
 
-    def seconds(self, name: str) -> float:
-        """A finite number."""
-        text = self.text(name)
+    def moment(self, prefix: str = "") -> Moment:
+        """Both clocks, as safety_node notes them."""
+        return Moment(self.whole(f"{prefix}ros_ns"), self.whole(f"{prefix}steady_ns"))
+
+    def references(self, num_joints: int) -> list[ReferenceSample]:
+        """What the guard heard of the controller."""
+        text = self.text("samples")
         try:
-            value = float(text)
+            return guard_report.unpack_references(text, num_joints)
         except ValueError:
-            value = math.nan
-        if not abs(value) <= _MAX_STAMP_NS / messages.NANOSECONDS:
-            raise self._odd(name, text)
-        return value
+            raise self._odd("samples", text) from None
 
     def _whole(self, name: str, text: str) -> int:
         is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
@@ -353,7 +356,7 @@ class _GuardReplay:
         self._num_fed = 0
         self._chunks = recorded.by_stamp(ACTION_CHUNK)
         # Both clocks at the input before.
-        self._before: tuple[int, float] | None = None
+        self._before: Moment | None = None
         self.num_unknown = 0
 
     def _make_guard(self) -> Guard:
@@ -362,7 +365,7 @@ class _GuardReplay:
 
     def take(self, values: _Fields) -> Iterator[Command]:
         """Everything that the guard sends until it has taken one recorded input."""
-        now_ns, monotonic_s = values.whole("now_ns"), values.seconds("monotonic_s")
+        moment = values.moment()
         kind, guard = values.text("kind"), self._guard
         if kind == "configure":
             self._guard = self._make_guard()
@@ -371,32 +374,37 @@ class _GuardReplay:
         samples = self._samples_until(values.optional_whole("joint_stamp_ns"))
         if samples:
             *earlier, last = samples
-            taken_ns, taken_s = values.whole("joint_now_ns"), values.seconds("joint_monotonic_s")
-            yield from self._feed(earlier, taken_ns, taken_s)
-            yield guard.on_joint_state(last, taken_ns, taken_s)
-        if kind != "joint_state":
-            yield self._given(kind, values, now_ns, monotonic_s)
-        self._before = now_ns, monotonic_s
+            taken = values.moment("joint_")
+            yield from self._feed(earlier, taken)
+            yield guard.on_joint_state(last, taken)
+        if kind == "references":
+            for sample in values.references(guard.spec.num_arm_joints):
+                yield guard.on_reference(sample, moment)
+        elif kind != "joint_state":
+            yield self._given(kind, values, moment)
+        self._before = moment
 
-    def _given(self, kind: str, values: _Fields, now_ns: int, monotonic_s: float) -> Command:
+    def _given(self, kind: str, values: _Fields, moment: Moment) -> Command:
         guard = self._guard
         if kind == "chunk":
-            return self._chunk(values.whole("chunk_stamp_ns"), now_ns, monotonic_s)
+            return self._chunk(values.whole("chunk_stamp_ns"), moment)
         if kind == "bad_chunk":
-            return guard.on_bad_chunk(values.text("reason"), now_ns, monotonic_s)
+            return guard.on_bad_chunk(values.text("reason"), moment)
         if kind == "bad_joint_state":
-            return guard.on_bad_joint_state(values.text("reason"), now_ns, monotonic_s)
+            return guard.on_bad_joint_state(values.text("reason"), moment)
         if kind == "tick":
-            return guard.on_tick(values.whole("num_policies"), now_ns, monotonic_s)
+            return guard.on_tick(values.whole("num_policies"), moment)
+        if kind == "withdraw" and self._guard.can_withdraw:
+            return guard.withdraw(moment, last=values.text("last") == "true")
         if kind == "reset_stop":
             return guard.reset_stop().command
         calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
         if kind not in calls:
             self.num_unknown += 1
             return Command()
-        return calls[kind](now_ns, monotonic_s).command
+        return calls[kind](moment).command
 
-    def _chunk(self, stamp_ns: int, now_ns: int, monotonic_s: float) -> Command:
+    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
         if not self._chunks.get(stamp_ns):
             self.num_unknown += 1
             return Command()
@@ -404,7 +412,7 @@ class _GuardReplay:
         chunk = RequestedChunk(
             stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
         )
-        return self._guard.on_chunk(chunk, now_ns, monotonic_s)
+        return self._guard.on_chunk(chunk, moment)
 
     def _samples_until(self, stamp_ns: int | None) -> list[JointSample]:
         """The joint states that the guard had seen by then and has not been given here."""
@@ -420,16 +428,15 @@ class _GuardReplay:
         self.num_unknown += 1
         return []
 
-    def _feed(
-        self, samples: Sequence[JointSample], now_ns: int, monotonic_s: float
-    ) -> Iterator[Command]:
+    def _feed(self, samples: Sequence[JointSample], now: Moment) -> Iterator[Command]:
         """Joint states of which only the order is known: at their stamps, between two inputs."""
-        before_ns, before_s = self._before or (now_ns, monotonic_s)
+        before = self._before or now
         for sample in samples:
-            time_ns = int(np.clip(sample.stamp_ns, min(before_ns, now_ns), now_ns))
-            share = 1.0 if now_ns == before_ns else (time_ns - before_ns) / (now_ns - before_ns)
-            time_s = before_s + share * (monotonic_s - before_s)
-            yield self._guard.on_joint_state(sample, time_ns, time_s)
+            ros_ns = int(np.clip(sample.stamp_ns, min(before.ros_ns, now.ros_ns), now.ros_ns))
+            passed_ns = now.ros_ns - before.ros_ns
+            share = 1.0 if passed_ns == 0 else (ros_ns - before.ros_ns) / passed_ns
+            steady_ns = before.steady_ns + round(share * (now.steady_ns - before.steady_ns))
+            yield self._guard.on_joint_state(sample, Moment(ros_ns, steady_ns))
 
 
 def _decoded(data: bytes, topic: Topic) -> Any:
@@ -461,10 +468,12 @@ def _joint_samples(recorded: _Recorded, selector: JointStateSelector) -> Iterato
             continue
         try:
             raw = messages.read_joint_state(message)
-            yield selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
         except ValueError:
             # The guard's own list says what it made of this one.
             continue
+        if sample is not None:
+            yield sample
 
 
 def _compare(row: Comparison, then: Any, now: Any, where: str) -> None:

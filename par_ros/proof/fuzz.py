@@ -32,9 +32,10 @@ import numpy as np
 from par_ros import control
 from par_ros.control.action_schedule import ChunkStart
 from par_ros.control.arm_spec import ArmSpec
-from par_ros.control.guard import Command, Guard, GuardSettings, TrajectoryStamp
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard, GuardSettings
+from par_ros.control.joint_states import JointSample
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
-from par_ros.control.observation_assembler import JointSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
@@ -46,7 +47,7 @@ _CHUNKS_PER_RUN = 200
 _SAVE_PERIOD_S = 30.0
 # Joint states and the guard's ticks; slower than on an arm, to send more chunks.
 _TICK_S = 0.15
-_MODES: tuple[tuple[bool, TrajectoryStamp, ChunkStart], ...] = (
+_MODES: tuple[tuple[bool, str, ChunkStart], ...] = (
     (True, "start", "arrival"),
     (False, "start", "arrival"),
     (False, "start", "observation"),

@@ -5,23 +5,19 @@ Where launch is not installed, small recording stand-ins of its classes take its
 the same files are executed by the real launch too.
 """
 
-import dataclasses
 import importlib.util
 import itertools
 import os
 import subprocess
 import sys
 import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from par_ros.control.guard import TrajectoryStamp
 from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
-from par_ros.parameters import SafetyNodeParameters, constraint_of
 from par_ros.process import PARENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -342,11 +338,6 @@ def test_launch_files_need_nothing_that_a_ros_installation_lacks() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "imported\n", done.stderr
-
-
-def test_parameters_repeat_the_guard_s_stamps() -> None:
-    field = {f.name: f for f in dataclasses.fields(SafetyNodeParameters)}["trajectory_stamp"]
-    assert constraint_of(field).choices == ("auto", *typing.get_args(TrajectoryStamp))
 
 
 @pytest.mark.launch

@@ -30,6 +30,7 @@ PARAMETER_CLASSES = {
     "maniskill_bridge_node": parameters.ManiSkillBridgeParameters,
     "loopback_arm_node": parameters.LoopbackArmParameters,
     "real_arm_node": parameters.RealArmNodeParameters,
+    "gripper_adapter_node": parameters.GripperAdapterNodeParameters,
     "episode_node": parameters.EpisodeNodeParameters,
     "recorder_node": parameters.RecorderNodeParameters,
 }
@@ -47,6 +48,9 @@ def graphs(checkpoint: str) -> dict[str, NodeGraph]:
     return {
         "sim": sim_graph(SimArguments(checkpoint=checkpoint)),
         "real_arm": real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push.")),
+        "real_arm fr3": real_arm_graph(
+            RealArmArguments(checkpoint=checkpoint, instruction="Push.", robot="fr3")
+        ),
         "loopback": loopback_graph(LoopbackArguments(checkpoint=checkpoint)),
     }
 
@@ -56,8 +60,11 @@ def nodes_of(graph: NodeGraph) -> dict[str, Any]:
 
 
 def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, NodeGraph]) -> None:
-    assert set(graphs) == set(GRAPHS)
-    known_topics = {topic.name for topic in topics.TOPICS}
+    assert {name.split()[0] for name in graphs} == set(GRAPHS)
+    known_topics = {topic.name for topic in topics.TOPICS} | {
+        topics.CONTROLLER_STATE_NAME,
+        topics.CONTROLLER_PARAMETERS_NAME,
+    }
     for graph in graphs.values():
         for entry in graph.nodes:
             assert importlib.util.find_spec(f"par_ros.{entry.executable}"), entry.executable
@@ -74,8 +81,9 @@ def test_guard_and_policy_are_lifecycle_nodes_and_the_guard_comes_first(
 ) -> None:
     for name, graph in graphs.items():
         managed = [entry.name for entry in graph.nodes if entry.lifecycle]
-        supervisor = ["real_arm_node"] if name == "real_arm" else []
-        assert managed == ["safety_node", *supervisor, "policy_node"]
+        supervisor = ["real_arm_node"] if name.startswith("real_arm") else []
+        adapter = ["gripper_adapter_node"] if name == "real_arm fr3" else []
+        assert managed == ["safety_node", *supervisor, *adapter, "policy_node"]
 
 
 def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:
@@ -83,7 +91,7 @@ def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:
         name: [entry.name for entry in graph.nodes if entry.ends_run]
         for name, graph in graphs.items()
     }
-    assert ends == {"sim": ["episode_node"], "real_arm": [], "loopback": []}
+    assert ends == {"sim": ["episode_node"], "real_arm": [], "real_arm fr3": [], "loopback": []}
 
 
 def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
@@ -134,11 +142,36 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
         "joint_states": "fr3/joint_states",
         "joint_trajectory": "jtc/joint_trajectory",
         "gripper_trajectory": "gripper/joint_trajectory",
+        "arm_controller/controller_state": "jtc/controller_state",
     }
+    assert (
+        dict(nodes["real_arm_node"].remappings)["arm_controller/get_parameters"]
+        == "jtc/get_parameters"
+    )
     assert dict(nodes["policy_node"].remappings) == {
         "camera/image_raw": "wrist/image",
         "joint_states": "fr3/joint_states",
     }
+
+
+def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoint: str) -> None:
+    for robot, is_there in (("panda", False), ("fr3", True), ("ur5e", True)):
+        arguments = RealArmArguments(
+            checkpoint=checkpoint, instruction="Push.", robot=robot, gripper_topic="fingers"
+        )
+        nodes = nodes_of(real_arm_graph(arguments))
+        assert ("gripper_adapter_node" in nodes) is is_there
+        if is_there:
+            adapter = nodes["gripper_adapter_node"]
+            assert adapter.parameters["arm"] == robot
+            assert dict(adapter.remappings)["gripper_trajectory"] == "fingers"
+            guard = dict(nodes["safety_node"].remappings)
+            assert guard["gripper_trajectory"] == "fingers"
+
+
+def test_an_unknown_arm_is_one_sentence_before_anything_starts(checkpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"arm 'pandda' is unknown, config/arms holds fr3, panda"):
+        real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push.", robot="pandda"))
 
 
 def test_environment_stays_on_this_machine_and_respects_the_users(
@@ -153,6 +186,7 @@ def test_environment_stays_on_this_machine_and_respects_the_users(
     assert environment["ROS_DOMAIN_ID"] == "42"
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    monkeypatch.setenv("VK_DRIVER_FILES", "mine.json")
     assert set(sim_graph(arguments).environment) == {"ROS_DOMAIN_ID"}
     off = dataclasses.replace(arguments, fastdds_profile=False)
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
@@ -225,7 +259,7 @@ def test_an_unknown_instruction_is_refused_before_anything_starts(checkpoint: st
 
 def test_only_a_real_arm_s_policy_may_be_lost(graphs: dict[str, NodeGraph]) -> None:
     may_be_lost = {
-        (name, entry.name)
+        (name.split()[0], entry.name)
         for name, graph in graphs.items()
         for entry in graph.nodes
         if entry.others_go_on

@@ -252,11 +252,17 @@ def test_an_unknown_arm_is_one_sentence(rig: GuardRig) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(20)
     assert process.stderr is not None
-    assert "arm 'pandda' is unknown, config/arms holds panda, ur5e" in process.stderr.read()
+    assert "arm 'pandda' is unknown, config/arms holds fr3, panda, ur5e" in process.stderr.read()
 
 
 @pytest.mark.parametrize(
-    "module", ["par_ros.safety_node", "par_ros.loopback_arm_node", "par_ros.real_arm_node"]
+    "module",
+    [
+        "par_ros.safety_node",
+        "par_ros.loopback_arm_node",
+        "par_ros.real_arm_node",
+        "par_ros.gripper_adapter_node",
+    ],
 )
 def test_what_commands_the_arm_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'mani_skill' in sys.modules)"

@@ -7,13 +7,14 @@ from xml.etree import ElementTree
 import pytest
 
 from par_ros.node_graph import RealArmArguments, real_arm_graph
-from par_ros.topics import GUARD, POLICY, RECORDER, SERVICES, TOPICS
+from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
 NODES = {
     "guard": GUARD,
     "policy": POLICY,
     "real_arm": "real_arm_node",
+    "gripper_adapter": GRIPPER_ADAPTER,
     "recorder": RECORDER,
     "operator": "operator",
 }
@@ -60,16 +61,21 @@ def test_there_is_one_file_a_process() -> None:
 def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
     node = NODES[name]
     assert topics(name, "publish") == named({t.name for t in TOPICS if node in t.writers})
-    assert topics(name, "subscribe") == named({t.name for t in TOPICS if node in t.readers})
+    controller = {"joint_trajectory_controller/controller_state"} if node == GUARD else set()
+    readers = {t.name for t in TOPICS if node in t.readers}
+    assert topics(name, "subscribe") == named(readers) | controller
     served = {service.private_name for service in SERVICES if service.server == node}
     assert served <= allowed(name, "services", "reply")
     assert not allowed(name, "services", "request")
 
 
 def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
-    graph = real_arm_graph(RealArmArguments(checkpoint=str(tmp_path), record=True))
+    arguments = RealArmArguments(
+        checkpoint=str(tmp_path), instruction="Push.", record=True, robot="fr3"
+    )
+    graph = real_arm_graph(arguments)
     managed = {entry.name for entry in graph.nodes if entry.lifecycle}
-    assert managed == {GUARD, POLICY, "real_arm_node", RECORDER}
+    assert managed == {GUARD, POLICY, "real_arm_node", GRIPPER_ADAPTER, RECORDER}
     requests = allowed("operator", "services", "request")
     for name, node in NODES.items():
         if node in managed:
@@ -106,4 +112,15 @@ def test_the_supervisor_may_only_disengage() -> None:
     assert allowed("real_arm", "services", "request") == {
         "safety_node/disengage",
         "controller_manager/list_controllers",
+        "joint_trajectory_controller/get_parameters",
     }
+
+
+def test_the_gripper_adapter_hears_one_trajectory_and_calls_one_action() -> None:
+    assert topics("gripper_adapter", "publish") == {"/diagnostics", "joint_states"}
+    assert topics("gripper_adapter", "subscribe") == {
+        COMMANDS["gripper_trajectory"],
+        "joint_states",
+    }
+    assert allowed("gripper_adapter", "services", "request") == set()
+    assert allowed("gripper_adapter", "actions", "call") == {"gripper_controller/gripper_cmd"}
