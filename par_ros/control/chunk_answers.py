@@ -21,7 +21,7 @@ from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceWatch
 from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment
-from par_ros.control.watchdog import Watchdog, steady_s
+from par_ros.control.watchdog import Watchdog
 
 # Deadlines in the guard's watchdog.
 NEXT_CHUNK = "chunk"
@@ -228,7 +228,7 @@ class ChunkAnswers:
     def _expect_next(self, start_ns: int, time_ns: int, moment: Moment) -> None:
         duration_s = self.settings.num_actions * self.settings.step_s
         left_s = duration_s + (start_ns - time_ns) / NANOSECONDS
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(NEXT_CHUNK, now_s, left_s + self.settings.late_after_s)
         self._watchdog.feed(LIVE_POLICY, now_s, left_s + self.settings.policy_timeout_s)
 

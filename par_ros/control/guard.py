@@ -38,7 +38,7 @@ from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceSample, ReferenceWatch, Verdict
 from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment, Timeline
-from par_ros.control.watchdog import Watchdog, steady_s
+from par_ros.control.watchdog import Watchdog
 
 __all__ = ["Guard", "GuardSettings", "StopLatch"]
 
@@ -78,7 +78,7 @@ class Guard:
             max_engage_speed_rad_s=settings.max_engage_speed_rad_s,
             simulated=simulated,
         )
-        self._reference = ReferenceWatch()
+        self._reference = ReferenceWatch(timeline)
         self._engaging = Engaging(
             planning,
             self._joints,
@@ -189,7 +189,11 @@ class Guard:
         if self._joints.take(sample, moment):
             self.counters["unusable_joint_states"] += 1
             return Command()
-        self._watchdog.feed(_JOINT_STATES, steady_s(moment), self.settings.max_joint_state_age_s)
+        self._watchdog.feed(
+            _JOINT_STATES,
+            self._authority.timeline.seconds(moment),
+            self.settings.max_joint_state_age_s,
+        )
         if not self._authority.engaged or not self._motions:
             return Command()
         stamp_ns = self._authority.timeline.of_stamp(sample.stamp_ns, moment)
@@ -333,10 +337,15 @@ class Guard:
             return self._authority.trip(fault, moment)
         if self.settings.lockstep:
             return Command()
+        if self._authority.timeline.has_stopped(moment):
+            fault = Fault(
+                "clock", "the simulated clock has stood for 10 s; check /clock and the simulator."
+            )
+            return self._authority.trip(fault, moment)
         fault_or_none = self._missed_deadline(moment)
         if fault_or_none is not None:
             return self._authority.trip(fault_or_none, moment)
-        if self._watchdog.expired(NEXT_CHUNK, steady_s(moment)):
+        if self._watchdog.expired(NEXT_CHUNK, self._authority.timeline.seconds(moment)):
             self._watchdog.stop(NEXT_CHUNK)
             # The tail that was sent with the last chunk is the hold.
             self._authority.hold("late")
@@ -344,7 +353,7 @@ class Guard:
         return Command()
 
     def _missed_deadline(self, moment: Moment) -> Fault | None:
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         if self._watchdog.expired(_JOINT_STATES, now_s):
             return Fault(
                 "joint_states_stale",
@@ -388,7 +397,7 @@ class Guard:
         self._schedule.reset()
         self._authority.begin()
         self._watchdog.stop(NEXT_CHUNK)
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(LIVE_POLICY, now_s, self.settings.first_chunk_timeout_s)
         if not start.settles:
             return Reply(True, "engaged from where the arm is held")

@@ -441,3 +441,50 @@ def test_a_stop_that_no_check_lets_pass_latches() -> None:
     assert "no stop passed the outgoing check (broken on purpose)" in text(reply.command)
     assert rig.guard.stop_latched
     rig.assert_rest(0.9)
+
+
+# Simulation.
+
+
+def simulated(steps: int, factor: float) -> tuple[Guard, list[str]]:
+    """A realtime simulation at `factor` of real time that steps 50 ms; ticks every 20 ms of wall.
+
+    It engages after half a second of its own time and says which faults came.
+    """
+    rig = Rig(sim_clock=True)
+    guard, home = rig.guard, rig.spec.home
+    faults: list[str] = []
+    zeros = np.zeros(7)
+    wall_ns = 0
+    for step in range(steps):
+        ros_ns = S + step * 50_000_000
+        for _ in range(max(round(0.05 / factor / 0.02), 1)):
+            wall_ns += round(min(0.02, 0.05 / factor) * S)
+            guard.on_tick(1, Moment(ros_ns, wall_ns))
+        moment = Moment(ros_ns, wall_ns)
+        guard.on_joint_state(JointSample(ros_ns, np.append(home, 0.04), np.zeros(8)), moment)
+        guard.on_reference(ReferenceSample(ros_ns, home, zeros, zeros), moment)
+        if step == 10:
+            assert guard.engage(moment).success
+        if guard.last_fault is not None:
+            faults.append(guard.last_fault.kind)
+    return guard, faults
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.1, 1.0, 2.0])
+def test_a_slow_or_fast_simulation_has_its_own_deadlines(factor: float) -> None:
+    """Eight seconds of simulated time without a fault; the first chunk is due after ten."""
+    guard, faults = simulated(160, factor)
+    assert not faults
+    assert guard.engaged
+
+
+def test_a_simulation_that_stops_is_a_fault() -> None:
+    """A stopped /clock stops no watch: after ten seconds of wall time."""
+    guard, _ = simulated(20, 1.0)
+    stopped_ns, wall_ns = S + 19 * 50_000_000, 20 * 40_000_000
+    guard.on_tick(1, Moment(stopped_ns, wall_ns + 9 * S))
+    assert guard.engaged
+    guard.on_tick(1, Moment(stopped_ns, wall_ns + 11 * S))
+    assert guard.last_fault is not None
+    assert guard.last_fault.kind == "clock"
