@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
-from par_ros.control.observation_assembler import JointStateSelector
+from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.supervision import ArmView, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition

@@ -27,7 +27,7 @@ from par_model.interface import Observation, Policy
 from par_ros import messages
 from par_ros.control.guard import Command, Guard
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.control.observation_assembler import JointSample, JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.node_graph import checkpoint_folder, manifest_sha256

@@ -19,7 +19,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
 from par_ros.control.guard import Command, Guard, Reply
-from par_ros.control.observation_assembler import JointStateSelector
+from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import SafetyNodeParameters, declare, guard_settings, read_guarded_arm
 from par_ros.process import read_together, report_error, run_node, transition

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a chunk's actions are due, and which chunks come too late, too early or twice.
 
-Action l (1..L) is due at start + l * step. `arrival` starts a chunk when it arrives and runs all
-its actions. `observation` starts it at the stamp of the observation that it answers and drops what
-is already due. In lockstep physics has waited, so both are the stamp.
+Action l (1..L) is due at start + l * step. `arrival` starts a chunk where it can take over, at the
+end of the splice, and runs all its actions. `observation` starts it at the stamp of the observation
+that it answers and drops what is due before it can take over. In lockstep physics has waited, so
+both are the stamp.
 
-Times are integer nanoseconds of the node's clock.
+Times are integer nanoseconds of ROS time.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from par_ros.control.joint_trajectory import NANOSECONDS
 
 ChunkStart = Literal["arrival", "observation"]
+
+# A quotient of times this close to the next whole number is that number.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class ScheduleSettings:
         lockstep: the chunk starts at its stamp; age is not looked at.
         max_observation_age_s: an older observation's chunk is late.
         max_future_s: how far a stamp may lie ahead of the clock.
-        min_lead_s: with `observation`, the first action sent is due at least this far ahead.
+        min_lead_s: with `observation`, the first action sent is due at least this far behind the
+            moment at which the chunk takes over.
     """
 
     num_actions: int = 8
@@ -65,8 +71,14 @@ class ActionSchedule:
         """Forget the last stamp: any stamp may come next."""
         self._last_stamp_ns = None
 
-    def place(self, stamp_ns: int, now_ns: int) -> PlacedChunk | ScheduleRefusal:
-        """The chunk's start, or why it has none. A chunk that was placed or late uses its stamp."""
+    def place(
+        self, stamp_ns: int, now_ns: int, takes_over_ns: int
+    ) -> PlacedChunk | ScheduleRefusal:
+        """The chunk's start, or why it has none. A chunk that was placed or late uses its stamp.
+
+        Args:
+            takes_over_ns: until then the running motion goes on (the end of the splice).
+        """
         refusal = self._check_order(stamp_ns)
         if refusal is not None:
             return refusal
@@ -84,16 +96,14 @@ class ActionSchedule:
         if age_s > self.settings.max_observation_age_s:
             return self._late(age_s)
         if self.settings.chunk_start == "arrival":
-            return PlacedChunk(now_ns, 0)
-        return self._place_at_observation(stamp_ns, now_ns)
-
-    def _place_at_observation(self, stamp_ns: int, now_ns: int) -> PlacedChunk | ScheduleRefusal:
-        age_s = (now_ns - stamp_ns) / NANOSECONDS
-        num_due = int((age_s + self.settings.min_lead_s) / self.settings.step_s)
+            return PlacedChunk(takes_over_ns, 0)
+        # A trajectory has no time before its start: a stamp ahead of the clock counts as now.
+        start_ns = min(stamp_ns, now_ns)
+        passed_s = (takes_over_ns - start_ns) / NANOSECONDS + self.settings.min_lead_s
+        num_due = math.floor(passed_s / self.settings.step_s + _ROUNDING)
         if num_due >= self.settings.num_actions:
             return self._late(age_s)
-        # A trajectory has no time before its start: a stamp ahead of the clock counts as now.
-        return PlacedChunk(min(stamp_ns, now_ns), num_due)
+        return PlacedChunk(start_ns, num_due)
 
     def _late(self, age_s: float) -> ScheduleRefusal:
         return ScheduleRefusal(

@@ -5,6 +5,7 @@ This file takes plain mappings; parameters.py reads the YAML. Shapes: J arm join
 gripper). Units: rad, m, s.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,28 @@ class JointLimits:
             self.max_acceleration[columns],
             self.max_jerk[columns],
             self.stop_jerk[columns],
+        )
+
+    def scaled(self, share: float) -> "JointLimits":
+        """The same positions with `share` of velocity, acceleration and jerk."""
+        return dataclasses.replace(
+            self,
+            max_velocity=share * self.max_velocity,
+            max_acceleration=share * self.max_acceleration,
+            max_jerk=share * self.max_jerk,
+            stop_jerk=share * self.stop_jerk,
+        )
+
+    def with_velocity(self, max_velocity: FloatArray) -> "JointLimits":
+        """The same limits with another velocity [J]."""
+        return dataclasses.replace(self, max_velocity=max_velocity)
+
+    def inside(self, margin_rad: float) -> "JointLimits":
+        """The same limits with positions `margin_rad` inside."""
+        return dataclasses.replace(
+            self,
+            min_position=self.min_position + margin_rad,
+            max_position=self.max_position - margin_rad,
         )
 
     def repeated(self, num: int) -> "JointLimits":

@@ -37,14 +37,6 @@ class MotionState:
             self.positions[columns], self.velocities[columns], self.accelerations[columns]
         )
 
-    def repeated(self, num: int) -> "MotionState":
-        """The same state for `num` sets of joints side by side."""
-        return MotionState(
-            np.tile(self.positions, num),
-            np.tile(self.velocities, num),
-            np.tile(self.accelerations, num),
-        )
-
 
 @dataclass(frozen=True)
 class MotionSamples:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 
 ImageArray = npt.NDArray[np.uint8]
@@ -34,15 +35,6 @@ class AssemblerSettings:
     max_joint_skew_s: float = 0.05
     max_future_s: float = 0.01
     chunk_end_tolerance_s: float = 0.001
-
-
-@dataclass(frozen=True)
-class JointSample:
-    """Measured positions and velocities, float64 [J], at `stamp_ns`."""
-
-    stamp_ns: int
-    positions: FloatArray
-    velocities: FloatArray
 
 
 @dataclass(frozen=True)
@@ -87,56 +79,6 @@ class Refusal:
     reason: str
 
 
-class JointStateSelector:
-    """Picks the arm's joints out of a joint state message, by name, in the arm's order."""
-
-    def __init__(self, joint_names: tuple[str, ...]) -> None:
-        self.joint_names = joint_names
-
-    def select(
-        self,
-        stamp_ns: int,
-        names: tuple[str, ...],
-        positions: FloatArray,
-        velocities: FloatArray | None,
-    ) -> JointSample:
-        """The J joints of one message; an absent velocity array counts as zero velocity.
-
-        Raises:
-            ValueError: a joint is missing or doubled, a length is wrong, or a number is not finite.
-        """
-        self._require_joints(names)
-        if len(positions) != len(names):
-            raise ValueError(
-                f"joint state positions must have one entry for each of {len(names)} names, got "
-                f"{len(positions)}; check the joint_states publisher."
-            )
-        columns = [names.index(name) for name in self.joint_names]
-        selected = np.asarray(positions, dtype=np.float64)[columns]
-        speeds = np.zeros_like(selected)
-        if velocities is not None and len(velocities) == len(names):
-            speeds = np.asarray(velocities, dtype=np.float64)[columns]
-        for kind, values in (("positions", selected), ("velocities", speeds)):
-            if not np.all(np.isfinite(values)):
-                raise ValueError(
-                    f"joint state {kind} must be finite, got {values.tolist()}; check the arm's "
-                    "driver."
-                )
-        return JointSample(stamp_ns, selected, speeds)
-
-    def _require_joints(self, names: tuple[str, ...]) -> None:
-        missing = [name for name in self.joint_names if name not in names]
-        if missing:
-            raise ValueError(
-                f"joint states must hold {list(self.joint_names)}, missing {missing}; check the "
-                "joint_states topic and the arm file's joint names."
-            )
-        if len(set(names)) != len(names):
-            raise ValueError(
-                f"joint state names must be unique, got {list(names)}; check for two publishers."
-            )
-
-
 class ObservationAssembler:
     """Keeps the newest joint states and the last executed chunk; reset() starts an episode."""
 
@@ -172,18 +114,19 @@ class ObservationAssembler:
         positions: FloatArray,
         velocities: FloatArray | None = None,
     ) -> None:
-        """Take one joint state; a bad one is kept as the reason for the next refusal.
+        """Take one joint state or a part of one; a bad one is the reason for the next refusal.
 
         Raises:
             ValueError: a joint is missing, a length is wrong, or a number is not finite.
         """
         try:
-            sample = self._selector.select(stamp_ns, names, positions, velocities)
+            sample = self._selector.take(stamp_ns, names, positions, velocities)
         except ValueError as error:
             self._joint_fault = str(error)
             raise
         self._joint_fault = None
-        self._joint_samples.append(sample)
+        if sample is not None:
+            self._joint_samples.append(sample)
 
     def add_executed_actions(self, positions: FloatArray, end_ns: int) -> None:
         """Take what the guard really sent: float64 [L, J], and when its last point is due."""

@@ -128,13 +128,10 @@ class Join:
     Attributes:
         start: the state commanded at `time_s`.
         time_s: seconds after the chunk's start; 0 where the new motion starts at once.
-        late_starts: states at which a controller that picks the message up later would start, its
-            time counted from that moment (stamp 0); empty where the stamp fixes the start.
     """
 
     start: MotionState
     time_s: float = 0.0
-    late_starts: tuple[MotionState, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +209,7 @@ class SafetyFilter:
         arm_targets = knots[first_knot:, :-1]
         spline = knot_spline(join.time_s, tuple(self.knot_times_s[first_knot:].tolist()))
         nodes = spline.exact(join.start, arm_targets)
-        broken = self._broken(nodes, join)
+        broken = self._broken(nodes)
         tail, tail_broken = self._tail(nodes)
         broken[:, :] |= tail_broken
         warnings = self._warnings(broken)
@@ -239,35 +236,6 @@ class SafetyFilter:
             nodes.times_s[1:], nodes.positions[1:], nodes.velocities[1:], nodes.accelerations[1:]
         )
         return FilteredChunk(outcome, sent, tail.after(ahead), tuple(changes), warnings)
-
-    def join_shares(
-        self, starts: tuple[MotionState, ...], end: MotionState, duration_s: float
-    ) -> FloatArray:
-        """Largest share of an enforced limit, [J], that a quintic from a start to `end` asks for.
-
-        Up to 1: all of `starts` may join. Inf where a position is out, or a stop from `end` would
-        leave the limits.
-        """
-        start = (
-            np.array([state.positions for state in starts]),
-            np.array([state.velocities for state in starts]),
-            np.array([state.accelerations for state in starts]),
-        )
-        ends = tuple(
-            np.tile(values, (len(starts), 1))
-            for values in (end.positions, end.velocities, end.accelerations)
-        )
-        pieces = Pieces(start, (ends[0], ends[1], ends[2]), np.full(len(starts), duration_s))
-        points = pieces.control_points()
-        low, high = points.extremes()
-        rates = np.maximum(-low, high)[1:] / self._limits.bounds[1][1:]
-        shares: FloatArray = rates[self._enforced[1:4]].max(axis=0, initial=0.0)
-        rows = (end.positions[None], end.velocities[None], end.accelerations[None])
-        speeds = np.abs(braking.peak_velocities(rows[1], rows[2], self._limits))[0]
-        out = _beyond(points, self._limits)[0]
-        if self._enforced[4]:
-            out = out | (speeds > self._limits.max_velocity) | _stop_leaves(*rows, self._limits)
-        return np.where(out & self._enforced[0], np.inf, shares)
 
     # What is wrong before any limit is looked at.
 
@@ -342,31 +310,13 @@ class SafetyFilter:
 
     # Limits of a curve.
 
-    def _broken(self, nodes: Nodes, join: Join, limits: JointLimits | None = None) -> BoolArray:
-        """Which limits [5, J] the curve through `nodes` breaks, the join included."""
+    def _broken(self, nodes: Nodes, limits: JointLimits | None = None) -> BoolArray:
+        """Which limits [5, J] the curve through `nodes` breaks."""
         limits = self._limits if limits is None else limits
         pieces = Pieces.between(nodes)
         broken = _beyond(pieces.control_points(), limits)
         broken[4] = _stop_breaks(pieces, nodes, limits)
-        if join.late_starts:
-            broken[:4] |= _beyond(self._late_pieces(nodes, join), limits)[:4]
         return broken
-
-    def _late_pieces(self, nodes: Nodes, join: Join) -> ControlPoints:
-        """The first piece as it runs when picked up late: from further on, to the same knot."""
-        num = len(join.late_starts)
-        start = (
-            np.array([state.positions for state in join.late_starts]),
-            np.array([state.velocities for state in join.late_starts]),
-            np.array([state.accelerations for state in join.late_starts]),
-        )
-        end = (
-            np.tile(nodes.positions[1], (num, 1)),
-            np.tile(nodes.velocities[1], (num, 1)),
-            np.tile(nodes.accelerations[1], (num, 1)),
-        )
-        duration_s = np.full(num, nodes.times_s[1])
-        return Pieces(start, end, duration_s).control_points()
 
     def _tail(self, nodes: Nodes) -> tuple[Nodes, BoolArray]:
         """The braking tail after the last node, and which limits [5, J] it breaks.
@@ -408,7 +358,7 @@ class SafetyFilter:
         open_joints = np.any(broken[self._enforced], axis=0)
         nodes = self._track_joints(spline, join, wanted, exact, open_joints)
         tail, tail_broken = self._tail(nodes)
-        if np.any((self._broken(nodes, join) | tail_broken)[self._enforced]):
+        if np.any((self._broken(nodes) | tail_broken)[self._enforced]):
             return (
                 f"the tracked curve of {self._names(open_joints)} breaks a limit at its join or end"
             )
@@ -439,7 +389,7 @@ class SafetyFilter:
         flat = self._flatten_joints(spline, join, wanted, exact, joints)
         flat_good = np.zeros_like(joints)
         if flat is not None:
-            flat_good = joints & ~np.any(self._broken(flat, join)[self._enforced], axis=0)
+            flat_good = joints & ~np.any(self._broken(flat)[self._enforced], axis=0)
         rest = joints & ~flat_good
         curve = exact
         stepping = np.zeros_like(joints)
@@ -511,14 +461,14 @@ class SafetyFilter:
             spline.exact(join.start, targets),
             *(spline.smoothed(level, join.start, targets) for level in range(len(SMOOTHINGS))),
         ]
-        bad = self._breaks_on_ladder(ladder, join)
+        bad = self._breaks_on_ladder(ladder)
         level = np.argmin(bad, axis=0)
         safe = _pick(ladder, level)
-        better = self._towards(_pick(ladder, np.maximum(level - 1, 0)), safe, join)
-        good = ~np.any(self._broken(better, join)[self._enforced], axis=0)
+        better = self._towards(_pick(ladder, np.maximum(level - 1, 0)), safe)
+        good = ~np.any(self._broken(better)[self._enforced], axis=0)
         return _where(joints, _where(good, better, safe), exact), ~np.all(bad, axis=0)
 
-    def _breaks_on_ladder(self, ladder: list[Nodes], join: Join) -> BoolArray:
+    def _breaks_on_ladder(self, ladder: list[Nodes]) -> BoolArray:
         """Which curves break an enforced limit in which joint, [levels, J]; all in one go."""
         num = len(ladder)
         side_by_side = Nodes(
@@ -527,12 +477,7 @@ class SafetyFilter:
             np.concatenate([nodes.velocities for nodes in ladder], axis=1),
             np.concatenate([nodes.accelerations for nodes in ladder], axis=1),
         )
-        wide_join = Join(
-            join.start.repeated(num),
-            join.time_s,
-            tuple(state.repeated(num) for state in join.late_starts),
-        )
-        broken = self._broken(side_by_side, wide_join, self._ladder_limits)
+        broken = self._broken(side_by_side, self._ladder_limits)
         result: BoolArray = np.any(broken[self._enforced], axis=0).reshape(num, -1)
         return result
 
@@ -550,14 +495,9 @@ class SafetyFilter:
             targets[knot] = before
         return targets
 
-    def _towards(self, wanted: Nodes, safe: Nodes, join: Join) -> Nodes:
+    def _towards(self, wanted: Nodes, safe: Nodes) -> Nodes:
         """As far from `safe` towards `wanted` as the limits allow, joint by joint."""
         share = self._largest_share(control_points(wanted), control_points(safe))
-        if join.late_starts:
-            late = self._largest_share(
-                self._late_pieces(wanted, join), self._late_pieces(safe, join)
-            )
-            share = np.minimum(share, late)
         return Nodes(
             safe.times_s,
             safe.positions + share * (wanted.positions - safe.positions),

@@ -34,7 +34,7 @@ from par_ros.control.action_schedule import ChunkStart
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard import Command, Guard, GuardSettings, TrajectoryStamp
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
-from par_ros.control.observation_assembler import JointSample
+from par_ros.control.joint_states import JointSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error

@@ -11,7 +11,7 @@ import pytest
 
 from par_ros.control.guard import Command, Guard, GuardSettings
 from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
-from par_ros.control.observation_assembler import JointSample
+from par_ros.control.joint_states import JointSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.proof.fuzz import fuzz_once
 from par_ros.proof.limit_oracle import PERIOD_S, ControllerOracle

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guard gives out after one input."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from par_ros.control.joint_trajectory import JointTrajectory
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line for the log."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """What goes out after one input; None where there is nothing of that kind.
+
+    Attributes:
+        arm, gripper: trajectories.
+        stamp_ns: header.stamp of both, ROS time: zero of their times.
+        executed: L points of all joints as they are really sent; executed_stamp_ns is the chunk's.
+        events: for the log.
+    """
+
+    arm: JointTrajectory | None = None
+    gripper: JointTrajectory | None = None
+    stamp_ns: int = 0
+    executed: JointTrajectory | None = None
+    executed_stamp_ns: int = 0
+    events: tuple[Event, ...] = ()
+
+    def saying(self, level: Level, text: str) -> "Command":
+        """The same with one more event, the first."""
+        return dataclasses.replace(self, events=(Event(level, text), *self.events))
+
+    def telling(self, executed: JointTrajectory, stamp_ns: int) -> "Command":
+        """The same with what the policy is told of the chunk of `stamp_ns`."""
+        return dataclasses.replace(self, executed=executed, executed_stamp_ns=stamp_ns)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answer of a service: whether it was done, a sentence, and what goes out."""
+
+    success: bool
+    message: str
+    command: Command = field(default_factory=Command)
+
+
+def log(level: Level, text: str) -> Command:
+    """A command of one event."""
+    return Command(events=(Event(level, text),))

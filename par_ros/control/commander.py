@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a motion together, has it checked, and remembers it: the only way by which one goes out."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from par_ros.control import stopping
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.command import Command
+from par_ros.control.commanded_motion import CommandedMotion, Lead, MotionHistory, MotionKind
+from par_ros.control.hermite_curve import Nodes
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.outgoing_check import OutgoingCheck, SentTrajectory
+from par_ros.control.timeline import Moment, Timeline
+
+# Nobody takes a trajectory later than this.
+MAX_PICKUP_NS = 100_000_000
+# A trajectory lasts at least this long behind its departure, at rest in the end: a controller
+# rejects one that is over when it arrives, and a stop must not be rejected for coming late.
+_MIN_DURATION_S = 1.0
+
+
+class Commander:
+    """Composes trajectories of one arm from the running motion on."""
+
+    def __init__(
+        self,
+        spec: ArmSpec,
+        planning: ArmSpec,
+        timeline: Timeline,
+        motions: MotionHistory,
+        *,
+        splice_s: float,
+        knot_times_s: FloatArray,
+        lockstep: bool,
+    ) -> None:
+        """spec has the arm's own limits, which are checked; planning those to plan within."""
+        self._spec = spec
+        self._planning = planning
+        self._timeline = timeline
+        self._motions = motions
+        self._splice_ns = round(splice_s * NANOSECONDS)
+        self._knot_times_s = knot_times_s
+        self._lockstep = lockstep
+        self._check = OutgoingCheck(spec)
+
+    def lead(self, time_ns: int, grid_ns: int | None = None) -> Lead:
+        """What a trajectory sent now begins with. In lockstep: the state now."""
+        if self._lockstep:
+            return self._motions.lead_from_state(time_ns)
+        return self._motions.lead(time_ns, self._splice_ns, grid_ns)
+
+    def chunk(
+        self, lead: Lead, nodes: Nodes, targets_m: FloatArray, start_ns: int, time_ns: int
+    ) -> CommandedMotion | str:
+        """A chunk's motion, or why it must not be sent.
+
+        Args:
+            nodes: states behind the departure; seconds from `start_ns`.
+            targets_m: the gripper's, of the last knots.
+        """
+        knots_s = self._knot_times_s[len(self._knot_times_s) - len(targets_m) :]
+        motion = self._motion("chunk", lead, (nodes, targets_m, knots_s), start_ns, time_ns)
+        return self._checked(motion, time_ns)
+
+    def stop(self, time_ns: int) -> CommandedMotion | str:
+        """The first stop that passes, or why none does."""
+        lead = self.lead(time_ns)
+        return self._first("stop", lead, stopping.stops(lead.end, self._planning.limits), time_ns)
+
+    def retreat(self, measured: FloatArray, time_ns: int) -> CommandedMotion | str:
+        """To where the arm was measured [J], or else a stop."""
+        lead = self.lead(time_ns)
+        back = stopping.retreat(lead.end, measured, self._planning, self._planning.limits)
+        motion = self._first("retreat", lead, iter((back,)), time_ns)
+        return self.stop(time_ns) if isinstance(motion, str) else motion
+
+    def settle(
+        self, positions: FloatArray, time_ns: int, moment: Moment
+    ) -> tuple[Command, int]:
+        """Lead a controller whose reference is not known to `positions` [J]; and until when.
+
+        The guard stands there from the beginning: the way to it is the controller's own, from rest
+        to rest.
+        """
+        duration_s = stopping.settling_duration_s(self._planning)
+        zeros = np.zeros((1, len(positions)))
+        arm = JointTrajectory(
+            self._spec.arm_joint_names, np.array([duration_s]), positions[None].copy(), zeros, zeros
+        )
+        command = Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
+        return command, time_ns + round(duration_s * NANOSECONDS) + MAX_PICKUP_NS
+
+    def send(self, motion: CommandedMotion, moment: Moment) -> Command:
+        """Remember the motion as the running one, and give it as messages want it."""
+        self._motions.take(motion)
+        gripper = self._spec.gripper
+        command = JointTrajectory(
+            (gripper.command_joint_name,),
+            motion.gripper.times_s,
+            gripper.command(motion.gripper.positions),
+        )
+        return Command(
+            arm=motion.arm,
+            gripper=command,
+            stamp_ns=self._timeline.stamp_ns(motion.start_ns, moment),
+        )
+
+    def _first(
+        self, kind: MotionKind, lead: Lead, candidates: Iterator[Nodes], time_ns: int
+    ) -> CommandedMotion | str:
+        """The first candidate (seconds from the departure) that passes; why the last did not."""
+        targets_m = np.full(len(self._knot_times_s), self._motions.running.gripper_at(time_ns))
+        result: CommandedMotion | str = "there is none"
+        for nodes in candidates:
+            behind = (nodes, targets_m, self._knot_times_s)
+            motion = self._motion(kind, lead, behind, lead.departs_ns, time_ns)
+            result = self._checked(motion, time_ns)
+            if not isinstance(result, str):
+                break
+        return result
+
+    def _motion(
+        self,
+        kind: MotionKind,
+        lead: Lead,
+        behind: tuple[Nodes, FloatArray, FloatArray],
+        start_ns: int,
+        time_ns: int,
+    ) -> CommandedMotion:
+        """The lead, and nodes, gripper targets and their times counted from `start_ns`."""
+        nodes, targets_m, knots_s = behind
+        whole = _resting_until(
+            lead.then(nodes, start_ns),
+            (lead.departs_ns - lead.begin_ns) / NANOSECONDS + _MIN_DURATION_S,
+        )
+        arm = JointTrajectory(
+            self._spec.arm_joint_names,
+            whole.times_s,
+            whole.positions,
+            whole.velocities,
+            whole.accelerations,
+        )
+        gripper = JointTrajectory(
+            (self._spec.gripper.joint_name,),
+            knots_s + (start_ns - lead.begin_ns) / NANOSECONDS,
+            targets_m[:, None],
+        )
+        before_m = self._motions.running.gripper_at(time_ns)
+        return CommandedMotion(
+            kind, time_ns, lead.departs_ns, lead.begin_ns, arm, gripper, before_m
+        )
+
+    def _checked(self, motion: CommandedMotion, time_ns: int) -> CommandedMotion | str:
+        running = self._motions.running
+        reason = self._check.why_not(
+            SentTrajectory(motion.arm, motion.start_ns),
+            SentTrajectory(running.arm, running.start_ns),
+            time_ns,
+            motion.departs_ns,
+        )
+        return reason if reason else motion
+
+
+def _resting_until(nodes: Nodes, end_s: float) -> Nodes:
+    """The same nodes, and one more at rest at `end_s` where they end before."""
+    if nodes.times_s[-1] >= end_s:
+        return nodes
+    rest = np.zeros((1, nodes.positions.shape[1]))
+    return Nodes(np.array([end_s]), nodes.positions[-1:], rest, rest).after(nodes)

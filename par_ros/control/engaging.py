@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it takes to engage, and from where the guard then commands. J arm joints."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.joint_watch import JointWatch
+from par_ros.control.reference_watch import ReferenceWatch
+from par_ros.control.timeline import Moment
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the arm is commanded to stand at first.
+
+    Attributes:
+        positions: float64 [J]; the controller's reference, or where the arm was measured.
+        gripper_m: the gripper's target.
+        settles: whether the controller's reference is not known, so that it has to be led there.
+    """
+
+    positions: FloatArray
+    gripper_m: float
+    settles: bool
+
+
+class Engaging:
+    """Looks at joints and reference of one arm."""
+
+    def __init__(
+        self,
+        spec: ArmSpec,
+        joints: JointWatch,
+        reference: ReferenceWatch,
+        *,
+        lockstep: bool,
+        expects_reference: bool,
+    ) -> None:
+        self._spec = spec
+        self._joints = joints
+        self._reference = reference
+        self._lockstep = lockstep
+        self._expects_reference = expects_reference
+
+    def why_not(self, moment: Moment) -> str:
+        """Why the arm must not be engaged; empty where it may."""
+        if self._lockstep:
+            return self._joints.why_not_known()
+        refusal = self._joints.why_not_standing(moment)
+        if refusal or not self._expects_reference:
+            return refusal
+        return self._why_no_reference(moment)
+
+    def start(self) -> Start:
+        """Where to begin, once why_not() is empty."""
+        sample, reference = self._joints.newest, self._reference.newest
+        assert sample is not None
+        gripper = self._spec.gripper
+        finger_m = float(
+            np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m)
+        )
+        if reference is None or not self._is_near():
+            measured = sample.positions[:-1].copy()
+            return Start(measured, finger_m, not self._lockstep)
+        return Start(reference.positions.copy(), finger_m, False)
+
+    def _why_no_reference(self, moment: Moment) -> str:
+        reference = self._reference
+        if not reference.is_heard(moment) or reference.newest is None:
+            return (
+                "the controller's reference has not come within 0.2 s; check that the controller "
+                "is active and its controller_state topic"
+            )
+        if reference.is_slowed:
+            return why_slowed(reference.newest.speed_scaling)
+        if not reference.is_at_rest:
+            return "the controller still moves the arm; wait until it stands"
+        if self._is_near():
+            return ""
+        joint = int(np.argmax(self._apart()))
+        return (
+            f"{self._spec.arm_joint_names[joint]} is measured {self._apart()[joint]:.3g} rad from "
+            "the controller's reference; check joint_states and the controller"
+        )
+
+    def _is_near(self) -> bool:
+        return not np.any(self._apart() > self._spec.max_tracking_error_rad)
+
+    def _apart(self) -> FloatArray:
+        sample, reference = self._joints.newest, self._reference.newest
+        assert sample is not None
+        assert reference is not None
+        apart: FloatArray = np.abs(sample.positions[:-1] - reference.positions)
+        return apart
+
+
+def why_slowed(speed_scaling: float) -> str:
+    """The sentence for a controller that runs slower than time."""
+    share = f"{100 * speed_scaling:.0f} %"
+    if speed_scaling <= 0.0:
+        return (
+            f"the controller's speed scaling is {share}: a protective stop, an emergency stop or a "
+            "paused program of the robot; clear it at the robot"
+        )
+    return f"the controller's speed scaling is {share}; set the speed slider to 100 %"

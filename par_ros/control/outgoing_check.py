@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last look at a trajectory before it is published: what would the arm get?
+
+Shares no code with what plans. It evaluates the points as a controller would, twice a millisecond,
+takes finite differences over a millisecond and compares them with the arm's own limits (planning
+keeps a share of them). Before the moment of sending the motion before is what the arm gets; up to
+the departure both must be the same curve, so that the arm gets the same whenever it takes the new
+one; in the end it must stand.
+
+Times are integer nanoseconds of the guard's timeline. N points, J joints, M samples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+
+_SAMPLE_NS = 500_000
+# Samples in one period of the differences: 1 ms, as the fastest controllers have.
+_STRIDE = 2
+_PERIOD_S = _STRIDE * _SAMPLE_NS * 1e-9
+_SAMPLES_BEFORE = 3 * _STRIDE
+# Two curves are the same within this: a nanosecond of a stamp at several rad/s.
+_SAME_RAD = 2e-8
+# What that, and doubles, make of a third difference.
+_SLACK = (1e-9, 1e-4, 0.1, 200.0)
+_NAMES = ("position", "velocity", "acceleration", "jerk")
+_QUANTITIES = range(1, 4)
+
+
+@dataclass(frozen=True)
+class SentTrajectory:
+    """A trajectory and when its times are zero."""
+
+    trajectory: JointTrajectory
+    start_ns: int
+
+
+class OutgoingCheck:
+    """Limits of one arm; holds no state."""
+
+    def __init__(self, spec: ArmSpec) -> None:
+        limits = spec.limits
+        self._names = spec.arm_joint_names
+        self._limits = limits
+        self._bounds = [
+            None,
+            limits.max_velocity + _SLACK[1],
+            limits.max_acceleration + _SLACK[2] if spec.acceleration_check == "enforce" else None,
+            limits.max_jerk + _SLACK[3] if spec.jerk_check == "enforce" else None,
+        ]
+
+    def why_not(
+        self, new: SentTrajectory, before: SentTrajectory, sent_ns: int, departs_ns: int
+    ) -> str:
+        """Why `new` must not be sent at `sent_ns` while `before` runs; empty where it may be."""
+        end_ns = new.start_ns + round(float(new.trajectory.times_s[-1]) * 1e9)
+        if end_ns <= departs_ns and departs_ns > sent_ns:
+            return "it ends before it may be taken"
+        num_samples = (end_ns - sent_ns) // _SAMPLE_NS + 2 * _STRIDE
+        times_ns = sent_ns + _SAMPLE_NS * np.arange(num_samples, dtype=np.int64)
+        earlier_ns = sent_ns + _SAMPLE_NS * np.arange(-_SAMPLES_BEFORE, 0, dtype=np.int64)
+        curve, running = _Curve(new), _Curve(before)
+        after = curve.positions(times_ns)
+        if not np.isfinite(after).all():
+            return "a position is not finite"
+        num_common = int((departs_ns - sent_ns) // _SAMPLE_NS) + 1
+        apart = np.abs(after[:num_common] - running.positions(times_ns[:num_common])).max(axis=0)
+        if np.any(apart > _SAME_RAD):
+            joint = int(np.argmax(apart))
+            return f"{self._names[joint]} leaves the running motion by {apart[joint]:.3g} rad"
+        if not curve.ends_at_rest:
+            return "it does not end at rest"
+        return self._beyond(np.concatenate((running.positions(earlier_ns), after)))
+
+    def _beyond(self, positions: FloatArray) -> str:
+        """The first limit that `positions` [M, J], twice a millisecond, do not keep."""
+        limits = self._limits
+        lowest, highest = positions.min(axis=0), positions.max(axis=0)
+        out = np.maximum(limits.min_position - lowest, highest - limits.max_position)
+        if np.any(out > _SLACK[0]):
+            joint = int(np.argmax(out))
+            return f"{self._names[joint]} goes {out[joint]:.3g} rad beyond its position limit"
+        rates = positions
+        for quantity in _QUANTITIES:
+            rates = (rates[_STRIDE:] - rates[:-_STRIDE]) / _PERIOD_S
+            bound = self._bounds[quantity]
+            if bound is None:
+                continue
+            largest = np.abs(rates).max(axis=0)
+            if np.any(largest > bound):
+                joint = int(np.argmax(largest / bound))
+                share = largest[joint] / bound[joint]
+                return f"{self._names[joint]} has {share:.3f} times its {_NAMES[quantity]} limit"
+        return ""
+
+
+class _Curve:
+    """Quintics between points, each on [0, 1]."""
+
+    def __init__(self, sent: SentTrajectory) -> None:
+        trajectory = sent.trajectory
+        assert trajectory.velocities is not None
+        assert trajectory.accelerations is not None
+        p, v, a = trajectory.positions, trajectory.velocities, trajectory.accelerations
+        times_ns = sent.start_ns + np.round(trajectory.times_s * 1e9).astype(np.int64)
+        self._times_ns = times_ns
+        self._first, self._last = p[0], p[-1]
+        self.ends_at_rest = not (v[-1].any() or a[-1].any())
+        if len(times_ns) == 1:
+            return
+        self._lengths_ns = np.diff(times_ns).astype(np.float64)
+        h = self._lengths_ns[:, None] * 1e-9
+        way = p[1:] - p[:-1]
+        v0, v1, a0, a1 = v[:-1] * h, v[1:] * h, a[:-1] * h * h, a[1:] * h * h
+        self._powers = np.stack(
+            (
+                p[:-1],
+                v0,
+                a0 / 2,
+                10 * way - 6 * v0 - 4 * v1 - 1.5 * a0 + 0.5 * a1,
+                -15 * way + 8 * v0 + 7 * v1 + 1.5 * a0 - a1,
+                6 * way - 3 * (v0 + v1) - 0.5 * (a0 - a1),
+            )
+        )
+
+    def positions(self, times_ns: "np.typing.NDArray[np.int64]") -> FloatArray:
+        """Positions [M, J]; the first point's before it, the last one's after it."""
+        if len(self._times_ns) == 1:
+            return np.repeat(self._first[None], len(times_ns), axis=0)
+        piece = self._times_ns.searchsorted(times_ns, side="right") - 1
+        piece = np.clip(piece, 0, len(self._lengths_ns) - 1)
+        share = ((times_ns - self._times_ns[piece]) / self._lengths_ns[piece])[:, None]
+        share = np.clip(share, 0.0, 1.0)
+        powers = self._powers
+        result = powers[5][piece]
+        for power in (4, 3, 2, 1, 0):
+            result = result * share + powers[power][piece]
+        ended = times_ns >= self._times_ns[-1]
+        result[ended] = self._last
+        return result

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the arm's controller says that it is commanding: did it take what was sent?
+
+joint_trajectory_controller publishes its reference with the time of the control cycle
+(`controller_state`); the simulated arms publish the same on `controller_reference`. A sample is
+compared with the running motion and with the one before it, at the sample's own time. The cycle's
+time is not exactly the time at which the controller sampled its curve, so what a shift of 2 ms
+along the motion explains is no difference.
+
+J arm joints. Times are integer nanoseconds of the guard's timeline.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from par_ros.control.commanded_motion import CommandedMotion, MotionHistory
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
+from par_ros.control.timeline import Moment
+
+# The controller's reference must come at least this often.
+MAX_SILENCE_S = 0.2
+# A trajectory must be followed this long after its splice, by two samples in a row.
+TAKEN_AFTER_S = 0.02
+_NUM_AGAINST = 2
+# Same curve: rounding, and what a shifted sample's curvature leaves.
+_SAME_RAD = 5e-5
+_MAX_SHIFT_S = 0.002
+# At rest a reference is exact.
+_SAME_AT_REST_RAD = 1e-7
+_REST_RAD_S = 1e-3
+_AT_REST_AFTER_S = 0.05
+_MAX_STAMP_AGE_S = 0.2
+_FULL_SPEED = 0.999
+
+Verdict = Literal["", "taken", "late", "not_taken", "elsewhere", "moved_at_rest"]
+
+
+@dataclass(frozen=True)
+class ReferenceSample:
+    """The reference of the arm's J joints, float64 [J] each, at `stamp_ns` (ROS time).
+
+    speed_scaling: 1 where the controller runs at full speed or does not say.
+    """
+
+    stamp_ns: int
+    positions: FloatArray
+    velocities: FloatArray
+    accelerations: FloatArray
+    speed_scaling: float = 1.0
+
+    @property
+    def is_finite(self) -> bool:
+        """False where a number is NaN or infinite."""
+        rows = (self.positions, self.velocities, self.accelerations)
+        return all(bool(np.isfinite(row).all()) for row in rows)
+
+
+class ReferenceWatch:
+    """The newest reference, and whether the running motion was taken."""
+
+    def __init__(self) -> None:
+        self.newest: ReferenceSample | None = None
+        self._heard_ns: int | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """A motion was sent, or taken back."""
+        self.confirmed = False
+        self._seen_late = False
+        self._num_against = 0
+
+    @property
+    def is_known(self) -> bool:
+        """True once a reference has come."""
+        return self.newest is not None
+
+    def take(self, sample: ReferenceSample, moment: Moment) -> bool:
+        """Take a sample; False where it is worth nothing (old, out of order, not finite)."""
+        age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
+        in_order = self.newest is None or sample.stamp_ns > self.newest.stamp_ns
+        if not (sample.is_finite and in_order and abs(age_s) <= _MAX_STAMP_AGE_S):
+            # Out of order for long, the clock has stepped: what comes now counts again.
+            if not self.is_heard(moment):
+                self.newest = None
+            return False
+        self.newest = sample
+        self._heard_ns = moment.steady_ns
+        return True
+
+    def is_heard(self, moment: Moment) -> bool:
+        """Whether a reference came within the last 0.2 s."""
+        if self._heard_ns is None:
+            return False
+        return moment.steady_ns - self._heard_ns <= MAX_SILENCE_S * NANOSECONDS
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether the controller says that it runs slower than time."""
+        return self.newest is not None and self.newest.speed_scaling < _FULL_SPEED
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the newest reference stands."""
+        return self.newest is not None and not np.any(
+            np.abs(self.newest.velocities) > _REST_RAD_S
+        )
+
+    def judge(self, motions: MotionHistory, time_ns: int) -> Verdict:
+        """What the newest reference, at `time_ns`, says about the running motion.
+
+        Empty: nothing new. "late" once, where the motion before was still followed after the
+        splice. "not_taken": it still is. "elsewhere": neither is.
+        """
+        assert self.newest is not None
+        running, before = motions.running, motions.before
+        if time_ns <= running.departs_ns:
+            return ""
+        if _follows(self.newest, running, time_ns):
+            return self._note_followed(running, time_ns)
+        if self._moved_at_rest(running, time_ns):
+            return "moved_at_rest"
+        followed = before is not None and _follows(self.newest, before, time_ns)
+        after_s = (time_ns - running.departs_ns) / NANOSECONDS
+        self._num_against += 1
+        if after_s >= TAKEN_AFTER_S and self._num_against >= _NUM_AGAINST:
+            return "not_taken" if followed else "elsewhere"
+        if followed and not self._seen_late:
+            self._seen_late = True
+            return "late"
+        return ""
+
+    def _note_followed(self, running: CommandedMotion, time_ns: int) -> Verdict:
+        self._num_against = 0
+        if not self.confirmed and time_ns >= running.departs_ns + TAKEN_AFTER_S * NANOSECONDS:
+            self.confirmed = True
+            return "taken"
+        if self._moved_at_rest(running, time_ns):
+            return "moved_at_rest"
+        return ""
+
+    def _moved_at_rest(self, running: CommandedMotion, time_ns: int) -> bool:
+        """Both stand, at different places: a controller that holds does so where it measures."""
+        assert self.newest is not None
+        if time_ns < running.rest_ns + _AT_REST_AFTER_S * NANOSECONDS or not self.is_at_rest:
+            return False
+        apart = np.abs(self.newest.positions - running.state_at(time_ns).positions)
+        return bool(np.any(apart > _SAME_AT_REST_RAD))
+
+
+def _follows(sample: ReferenceSample, motion: CommandedMotion, time_ns: int) -> bool:
+    """Whether `sample` lies on `motion` within 2 ms of `time_ns`."""
+    state = motion.state_at(time_ns)
+    apart = sample.positions - state.positions
+    speed = float(state.velocities @ state.velocities)
+    shift_s = 0.0
+    if speed > 0.0:
+        shift_s = float(np.clip(apart @ state.velocities / speed, -_MAX_SHIFT_S, _MAX_SHIFT_S))
+    left = np.abs(apart - shift_s * state.velocities)
+    allowed = _SAME_RAD + 0.5 * np.abs(state.accelerations) * shift_s**2
+    return not np.any(left > allowed)
