@@ -60,6 +60,8 @@ class SentTrajectory:
     computing_ns: int = 0
     picked_up_ns: int | None = None
     picked_up_steady_ns: int | None = None
+    # How long the controller is led to a first point that was ahead.
+    led_ns: int = 0
     fate: set[str] = field(default_factory=set)
 
     @property
@@ -311,7 +313,8 @@ class HostileController:
             sent.picked_up_ns = time_ns
             sent.picked_up_steady_ns = int(self._cycles.steady_ns(cycle, cycle + 1)[0])
             self._is_holding = False
-            if curve.first_ns > time_ns + self._ahead_ns:
+            sent.led_ns = max(curve.first_ns - time_ns - self._ahead_ns, 0)
+            if sent.led_ns:
                 sent.fate.add("ahead")
         curve.begin_from(before_ns, before)
         self._curve, self._source = curve, sent

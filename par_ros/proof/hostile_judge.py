@@ -103,7 +103,8 @@ class LimitJudge:
         self.last_motion_ns = -NANOSECONDS
         self._source: SentTrajectory | None = None
         self._before: SentTrajectory | None = None
-        self._handover = -1_000
+        # The first cycle that the last hand-over has no part in.
+        self._handover_ends = 0
         self.restart(positions)
 
     def restart(self, positions: FloatArray) -> None:
@@ -115,7 +116,8 @@ class LimitJudge:
         """Look at every command of it."""
         if block.source is not self._source:
             self._before, self._source = self._source, block.source
-            self._handover = block.begin
+            led_ns = 0 if block.source is None else block.source.led_ns
+            self._handover_ends = block.begin + _WINDOW + -(-led_ns // self._period_ns)
         measured_ns = self._measured_ns
         if not len(measured_ns):
             measured_ns = block.measured_ns[0] - self._period_ns * np.arange(_WINDOW, 0, -1)
@@ -154,7 +156,7 @@ class LimitJudge:
             self._shares(intended, measured_ns) > self._allowed[:, None, :]
         ).any()
         rows = bad.any(axis=(0, 2))
-        at_handover = np.arange(len(new)) + block.begin - self._handover < _WINDOW
+        at_handover = np.arange(len(new)) + block.begin < self._handover_ends
         for mask in (rows & at_handover, rows & ~at_handover):
             if mask.any():
                 self._note_worst(block, shares, mask, not is_clean)
@@ -191,7 +193,7 @@ class LimitJudge:
         joint: int,
         intended_breaks: bool,
     ) -> None:
-        at_handover = block.begin + row - self._handover < _WINDOW
+        at_handover = block.begin + row < self._handover_ends
         if not at_handover and self.broken:
             last = self.broken[-1]
             if last.source is block.source and not last.at_handover and last.kind == kind:
