@@ -112,6 +112,13 @@ class Curve:
         """Time of its last point."""
         return int(self.times_ns[-1])
 
+    @property
+    def samples_from_ns(self) -> int:
+        """The first moment with a sample."""
+        if self._lead is None or self.before_ns is None:
+            return self.first_ns
+        return self.before_ns
+
     def begin_from(self, before_ns: int, before: State) -> None:
         """The state that leads to a first point that is ahead."""
         self.before_ns = before_ns
@@ -357,16 +364,12 @@ class HostileController:
         """The commands before `cycle` are final."""
         num = cycle - self._begin
         if num > 0:
-            self._judge(
-                Block(
-                    self._begin,
-                    self._steady_ns[:num],
-                    self._measured_ns[:num],
-                    self._commands[:num],
-                    self._intended[:num],
-                    self._source,
-                )
-            )
+            commands = self._commands[:num]
+            is_same = self._intended is self._commands
+            intended = commands if is_same else self._intended[:num]
+            steady_ns, measured_ns = self._steady_ns[:num], self._measured_ns[:num]
+            block = Block(self._begin, steady_ns, measured_ns, commands, intended, self._source)
+            self._judge(block)
             self._arm_before = np.concatenate((self._arm_before, self._places[:num]))[-2:]
             self._last_command = self._commands[num - 1]
         self._begin = self._end = cycle
@@ -392,7 +395,9 @@ class HostileController:
         if np.array_equal(intended_ns, cursor_ns):
             self._intended = self._commands
         else:
-            self._intended = self._sampled(intended_ns + self._ahead_ns)
+            # Without the pick-up's own moment, which moved with the clock.
+            at_ns = np.maximum(intended_ns + self._ahead_ns, self._curve.samples_from_ns)
+            self._intended = self._curve.positions(at_ns)
         self._places = self._arm.follow(self._arm_before, self._commands)
         if times_out:
             # It holds where the arm was at its last cycle.

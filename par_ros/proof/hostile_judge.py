@@ -214,6 +214,9 @@ class LimitJudge:
         )
 
     def _watch(self, block: Block, commands: FloatArray, measured_ns: IntArray) -> None:
+        if block.source is None:
+            # The controller's own doing.
+            return
         moved = np.abs(commands[_WINDOW:] - commands[_WINDOW - 1 : -1]).max(axis=1)
         moved_s = np.diff(measured_ns[_WINDOW - 1 :]) / NANOSECONDS
         moving = np.flatnonzero(moved > _MOVING_RAD_S * moved_s)

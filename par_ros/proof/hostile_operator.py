@@ -89,7 +89,8 @@ class HostileOperator:
     def engage(self) -> None:
         """Ask; where the guard agrees although it must not, that is a violation."""
         world = self._world
-        wrong = self._why_not()
+        # Whoever is engaged already may say so; what it then sends is judged like everything.
+        wrong = [] if world.guard.engaged else self._why_not()
         reply = self._call("engage", world.guard.engage)
         world.totals.disturbed["engage_accepted" if reply.success else "engage_refused"] += 1
         if not reply.success:

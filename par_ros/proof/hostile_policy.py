@@ -35,7 +35,9 @@ class HostilePolicy:
         world = self._world
         if world.mode.lockstep:
             self._next_observation_ns = self._border_ns(8)
-            self._send(world.clock.read(world.now_ns))
+            stamp_ns = world.clock.read(world.now_ns)
+            world.ask(stamp_ns)
+            self._send(stamp_ns)
             world.at(self._next_observation_ns, self._observe)
             return
         stamp_ns = world.clock.read(world.now_ns)

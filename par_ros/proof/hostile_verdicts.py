@@ -42,6 +42,7 @@ CLOCK_DRIFT = "the clock slewed, or was read apart, between sending and pick-up"
 FOLLOWS_CLOCK = "the rule of Humble follows the clock's step"
 OWN_HOLD = "the controller held by itself"
 OWN_HOLD_UNREPORTED = "the controller had held by itself, and reports nothing"
+LED = "a stop while the arm is led to its start, from where nobody reports"
 AROUND_STOP = "a stop around a trajectory that was lost or late"
 
 
@@ -148,6 +149,9 @@ class History:
         """Why a stop took longer than it may; empty: the guard's fault."""
         if watch.rest_s > _MAX_REST_S:
             return ""
+        last = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]
+        if last and last[0].origin == "engage" and not self.has_reference:
+            return LED
         begin_ns = watch.stop_ns - _AROUND_STOP_NS
         end_ns = watch.stop_ns + _AROUND_STOP_NS
         for sent in self.sent:

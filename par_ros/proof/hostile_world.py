@@ -33,6 +33,7 @@ _ALLOWED_S = {"tracking_error": 1.5}
 _STOP_ALLOWED_S = 0.5
 # Nothing is sent after a clock step; the running motion ends by itself.
 _CLOCK_ALLOWED_S = 0.85
+_CHUNK_S = 0.4
 
 
 class HostileWorld:
@@ -52,6 +53,8 @@ class HostileWorld:
         self._order = itertools.count()
         self._guard_free_ns = 0
         self._last_arrival_ns = 0
+        # The observation that a lockstep bridge waits with.
+        self._asked_ns: int | None = None
         self.latched = False
         self.moved_by_hand: Callable[[int], FloatArray] | None = None
         self._frozen_ros_ns: int | None = None
@@ -219,6 +222,9 @@ class HostileWorld:
         stepped_ns = self.now_ns - NANOSECONDS
         if any(at_ns >= stepped_ns for at_ns, _ in self.history.clock_steps):
             allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}_after_clock"
+        if self.mode.lockstep:
+            # Physics runs through its chunk first; the next answer stops it.
+            allowed_s += _CHUNK_S
         allowed_ns = round(allowed_s * NANOSECONDS)
         self.judge_until_now()
         self.judge.watches.append(StopWatch(self.now_ns, allowed_ns, label))
@@ -278,6 +284,10 @@ class HostileWorld:
         if not ((targets_m >= low) & (targets_m <= high)).all():
             self.totals.violate("gripper", self.example(f"targets {targets_m.tolist()}"))
 
+    def ask(self, stamp_ns: int) -> None:
+        """Lockstep: physics waits until this observation is answered."""
+        self._asked_ns = stamp_ns
+
     # The way to the controller.
 
     def _publish(self, command: Any, now: Instant, origin: str, computing_ns: int) -> None:
@@ -316,10 +326,12 @@ class HostileWorld:
         if self.moved_by_hand is not None:
             sent.fate.add("off")
             return
-        if self.mode.lockstep and sent.stamp_ns != self.clock.read(self.now_ns):
-            # The bridge takes only what answers the observation that it waits with.
-            sent.fate.add("unasked")
-            return
+        if self.mode.lockstep:
+            # The bridge takes what answers the observation that it waits with, and once.
+            if sent.stamp_ns != self._asked_ns:
+                sent.fate.add("unasked")
+                return
+            self._asked_ns = None
         cycle = self.cycles.picks_up(self.now_ns)
         if self.cycles.ros_ns(cycle) > sent.splice_end_ns and not self.mode.lockstep:
             sent.fate.add("late")
