@@ -12,6 +12,8 @@ _LOOK_S = 0.1
 _FRESH_S = 0.25
 _LOOK_BACK_S = 0.2
 _ARM_MOVES_RAD = 0.02
+# Between two joint states, which come every 10 to 40 ms.
+_ARM_MOVES_NOW_RAD = 0.004
 
 
 class HostileOperator:
@@ -154,8 +156,10 @@ class HostileOperator:
         places = [place for at_ns, place in self._sensors.places if at_ns >= begin_ns]
         if len(places) > 1:
             moved_rad = float(np.ptp(np.array(places), axis=0).max())
-            if moved_rad > _ARM_MOVES_RAD:
-                found.append(
-                    ("engage_arm_moves", f"engaged while the arm moved {moved_rad:.3g} rad")
-                )
+            last_rad = float(np.abs(places[-1] - places[-2]).max())
+            if last_rad > _ARM_MOVES_NOW_RAD:
+                found.append(("engage_arm_moves", f"engaged while the arm moves {last_rad:.3g} rad"))
+            elif moved_rad > _ARM_MOVES_RAD:
+                text = f"engaged although the arm has just moved {moved_rad:.3g} rad"
+                found.append(("engage_arm_moved", text))
         return found
