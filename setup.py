@@ -18,6 +18,7 @@ EXECUTABLES = (
     "maniskill_bridge_node",
     "loopback_arm_node",
     "real_arm_node",
+    "gripper_adapter_node",
     "episode_node",
     "fixed_chunk_node",
     "recorder_node",
@@ -55,6 +56,8 @@ setup(
     install_requires=[
         # mplib, ManiSkill's motion planner, crashes with numpy 2
         "numpy<2",
+        # the guard's banded systems
+        "scipy",
         "torch>=2.6",
         "diffusers>=0.36",
         "einops",

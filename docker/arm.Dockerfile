@@ -3,7 +3,8 @@
 
 FROM ros:kilted-ros-core AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3-numpy python3-venv python3-yaml \
+    && apt-get install -y --no-install-recommends \
+        python3-numpy python3-scipy python3-venv python3-yaml \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --system-site-packages /opt/venv
 WORKDIR /src
@@ -15,7 +16,8 @@ RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt mcap pin ruckig 
 FROM ros:kilted-ros-core
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        python3-numpy python3-yaml ros-kilted-controller-manager-msgs \
+        python3-numpy python3-scipy python3-yaml ros-kilted-control-msgs \
+        ros-kilted-controller-manager-msgs \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \

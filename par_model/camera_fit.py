@@ -5,12 +5,13 @@ The largest centred window of the policy's aspect is cut out and made smaller by
 What a rule does not allow is refused: nothing is padded, stretched or enlarged.
 """
 
-import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from par_model.json_file import shown
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -39,7 +40,8 @@ class CameraFit:
         if not known or not 0.0 <= self.max_cropped_share < 1.0:
             raise ValueError(
                 'a camera rule has crop "centre" or "none", resize "area" or "none" and '
-                f"max_cropped_share from 0 to below 1, got {asdict(self)}; check camera.json."
+                f"max_cropped_share from 0 to below 1, got {shown(asdict(self), 120)}; "
+                "check camera.json."
             )
 
     def fit(self, picture: ImageArray, height: int, width: int) -> ImageArray:
@@ -91,12 +93,11 @@ class CameraFit:
         return asdict(self)
 
     @staticmethod
-    def from_json(text: str) -> "CameraFit":
-        """Read what `to_json` gave. Raises ValueError for anything else."""
+    def from_json(values: dict[str, Any]) -> "CameraFit":
+        """The rule that `to_json` gave. Raises ValueError for anything else."""
         try:
-            values = json.loads(text)
             return CameraFit(**values)
-        except (json.JSONDecodeError, TypeError) as error:
+        except TypeError as error:
             raise ValueError(
                 f"camera.json must hold crop, max_cropped_share and resize ({error}); "
                 "copy the checkpoint anew."

@@ -12,7 +12,9 @@
     README.md                          the model card
     manifest.json                      sha256 of every other file, checked when loading
 
-No pickle anywhere. Nothing is inferred from a file name.
+No pickle anywhere. Nothing is inferred from a file name. Nothing is read that manifest.json does
+not list, or that lies outside the folder; and no memory is taken for a model before its
+configuration is known to fit the shapes of the stored tensors.
 """
 
 import hashlib
@@ -26,15 +28,16 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from par_model.camera_fit import CameraFit
-from par_model.config import ModelConfig, from_json, to_json
+from par_model.config import ModelConfig, from_values, to_json
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
+from par_model.json_file import file_in, read_object, shown, texts_of
 from par_model.model import PARModel
 from par_model.normalization import Statistics, from_json_dict
 
@@ -45,6 +48,8 @@ _EMBEDDINGS = "instructions.embeddings"
 _CAMERA = "camera.json"
 _MANIFEST = "manifest.json"
 _DEFAULT_FIT = CameraFit()
+_COPY = "copy the checkpoint anew"
+_REQUIRED = ("config.json", "statistics.json", "instructions.json", "training.json", _INDEX)
 
 
 @dataclass(frozen=True)
@@ -108,22 +113,23 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
     """
     _require_files(folder)
     _verify_manifest(folder)
-    config = from_json((folder / "config.json").read_text())
-    texts = tuple(json.loads((folder / "instructions.json").read_text())["texts"])
+    config = from_values(read_object(folder / "config.json", _COPY))
+    texts = _texts(folder)
+    statistics = from_json_dict(read_object(folder / "statistics.json", _COPY))
+    _require_fit(statistics, config)
+    files = _weight_files(folder)
+    _require_shapes(folder, _stored_shapes(folder, files), _expected_shapes(config, len(texts)))
     with _WithoutInitialisation():
         model, codec = PARModel(config), FrameCodec(config.codec)
     embeddings = torch.empty(len(texts), config.num_text_tokens, config.text_width)
-    targets = {f"model.{name}": value for name, value in model.state_dict().items()}
-    targets |= {f"codec.{name}": value for name, value in codec.state_dict().items()}
-    targets[_EMBEDDINGS] = embeddings
-    _read_shards(folder, targets)
+    _read_shards(folder, files, _targets(model, codec, embeddings))
     return Checkpoint(
         config=config,
         model=model.to(dtype).eval().requires_grad_(False),
         codec=codec.to(dtype).eval().requires_grad_(False),
-        statistics=from_json_dict(json.loads((folder / "statistics.json").read_text())),
+        statistics=statistics,
         instructions=InstructionTable(texts, embeddings.to(dtype)),
-        training=json.loads((folder / "training.json").read_text()),
+        training=read_object(folder / "training.json", _COPY),
         camera_fit=_read_camera_fit(folder),
     )
 
@@ -135,7 +141,34 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _read_camera_fit(folder: Path) -> CameraFit:
     path = folder / _CAMERA
-    return CameraFit.from_json(path.read_text()) if path.is_file() else _DEFAULT_FIT
+    return CameraFit.from_json(read_object(path, _COPY)) if path.is_file() else _DEFAULT_FIT
+
+
+def _texts(folder: Path) -> tuple[str, ...]:
+    """The instructions of instructions.json."""
+    texts = read_object(folder / "instructions.json", _COPY).get("texts")
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not is_list or len(set(texts)) != len(texts):
+        raise ValueError(
+            f'checkpoint {folder}: instructions.json must hold a list "texts" of different texts; '
+            f"{_COPY}."
+        )
+    return tuple(texts)
+
+
+def _require_fit(statistics: Statistics, config: ModelConfig) -> None:
+    """Raise ValueError where the statistics are of another model's actions."""
+    shape = (max(1, config.num_actions), config.action_width)
+    if statistics.action_low.shape != shape or len(statistics.joint_names) != config.action_width:
+        raise ValueError(
+            f"statistics.json is of chunks of {list(statistics.action_low.shape)} numbers and "
+            f"config.json of {list(shape)}; they are of different models."
+        )
+    if config.proprio_width not in (0, config.action_width):
+        raise ValueError(
+            f"proprio_width is {config.proprio_width}; it must be 0 or the {config.action_width} "
+            "joints of statistics.json. Check config.json."
+        )
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -176,20 +209,27 @@ def _require_files(folder: Path) -> None:
             f"checkpoint {folder} is not a folder; give the folder that holds config.json, "
             "or train one with `python -m par_model.train`."
         )
-    needed = ("config.json", "statistics.json", "instructions.json", "training.json", _INDEX)
-    if missing := [name for name in (*needed, _MANIFEST) if not (folder / name).is_file()]:
+    if missing := [name for name in (*_REQUIRED, _MANIFEST) if not (folder / name).is_file()]:
         raise ValueError(f"checkpoint {folder} lacks {', '.join(missing)}; copy the whole folder.")
 
 
 def _verify_manifest(folder: Path) -> None:
-    manifest = json.loads((folder / _MANIFEST).read_text())
+    """Every file that is read is listed, lies in the folder and has the sha256 that is listed."""
+    manifest = read_object(folder / _MANIFEST, _COPY)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"checkpoint {folder} has format version {manifest.get('format_version')}; "
+            f"checkpoint {folder} has format version {shown(manifest.get('format_version'))}; "
             f"this program reads version {FORMAT_VERSION}."
         )
-    for name, expected in manifest["sha256"].items():
-        path = folder / name
+    hashes = texts_of(manifest, "sha256", f"checkpoint {folder}: {_MANIFEST}", _COPY)
+    for name in (*_REQUIRED, *_optional(folder), *_shard_names(folder)):
+        if name not in hashes:
+            raise ValueError(
+                f"checkpoint {folder}: {_MANIFEST} does not list {shown(name)}, so that file "
+                f"cannot be verified; {_COPY}, or save it again."
+            )
+    for name, expected in hashes.items():
+        path = file_in(folder, name, f"checkpoint {folder}: {_MANIFEST}")
         if not path.is_file():
             raise ValueError(f"checkpoint {folder} lacks {name}; copy the whole folder.")
         if _sha256(path) != expected:
@@ -197,6 +237,25 @@ def _verify_manifest(folder: Path) -> None:
                 f"checkpoint {folder}: {name} is not the file that was saved (its sha256 differs "
                 "from manifest.json); copy it anew, or save the checkpoint again after a change."
             )
+
+
+def _optional(folder: Path) -> tuple[str, ...]:
+    return (_CAMERA,) if (folder / _CAMERA).exists() else ()
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name, as the index says."""
+    what = f"checkpoint {folder}: {_INDEX}"
+    return texts_of(read_object(folder / _INDEX, _COPY), "weight_map", what, _COPY)
+
+
+def _shard_names(folder: Path) -> list[str]:
+    return sorted(set(_weight_map(folder).values()))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    what = f"checkpoint {folder}: {_INDEX}"
+    return [file_in(folder, name, what) for name in _shard_names(folder)]
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -215,41 +274,69 @@ class _WithoutInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@torch.no_grad()
-def _read_shards(folder: Path, targets: Mapping[str, Tensor]) -> None:
-    """Fill every target from its file, each stored tensor used exactly once, a shard at a time."""
-    weight_map: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
-    if missing := sorted(set(targets) - set(weight_map)):
+def _targets(model: PARModel, codec: FrameCodec, embeddings: Tensor) -> dict[str, Tensor]:
+    """Everything that is stored, by its stored name."""
+    targets = {f"model.{name}": value for name, value in model.state_dict().items()}
+    targets |= {f"codec.{name}": value for name, value in codec.state_dict().items()}
+    return targets | {_EMBEDDINGS: embeddings}
+
+
+def _expected_shapes(config: ModelConfig, num_texts: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a model, of which none is made."""
+    with torch.device("meta"), _WithoutInitialisation():
+        model, codec = PARModel(config), FrameCodec(config.codec)
+        embeddings = torch.empty(num_texts, config.num_text_tokens, config.text_width)
+    targets = _targets(model, codec, embeddings)
+    return {name: tuple(value.shape) for name, value in targets.items()}
+
+
+def _stored_shapes(folder: Path, files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in the weights' files, from their headers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  it is no mapping
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"checkpoint {folder}: {path.name} cannot be read ({error}); copy it anew."
+            ) from error
+    return shapes
+
+
+def _require_shapes(
+    folder: Path, stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> None:
+    if missing := sorted(set(expected) - set(stored)):
         raise ValueError(
             f"checkpoint {folder} lacks the tensors {_some(missing)}; "
             "config.json and weights are of different models, or the copy is incomplete."
         )
-    unread = set(targets)
-    for file_name in sorted(set(weight_map.values())):
-        try:
-            tensors = load_file(folder / file_name)
-        except (FileNotFoundError, SafetensorError) as error:
+    if unknown := sorted(set(stored) - set(expected)):
+        raise ValueError(
+            f"checkpoint {folder} has tensors that its configuration does not know: "
+            f"{_some(unknown)}; config.json and weights are of different models."
+        )
+    for name, shape in stored.items():
+        if shape != expected[name]:
             raise ValueError(
-                f"checkpoint {folder}: {file_name} cannot be read ({error}); copy it anew."
-            ) from error
-        if unknown := sorted(set(tensors) - set(targets)):
-            raise ValueError(
-                f"checkpoint {folder} has tensors that its configuration does not know: "
-                f"{_some(unknown)}; config.json and weights are of different models."
+                f"checkpoint {folder}: tensor {name} must have shape {list(expected[name])}, got "
+                f"{list(shape)}; config.json and weights are of different models."
             )
-        for name, value in tensors.items():
-            if value.shape != targets[name].shape:
+
+
+@torch.no_grad()
+def _read_shards(folder: Path, files: list[Path], targets: Mapping[str, Tensor]) -> None:
+    """Fill every target from its file, a shard at a time."""
+    for path in files:
+        for name, value in load_file(path).items():
+            if value.is_floating_point() != targets[name].is_floating_point():
                 raise ValueError(
-                    f"checkpoint {folder}: tensor {name} must have shape "
-                    f"{list(targets[name].shape)}, got {list(value.shape)}; config.json and "
-                    "weights are of different models."
+                    f"checkpoint {folder}: tensor {name} must be of type {targets[name].dtype}, "
+                    f"got {value.dtype}; copy it anew."
                 )
             targets[name].copy_(value)
-        unread -= set(tensors)
-    if unread:
-        raise ValueError(
-            f"checkpoint {folder} lacks the tensors {_some(sorted(unread))}; copy it anew."
-        )
 
 
 def _some(names: list[str], limit: int = 4) -> str:

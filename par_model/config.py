@@ -8,9 +8,14 @@ both leave open. Torch is not imported here.
 
 import dataclasses
 import json
+import math
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from par_model.json_file import kind_of, parse_object, shown
 
 PositionMode = Literal["ape", "ape+rope_time", "rope3d"]
 FirstSlot = Literal["boa", "bov"]
@@ -26,74 +31,106 @@ CodecKind = Literal["autoencoder_kl", "opensora_plan"]
 
 
 @dataclass(frozen=True)
+class Range:
+    """What a number of the configuration may be, both ends included.
+
+    The ends are far beyond every preset: they keep a damaged or hostile file from asking for
+    minutes of work or all of the memory.
+    """
+
+    least: float
+    most: float
+
+
+# How wide a layer, how deep a stack, how many of something there are.
+_Width = Annotated[int, Range(1, 16_384)]
+_Depth = Annotated[int, Range(1, 256)]
+_Heads = Annotated[int, Range(1, 256)]
+_MlpRatio = Annotated[int, Range(1, 64)]
+_Channels = Annotated[int, Range(1, 4096)]
+_Pixels = Annotated[int, Range(1, 8192)]
+_Patch = Annotated[int, Range(1, 64)]
+_Slots = Annotated[int, Range(1, 10_000)]
+_Steps = Annotated[int, Range(1, 1000)]
+_Share = Annotated[float, Range(0.0, 1.0)]
+_Positive = Annotated[float, Range(1e-9, 1e9)]
+_NotNegative = Annotated[float, Range(0.0, 1e9)]
+
+# What the ranges leave possible together.
+MAX_CONTEXT_TOKENS = 1_000_000
+_MAX_LEVELS = 8
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
 class FrameCodecConfig:
     """The frozen autoencoder between RGB frames and latents."""
 
     # which implementation: diffusers' AutoencoderKL, or Open-Sora-Plan's causal 3D VAE [NOVA]
     kind: CodecKind
     # channels of a latent pixel
-    latent_channels: int
+    latent_channels: _Channels
     # image pixels per latent pixel, each way
-    stride: int
+    stride: _Patch
     # pixels are folded into channels (space to depth) by this factor before the first layer
-    pixel_fold: int
+    pixel_fold: _Patch
     # channels of each resolution level, finest first
-    channels: tuple[int, ...]
+    channels: tuple[_Channels, ...]
     # residual blocks per level
-    layers_per_block: int
+    layers_per_block: Annotated[int, Range(1, 16)]
     # groups of the group norms
-    norm_groups: int
+    norm_groups: _Channels
     # latents are multiplied by this after encoding
-    scaling_factor: float
+    scaling_factor: _Positive
     # how many of the coarsest levels convolve over time too: encoder and decoder [NOVA: 2 and 4]
-    num_3d_down_levels: int = 0
-    num_3d_up_levels: int = 0
+    num_3d_down_levels: Annotated[int, Range(0, _MAX_LEVELS)] = 0
+    num_3d_up_levels: Annotated[int, Range(0, _MAX_LEVELS)] = 0
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """A stack of res-post-norm transformer blocks."""
 
-    width: int
-    depth: int
-    num_heads: int
+    width: _Width
+    depth: _Depth
+    num_heads: _Heads
     # hidden width of the MLP over the width of the block
-    mlp_ratio: int
+    mlp_ratio: _MlpRatio
 
 
 @dataclass(frozen=True)
 class ActionDitConfig:
     """The Action-DiT: noise prediction for the L actions of a chunk, conditioned on Z_A."""
 
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: int
+    width: _Width
+    depth: _Depth
+    num_heads: _Heads
+    mlp_ratio: _MlpRatio
     # width of the sinusoidal diffusion-time embedding
-    time_frequencies: int
+    time_frequencies: Annotated[int, Range(2, 16_384)]
 
 
 @dataclass(frozen=True)
 class FrameDecoderConfig:
     """The diffusion MLP that turns image-encoder outputs into latents."""
 
-    width: int
-    depth: int
+    width: _Width
+    depth: _Depth
     # width of the sinusoidal diffusion-time embedding
-    time_frequencies: int
+    time_frequencies: Annotated[int, Range(2, 16_384)]
 
 
 @dataclass(frozen=True)
 class RotaryConfig:
     """Temporal rotary embedding of queries and keys, on a clock that counts env steps."""
 
-    theta_frame: float
-    theta_action: float
+    theta_frame: _Positive
+    theta_action: _Positive
     # clock units per env step
-    scale_frame: float
-    scale_action: float
+    scale_frame: _NotNegative
+    scale_action: _NotNegative
     # rotated dimensions of a head; the rest pass unrotated
-    rotary_dim: int
+    rotary_dim: Annotated[int, Range(0, 16_384)]
 
 
 @dataclass(frozen=True)
@@ -104,19 +141,19 @@ class DiffusionConfig:
     # the noise [PAPER Eq. 10], or v = signal * noise - spread * clean (arXiv 2202.00512), which at
     # full noise is the clean sample itself; flow matching has its own target and does not read it
     prediction: Prediction
-    num_train_timesteps: int
+    num_train_timesteps: Annotated[int, Range(1, 10_000)]
     # ends of the schedules "linear" and "scaled_linear"; the others do not read them
-    beta_start: float
-    beta_end: float
+    beta_start: _Share
+    beta_end: _Share
     # which training timesteps the sampling steps stand at; flow matching does not read it
     spacing: TimestepSpacing
     # shift of the timesteps in "leading" spacing
-    steps_offset: int
+    steps_offset: Annotated[int, Range(0, 1000)]
     # shift of flow matching's noise levels towards noise; 1 is none
-    flow_shift: float
+    flow_shift: _Positive
     # predicted clean samples are kept within +- this while sampling; None leaves them. Normalised
     # actions have unit variance: a range of one or two would cut what demonstrations do
-    clip_range: float | None
+    clip_range: _Positive | None
 
 
 @dataclass(frozen=True)
@@ -125,16 +162,16 @@ class SamplingConfig:
 
     # "ddim", "ddpm" or "dpmsolver++" for actions
     action_sampler: str
-    action_num_steps: int
+    action_num_steps: _Steps
     # "ddpm", "ddim", or "flow_matching" for frames
     frame_sampler: str
-    frame_num_steps: int
+    frame_num_steps: _Steps
     # sets in which a frame's tokens are generated
-    frame_num_sets: int
+    frame_num_sets: Annotated[int, Range(1, 100_000)]
     # classifier-free guidance scale of frames; 1 is off
-    frame_guidance: float
+    frame_guidance: _NotNegative
     # slots that the policy remembers before the overflow rule applies; 1 is no history
-    context_slots: int
+    context_slots: _Slots
 
 
 @dataclass(frozen=True)
@@ -142,14 +179,14 @@ class LossConfig:
     """Eq. 11: diffusion losses of frames and actions."""
 
     # draws of (t, noise) per target [PAPER section 4.3: 4]
-    num_draws: int
+    num_draws: _Steps
     # masked share of a frame: truncated normal on [low, 1] around 1 [NOVA]
-    mask_ratio_low: float
-    mask_ratio_std: float
+    mask_ratio_low: _Share
+    mask_ratio_std: _NotNegative
     # share of a batch's frames on which the frame loss is computed (an unbiased estimate)
-    frame_fraction: float
-    frame_weight: float
-    action_weight: float
+    frame_fraction: _Share
+    frame_weight: _NotNegative
+    action_weight: _NotNegative
 
 
 @dataclass(frozen=True)
@@ -158,38 +195,38 @@ class ModelConfig:
 
     name: str
     # camera image
-    image_height: int
-    image_width: int
+    image_height: _Pixels
+    image_width: _Pixels
     codec: FrameCodecConfig
     # latent pixels per transformer token, each way; the image encoder's patch is half of it
-    frame_patch: int
-    image_patch: int
+    frame_patch: _Patch
+    image_patch: _Patch
     # channels of the convolutions between latents and frame tokens; 0 is none [NOVA]
-    frame_stem_channels: int
+    frame_stem_channels: Annotated[int, Range(0, 4096)]
     transformer: EncoderConfig
     # the image encoder's first half sees known tokens only, its second half all [NOVA]
     image_encoder: EncoderConfig
     frame_decoder: FrameDecoderConfig
     # rank of the scale-and-shift layer of later slots; 0 is no layer, negative full rank [NOVA: 24]
-    mixer_rank: int
+    mixer_rank: Annotated[int, Range(-1, 16_384)]
     # width and count of the instruction's embedding rows
-    text_width: int
-    num_text_tokens: int
+    text_width: _Width
+    num_text_tokens: Annotated[int, Range(0, 10_000)]
     # L actions of D dimensions in a chunk; 0 is a video model without actions (NOVA itself)
-    num_actions: int
-    action_width: int
-    action_tokenizer_hidden: int
+    num_actions: Annotated[int, Range(0, 1000)]
+    action_width: Annotated[int, Range(1, 256)]
+    action_tokenizer_hidden: _Width
     # joints whose measured positions are added to a slot's action tokens; 0 is none
-    proprio_width: int
+    proprio_width: Annotated[int, Range(0, 256)]
     action_dit: ActionDitConfig
     action_head: HeadKind
     frame_head: HeadKind
     # slots of the context; the time embedding is computed for this many
-    num_slots: int
+    num_slots: Annotated[int, Range(2, 10_000)]
     # the time embedding's own unit: slot i sits at i * base_time / num_slots [NOVA: 16]
-    base_time: int
+    base_time: Annotated[int, Range(1, 1_000_000)]
     # slots of history that a query may see; None is all of them (1 is the memoryless ablation)
-    history_slots: int | None
+    history_slots: _Slots | None
     # False is PAR-NoAR: no transformer, the Action-DiT sees embedded tokens
     autoregressive: bool
     # False removes the implicit inverse kinematics (actions do not look at their frame)
@@ -249,7 +286,8 @@ class ModelConfig:
         return self.num_text_tokens + self.num_slots * self.slot_length
 
     def validate(self) -> None:
-        """Raise ValueError if the numbers do not fit together."""
+        """Raise ValueError if a value is out of its range, or the numbers do not fit together."""
+        require_ranges(self, "")
         for what, size in (("image_height", self.image_height), ("image_width", self.image_width)):
             unit = self.codec.stride * self.frame_patch
             if size % unit:
@@ -297,12 +335,12 @@ class ModelConfig:
                 'observation_mode is "clip" and the frame codec has no level that spans time; use '
                 '"image", or a video autoencoder.'
             )
-        if self.sampling.context_slots < 1:
+        if self.cache_capacity > MAX_CONTEXT_TOKENS:
             raise ValueError(
-                f"sampling.context_slots is {self.sampling.context_slots}; at least 1 is needed."
+                f"instruction and {self.num_slots} slots have {self.cache_capacity} tokens; at "
+                f"most {MAX_CONTEXT_TOKENS} are possible. Check num_slots, the picture's size and "
+                "frame_patch."
             )
-        if self.num_slots < 2:
-            raise ValueError(f"num_slots is {self.num_slots}; at least 2 are needed.")
 
 
 def to_json(config: ModelConfig) -> str:
@@ -315,12 +353,20 @@ def from_json(text: str) -> ModelConfig:
     Raises:
         ValueError: not JSON, a field that is missing or unknown, or numbers that do not fit.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the configuration is not valid JSON: {error}.") from error
+    return from_values(parse_object(text, "the configuration", "check config.json"))
+
+
+def from_values(values: object) -> ModelConfig:
+    """The configuration in parsed JSON; as `from_json`."""
     config: ModelConfig = _build(ModelConfig, values, "config")
     config.validate()
+    return config
+
+
+def codec_from_values(values: object) -> FrameCodecConfig:
+    """The configuration of a frame codec that stands alone; as `from_values`."""
+    config: FrameCodecConfig = _build(FrameCodecConfig, values, "codec")
+    require_ranges(config, "codec.")
     return config
 
 
@@ -340,13 +386,13 @@ _NESTED = {
 
 def _build(kind: type, values: object, where: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(values).__name__}.")
+        raise ValueError(f"{where} must be a JSON object, got {kind_of(values)}.")
     names = {field.name for field in dataclasses.fields(kind)}
     if missing := sorted(names - set(values)):
         raise ValueError(f"{where} lacks {missing}; was it written by another version?")
     if unknown := sorted(set(values) - names):
         raise ValueError(
-            f"{where} has unknown fields {unknown}; was it written by another version?"
+            f"{where} has unknown fields {shown(unknown)}; was it written by another version?"
         )
     built = {}
     for name, value in values.items():
@@ -355,6 +401,56 @@ def _build(kind: type, values: object, where: str) -> Any:
         else:
             built[name] = tuple(value) if isinstance(value, list) else value
     return kind(**built)
+
+
+def require_ranges(config: object, where: str) -> None:
+    """Raise ValueError naming the first field of `config`, a dataclass of this file, whose value
+    has another type than it is annotated with, or is out of its range."""
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        _require_kind(f"{where}{name}", getattr(config, name), hint)
+
+
+def _require_kind(what: str, value: object, hint: Any) -> None:
+    if dataclasses.is_dataclass(hint):
+        require_ranges(value, f"{what}.")
+        return
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is not None:
+            _require_kind(what, value, parts[0])
+    elif origin is tuple:
+        if not isinstance(value, tuple) or not 1 <= len(value) <= _MAX_LEVELS:
+            raise ValueError(_not_that(what, value, f"a list of 1 to {_MAX_LEVELS} numbers"))
+        for index, part in enumerate(value):
+            _require_kind(f"{what}[{index}]", part, parts[0])
+    elif origin is Literal:
+        if value not in parts:
+            raise ValueError(_not_that(what, value, "one of " + ", ".join(map(repr, parts))))
+    elif origin is Annotated:
+        _require_number(what, value, parts[0], parts[1])
+    elif hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError(_not_that(what, value, "true or false"))
+    else:
+        assert hint is str, hint
+        if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT:
+            raise ValueError(_not_that(what, value, f"a text of at most {_MAX_TEXT} characters"))
+
+
+def _require_number(what: str, value: object, kind: type, limits: Range) -> None:
+    is_kind = isinstance(value, int) or (kind is float and isinstance(value, float))
+    words = "a whole number" if kind is int else "a number"
+    if isinstance(value, bool) or not is_kind or not _is_within(value, limits):
+        between = f"{words} from {limits.least:.12g} to {limits.most:.12g}"
+        raise ValueError(_not_that(what, value, between))
+
+
+def _is_within(value: Any, limits: Range) -> bool:
+    return not math.isnan(value) and limits.least <= value <= limits.most
+
+
+def _not_that(what: str, value: object, expected: str) -> str:
+    return f"{what} is {shown(value)}; it must be {expected}. Check the configuration."
 
 
 _PAR_SMALL = ModelConfig(

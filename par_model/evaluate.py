@@ -38,6 +38,7 @@ from par_model.evaluation.rollouts import (
     run_rollouts,
 )
 from par_model.evaluation.text_table import plain_table
+from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
 
 
@@ -207,7 +208,7 @@ def _evaluate_ablations(options: argparse.Namespace, command: list[str]) -> None
         options.checkpoint = root / name / "checkpoint"
         options.json = table_file.with_name(f"{table_file.stem}.{name}.json")
         results[name] = _stored(options) or _measure_variant(options, name, command)
-        training = json.loads((options.checkpoint / "training.json").read_text())
+        training = read_object(options.checkpoint / "training.json", "train the variant again")
         variants[name] = {"tasks": ablations.variant_content(results[name])} | {
             key: training.get(key) for key in ("step", "wall_s", "hardware")
         }

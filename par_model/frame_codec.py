@@ -154,6 +154,11 @@ def _network(config: FrameCodecConfig) -> diffusers.AutoencoderKL | OpenSoraVae:
             f"codec.stride is {config.stride}, but pixel_fold {config.pixel_fold} and {num_levels} "
             f"levels make {stride}; check the codec's numbers."
         )
+    if any(channels % config.norm_groups for channels in config.channels):
+        raise ValueError(
+            f"codec.channels are {list(config.channels)}; each must be a multiple of norm_groups, "
+            f"{config.norm_groups}; check the codec's numbers."
+        )
     if config.kind == "opensora_plan":
         return OpenSoraVae(config)
     return diffusers.AutoencoderKL(

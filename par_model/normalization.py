@@ -14,6 +14,7 @@ import numpy as np
 
 from par_model.config import ActionFrame
 from par_model.interface import FloatArray
+from par_model.json_file import shown
 
 # A number that hardly moves is not blown up: least deviation (rad or metres).
 _MIN_DEVIATION = 0.005
@@ -78,7 +79,7 @@ class Statistics:
         if self.action_frame not in ("relative", "absolute"):
             raise ValueError(
                 f"statistics.action_frame must be 'relative' or 'absolute', got "
-                f"{self.action_frame!r}; check statistics.json."
+                f"{shown(self.action_frame)}; check statistics.json."
             )
 
     @property
@@ -145,16 +146,36 @@ def from_json_dict(values: object) -> Statistics:
     if not isinstance(values, dict) or set(values) != expected:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(
-            f"statistics must have the fields {sorted(expected)}, got {got}; "
+            f"statistics must have the fields {sorted(expected)}, got {shown(got, 200)}; "
             "was statistics.json written by another version?"
         )
-    arrays = {name: np.array(values[name], dtype=np.float64) for name in _FIELDS}
+    arm, names = values["arm"], values["joint_names"]
+    if not isinstance(arm, str) or not _are_names(names):
+        raise ValueError(
+            "statistics.arm must be a text and joint_names a list of different texts, got "
+            f"{shown(arm)} and {shown(names)}; check statistics.json."
+        )
+    arrays = {name: _array(values[name], name) for name in _FIELDS}
     return Statistics(
-        arm=str(values["arm"]),
-        joint_names=tuple(values["joint_names"]),
-        action_frame=values["action_frame"],
-        **arrays,
+        arm=arm, joint_names=tuple(names), action_frame=values["action_frame"], **arrays
     )
+
+
+def _are_names(values: object) -> bool:
+    return (
+        isinstance(values, list)
+        and all(isinstance(name, str) for name in values)
+        and 0 < len(set(values)) == len(values)
+    )
+
+
+def _array(values: object, name: str) -> FloatArray:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"statistics.{name} must be a list of numbers ({error}); check statistics.json."
+        ) from error
 
 
 def fit_statistics(

@@ -10,7 +10,6 @@ of ours is filled from the file or listed as new (`NEW`). Names: SPEC of NOVA d4
 """
 
 import dataclasses
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,7 @@ from par_model.config import (
     FrameDecoderConfig,
     ModelConfig,
 )
+from par_model.json_file import read_object, require_plain_name
 
 Form = Literal["par", "nova"]
 
@@ -191,13 +191,7 @@ def read_json(path: Path) -> dict[str, object]:
             f"{path} is missing; give the folder that NOVA's save_pretrained wrote, with "
             "transformer/, scheduler/ and vae/ in it."
         )
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy the folder anew.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object; copy the folder anew.")
-    return values
+    return read_object(path, "copy the folder anew")
 
 
 def model_config(
@@ -491,8 +485,11 @@ def _weight_files(folder: Path) -> list[Path]:
         indices = sorted(folder.glob(f"*.{suffix}.index*.json"), key=lambda p: (len(p.name), p))
         if indices:
             weight_map = read_json(indices[0]).get("weight_map")
-            if not isinstance(weight_map, dict):
+            is_map = isinstance(weight_map, dict)
+            if not is_map or not all(isinstance(name, str) for name in weight_map.values()):
                 raise ValueError(f"{indices[0]} has no weight_map; copy the folder anew.")
+            for name in set(weight_map.values()):
+                require_plain_name(folder, name, str(indices[0]))
             files = [folder / name for name in sorted(set(weight_map.values()))]
             if missing := [path.name for path in files if not path.is_file()]:
                 raise ValueError(f"{folder} lacks the shard {missing[0]}; copy the whole folder.")

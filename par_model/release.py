@@ -16,7 +16,6 @@ stays, unless the same is given again. Results that were measured on other weigh
 
 import argparse
 import dataclasses
-import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -29,9 +28,12 @@ from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from par_model.config import TimestepSpacing
 from par_model.diffusion import make_scheduler
 from par_model.evaluation.result_file import weights_hash
+from par_model.json_file import read_object
 from par_model.model_card import model_card
 
 # Results that depend on the checkpoint's default sampling, and are void when it changes.
+# Results of many episodes hold every joint target.
+_MAX_RESULT_BYTES = 2**30
 _OF_DEFAULTS = ("evaluations", "paper", "graph")
 
 
@@ -224,11 +226,7 @@ def _codec_record(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); check the path.") from error
-    return content
+    return read_object(path, "check the path", _MAX_RESULT_BYTES)
 
 
 def _sampling(text: str) -> Sampling:

@@ -29,6 +29,7 @@ from par_model.config import PRESETS, ModelConfig, preset
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray
+from par_model.json_file import read_object
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.simulation.tasks import TASKS
 from par_model.training.ablations import ABLATIONS, FULL, ablated_model
@@ -367,7 +368,7 @@ def _statistics(
         if existing.exists():
             folder.mkdir(parents=True, exist_ok=True)
             file.write_text(existing.read_text())
-            return from_json_dict(json.loads(file.read_text()))
+            return from_json_dict(read_object(file, "remove it to fit statistics anew"))
     statistics = fit_statistics(
         [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
         arm=arm,

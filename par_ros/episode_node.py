@@ -64,6 +64,8 @@ ENGAGE_TIMEOUT_S = 10.0
 # How long messages that were sent before an episode's end may take to arrive.
 LAST_MESSAGES_S = 3.0
 _POLL_S = 0.02
+# The bridge's most steps an episode; applied_targets has a point for each.
+_MOST_STEPS = 100_000
 # Two numbers closer than this are the same command.
 _SAME_COMMAND = 1e-9
 
@@ -160,7 +162,7 @@ class EpisodeNode(Node):
                 self._recording.state = state
 
     def _on_applied_targets(self, message: Any) -> None:
-        trajectory = messages.read_joint_trajectory(message)
+        trajectory = messages.read_joint_trajectory(message, _MOST_STEPS)
         with self._lock:
             self._recording.applied = (messages.stamp_ns(message), trajectory)
 

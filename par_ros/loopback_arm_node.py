@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A perfect fake arm: it is where it is commanded to be. For first runs and for tests of the guard.
 
-Publishes joint_states at every control cycle, a synthetic picture that depends on the joints, and
-camera_info; follows joint_trajectory and gripper_trajectory by joint_trajectory_controller's
-replacement rule. Its control cycle runs on the monotonic clock, as a controller with a steady
-trigger does: a stepping node clock moves the stamps, not the arm.
+Publishes joint_states and controller_reference at every control cycle, a synthetic picture that
+depends on the joints, and camera_info; follows joint_trajectory and gripper_trajectory by
+joint_trajectory_controller's replacement rule. Its control cycle runs on the monotonic clock, as a
+controller with a steady trigger does: a stepping node clock moves the stamps, not the arm.
 """
 
 import sys
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,10 @@ from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.parameters import LoopbackArmParameters, declare, read_arm_spec
-from par_ros.process import read_together, run_node
+from par_ros.process import read_moment, run_node
 from par_ros.topics import (
     CAMERA_INFO,
+    CONTROLLER_REFERENCE,
     GRIPPER_TRAJECTORY,
     IMAGE,
     JOINT_STATES,
@@ -102,18 +102,23 @@ class LoopbackArmNode(Node):
         self._joint_states = self.create_publisher(
             JointState, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
         )
+        self._reference = self.create_publisher(
+            JointTrajectoryMessage,
+            CONTROLLER_REFERENCE.name,
+            CONTROLLER_REFERENCE.writer_qos.profile(),
+        )
         self._images = self.create_publisher(Image, IMAGE.name, IMAGE.writer_qos.profile())
         self._camera_infos = self.create_publisher(
             CameraInfo, CAMERA_INFO.name, CAMERA_INFO.writer_qos.profile()
         )
 
     def _on_trajectory(self, message: JointTrajectoryMessage, follower: TrajectoryFollower) -> None:
-        now_ns, steady_s = read_together(self._now_ns)
-        steady_ns = messages.seconds_to_ns(steady_s)
+        moment = read_moment(self._now_ns)
+        steady_ns = moment.steady_ns
         stamp_ns = messages.stamp_ns(message)
         if stamp_ns != 0:
             # The same moment on the clock that the control cycle runs on.
-            stamp_ns += steady_ns - now_ns
+            stamp_ns -= moment.offset_ns
         try:
             trajectory = messages.read_joint_trajectory(message)
             follower.follow(trajectory, stamp_ns, steady_ns)
@@ -122,13 +127,16 @@ class LoopbackArmNode(Node):
             self.get_logger().error(f"trajectory rejected: {error}")
 
     def _cycle(self) -> None:
-        steady_ns = time.monotonic_ns()
-        self._arm.sample(steady_ns)
-        self._gripper.sample(steady_ns)
+        moment = read_moment(self._now_ns)
+        self._arm.sample(moment.steady_ns)
+        self._gripper.sample(moment.steady_ns)
         self._joint_states.publish(
             messages.joint_state_message(
-                self._spec.joint_names, self._positions(), self._velocities(), self._now_ns()
+                self._spec.joint_names, self._positions(), self._velocities(), moment.ros_ns
             )
+        )
+        self._reference.publish(
+            messages.reference_message(self._spec.arm_joint_names, self._arm.command, moment.ros_ns)
         )
 
     def _publish_picture(self) -> None:

@@ -41,6 +41,7 @@ from par_ros.topics import (
     BRIDGE,
     CAMERA_INFO,
     CLOCK,
+    CONTROLLER_REFERENCE,
     DIAGNOSTICS,
     EPISODE_STATE,
     EXECUTED_ACTIONS,
@@ -156,6 +157,7 @@ class ManiSkillBridgeNode(Node):
                 CLOCK,
                 EPISODE_STATE,
                 APPLIED_TARGETS,
+                CONTROLLER_REFERENCE,
                 DIAGNOSTICS,
             )
         }
@@ -167,7 +169,7 @@ class ManiSkillBridgeNode(Node):
                 topic.reader_qos.profile(),
             )
         if self._settings.mode == "realtime":
-            # Trajectories start when they are picked up and do not say which picture they answer.
+            # Trajectories do not say which picture they answer.
             self.create_subscription(
                 JointTrajectoryMessage,
                 EXECUTED_ACTIONS.name,
@@ -447,6 +449,12 @@ class ManiSkillBridgeNode(Node):
                 self._arm.joint_names, reading.positions, reading.velocities, time_ns
             )
         )
+        if self._settings.mode == "realtime":
+            self._outputs[CONTROLLER_REFERENCE.name].publish(
+                messages.reference_message(
+                    self._arm_follower.joint_names, self._arm_follower.command, time_ns
+                )
+            )
         if picture is None:
             return
         frame_id = self._settings.camera_frame_id

@@ -24,12 +24,17 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.joint_trajectory import JointTrajectory, MotionState
+from par_ros.control.reference_watch import ReferenceSample
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
 
 NANOSECONDS = 1_000_000_000
+# What a node converts of one trajectory: chunks have 8 points, the guard's trajectories with their
+# braking tails fewer than a hundred.
+MAX_POINTS = 256
+MAX_JOINTS = 64
 
 # encoding -> (element type, channels)
 _ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
@@ -100,6 +105,10 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
     """
     if message.encoding not in _ENCODINGS:
         return _through_cv_bridge(message, "passthrough")
+    if not (message.width and message.height):
+        raise ValueError(
+            f"image of {message.width} x {message.height} is empty; check the camera driver."
+        )
     element, channels = _ENCODINGS[message.encoding]
     dtype = np.dtype(element).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = message.width * channels * dtype.itemsize
@@ -228,12 +237,23 @@ def joint_trajectory_message(
     )
 
 
-def read_joint_trajectory(message: JointTrajectoryMessage) -> JointTrajectory:
+def read_joint_trajectory(
+    message: JointTrajectoryMessage, max_points: int = MAX_POINTS
+) -> JointTrajectory:
     """The points as arrays; values are not judged here.
 
-    Raises ValueError for what has no rectangular form: no points, or points whose positions,
+    Raises ValueError, before anything is converted, for more than `max_points` points or
+    MAX_JOINTS joints; and for what has no rectangular form: no points, or points whose positions,
     velocities or accelerations differ in number from the joints.
     """
+    for what, count, most in (
+        ("points", len(message.points), max_points),
+        ("joints", len(message.joint_names), MAX_JOINTS),
+    ):
+        if count > most:
+            raise ValueError(
+                f"a trajectory may have at most {most} {what}, got {count}; check the sender."
+            )
     names = tuple(message.joint_names)
     if not message.points:
         raise ValueError("a trajectory needs at least one point, got none; check the sender.")
@@ -246,6 +266,68 @@ def read_joint_trajectory(message: JointTrajectoryMessage) -> JointTrajectory:
         velocities=_optional_point_rows(message, "velocities", len(names)),
         accelerations=_optional_point_rows(message, "accelerations", len(names)),
     )
+
+
+def reference_message(
+    joint_names: tuple[str, ...], command: MotionState, time_ns: int
+) -> JointTrajectoryMessage:
+    """What a simulated arm's controller commands at `time_ns`: one point."""
+    trajectory = JointTrajectory(
+        joint_names,
+        np.zeros(1),
+        command.positions[None],
+        command.velocities[None],
+        command.accelerations[None],
+    )
+    return joint_trajectory_message(trajectory, time_ns)
+
+
+def read_reference(
+    message: JointTrajectoryMessage, joint_names: tuple[str, ...]
+) -> ReferenceSample:
+    """The reference of `joint_names`, in this order.
+
+    Raises ValueError where it is not one whole point of these joints.
+    """
+    trajectory = read_joint_trajectory(message)
+    if sorted(trajectory.joint_names) != sorted(joint_names) or len(trajectory.times_s) != 1:
+        raise ValueError(
+            f"the controller's reference must be one point of {list(joint_names)}, got "
+            f"{len(trajectory.times_s)} of {list(trajectory.joint_names)}; check the remapping."
+        )
+    if trajectory.velocities is None or trajectory.accelerations is None:
+        raise ValueError(
+            "the controller's reference must have velocities and accelerations, got none."
+        )
+    ordered = trajectory.reordered(joint_names)
+    assert ordered.velocities is not None
+    assert ordered.accelerations is not None
+    return ReferenceSample(
+        stamp_ns(message), ordered.positions[0], ordered.velocities[0], ordered.accelerations[0]
+    )
+
+
+def read_controller_state(message: Any, joint_names: tuple[str, ...]) -> ReferenceSample:
+    """The reference in a control_msgs/JointTrajectoryControllerState, in the order of the names.
+
+    A part that the controller leaves empty (velocities, accelerations) counts as zero. Raises
+    ValueError where a joint is missing.
+    """
+    names = list(message.joint_names)
+    if not set(joint_names) <= set(names):
+        raise ValueError(
+            f"controller_state must hold {list(joint_names)}, got {names}; check that it is the "
+            "arm controller's."
+        )
+    columns = [names.index(name) for name in joint_names]
+    # Humble called it `desired`.
+    point = message.reference if hasattr(message, "reference") else message.desired
+    rows = []
+    for values in (point.positions, point.velocities, point.accelerations):
+        row = np.array(values, dtype=np.float64) if len(values) else np.zeros(len(names))
+        rows.append(row[columns])
+    scaling = float(getattr(message, "speed_scaling_factor", 1.0))
+    return ReferenceSample(stamp_ns(message), rows[0], rows[1], rows[2], scaling)
 
 
 def clock_message(time_ns: int) -> Clock:

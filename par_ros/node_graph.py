@@ -12,15 +12,23 @@ import os
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from par_model.simulation.tasks import TASKS, task
-from par_ros.parameters import Mode, ParameterValue, Scalar, parameter, parse_text
+from par_model.simulation.tasks import CONTROL_STEP_S, TASKS, task
+from par_ros.parameters import (
+    Mode,
+    ParameterValue,
+    Scalar,
+    parameter,
+    parse_text,
+    read_arm_spec,
+)
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
     EPISODES,
+    GRIPPER_ADAPTER,
     GRIPPER_TRAJECTORY,
     GUARD,
     IMAGE,
@@ -112,6 +120,14 @@ class SimArguments:
         "the policy asked for; enforce tracks them as on a real arm; none",
         choices=("enforce", "warn", "none"),
     )
+    splice_s: float = parameter(
+        CONTROL_STEP_S, "realtime: a chunk takes over this long after it came; a control step, so "
+        "that physics may make one in between", unit="s", minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    limit_share: float = parameter(
+        1.0, "share of the velocity, acceleration and jerk limits that the guard plans with",
+        minimum=0.05, maximum=1.0,
+    )  # fmt: skip
     image_every: int = parameter(
         1, "control steps from one picture to the next", minimum=1, maximum=8
     )
@@ -173,6 +189,14 @@ class ArmArguments:
         "folder of the TensorRT engines; not given: trt_engines/<the checkpoint's name> in the "
         "working directory",
     )
+    splice_s: float = parameter(
+        0.03, "a chunk takes over this long after it came; the controller may pick it up until "
+        "then", unit="s", minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    limit_share: float = parameter(
+        0.95, "share of the velocity, acceleration and jerk limits that the guard plans with; "
+        "small for first runs", minimum=0.05, maximum=1.0,
+    )  # fmt: skip
     record: bool = parameter(
         False,
         "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
@@ -196,7 +220,16 @@ class RealArmArguments(ArmArguments):
         "joint_trajectory_controller/joint_trajectory", "the arm controller's command topic"
     )
     gripper_topic: str = parameter(
-        "gripper_controller/joint_trajectory", "the gripper controller's command topic"
+        "gripper_controller/joint_trajectory",
+        "the gripper controller's command topic; with a gripper.driver, gripper_adapter_node's",
+    )
+    reference: str = parameter(
+        "controller_state",
+        "what shows that the controller took a trajectory; needs control_msgs; none: nothing does",
+        choices=("controller_state", "none"),
+    )
+    controller_state_topic: str = parameter(
+        "", "the arm controller's controller_state; not given: beside controller_topic"
     )
     use_sim_time: bool = parameter(False, "take the time from /clock")
     fastdds_profile: bool = parameter(
@@ -242,6 +275,9 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "arm": "panda",
                 "mode": arguments.mode,
                 "limit_checks": arguments.limit_checks,
+                "reference": "topic",
+                "splice_s": arguments.splice_s,
+                "limit_share": arguments.limit_share,
                 **sim_time,
             },
             lifecycle=True,
@@ -297,11 +333,18 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         NodeEntry(
             GUARD,
             GUARD,
-            {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
+            {
+                "arm": arguments.robot,
+                "dry_run": arguments.dry_run,
+                "reference": arguments.reference,
+                **_guard_parameters(arguments),
+                **sim_time,
+            },
             (
                 (JOINT_STATES.name, arguments.joint_states_topic),
                 (JOINT_TRAJECTORY.name, arguments.controller_topic),
                 (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                *_controller_state_remapping(arguments),
             ),
             lifecycle=True,
         ),
@@ -316,6 +359,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             ),
             lifecycle=True,
         ),
+        *_gripper_adapter(arguments),
         NodeEntry(
             POLICY,
             POLICY,
@@ -333,11 +377,39 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     return NodeGraph(nodes, arguments.namespace, environment, None)
 
 
+def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
+    """The adapter, where the arm file's gripper.driver names an action."""
+    if read_arm_spec(arguments.robot).gripper.driver is None:
+        return ()
+    return (
+        NodeEntry(
+            GRIPPER_ADAPTER,
+            GRIPPER_ADAPTER,
+            {"arm": arguments.robot, "use_sim_time": arguments.use_sim_time},
+            (
+                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (JOINT_STATES.name, arguments.joint_states_topic),
+            ),
+            lifecycle=True,
+        ),
+    )
+
+
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
     """The real arm's graph with a fake arm in the controllers' place."""
     nodes = (
         NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
-        NodeEntry(GUARD, GUARD, {"arm": arguments.robot, "auto_engage": True}, lifecycle=True),
+        NodeEntry(
+            GUARD,
+            GUARD,
+            {
+                "arm": arguments.robot,
+                "auto_engage": True,
+                "reference": "topic",
+                **_guard_parameters(arguments),
+            },
+            lifecycle=True,
+        ),
         NodeEntry(POLICY, POLICY, _policy_parameters(arguments), lifecycle=True),
     )
     if arguments.record:
@@ -379,8 +451,8 @@ def checkpoint_folder(path: str) -> Path:
     """The folder of a policy, absolute; the shipped one for an empty path."""
     if not path:
         return resource(DEFAULT_CHECKPOINT)
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
+    folder = Path(_absolute(path))
+    if not os.path.isdir(folder):
         raise ValueError(
             f"checkpoint {path!r} is not a folder; check checkpoint:=, or leave it out to use the "
             "shipped policy."
@@ -390,7 +462,7 @@ def checkpoint_folder(path: str) -> Path:
 
 def _absolute(path: str) -> str:
     """The same path from wherever a node runs; nothing stays nothing."""
-    return str(Path(path).expanduser().absolute()) if path else ""
+    return str(Path(os.path.expanduser(path)).absolute()) if path else ""
 
 
 def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
@@ -403,6 +475,21 @@ def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
         "engines": _absolute(arguments.engines),
         **_given("num_steps", arguments.num_steps),
     }
+
+
+def _guard_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
+    return {"splice_s": arguments.splice_s, "limit_share": arguments.limit_share}
+
+
+def _controller_state_remapping(arguments: RealArmArguments) -> tuple[tuple[str, str], ...]:
+    """The controller's state stands beside its command topic."""
+    if arguments.reference != "controller_state":
+        return ()
+    controller = read_arm_spec(arguments.robot).arm_controller
+    topic = arguments.controller_state_topic or str(
+        PurePosixPath(arguments.controller_topic).with_name("controller_state")
+    )
+    return ((f"{controller}/controller_state", topic),)
 
 
 def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realtime") -> NodeEntry:

@@ -7,6 +7,7 @@ arguments into values with `parse_text`. YAML is read here and nowhere else.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -34,12 +35,9 @@ from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
 from par_ros.resources import resource
 
 if typing.TYPE_CHECKING:
-    from par_ros.control.guard import GuardSettings, TrajectoryStamp
+    from par_ros.control.guard import GuardSettings
 
 Mode = Literal["lockstep", "realtime"]
-# control.guard's TrajectoryStamp, repeated: the guard needs packages that a system's own
-# `ros2 launch`, which reads this file, may not have.
-_TRAJECTORY_STAMPS = ("start", "pickup")
 Scalar = bool | int | float | str
 ParameterValue = Scalar | tuple[str, ...]
 
@@ -177,13 +175,13 @@ class SafetyNodeParameters:
         "from its observation and loses what is already due",
         choices=typing.get_args(ChunkStart),
     )
-    trajectory_stamp: str = parameter(
-        "auto",
-        "start: trajectories carry the time at which they start (controller and guard share a "
-        "clock), and keep the limits however late they are picked up; pickup: they start when they "
-        "are picked up, and a stop brakes up to 0.2 s later to make up for that; auto: pickup "
-        "with use_sim_time, else start. Lockstep always stamps the start",
-        choices=("auto", *_TRAJECTORY_STAMPS),
+    reference: str = parameter(
+        "controller_state",
+        "what shows that the controller took a trajectory: controller_state of "
+        "joint_trajectory_controller (control_msgs); topic: controller_reference, as the simulated "
+        "arms publish it; none: nothing does, and engaging leads the arm to where it is measured "
+        "first. A dry run and lockstep need none",
+        choices=("controller_state", "topic", "none"),
     )
     late_after_s: float = parameter(
         0.1, "a chunk is late this long after the end of the one before", unit="s",
@@ -201,12 +199,13 @@ class SafetyNodeParameters:
         minimum=0.0, maximum=0.5,
     )  # fmt: skip
     splice_s: float = parameter(
-        0.01, "a stamped motion follows the running one for this long, so that a controller may "
-        "pick it up late", unit="s", minimum=0.002, maximum=0.03,
+        0.03, "a new motion follows the running one for this long, so that a controller may take "
+        "it at any time until then; two thirds of it are the guard's own", unit="s",
+        minimum=0.002, maximum=0.1,
     )  # fmt: skip
-    max_pickup_delay_s: float = parameter(
-        0.01, "unstamped motions are checked for pick-up delays up to this", unit="s",
-        minimum=0.0, maximum=0.03,
+    limit_share: float = parameter(
+        0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
+        "runs", minimum=0.05, maximum=1.0,
     )  # fmt: skip
     max_engage_speed_rad_s: float = parameter(
         0.1, "a faster arm is not engaged", unit="rad/s", minimum=0.0, maximum=1.0
@@ -283,6 +282,29 @@ class RealArmNodeParameters:
 
 
 @dataclass(frozen=True)
+class GripperAdapterNodeParameters:
+    """gripper_adapter_node."""
+
+    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    look_ahead_s: float = parameter(
+        0.02, "a target is sent this long before it is due, for the action's latency; at most the "
+        "time between two targets", unit="s", minimum=0.0, maximum=0.05,
+    )  # fmt: skip
+    max_target_age_s: float = parameter(
+        0.5, "a target that has been due for longer is not sent any more: the guard is silent",
+        unit="s", minimum=0.05, maximum=5.0,
+    )  # fmt: skip
+    answer_timeout_s: float = parameter(
+        0.5, "an action server that takes longer to accept or cancel a goal is a problem",
+        unit="s", minimum=0.05, maximum=1.0,
+    )  # fmt: skip
+    retry_period_s: float = parameter(
+        1.0, "pause before a goal that was rejected, or lost with its server, is sent again",
+        unit="s", minimum=0.1, maximum=60.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class EpisodeNodeParameters:
     """episode_node."""
 
@@ -335,6 +357,7 @@ NodeParameters = TypeVar(
     ManiSkillBridgeParameters,
     LoopbackArmParameters,
     RealArmNodeParameters,
+    GripperAdapterNodeParameters,
     EpisodeNodeParameters,
     RecorderNodeParameters,
 )
@@ -435,17 +458,16 @@ def read_yaml(path: Path) -> Mapping[str, object]:
 def read_arm_spec(arm: str) -> ArmSpec:
     """The arm called `arm` in config/arms, or of the file at that path. Raises ValueError."""
     if arm.endswith((".yaml", ".yml")) or "/" in arm:
-        path = Path(arm).expanduser()
+        path = Path(os.path.expanduser(arm))
         return ArmSpec.from_mapping(path.stem, read_yaml(path))
     folder = resource("config/arms")
-    path = folder / f"{arm}.yaml"
     known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "template")
-    if not path.exists() or arm == "template":
+    if arm not in known:
         raise ValueError(
             f"arm {arm!r} is unknown, config/arms holds {', '.join(known)}; give one of them, or "
             "the path of your own file (config/arms/template.yaml)."
         )
-    return ArmSpec.from_mapping(arm, read_yaml(path))
+    return ArmSpec.from_mapping(arm, read_yaml(folder / f"{arm}.yaml"))
 
 
 def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
@@ -457,17 +479,20 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
     return dataclasses.replace(spec, acceleration_check=check, jerk_check=check)
 
 
+def expects_reference(parameters: SafetyNodeParameters) -> bool:
+    """Whether the guard hears what the controller commands."""
+    follows_nothing = parameters.dry_run or parameters.mode == "lockstep"
+    return parameters.reference != "none" and not follows_nothing
+
+
 def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "GuardSettings":
     """The guard's settings of these parameters."""
     from par_ros.control.guard import GuardSettings
 
-    stamp = parameters.trajectory_stamp
-    if stamp == "auto":
-        stamp = "pickup" if use_sim_time else "start"
     return GuardSettings(
         lockstep=parameters.mode == "lockstep",
+        sim_clock=use_sim_time,
         chunk_start=typing.cast(ChunkStart, parameters.chunk_start),
-        trajectory_stamp=typing.cast("TrajectoryStamp", stamp),
         num_actions=parameters.num_actions,
         step_s=parameters.step_s,
         max_observation_age_s=parameters.max_observation_age_s,
@@ -477,7 +502,8 @@ def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "
         first_chunk_timeout_s=parameters.first_chunk_timeout_s,
         tail_s=parameters.tail_s,
         splice_s=parameters.splice_s,
-        max_pickup_delay_s=parameters.max_pickup_delay_s,
+        limit_share=parameters.limit_share,
+        expects_reference=expects_reference(parameters),
         max_engage_speed_rad_s=parameters.max_engage_speed_rad_s,
     )
 

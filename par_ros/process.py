@@ -25,12 +25,14 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from par_ros.control.timeline import Moment
+
 # Set by `python -m par_ros` and our launch files for their children: their own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
 _PR_SET_PDEATHSIG = 1
-_TOGETHER_S = 0.0005
+_TOGETHER_NS = 500_000
 _MAX_CLOCK_READS = 5
 
 NodeType = TypeVar("NodeType", bound=Node)
@@ -141,19 +143,24 @@ def _spin(node: Node, failures: list[BaseException]) -> None:
         raise
 
 
-def read_together(read_clock_ns: Callable[[], int]) -> tuple[int, float]:
-    """A node's clock (ns) and the monotonic clock (s) of one moment.
+def read_moment(read_clock_ns: Callable[[], int]) -> Moment:
+    """A node's clock and the steady clock of one moment, in nanoseconds.
 
     Read again where the process was suspended between the two, which a busy machine does for tens
-    of milliseconds.
+    of milliseconds; of several tries the one with the least between counts.
     """
+    best: Moment | None = None
+    least_ns = 0
     for _ in range(_MAX_CLOCK_READS):
-        before_s = time.monotonic()
+        before_ns = time.monotonic_ns()
         now_ns = read_clock_ns()
-        after_s = time.monotonic()
-        if after_s - before_s < _TOGETHER_S:
+        bracket_ns = time.monotonic_ns() - before_ns
+        if best is None or bracket_ns < least_ns:
+            best, least_ns = Moment(now_ns, before_ns + bracket_ns // 2), bracket_ns
+        if bracket_ns < _TOGETHER_NS:
             break
-    return now_ns, after_s
+    assert best is not None
+    return best
 
 
 def report_error(error: BaseException | str) -> int:

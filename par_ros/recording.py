@@ -3,7 +3,7 @@
 
 Messages are written one by one, without chunks: a file that was cut off anywhere, by a crash or a
 full disk, holds every message before the cut. Only a file that was closed has a summary; `mcap
-recover` makes one for a file that was not.
+recover` makes one for a file that was not. A closed file carries a checksum of all its messages.
 """
 
 import json
@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mcap.exceptions import EndOfFile, InvalidMagic, McapError
-from mcap.records import Channel, Footer, Message, Metadata
+from mcap.exceptions import EndOfFile, InvalidMagic
+from mcap.records import Channel, Footer, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
+from par_model.json_file import parse_object
+
 _METADATA = "par_ros"
 _PROFILE = "ros2"
+_MAGIC = b"\x89MCAP0\r\n"
+_ENCODING = "cdr"
 _SEPARATOR = "\n" + "=" * 80 + "\n"
 _BUILT_IN = {
     "bool", "byte", "char", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32",
@@ -31,9 +35,11 @@ _BUILT_IN = {
 
 @dataclass(frozen=True)
 class RecordedMessage:
-    """One message: topic as in the graph, CDR bytes, and when it was written (system clock)."""
+    """One message: topic as in the graph, its type as `package/msg/Name`, CDR bytes, and when it
+    was written (system clock)."""
 
     topic: str
+    type_name: str
     data: bytes
     time_ns: int
 
@@ -67,7 +73,12 @@ class RecordingWriter:
             ) from error
         except OSError as error:
             raise ValueError(f"recording {path} cannot be written: {error.strerror}.") from error
-        self._writer = Writer(self._file, use_chunking=False, compression=CompressionType.NONE)
+        self._writer = Writer(
+            self._file,
+            use_chunking=False,
+            compression=CompressionType.NONE,
+            enable_data_crcs=True,
+        )
         self._writer.start(profile=_PROFILE, library="par_ros")
         self._writer.add_metadata(_METADATA, {"settings": json.dumps(dict(settings))})
         self._schemas: dict[str, int] = {}
@@ -80,7 +91,7 @@ class RecordingWriter:
             self._schemas[type_name] = self._writer.register_schema(
                 type_name, "ros2msg", definition
             )
-        channel = self._writer.register_channel(topic, "cdr", self._schemas[type_name])
+        channel = self._writer.register_channel(topic, _ENCODING, self._schemas[type_name])
         self._num_messages[channel] = 0
         return channel
 
@@ -111,51 +122,99 @@ class _WholeReads:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._left = os.fstat(file.fileno()).st_size
 
     def read(self, length: int) -> bytes:
-        data = self._file.read(length)
-        if len(data) < length:
+        # Asked before anything is read: a damaged length would be taken as memory first.
+        if length > self._left:
             raise EndOfFile
-        return data
+        self._left -= length
+        return self._file.read(length)
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a file, closed or cut off. Raises ValueError for what is no recording of ours."""
-    settings: Mapping[str, Any] | None = None
-    messages: list[RecordedMessage] = []
-    topics: dict[int, str] = {}
-    is_closed = False
-    try:
-        for record in _records(path):
-            if isinstance(record, Message):
-                topic = topics[record.channel_id]
-                messages.append(RecordedMessage(topic, record.data, record.log_time))
-            elif isinstance(record, Channel):
-                topics[record.id] = record.topic
-            elif isinstance(record, Metadata) and record.name == _METADATA:
-                settings = json.loads(record.metadata["settings"])
-            elif isinstance(record, Footer):
-                is_closed = True
-    except InvalidMagic as error:
-        raise ValueError(f"{path} is not an MCAP file; give a file of record:=true.") from error
-    except McapError as error:
-        raise ValueError(f"{path} is damaged: {error}; try `mcap recover`.") from error
-    if settings is None:
-        raise ValueError(f"{path} was not made by record:=true of par_ros; it cannot be replayed.")
-    return Recording(settings, tuple(messages), is_closed)
+    """Read a file, closed or cut off.
 
-
-def _records(path: Path) -> Iterator[Any]:
-    """Every whole record; the end of a file that was cut off is an end."""
+    Raises ValueError for what is no recording of ours, and for a damaged one.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} cannot be read: it is no file; check the path.")
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            contents = _read_contents(file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check the path.") from error
-    with file:
-        try:
-            yield from StreamReader(_WholeReads(file)).records  # type: ignore[arg-type]
-        except EndOfFile:
-            return
+    except InvalidMagic as error:
+        raise ValueError(f"{path} is not an MCAP file; give a file of record:=true.") from error
+    except Exception as error:  # mcap and its decompressors raise whatever damage makes them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged: {reason}; try `mcap recover`.") from error
+    if contents.settings is None:
+        raise ValueError(f"{path} was not made by record:=true of par_ros; it cannot be replayed.")
+    settings = parse_object(
+        contents.settings, f"{path}: what was recorded of the graph", "record again"
+    )
+    return Recording(settings, tuple(contents.messages), contents.is_closed)
+
+
+@dataclass
+class _Contents:
+    """What has been read so far; settings as text."""
+
+    messages: list[RecordedMessage]
+    settings: str | None = None
+    is_closed: bool = False
+
+
+def _read_contents(file: IO[bytes]) -> _Contents:
+    """Raises whatever mcap finds; ValueError for a record that refers to one that is not there."""
+    contents = _Contents([])
+    types: dict[int, str] = {}
+    channels: dict[int, tuple[str, str]] = {}
+    for record in _records(file):
+        if isinstance(record, Message):
+            if record.channel_id not in channels:
+                raise ValueError(f"a message is of channel {record.channel_id}, which is not there")
+            topic, type_name = channels[record.channel_id]
+            contents.messages.append(
+                RecordedMessage(topic, type_name, record.data, record.log_time)
+            )
+        elif isinstance(record, Schema):
+            types[record.id] = record.name
+        elif isinstance(record, Channel):
+            channels[record.id] = record.topic, _type_name(record, types)
+        elif isinstance(record, Metadata) and record.name == _METADATA:
+            contents.settings = record.metadata.get("settings")
+        elif isinstance(record, Footer):
+            contents.is_closed = True
+    return contents
+
+
+def _type_name(channel: Channel, types: Mapping[int, str]) -> str:
+    if channel.message_encoding != _ENCODING or channel.schema_id not in types:
+        raise ValueError(
+            f"topic {channel.topic!r} is encoded as {channel.message_encoding!r} and of schema "
+            f"{channel.schema_id}; {_ENCODING!r} and a schema of the file are expected"
+        )
+    return types[channel.schema_id]
+
+
+def _records(file: IO[bytes]) -> Iterator[Any]:
+    """Every whole record; the end of a file that was cut off is an end."""
+    is_whole = _ends_as_a_closed_one(file)
+    try:
+        yield from StreamReader(_WholeReads(file), validate_crcs=True).records  # type: ignore[arg-type]
+    except EndOfFile as error:
+        if is_whole:
+            raise ValueError("its end is whole, but a record before it is not") from error
+
+
+def _ends_as_a_closed_one(file: IO[bytes]) -> bool:
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - len(_MAGIC)))
+    end = file.read()
+    file.seek(0)
+    return end == _MAGIC and size > len(_MAGIC)
 
 
 def message_definition(type_name: str) -> str:

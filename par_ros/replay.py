@@ -24,14 +24,24 @@ from rich.console import Console
 from rich.table import Table
 
 from par_model.interface import Observation, Policy
-from par_ros import messages
-from par_ros.control.guard import Command, Guard
-from par_ros.control.joint_trajectory import JointTrajectory
+from par_model.json_file import shown
+from par_ros import guard_report, messages
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard
 from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
-from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.parameters import (
+    PolicyNodeParameters,
+    SafetyNodeParameters,
+    guard_settings,
+    read_guarded_arm,
+    validate,
+)
 from par_ros.process import report_error
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
@@ -48,6 +58,14 @@ from par_ros.topics import (
     Topic,
 )
 
+_REPLAYED = (
+    ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
+    IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED,
+)  # fmt: skip
+# A stamp's seconds are an int32.
+_MAX_STAMP_NS = 2**31 * messages.NANOSECONDS - 1
+# Bytes of a serialised message up to the end of its header's stamp.
+_STAMP_END = 12
 # Processes end one after the other: the last messages may or may not have been recorded.
 _MAX_TAIL = 2
 
@@ -89,29 +107,79 @@ class Replay:
         return compared > 0 and all(row.is_same for row in self.comparisons)
 
 
+class _Fields:
+    """The texts of one recorded status; each is read as what it should be, or refused."""
+
+    def __init__(self, topic: str, values: Mapping[str, str]) -> None:
+        self._topic = topic
+        self._values = values
+
+    def text(self, name: str) -> str:
+        if name not in self._values:
+            raise ValueError(f"the recording is damaged: a message of {self._topic} lacks {name}.")
+        return self._values[name]
+
+    def whole(self, name: str) -> int:
+        """A whole number from 0; of nanoseconds, as many as a stamp can hold."""
+        return self._whole(name, self.text(name))
+
+    def optional_whole(self, name: str) -> int | None:
+        """As `whole`; None for an empty text."""
+        return self.whole(name) if self.text(name) else None
+
+    def wholes(self, name: str) -> list[int]:
+        """As `whole`, with spaces between."""
+        return [self._whole(name, word) for word in self.text(name).split()]
+
+    def moment(self, prefix: str = "") -> Moment:
+        """Both clocks, as safety_node notes them."""
+        return Moment(self.whole(f"{prefix}ros_ns"), self.whole(f"{prefix}steady_ns"))
+
+    def references(self, num_joints: int) -> list[ReferenceSample]:
+        """What the guard heard of the controller."""
+        text = self.text("samples")
+        try:
+            return guard_report.unpack_references(text, num_joints)
+        except ValueError:
+            raise self._odd("samples", text) from None
+
+    def _whole(self, name: str, text: str) -> int:
+        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
+        if not is_number or int(text) > _MAX_STAMP_NS:
+            raise self._odd(name, text)
+        return int(text)
+
+    def _odd(self, name: str, text: str) -> ValueError:
+        return ValueError(
+            f"the recording is damaged: {name} in a message of {self._topic} is {shown(text)}."
+        )
+
+
 @dataclass
 class _Recorded:
-    """A recording's messages by topic, as ROS messages, in order."""
+    """A recording's messages by topic, as ROS messages, in order. ValueError for damaged ones."""
 
     recording: Recording
     notes: list[str] = field(default_factory=list)
 
     def of(self, topic: Topic) -> list[Any]:
-        name = self.recording.settings["topics"][topic.name]
-        return [
-            deserialize_message(message.data, topic.message_type)
-            for message in self.recording.messages
-            if message.topic == name
-        ]
+        return [_decoded(data, topic) for data in self._data(topic)]
 
     def pictures(self) -> dict[int, bytes]:
         """The pictures as they came, by stamp: to decode all where few are needed is slow."""
-        name = self.recording.settings["topics"][IMAGE.name]
-        return {
-            _stamp_ns(message.data): message.data
-            for message in self.recording.messages
-            if message.topic == name
-        }
+        return {_stamp_ns(data): data for data in self._data(IMAGE)}
+
+    def _data(self, topic: Topic) -> Iterator[bytes]:
+        name = self.recording.settings["topics"][topic.name]
+        for message in self.recording.messages:
+            if message.topic != name:
+                continue
+            if message.type_name != topic.type_name:
+                raise ValueError(
+                    f"topic {name} of the recording has type {shown(message.type_name)}, expected "
+                    f"is {topic.type_name}; was it recorded by another version?"
+                )
+            yield message.data
 
     def by_stamp(self, topic: Topic) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = defaultdict(list)
@@ -119,9 +187,9 @@ class _Recorded:
             found[messages.stamp_ns(message)].append(message)
         return found
 
-    def statuses(self, topic: Topic) -> Iterator[Mapping[str, str]]:
+    def statuses(self, topic: Topic) -> Iterator[_Fields]:
         for message in self.of(topic):
-            yield messages.read_status(message).values
+            yield _Fields(topic.name, messages.read_status(message).values)
 
 
 def replay(recording: Recording, policy: Policy | None) -> Replay:
@@ -129,11 +197,27 @@ def replay(recording: Recording, policy: Policy | None) -> Replay:
 
     Raises ValueError for settings that cannot be used here.
     """
+    _require_settings(recording.settings)
     recorded = _Recorded(recording)
     if not recording.is_closed:
         recorded.notes.append("the recording was cut off; what it holds was compared")
     rows = () if policy is None else (_replay_policy(recorded, policy),)
     return Replay((*rows, *_replay_guard(recorded)), tuple(recorded.notes))
+
+
+def _require_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where what was recorded of the graph lacks what a replay needs."""
+    for name, kind in (("topics", dict), ("guard", dict), ("policy", dict)):
+        if not isinstance(settings.get(name), kind):
+            raise ValueError(f"the recording does not say the graph's {name}; record again.")
+    if not isinstance(settings.get("policy_executable"), str):
+        raise ValueError("the recording does not say which policy ran; record again.")
+    topics = settings["topics"]
+    for topic in _REPLAYED:
+        if not isinstance(topics.get(topic.name), str):
+            raise ValueError(
+                f"the recording does not say what topic {topic.name} was called; record again."
+            )
 
 
 # Policy
@@ -146,8 +230,8 @@ def _replay_policy(recorded: _Recorded, policy: Policy) -> Comparison:
     rebuild = _ObservationBuilder(recorded, policy)
     is_lost, num_lost = True, 0
     for values in recorded.statuses(OBSERVED):
-        if values["reset"] == "true":
-            policy.reset(values["instruction"], int(values["policy_seed"]))
+        if values.text("reset") == "true":
+            policy.reset(values.text("instruction"), values.whole("policy_seed"))
             is_lost = False
         observation = None if is_lost else rebuild.observation(values)
         if observation is None:
@@ -158,7 +242,7 @@ def _replay_policy(recorded: _Recorded, policy: Policy) -> Comparison:
         policy.observe(observation)
         answer = policy.act()
         row.num_replayed += 1
-        stamp_ns = int(values["stamp_ns"])
+        stamp_ns = values.whole("stamp_ns")
         for message in chunks.get(stamp_ns, ())[:1]:
             asked = messages.read_joint_trajectory(message)
             _compare(row, asked.positions, answer.joint_positions, f"observation {stamp_ns} ns")
@@ -182,22 +266,18 @@ class _ObservationBuilder:
             for sample in _joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
         }
 
-    def observation(self, values: Mapping[str, str]) -> Observation | None:
+    def observation(self, values: _Fields) -> Observation | None:
         """None where a part is not in the recording."""
-        stamp_ns = int(values["stamp_ns"])
-        executed_stamp = values["executed_stamp_ns"]
-        recent = [int(word) for word in values["recent_stamps_ns"].split()]
-        sample = self._joints.get(int(values["joint_stamp_ns"]))
+        stamp_ns = values.whole("stamp_ns")
+        executed_ns = values.optional_whole("executed_stamp_ns")
+        recent = values.wholes("recent_stamps_ns")
+        sample = self._joints.get(values.whole("joint_stamp_ns"))
         missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
-        if (
-            sample is None
-            or missing
-            or (executed_stamp and int(executed_stamp) not in self._executed)
-        ):
+        if sample is None or missing or (executed_ns and executed_ns not in self._executed):
             return None
         actions = None
-        if executed_stamp:
-            message = self._executed[int(executed_stamp)][-1]
+        if executed_ns:
+            message = self._executed[executed_ns][-1]
             executed = messages.read_joint_trajectory(message)
             actions = executed.reordered(self._spec.joint_names).positions
         return Observation(
@@ -211,7 +291,7 @@ class _ObservationBuilder:
 
     def _picture(self, stamp_ns: int) -> messages.ImageArray:
         spec = self._spec
-        message = deserialize_message(self._images[stamp_ns], IMAGE.message_type)
+        message = _decoded(self._images[stamp_ns], IMAGE)
         picture = messages.image_to_rgb(message)
         fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
         return np.ascontiguousarray(fitted)
@@ -268,6 +348,7 @@ class _GuardReplay:
         names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
         own = {name: value for name, value in settings.items() if name in names}
         self.parameters = SafetyNodeParameters(**own)
+        validate(self.parameters, "the recorded guard")
         self._use_sim_time = bool(settings.get("use_sim_time", False))
         self._guard = self._make_guard()
         selector = JointStateSelector(self._guard.spec.joint_names)
@@ -275,52 +356,55 @@ class _GuardReplay:
         self._num_fed = 0
         self._chunks = recorded.by_stamp(ACTION_CHUNK)
         # Both clocks at the input before.
-        self._before: tuple[int, float] | None = None
+        self._before: Moment | None = None
         self.num_unknown = 0
 
     def _make_guard(self) -> Guard:
         spec = read_guarded_arm(self.parameters)
         return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
 
-    def take(self, values: Mapping[str, str]) -> Iterator[Command]:
+    def take(self, values: _Fields) -> Iterator[Command]:
         """Everything that the guard sends until it has taken one recorded input."""
-        now_ns, monotonic_s = int(values["now_ns"]), float(values["monotonic_s"])
-        kind, guard = values["kind"], self._guard
+        moment = values.moment()
+        kind, guard = values.text("kind"), self._guard
         if kind == "configure":
             self._guard = self._make_guard()
             self._before = None
             return
-        samples = self._samples_until(values["joint_stamp_ns"])
+        samples = self._samples_until(values.optional_whole("joint_stamp_ns"))
         if samples:
             *earlier, last = samples
-            taken_ns, taken_s = int(values["joint_now_ns"]), float(values["joint_monotonic_s"])
-            yield from self._feed(earlier, taken_ns, taken_s)
-            yield guard.on_joint_state(last, taken_ns, taken_s)
-        if kind != "joint_state":
-            yield self._given(kind, values, now_ns, monotonic_s)
-        self._before = now_ns, monotonic_s
+            taken = values.moment("joint_")
+            yield from self._feed(earlier, taken)
+            yield guard.on_joint_state(last, taken)
+        if kind == "references":
+            for sample in values.references(guard.spec.num_arm_joints):
+                yield guard.on_reference(sample, moment)
+        elif kind != "joint_state":
+            yield self._given(kind, values, moment)
+        self._before = moment
 
-    def _given(
-        self, kind: str, values: Mapping[str, str], now_ns: int, monotonic_s: float
-    ) -> Command:
+    def _given(self, kind: str, values: _Fields, moment: Moment) -> Command:
         guard = self._guard
         if kind == "chunk":
-            return self._chunk(int(values["chunk_stamp_ns"]), now_ns, monotonic_s)
+            return self._chunk(values.whole("chunk_stamp_ns"), moment)
         if kind == "bad_chunk":
-            return guard.on_bad_chunk(values["reason"], now_ns, monotonic_s)
+            return guard.on_bad_chunk(values.text("reason"), moment)
         if kind == "bad_joint_state":
-            return guard.on_bad_joint_state(values["reason"], now_ns, monotonic_s)
+            return guard.on_bad_joint_state(values.text("reason"), moment)
         if kind == "tick":
-            return guard.on_tick(int(values["num_policies"]), now_ns, monotonic_s)
+            return guard.on_tick(values.whole("num_policies"), moment)
+        if kind == "withdraw" and self._guard.can_withdraw:
+            return guard.withdraw(moment, last=values.text("last") == "true")
         if kind == "reset_stop":
             return guard.reset_stop().command
         calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
         if kind not in calls:
             self.num_unknown += 1
             return Command()
-        return calls[kind](now_ns, monotonic_s).command
+        return calls[kind](moment).command
 
-    def _chunk(self, stamp_ns: int, now_ns: int, monotonic_s: float) -> Command:
+    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
         if not self._chunks.get(stamp_ns):
             self.num_unknown += 1
             return Command()
@@ -328,13 +412,12 @@ class _GuardReplay:
         chunk = RequestedChunk(
             stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
         )
-        return self._guard.on_chunk(chunk, now_ns, monotonic_s)
+        return self._guard.on_chunk(chunk, moment)
 
-    def _samples_until(self, joint_stamp: str) -> list[JointSample]:
+    def _samples_until(self, stamp_ns: int | None) -> list[JointSample]:
         """The joint states that the guard had seen by then and has not been given here."""
-        if not joint_stamp:
+        if stamp_ns is None:
             return []
-        stamp_ns = int(joint_stamp)
         if self._num_fed and self._samples[self._num_fed - 1].stamp_ns == stamp_ns:
             return []
         for index in range(self._num_fed, len(self._samples)):
@@ -345,20 +428,33 @@ class _GuardReplay:
         self.num_unknown += 1
         return []
 
-    def _feed(
-        self, samples: Sequence[JointSample], now_ns: int, monotonic_s: float
-    ) -> Iterator[Command]:
+    def _feed(self, samples: Sequence[JointSample], now: Moment) -> Iterator[Command]:
         """Joint states of which only the order is known: at their stamps, between two inputs."""
-        before_ns, before_s = self._before or (now_ns, monotonic_s)
+        before = self._before or now
         for sample in samples:
-            time_ns = int(np.clip(sample.stamp_ns, min(before_ns, now_ns), now_ns))
-            share = 1.0 if now_ns == before_ns else (time_ns - before_ns) / (now_ns - before_ns)
-            time_s = before_s + share * (monotonic_s - before_s)
-            yield self._guard.on_joint_state(sample, time_ns, time_s)
+            ros_ns = int(np.clip(sample.stamp_ns, min(before.ros_ns, now.ros_ns), now.ros_ns))
+            passed_ns = now.ros_ns - before.ros_ns
+            share = 1.0 if passed_ns == 0 else (ros_ns - before.ros_ns) / passed_ns
+            steady_ns = before.steady_ns + round(share * (now.steady_ns - before.steady_ns))
+            yield self._guard.on_joint_state(sample, Moment(ros_ns, steady_ns))
+
+
+def _decoded(data: bytes, topic: Topic) -> Any:
+    """The ROS message. Raises ValueError for bytes that are none of the topic's type."""
+    try:
+        return deserialize_message(data, topic.message_type)
+    except RuntimeError as error:
+        # rclpy's errors have no other base in common.
+        raise ValueError(
+            f"the recording is damaged: {len(data)} bytes of topic {topic.name} are no "
+            f"{topic.type_name}."
+        ) from error
 
 
 def _stamp_ns(data: bytes) -> int:
     """Header stamp of a serialised message that begins with a header."""
+    if len(data) < _STAMP_END:
+        raise ValueError(f"the recording is damaged: a message of {len(data)} bytes has no stamp.")
     # CDR: four bytes of encapsulation, of which the second's lowest bit is the byte order.
     order = "<" if data[1] & 1 else ">"
     seconds, nanoseconds = struct.unpack_from(order + "iI", data, 4)
@@ -372,10 +468,12 @@ def _joint_samples(recorded: _Recorded, selector: JointStateSelector) -> Iterato
             continue
         try:
             raw = messages.read_joint_state(message)
-            yield selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
         except ValueError:
             # The guard's own list says what it made of this one.
             continue
+        if sample is not None:
+            yield sample
 
 
 def _compare(row: Comparison, then: Any, now: Any, where: str) -> None:
@@ -411,19 +509,21 @@ def main(options: list[str]) -> int:
     arguments = parser.parse_args(options)
     try:
         recording = read_recording(arguments.file)
-        settings = dict(recording.settings["policy"])
-        settings |= {
+        _require_settings(recording.settings)
+        settings = recording.settings["policy"] | {
             name: value
             for name, value in (
                 ("backend", arguments.backend), ("checkpoint", arguments.checkpoint),
             )
             if value
         }  # fmt: skip
-        policy = None if arguments.guard_only else _load(recording.settings, settings)
+        parameters = _policy_parameters(settings)
+        differing = tuple(_differing_settings(recording.settings, parameters.checkpoint))
+        policy = None if arguments.guard_only else _load(recording.settings, parameters)
         outcome = replay(recording, policy)
     except ValueError as error:
         return report_error(error)
-    notes = (*_differing_settings(recording.settings, settings), *outcome.notes)
+    notes = (*differing, *outcome.notes)
     _print(Replay(outcome.comparisons, notes), arguments.file)
     if arguments.json is not None:
         rows = [dataclasses.asdict(row) | {"same": row.is_same} for row in outcome.comparisons]
@@ -432,22 +532,31 @@ def main(options: list[str]) -> int:
     return 0 if outcome.is_same else 1
 
 
-def _load(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> Policy:
+def _policy_parameters(settings: Mapping[str, Any]) -> PolicyNodeParameters:
+    """The recorded policy's. Raises ValueError for values that no policy can have."""
+    names = {field.name for field in dataclasses.fields(PolicyNodeParameters)}
+    known = {name: value for name, value in settings.items() if name in names}
+    parameters = PolicyNodeParameters(**known)
+    validate(parameters, "the recorded policy")
+    return parameters
+
+
+def _load(recorded: Mapping[str, Any], parameters: PolicyNodeParameters) -> Policy:
     if recorded["policy_executable"] == "fixed_chunk_node":
         return FixedChunkPolicy()
     # Here, not above: a recording of fixed chunks needs no torch.
     from par_model.load_policy import load_policy
 
     return load_policy(
-        Path(settings["checkpoint"]),
-        backend=settings.get("backend", "auto"),
-        num_steps=settings.get("num_steps"),
-        device=settings.get("device", "auto"),
-        engines=Path(settings["engines"]) if settings.get("engines") else None,
+        Path(parameters.checkpoint),
+        backend=parameters.backend,
+        num_steps=parameters.num_steps,
+        device=parameters.device,
+        engines=Path(parameters.engines) if parameters.engines else None,
     )
 
 
-def _differing_settings(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+def _differing_settings(recorded: Mapping[str, Any], checkpoint: str) -> Iterator[str]:
     """What may explain a difference."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads != recorded.get("omp_num_threads", ""):
@@ -455,7 +564,6 @@ def _differing_settings(recorded: Mapping[str, Any], settings: Mapping[str, Any]
             f"OMP_NUM_THREADS was {recorded.get('omp_num_threads') or 'not set'} and is "
             f"{threads or 'not set'} now: sums come in another order; set it as it was"
         )
-    checkpoint = settings.get("checkpoint")
     if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != recorded.get(
         "checkpoint_sha256"
     ):

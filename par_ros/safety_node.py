@@ -3,7 +3,8 @@
 
 What is decided lives in control/guard.py; this file takes messages, calls it and publishes. The
 process never loads torch. It starts disengaged, after a restart too: ~/engage lets chunks pass. Its
-watchdogs run on the monotonic clock, so a stopped /clock cannot stop them.
+watchdogs run on the steady clock, so a stopped /clock cannot stop them. The emergency stop is heard
+in every state of the lifecycle, and its latch survives them all.
 """
 
 import sys
@@ -17,12 +18,21 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_ros import messages
-from par_ros.control.guard import Command, Guard, Reply
+from par_ros import guard_report, messages
+from par_ros.control.command import Command, Reply
+from par_ros.control.guard import Guard, StopLatch
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
-from par_ros.parameters import SafetyNodeParameters, declare, guard_settings, read_guarded_arm
-from par_ros.process import read_together, report_error, run_node, transition
+from par_ros.control.timeline import Moment
+from par_ros.parameters import (
+    SafetyNodeParameters,
+    declare,
+    expects_reference,
+    guard_settings,
+    read_guarded_arm,
+)
+from par_ros.process import read_moment, report_error, run_node, transition
+from par_ros.reference_input import ReferenceInput
 from par_ros.topics import (
     ACTION_CHUNK,
     DIAGNOSTICS,
@@ -35,6 +45,7 @@ from par_ros.topics import (
     GRIPPER_TRAJECTORY_SHADOW,
     GUARD,
     GUARD_INPUTS,
+    GUARD_STATE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
@@ -47,25 +58,42 @@ _TICK_S = 0.02
 _DIAGNOSTICS_PERIOD_S = 1.0
 # Looking for a second policy asks the ROS graph: not at every tick.
 _TICKS_PER_GRAPH_LOOK = 10
+# A stop that could not be published in time is planned again this many times.
+_SEND_TRIES = 3
 
 
 class SafetyNode(LifecycleNode):
-    """See the module."""
+    """Takes chunks, joint states, the controller's reference and calls; publishes commands."""
 
     def __init__(self) -> None:
         super().__init__(GUARD)
         self._settings = declare(self, SafetyNodeParameters)
         self._guard: Guard | None = None
+        self._latch = StopLatch()
         self._active = False
         self._waits_to_engage = False
         self._num_ticks = 0
         self._num_policies = 0
+        self._reference: ReferenceInput | None = None
         # The newest joint state that the guard was given: its stamp, and both clocks then.
-        self._joint_state_taken: tuple[int, int, float] | None = None
+        self._joint_state_taken: tuple[int, Moment] | None = None
         # Two arms' guards share /diagnostics.
         self._status_name = messages.status_name(self)
         self._last_event = ""
         self._reported = (0, 0)
+        self._create_stop()
+
+    def _create_stop(self) -> None:
+        """What is there in every state: the emergency stop."""
+        self._stop_state = self.create_publisher(
+            Bool, E_STOP_STATE.name, E_STOP_STATE.writer_qos.profile()
+        )
+        self.create_subscription(
+            Bool, E_STOP.name, self._on_stop_message, E_STOP.reader_qos.profile()
+        )
+        self.create_service(Trigger, STOP.private_name, self._on_stop)
+        self.create_service(Trigger, RESET_STOP.private_name, self._on_reset_stop)
+        self._publish_e_stop_state()
 
     # Lifecycle
 
@@ -74,15 +102,20 @@ class SafetyNode(LifecycleNode):
         try:
             spec = read_guarded_arm(self._settings)
             use_sim_time = bool(self.get_parameter("use_sim_time").value)
-            self._guard = Guard(spec, guard_settings(self._settings, use_sim_time=use_sim_time))
+            settings = guard_settings(self._settings, use_sim_time=use_sim_time)
+            self._guard = Guard(spec, settings, self._latch)
+            if expects_reference(self._settings):
+                self._reference = ReferenceInput(
+                    self, self._settings.reference, spec.arm_controller, spec.arm_joint_names
+                )
         except ValueError as error:
             report_error(error)
             return TransitionCallbackReturn.FAILURE
         self._selector = JointStateSelector(spec.joint_names)
         self._create_outputs()
         self._create_inputs()
-        self._note_input("configure", *self._now())
-        self._publish_e_stop_state()
+        self._note_input("configure", self._now())
+        self._publish_state()
         self.get_logger().info(f"arm {spec.name}; limits: {spec.source}")
         return TransitionCallbackReturn.SUCCESS
 
@@ -93,7 +126,7 @@ class SafetyNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
             self.create_timer(_TICK_S, self._on_tick, clock=steady),
-            self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady),
+            self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_state, clock=steady),
         ]
         return super().on_activate(state)
 
@@ -102,17 +135,20 @@ class SafetyNode(LifecycleNode):
         self._active = False
         for timer in self._timers:
             self.destroy_timer(timer)
-        self._publish_diagnostics()
+        self._publish_state()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._guard = None
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
+        if self._reference is not None:
+            self._reference.destroy(self)
+            self._reference = None
         for publisher in self._outputs:
             self.destroy_publisher(publisher)
         for service in self._services_served:
             self.destroy_service(service)
-        self._guard = None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -124,12 +160,18 @@ class SafetyNode(LifecycleNode):
         dry_run = self._settings.dry_run
         arm_topic = JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY
         gripper_topic = GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY
-        outputs = (arm_topic, gripper_topic, EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS)
         self._outputs = [
             self.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-            for topic in (*outputs, GUARD_INPUTS)
+            for topic in (
+                arm_topic,
+                gripper_topic,
+                EXECUTED_ACTIONS,
+                DIAGNOSTICS,
+                GUARD_STATE,
+                GUARD_INPUTS,
+            )
         ]
-        self._arm, self._gripper, self._executed, self._stop_state, self._status, self._taken = (
+        self._arm, self._gripper, self._executed, self._status, self._state, self._taken = (
             self._outputs
         )
 
@@ -148,18 +190,10 @@ class SafetyNode(LifecycleNode):
             sensor_qos(JOINT_STATES, reliable=lockstep),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        stop = self.create_subscription(
-            Bool, E_STOP.name, self._on_stop_message, E_STOP.reader_qos.profile()
-        )
-        self._inputs = [self._chunks, self._joint_states, stop]
+        self._inputs = [self._chunks, self._joint_states]
         self._services_served = [
-            self.create_service(Trigger, service.private_name, callback)
-            for service, callback in (
-                (ENGAGE, self._on_engage),
-                (DISENGAGE, self._on_disengage),
-                (STOP, self._on_stop),
-                (RESET_STOP, self._on_reset_stop),
-            )
+            self.create_service(Trigger, ENGAGE.private_name, self._on_engage),
+            self.create_service(Trigger, DISENGAGE.private_name, self._on_disengage),
         ]
 
     # Inputs
@@ -169,13 +203,13 @@ class SafetyNode(LifecycleNode):
             return
         assert self._guard is not None
         self._take_joint_states()
-        now_ns, monotonic_s = self._now()
+        self._take_references()
         try:
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
-            reason = str(error)
-            self._send(self._guard.on_bad_chunk(reason, now_ns, monotonic_s))
-            self._note_input("bad_chunk", now_ns, monotonic_s, reason=reason)
+            reason, moment = str(error), self._now()
+            self._send(self._guard.on_bad_chunk(reason, moment), moment)
+            self._note_input("bad_chunk", moment, reason=reason)
             return
         chunk = RequestedChunk(
             messages.stamp_ns(message),
@@ -183,8 +217,10 @@ class SafetyNode(LifecycleNode):
             trajectory.times_s,
             trajectory.positions,
         )
-        self._send(self._guard.on_chunk(chunk, now_ns, monotonic_s))
-        self._note_input("chunk", now_ns, monotonic_s, chunk_stamp_ns=str(chunk.stamp_ns))
+        moment = self._now()
+        # First for a replay: what is withdrawn is noted behind it.
+        self._note_input("chunk", moment, chunk_stamp_ns=str(chunk.stamp_ns))
+        self._send(self._guard.on_chunk(chunk, moment), moment)
 
     def _take_joint_states(self) -> None:
         """Read what has arrived already. The executor takes one message a round and the chunk's
@@ -201,25 +237,41 @@ class SafetyNode(LifecycleNode):
         if not self._active:
             return
         assert self._guard is not None
-        now_ns, monotonic_s = self._now()
+        moment = self._now()
         if not set(message.name) & set(self._selector.joint_names):
             # Another robot's joints, or another part's: on some systems all share one topic.
             return
         try:
             raw = messages.read_joint_state(message)
-            sample = self._selector.select(
+            sample = self._selector.take(
                 raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
             )
         except ValueError as error:
             reason = str(error)
-            self._send(self._guard.on_bad_joint_state(reason, now_ns, monotonic_s))
-            self._note_input("bad_joint_state", now_ns, monotonic_s, reason=reason)
+            self._note_input("bad_joint_state", moment, reason=reason)
+            self._send(self._guard.on_bad_joint_state(reason, moment), moment)
             return
-        self._joint_state_taken = sample.stamp_ns, now_ns, monotonic_s
-        command = self._guard.on_joint_state(sample, now_ns, monotonic_s)
-        self._send(command)
+        if sample is None:
+            self._guard.on_missing_joints(self._selector.missing)
+            return
+        self._joint_state_taken = sample.stamp_ns, moment
+        command = self._guard.on_joint_state(sample, moment)
         if _is_something(command):
-            self._note_input("joint_state", now_ns, monotonic_s)
+            self._note_input("joint_state", moment)
+        self._send(command, moment)
+
+    def _take_references(self) -> None:
+        """What the controller has said: all of it while a motion is to be seen taken."""
+        if self._reference is None:
+            return
+        assert self._guard is not None
+        samples = self._reference.take(only_newest=not self._guard.awaits_reference)
+        if not samples:
+            return
+        moment = self._now()
+        self._note_input("references", moment, samples=guard_report.pack_references(samples))
+        for sample in samples:
+            self._send(self._guard.on_reference(sample, moment), moment)
 
     def _on_stop_message(self, message: Bool) -> None:
         if message.data:
@@ -227,16 +279,17 @@ class SafetyNode(LifecycleNode):
 
     def _on_tick(self) -> None:
         assert self._guard is not None
-        now_ns, monotonic_s = self._now()
+        self._take_references()
         if self._num_ticks % _TICKS_PER_GRAPH_LOOK == 0:
             self._num_policies = self.count_publishers(self._chunks.topic_name)
         self._num_ticks += 1
-        command = self._guard.on_tick(self._num_policies, now_ns, monotonic_s)
-        self._send(command)
+        moment = self._now()
+        command = self._guard.on_tick(self._num_policies, moment)
         if _is_something(command):
-            self._note_input("tick", now_ns, monotonic_s)
+            self._note_input("tick", moment)
+        self._send(command, moment)
         if self._waits_to_engage and self._guard.has_joint_state:
-            self._waits_to_engage = not self._engage_and_send(now_ns, monotonic_s).success
+            self._waits_to_engage = not self._engage_and_send().success
 
     # Services
 
@@ -244,7 +297,8 @@ class SafetyNode(LifecycleNode):
         assert self._guard is not None
         if not self._active:
             return _fill(response, Reply(False, "the guard is not active; activate it first"))
-        return self._finish(response, self._engage_and_send(*self._now()))
+        self._take_references()
+        return self._finish(response, self._engage_and_send())
 
     def _on_disengage(
         self, request: Trigger.Request, response: Trigger.Response
@@ -258,51 +312,77 @@ class SafetyNode(LifecycleNode):
     def _on_reset_stop(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        assert self._guard is not None
-        reply = self._guard.reset_stop()
-        self._note_input("reset_stop", *self._now())
+        if self._guard is None:
+            was_set, self._latch.is_set = self._latch.is_set, False
+            reply = Reply(True, "stop cleared" if was_set else "was not stopped")
+        else:
+            reply = self._guard.reset_stop()
+            self._note_input("reset_stop", self._now())
         self._publish_e_stop_state()
         return self._finish(response, reply)
 
     def _stop(self) -> Reply:
-        assert self._guard is not None
         self._waits_to_engage = False
-        now_ns, monotonic_s = self._now()
-        reply = self._guard.e_stop(now_ns, monotonic_s)
-        # The arm first, then everybody else.
-        self._send(reply.command)
-        self._note_input("e_stop", now_ns, monotonic_s)
+        if self._guard is None:
+            self._latch.is_set = True
+            reply = Reply(True, "latched; the guard is not configured, nothing moves by it")
+        else:
+            moment = self._now()
+            reply = self._guard.e_stop(moment)
+            self._note_input("e_stop", moment)
+            self._send(reply.command, moment)
         self._publish_e_stop_state()
         self.get_logger().error(f"emergency stop: {reply.message}")
-        self._publish_diagnostics()
+        self._publish_state()
         return reply
 
-    def _engage_and_send(self, now_ns: int, monotonic_s: float) -> Reply:
+    def _engage_and_send(self) -> Reply:
         assert self._guard is not None
-        reply = self._guard.engage(now_ns, monotonic_s)
-        self._send(reply.command)
+        moment = self._now()
+        reply = self._guard.engage(moment)
         if reply.success or _is_something(reply.command):
             # auto_engage asks at every tick until it may.
-            self._note_input("engage", now_ns, monotonic_s)
+            self._note_input("engage", moment)
+        # From rest to rest: it may be taken late.
+        self._publish(reply.command)
         return reply
 
     def _disengage_and_send(self) -> Reply:
         if self._guard is None:
             return Reply(True, "was not configured")
-        now_ns, monotonic_s = self._now()
-        reply = self._guard.disengage(now_ns, monotonic_s)
-        self._send(reply.command)
-        self._note_input("disengage", now_ns, monotonic_s)
+        moment = self._now()
+        reply = self._guard.disengage(moment)
+        self._note_input("disengage", moment)
+        self._send(reply.command, moment)
         return reply
 
     def _finish(self, response: Trigger.Response, reply: Reply) -> Trigger.Response:
         self.get_logger().info(reply.message)
-        self._publish_diagnostics()
+        self._publish_state()
         return _fill(response, reply)
 
     # Outputs
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: Command, moment: Moment) -> None:
+        """Publish, unless it has become too late for the splice: then what the guard says instead.
+
+        moment: what the guard was given, from which the splice counts.
+        """
+        assert self._guard is not None
+        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
+        for attempt in range(_SEND_TRIES):
+            if command.arm is None or self._guard.settings.lockstep:
+                break
+            now = self._now()
+            if now.steady_ns - moment.steady_ns <= within_ns:
+                break
+            self._report(command)
+            last = attempt == _SEND_TRIES - 1
+            self._note_input("withdraw", now, last=str(last).lower())
+            command, moment = self._guard.withdraw(now, last=last), now
+        self._publish(command)
+
+    def _publish(self, command: Command) -> None:
         if command.arm is not None:
             self._arm.publish(messages.joint_trajectory_message(command.arm, command.stamp_ns))
         if command.gripper is not None:
@@ -313,6 +393,11 @@ class SafetyNode(LifecycleNode):
             self._executed.publish(
                 messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)
             )
+        self._report(command)
+        if self._holds_and_changes() != self._reported:
+            self._publish_state()
+
+    def _report(self, command: Command) -> None:
         for event in command.events:
             self._last_event = event.text
             # One call site a level: rclpy ties each to one severity.
@@ -322,76 +407,60 @@ class SafetyNode(LifecycleNode):
                 self.get_logger().warning(event.text)
             else:
                 self.get_logger().info(event.text)
-        if self._holds_and_changes() != self._reported:
-            self._publish_diagnostics()
 
-    def _note_input(self, kind: str, now_ns: int, monotonic_s: float, **details: str) -> None:
+    def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
         """Say what the guard was just given and when, so that a recording can be replayed.
 
         Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
-        joint state the guard had seen them, and `joint_now_ns` and `joint_monotonic_s` when it took
-        that one.
+        joint state the guard had seen them, and the `joint_` moment when it took that one.
         """
-        joint_stamp_ns, joint_now_ns, joint_s = self._joint_state_taken or ("", "", "")
-        values = {
-            "kind": kind,
-            "now_ns": str(now_ns),
-            "monotonic_s": repr(monotonic_s),
-            "joint_stamp_ns": str(joint_stamp_ns),
-            "joint_now_ns": str(joint_now_ns),
-            "joint_monotonic_s": str(joint_s),
-            "num_policies": str(self._num_policies),
-            **details,
-        }
+        values = {"kind": kind, **guard_report.moment_values(moment), "joint_stamp_ns": ""}
+        if self._joint_state_taken is not None:
+            stamp_ns, taken = self._joint_state_taken
+            values["joint_stamp_ns"] = str(stamp_ns)
+            values |= guard_report.moment_values(taken, "joint_")
+        values |= {"num_policies": str(self._num_policies), **details}
         status = messages.Status(self._status_name, messages.OK, kind, values)
         self._taken.publish(messages.status_message(status))
 
     def _publish_e_stop_state(self) -> None:
-        assert self._guard is not None
-        self._stop_state.publish(Bool(data=self._guard.stop_latched))
+        self._stop_state.publish(Bool(data=self._latch.is_set))
 
     def _holds_and_changes(self) -> tuple[int, int]:
         assert self._guard is not None
         counters = self._guard.counters
         return counters["holds"], counters["tracked"]
 
-    def _publish_diagnostics(self) -> None:
+    def _publish_state(self) -> None:
         guard = self._guard
         if guard is None:
             return
-        holds, changes = self._reported = self._holds_and_changes()
-        if guard.stop_latched:
-            level, text = messages.ERROR, "stopped; reset_stop, then engage"
-        elif guard.last_fault is not None:
-            level, text = messages.ERROR, f"disengaged: {guard.last_fault.reason}"
-        elif not guard.engaged:
-            level, text = messages.WARN, "disengaged"
-        elif guard.holding:
-            level, text = messages.WARN, f"holding: {guard.holding}"
-        else:
-            level, text = messages.OK, "engaged"
-        values = {
-            "engaged": str(guard.engaged).lower(),
-            "stop_latched": str(guard.stop_latched).lower(),
-            "holding": guard.holding,
-            "holds": str(holds),
-            "changes": str(changes),
-            "last_hold_reason": self._last_event,
+        self._reported = self._holds_and_changes()
+        state = guard_report.guard_state(self._status_name, guard)
+        self._state.publish(messages.status_message(state))
+        self._publish_e_stop_state()
+        more = {
             "dry_run": str(self._settings.dry_run).lower(),
-            "num_policies": str(self._num_policies),
-            **{
-                name: str(count)
-                for name, count in sorted(guard.counters.items())
-                if name != "holds"
-            },
+            "reference": self._reference_text(),
         }
-        status = messages.Status(self._status_name, level, text, values)
-        message: DiagnosticArray = messages.diagnostics_message((status,), self._now()[0])
+        status = guard_report.diagnostics(
+            self._status_name, guard, self._last_event, self._num_policies, more
+        )
+        message: DiagnosticArray = messages.diagnostics_message((status,), self._now().ros_ns)
         self._status.publish(message)
 
-    def _now(self) -> tuple[int, float]:
-        """The node's clock in nanoseconds and the monotonic clock in seconds."""
-        return read_together(lambda: int(self.get_clock().now().nanoseconds))
+    def _reference_text(self) -> str:
+        """Which of the two holds: is it known what the controller commands?"""
+        if self._reference is None:
+            return "none: engaging leads the arm to where it is measured"
+        if self._reference.fault:
+            return f"{self._reference.topic_name}: {self._reference.fault}"
+        assert self._guard is not None
+        heard = "" if self._guard.has_reference else ", nothing has come"
+        return f"{self._reference.topic_name}{heard}"
+
+    def _now(self) -> Moment:
+        return read_moment(lambda: int(self.get_clock().now().nanoseconds))
 
 
 def _is_something(command: Command) -> bool:

@@ -22,6 +22,7 @@ ARM = "arm"
 BRIDGE = "maniskill_bridge_node"
 POLICY = "policy_node"
 GUARD = "safety_node"
+GRIPPER_ADAPTER = "gripper_adapter_node"
 EPISODES = "episode_node"
 RECORDER = "recorder_node"
 ANYONE = "anyone"
@@ -108,6 +109,8 @@ _SENSOR_READER = Qos(reliable=False, depth=5)
 _COMMAND = Qos(reliable=True, depth=10)
 _ANSWER = Qos(reliable=True, depth=10)
 _LATCHED = Qos(reliable=True, depth=1, transient_local=True)
+# Asks for nothing, so that no publisher's offer is too little.
+_ANY_WRITER = Qos(reliable=False, depth=10)
 
 IMAGE = Topic(
     "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
@@ -121,8 +124,9 @@ CAMERA_INFO = Topic(
 )  # fmt: skip
 JOINT_STATES = Topic(
     "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
-    (ARM,), (POLICY, GUARD),
-    "measured joint positions and velocities; the gripper is one finger's position in metres",
+    (ARM, GRIPPER_ADAPTER), (POLICY, GUARD, GRIPPER_ADAPTER),
+    "measured joint positions and velocities; the gripper is one finger's position in metres, "
+    "which the adapter adds where the driver says a knuckle's angle",
 )  # fmt: skip
 CLOCK = Topic(
     "/clock", Clock, Qos(reliable=True, depth=1), Qos(reliable=False, depth=1),
@@ -146,8 +150,8 @@ JOINT_TRAJECTORY = Topic(
 )  # fmt: skip
 GRIPPER_TRAJECTORY = Topic(
     "gripper_trajectory", JointTrajectory, _COMMAND, _COMMAND,
-    (GUARD,), (ARM,),
-    "the same for the gripper's joint, in metres",
+    (GUARD,), (ARM, GRIPPER_ADAPTER),
+    "the same for the gripper's joint; the adapter hears it where the gripper has an action",
 )  # fmt: skip
 JOINT_TRAJECTORY_SHADOW = Topic(
     "joint_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
@@ -166,7 +170,7 @@ PREDICTED_IMAGE = Topic(
 )  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
-    (POLICY, GUARD, ARM), (EPISODES, ANYONE),
+    (POLICY, GUARD, GRIPPER_ADAPTER, ARM), (EPISODES, ANYONE),
     "at 1 Hz of wall time and at every event (REP-107)",
 )  # fmt: skip
 OBSERVED = Topic(
@@ -180,9 +184,21 @@ GUARD_INPUTS = Topic(
     "each chunk, service call and fault with the clocks' times at which the guard took it",
 )  # fmt: skip
 E_STOP = Topic(
-    "e_stop", Bool, _ANSWER, _ANSWER,
+    "e_stop", Bool, _ANSWER, _ANY_WRITER,
     (ANYONE,), (GUARD,),
     "true stops and latches; false is ignored",
+)  # fmt: skip
+CONTROLLER_REFERENCE = Topic(
+    "controller_reference", JointTrajectory, _SENSOR_WRITER, Qos(reliable=False, depth=100),
+    (ARM,), (GUARD,),
+    "what the arm's controller commands at the stamp, one point; a ros2_control arm has "
+    "controller_state (control_msgs) in its place",
+)  # fmt: skip
+GUARD_STATE = Topic(
+    "guard_state", DiagnosticStatus, _LATCHED, _LATCHED,
+    (GUARD,), (ARM, ANYONE),
+    "engaged, stop_latched, holding, reason and reference of the guard, which alone may write "
+    "here; at each change and every second",
 )  # fmt: skip
 E_STOP_STATE = Topic(
     "e_stop_state", Bool, _LATCHED, _LATCHED,
@@ -217,12 +233,14 @@ TOPICS: tuple[Topic, ...] = (
     GUARD_INPUTS,
     E_STOP,
     E_STOP_STATE,
+    CONTROLLER_REFERENCE,
+    GUARD_STATE,
     EPISODE_STATE,
     APPLIED_TARGETS,
 )
 
 ENGAGE = ServiceEntry(
-    "engage", GUARD, Trigger, "start passing chunks on, from the measured joint positions"
+    "engage", GUARD, Trigger, "start passing chunks on, from where the controller holds the arm"
 )
 DISENGAGE = ServiceEntry("disengage", GUARD, Trigger, "bring the arm to rest and pass nothing on")
 STOP = ServiceEntry("e_stop", GUARD, Trigger, "stop now and latch")

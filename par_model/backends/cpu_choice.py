@@ -14,6 +14,7 @@ from pathlib import Path
 
 from par_model.backends.policy_graphs import Float32Array, PolicyGraphs
 from par_model.export.goldens import replay, rollout_steps
+from par_model.json_file import read_object
 
 _FILE_NAME = "control_step_ms.json"
 _WARM_UP_STEPS, _MEASURED_STEPS = 4, 16
@@ -47,15 +48,14 @@ def cpu_name() -> str:
 
 
 def _kept(path: Path, cpu: str) -> dict[str, float] | None:
-    if not path.is_file():
-        return None
     try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        # Its writer was killed.
+        content = read_object(path, "it is measured again")
+    except ValueError:
+        # None yet, or its writer was killed.
         return None
-    times: dict[str, float] = content["control_step_ms"]
-    return times if content["cpu"] == cpu else None
+    times = content.get("control_step_ms")
+    is_whole = isinstance(times, dict) and all(isinstance(ms, float) for ms in times.values())
+    return times if is_whole and content.get("cpu") == cpu else None
 
 
 def _measure(candidates: Mapping[str, PolicyGraphs], text: Float32Array) -> dict[str, float]:

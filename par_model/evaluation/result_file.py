@@ -17,6 +17,7 @@ import numpy as np
 
 from par_model.evaluation.rollouts import RolloutResult, all_latencies_ms
 from par_model.evaluation.statistics import wilson_interval
+from par_model.json_file import read_object, texts_of
 
 _VERSIONED = ("torch", "numpy", "mani-skill", "sapien", "diffusers")
 
@@ -80,7 +81,9 @@ def weights_hash(checkpoint: Path) -> str:
     Unlike `checkpoint_hash` it stays when the card is written anew. Call that one first: it refuses
     a folder without manifest.
     """
-    hashes: dict[str, str] = json.loads((checkpoint / "manifest.json").read_text())["sha256"]
+    manifest = checkpoint / "manifest.json"
+    advice = "copy the checkpoint anew"
+    hashes = texts_of(read_object(manifest, advice), "sha256", str(manifest), advice)
     kept = sorted(
         f"{name} {value}"
         for name, value in hashes.items()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from par_model.export.manifest import Manifest, sha256_of
+from par_model.json_file import read_object
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def read_engine(folder: Path, key: EngineKey) -> bytes:
     path = folder / f"{key.graph}-{key.digest}.plan"
     if not (path.is_file() and path.with_suffix(".json").is_file()):
         raise ValueError(_why_not(folder, key))
-    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar = read_object(path.with_suffix(".json"), "build the engine again")
     expected = sidecar.pop("plan_sha256", None)
     if sidecar != json.loads(json.dumps(dataclasses.asdict(key))):
         raise ValueError(
@@ -137,7 +138,11 @@ def _why_not(folder: Path, key: EngineKey) -> str:
     wanted = json.loads(json.dumps(dataclasses.asdict(key)))
     differences = []
     for path in found:
-        built = json.loads(path.read_text())
+        try:
+            built = read_object(path, "build the engine again")
+        except ValueError as error:
+            differences.append(str(error))
+            continue
         parts = [
             f"{name} is {built.get(name)!r}, needed is {wanted[name]!r}"
             for name in wanted

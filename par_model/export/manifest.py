@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from par_model.backends.graphs import CONTRACT_VERSION, GraphSpec, TensorSpec
+from par_model.json_file import file_in, read_object, shown, texts_of
 
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -74,29 +75,32 @@ class Manifest:
                 f"{folder} has no {FILE_NAME}; export the checkpoint with "
                 "`python -m par_model.export_trt --checkpoint C --out " + str(folder) + "`."
             )
-        try:
-            content = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); export again.") from error
-        claimed = content.pop("sha256", None) if isinstance(content, dict) else None
+        content = read_object(path, "export again")
+        claimed = content.pop("sha256", None)
         if claimed != _digest(content):
             raise ValueError(
                 f"{path} was changed after it was written (its own sha256 does not fit); "
                 "export again instead of editing it."
             )
-        if content["contract_version"] != CONTRACT_VERSION:
+        if content.get("contract_version") != CONTRACT_VERSION:
             raise ValueError(
-                f"{path} is of graph contract {content['contract_version']}, this program's is "
-                f"{CONTRACT_VERSION}; export again."
+                f"{path} is of graph contract {shown(content.get('contract_version'))}, this "
+                f"program's is {CONTRACT_VERSION}; export again."
             )
-        graphs = tuple(_graph(graph) for graph in content.pop("graphs"))
-        return Manifest(**content, graphs=graphs)
+        try:
+            texts_of(content, "files", str(path), "export again")
+            graphs = tuple(_graph(graph) for graph in content.pop("graphs"))
+            return Manifest(**content, graphs=graphs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not describe an export ({error!r}); export again."
+            ) from error
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Raises ValueError naming the first file that is missing or not the one exported."""
     for name, expected in manifest.files.items():
-        path = folder / name
+        path = file_in(folder, name, str(folder / FILE_NAME))
         if not path.is_file():
             raise ValueError(f"{folder} lacks {name}, which its manifest names; export again.")
         if sha256_of(path) != expected:

@@ -172,7 +172,7 @@ def _require_replaceable(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     manifest = folder / FILE_NAME
-    if not (manifest.is_file() and '"contract_version"' in manifest.read_text()):
+    if not (manifest.is_file() and b'"contract_version"' in manifest.read_bytes()):
         raise ValueError(
             f"{folder} exists and is no earlier export; an export replaces its folder, so choose "
             "one that does not exist."

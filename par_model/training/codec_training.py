@@ -19,14 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from par_model.checkpoint import is_checkpoint, load_checkpoint
-from par_model.config import FrameCodecConfig
+from par_model.config import FrameCodecConfig, codec_from_values
 from par_model.frame_codec import FrameCodec
 from par_model.interface import ImageArray
+from par_model.json_file import read_object
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.training_state import (
     TrainingState,
@@ -273,12 +275,11 @@ def load_codec(folder: Path) -> FrameCodec:
             f"{folder} holds no finished frame codec (codec.safetensors is missing); run "
             "`python -m par_model.train codec --out` with this folder first."
         )
-    values = json.loads((folder / "config.json").read_text())
-    values["channels"] = tuple(values["channels"])
-    codec = FrameCodec(FrameCodecConfig(**values))
+    config = codec_from_values(read_object(folder / "config.json", "train the codec again"))
     try:
+        codec = FrameCodec(config)
         codec.load_state_dict(load_file(folder / "codec.safetensors"))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder}: the codec's weights do not fit config.json: {error}") from None
     codec.network.to(memory_format=torch.channels_last)
     return codec.requires_grad_(False).eval()
@@ -287,7 +288,7 @@ def load_codec(folder: Path) -> FrameCodec:
 def codec_provenance(folder: Path) -> dict[str, object]:
     """How the codec that `load_codec` reads was trained, and its probe where that was run."""
     found: dict[str, dict[str, object]] = {
-        name: json.loads((folder / f"{name}.json").read_text())
+        name: read_object(folder / f"{name}.json", "train the codec again")
         for name in ("training", "probe")
         if (folder / f"{name}.json").exists()
     }

@@ -6,7 +6,7 @@ gripper). Units: rad, m, s.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -14,6 +14,12 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from par_ros.control.gripper_driver import (
+    DRIVER_ENTRIES,
+    DriverKind,
+    GripperDriver,
+    KnuckleLinkage,
+)
 from par_ros.control.joint_trajectory import FloatArray
 
 Check = Literal["none", "warn", "enforce"]
@@ -21,8 +27,71 @@ CHECKS: tuple[Check, ...] = ("none", "warn", "enforce")
 
 _STOP_ACCELERATION_SHARE = 0.95
 
+_POSITION_DEPENDENT = "position_dependent_velocity"
+_JOINT_ENTRIES = (
+    "min_position_rad", "max_position_rad", "max_velocity_rad_s", "max_acceleration_rad_s2",
+    "max_jerk_rad_s3", "stop_jerk_rad_s3", "home_rad", _POSITION_DEPENDENT,
+)  # fmt: skip
+_GRIPPER_ENTRIES = (
+    "joint", "min_target_m", "max_target_m", "max_target_speed_m_s", "command_joint",
+    "command_scale", "command_offset", "driver",
+)  # fmt: skip
+_TRAJECTORY = "trajectory"
+_DRIVER_ENTRIES = (
+    "kind", "action", "grasp_below_m", "dead_band_m", "closed_m", "effort",
+)  # fmt: skip
+# In the order of KnuckleLinkage's fields behind `joint`.
+_LINKAGE_NUMBERS = ("crank_across_m", "crank_along_m", "open_m", "closed_rad")
+# In the order of PositionDependentVelocity's fields; of a joint without the section.
+_UNLIMITED: Mapping[str, float] = {
+    "lower_position_rad": -np.inf,
+    "upper_position_rad": np.inf,
+    "slope_rad_s2": 1.0,
+    "offset_rad_s": 0.0,
+}
+
 # The guard must bring the arm to rest within this from any speed that it lets through.
 MAX_STOP_TIME_S = 0.5
+
+
+@dataclass(frozen=True)
+class PositionDependentVelocity:
+    """Velocity limits that shrink towards the ends of a joint's range, float64 [J] each.
+
+    Towards the upper end, as Franka publishes it for its FR3, a joint at q may run at
+        max(0, offset + sqrt(max(0, slope * (upper_position - q))))
+    and towards the lower end at the mirror image of that. A joint whose positions are infinite is
+    not limited. Source: libfranka, include/franka/rate_limiting.h.
+
+    Attributes:
+        lower_position, upper_position: where the square root vanishes, rad.
+        slope: twice the deceleration that the curve assumes, rad/s^2.
+        offset: not positive, rad/s.
+    """
+
+    lower_position: FloatArray
+    upper_position: FloatArray
+    slope: FloatArray
+    offset: FloatArray
+
+    def bounds(self, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest velocity at `positions` [..., J]; infinite where not limited."""
+        lowest = -self._speed(positions - self.lower_position)
+        return lowest, self._speed(self.upper_position - positions)
+
+    def mapped(self, change: Callable[[FloatArray], FloatArray]) -> "PositionDependentVelocity":
+        """The same numbers with `change` applied to each array."""
+        return PositionDependentVelocity(
+            change(self.lower_position),
+            change(self.upper_position),
+            change(self.slope),
+            change(self.offset),
+        )
+
+    def _speed(self, distance: FloatArray) -> FloatArray:
+        """The speed allowed towards an end that lies `distance` [..., J] ahead."""
+        speed: FloatArray = self.offset + np.sqrt(np.maximum(self.slope * distance, 0.0))
+        return np.maximum(speed, 0.0)
 
 
 @dataclass(frozen=True)
@@ -36,6 +105,8 @@ class JointLimits:
     max_jerk: FloatArray
     # Jerk used to stop: far below the limit, so that a stop does not shake the arm.
     stop_jerk: FloatArray
+    # Tighter velocity limits near the ends of the range; None: max_velocity holds everywhere.
+    position_dependent_velocity: PositionDependentVelocity | None = None
 
     @cached_property
     def bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -51,16 +122,22 @@ class JointLimits:
         """Deceleration of a stop [J]; the rest of the limit is for the curve between its points."""
         return _STOP_ACCELERATION_SHARE * self.max_acceleration
 
+    def velocity_bounds(self, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest velocity allowed at `positions` [..., J], of the same shape.
+
+        Never beyond max_velocity. The bounds follow the position only: a joint that runs on its
+        bound towards the end of its range may have to brake at up to slope / 2, which can be more
+        than max_acceleration.
+        """
+        if self.position_dependent_velocity is None:
+            highest = np.broadcast_to(self.max_velocity, np.shape(positions))
+            return -highest, highest.copy()
+        lowest, highest = self.position_dependent_velocity.bounds(positions)
+        return np.maximum(lowest, -self.max_velocity), np.minimum(highest, self.max_velocity)
+
     def of_joints(self, columns: npt.NDArray[np.intp]) -> "JointLimits":
         """The limits of some of the joints."""
-        return JointLimits(
-            self.min_position[columns],
-            self.max_position[columns],
-            self.max_velocity[columns],
-            self.max_acceleration[columns],
-            self.max_jerk[columns],
-            self.stop_jerk[columns],
-        )
+        return self._mapped(lambda values: values[columns])
 
     def scaled(self, share: float) -> "JointLimits":
         """The same positions with `share` of velocity, acceleration and jerk."""
@@ -86,13 +163,18 @@ class JointLimits:
 
     def repeated(self, num: int) -> "JointLimits":
         """The same limits for `num` sets of joints side by side."""
+        return self._mapped(lambda values: np.tile(values, num))
+
+    def _mapped(self, change: Callable[[FloatArray], FloatArray]) -> "JointLimits":
+        dependent = self.position_dependent_velocity
         return JointLimits(
-            np.tile(self.min_position, num),
-            np.tile(self.max_position, num),
-            np.tile(self.max_velocity, num),
-            np.tile(self.max_acceleration, num),
-            np.tile(self.max_jerk, num),
-            np.tile(self.stop_jerk, num),
+            change(self.min_position),
+            change(self.max_position),
+            change(self.max_velocity),
+            change(self.max_acceleration),
+            change(self.max_jerk),
+            change(self.stop_jerk),
+            None if dependent is None else dependent.mapped(change),
         )
 
     def stop_time_s(self) -> float:
@@ -116,6 +198,7 @@ class GripperSpec:
             finger's own speed.
         command_joint_name: the joint's name in the gripper controller.
         command_scale, command_offset: command = scale * target + offset, in the controller's unit.
+        driver: the action that drives it; None: a trajectory controller of its own.
     """
 
     joint_name: str
@@ -125,6 +208,7 @@ class GripperSpec:
     command_joint_name: str
     command_scale: float
     command_offset: float
+    driver: GripperDriver | None = None
 
     def command(self, target_m: FloatArray) -> FloatArray:
         """Finger targets in metres as the gripper controller's command."""
@@ -133,6 +217,46 @@ class GripperSpec:
     def target(self, command: FloatArray) -> FloatArray:
         """The inverse of command()."""
         return (command - self.command_offset) / self.command_scale
+
+    def validate(self, name: str) -> None:
+        """Raise ValueError naming the arm `name` where the numbers contradict each other."""
+        _require(
+            self.min_target_m < self.max_target_m and self.max_target_speed_m_s > 0.0,
+            name, "gripper", "min_target_m below max_target_m and a positive speed",
+            [self.min_target_m, self.max_target_m, self.max_target_speed_m_s],
+        )  # fmt: skip
+        _require(self.command_scale != 0.0, name, "gripper.command_scale", "not 0", 0.0)
+        if self.driver is not None:
+            self._validate_driver(name, self.driver)
+
+    def _validate_driver(self, name: str, driver: GripperDriver) -> None:
+        for entry in ("dead_band_m", "effort", "speed_m_s", "epsilon_m"):
+            value = getattr(driver, entry)
+            _require(
+                value is None or value > 0.0, name, f"gripper.driver.{entry}", "positive", value
+            )
+        for entry, value, lowest in (
+            ("closed_m", driver.closed_m, self.min_target_m),
+            ("grasp_below_m", driver.grasp_below_m, driver.closed_m),
+        ):
+            _require(
+                lowest <= value < self.max_target_m - driver.dead_band_m,
+                name, f"gripper.driver.{entry}",
+                f"from {lowest:g} to a dead band below {self.max_target_m:g}", value,
+            )  # fmt: skip
+        if driver.linkage is not None:
+            reach_m = driver.linkage.open_m - self.max_target_m
+            _require(
+                driver.linkage.joint != self.joint_name,
+                name, "gripper.driver.linkage.joint", "another name than gripper.joint",
+                driver.linkage.joint,
+            )  # fmt: skip
+            _require(
+                abs(reach_m) < driver.dead_band_m and driver.linkage.closed_rad > 0.0,
+                name, "gripper.driver.linkage",
+                f"open_m equal to max_target_m {self.max_target_m:g} and closed_rad positive",
+                [driver.linkage.open_m, driver.linkage.closed_rad],
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,7 +286,8 @@ class ArmSpec:
             hold. On the way the arm may lag by max_jump_rad.
         max_tracking_error_rad, tracking_lag_s: measured may differ from commanded by the first plus
             the second times the commanded speed (a soft arm lags).
-        arm_controller, gripper_controller: names of the ros2_control controllers.
+        arm_controller, gripper_controller: names of the ros2_control controllers; a gripper that
+            has none (driver franka) is served by no other than the arm's.
         base_frame, tool_frame, camera_frame: frame ids.
         workspace: None where no box is checked.
     """
@@ -230,13 +355,8 @@ class ArmSpec:
             f"low enough to stop within {MAX_STOP_TIME_S:g} s at max_acceleration and stop_jerk",
             f"a stop of {limits.stop_time_s():.3f} s",
         )  # fmt: skip
-        gripper = self.gripper
-        _require(
-            gripper.min_target_m < gripper.max_target_m and gripper.max_target_speed_m_s > 0.0,
-            self.name, "gripper", "min_target_m below max_target_m and a positive speed",
-            [gripper.min_target_m, gripper.max_target_m, gripper.max_target_speed_m_s],
-        )  # fmt: skip
-        _require(gripper.command_scale != 0.0, self.name, "gripper.command_scale", "not 0", 0.0)
+        self._validate_position_dependent_velocity()
+        self.gripper.validate(self.name)
         _require(
             len(set(self.joint_names)) == len(self.joint_names),
             self.name, "joint names", "unique", list(self.joint_names),
@@ -247,6 +367,21 @@ class ArmSpec:
             ("max_tracking_error_rad", self.max_tracking_error_rad),
         ):
             _require(number > 0.0, self.name, label, "positive", number)
+
+    def _validate_position_dependent_velocity(self) -> None:
+        dependent = self.limits.position_dependent_velocity
+        if dependent is None:
+            return
+        lowest, highest = self.limits.velocity_bounds(self.home)
+        for condition, label, expected, got in (
+            (dependent.slope > 0.0, "slope_rad_s2", "positive", dependent.slope),
+            (dependent.offset <= 0.0, "offset_rad_s", "0 or negative", dependent.offset),
+            (
+                (lowest < 0.0) & (highest > 0.0),
+                _POSITION_DEPENDENT, "above 0 both ways at home", (lowest, highest),
+            ),
+        ):  # fmt: skip
+            _require(bool(np.all(condition)), self.name, label, expected, got)
 
 
 class _ArmReader:
@@ -261,10 +396,11 @@ class _ArmReader:
             "source", "joints", "gripper", "checks", "jump", "tracking", "controllers", "frames",
             "workspace",
         }  # fmt: skip
-        unknown = sorted(set(self._content) - known)
-        _require(not unknown, self._name, "entries", f"among {sorted(known)}", unknown)
+        self._known(self._content, tuple(known), "entries")
         joints = self._mapping(self._content, "joints")
         rows = [self._mapping(joints, name, "joints.") for name in joints]
+        for name, row in zip(joints, rows, strict=True):
+            self._known(row, _JOINT_ENTRIES, f"joints.{name}")
         checks = self._mapping(self._content, "checks")
         jump = self._mapping(self._content, "jump")
         tracking = self._mapping(self._content, "tracking")
@@ -284,7 +420,7 @@ class _ArmReader:
             max_tracking_error_rad=self._number(tracking, "max_error_rad"),
             tracking_lag_s=self._number(tracking, "lag_s"),
             arm_controller=self._text(controllers, "arm"),
-            gripper_controller=self._text(controllers, "gripper"),
+            gripper_controller=self._gripper_controller(controllers),
             base_frame=self._text(frames, "base"),
             tool_frame=self._text(frames, "tool"),
             camera_frame=self._text(frames, "camera"),
@@ -301,10 +437,30 @@ class _ArmReader:
             max_acceleration=self._column(rows, "max_acceleration_rad_s2"),
             max_jerk=self._column(rows, "max_jerk_rad_s3"),
             stop_jerk=self._column(rows, "stop_jerk_rad_s3"),
+            position_dependent_velocity=self._position_dependent_velocity(rows),
         )
+
+    def _position_dependent_velocity(
+        self, rows: list[Mapping[str, object]]
+    ) -> PositionDependentVelocity | None:
+        if not any(_POSITION_DEPENDENT in row for row in rows):
+            return None
+        sections = [
+            self._mapping(row, _POSITION_DEPENDENT) if _POSITION_DEPENDENT in row else _UNLIMITED
+            for row in rows
+        ]
+        for section in sections:
+            self._known(section, tuple(_UNLIMITED), _POSITION_DEPENDENT)
+        return PositionDependentVelocity(
+            *(np.array([self._limit(section, key) for section in sections]) for key in _UNLIMITED)
+        )
+
+    def _limit(self, section: Mapping[str, object], key: str) -> float:
+        return _UNLIMITED[key] if section is _UNLIMITED else self._number(section, key)
 
     def _gripper(self) -> GripperSpec:
         gripper = self._mapping(self._content, "gripper")
+        self._known(gripper, _GRIPPER_ENTRIES, "gripper")
         return GripperSpec(
             joint_name=self._text(gripper, "joint"),
             min_target_m=self._number(gripper, "min_target_m"),
@@ -313,7 +469,43 @@ class _ArmReader:
             command_joint_name=self._text(gripper, "command_joint"),
             command_scale=self._number(gripper, "command_scale"),
             command_offset=self._number(gripper, "command_offset"),
+            driver=self._driver(gripper),
         )
+
+    def _driver(self, gripper: Mapping[str, object]) -> GripperDriver | None:
+        if "driver" not in gripper:
+            return None
+        driver = self._mapping(gripper, "driver", "gripper.")
+        kind, kinds = driver.get("kind"), (_TRAJECTORY, *DRIVER_ENTRIES)
+        _require(kind in kinds, self._name, "gripper.driver.kind", f"one of {kinds}", kind)
+        if kind == _TRAJECTORY:
+            self._known(driver, ("kind",), "gripper.driver")
+            return None
+        own = DRIVER_ENTRIES[cast(DriverKind, kind)]
+        linked = () if kind == "franka" else ("linkage",)
+        self._known(driver, (*_DRIVER_ENTRIES, *own, *linked), "gripper.driver")
+        return GripperDriver(
+            kind=cast(DriverKind, kind),
+            action=self._text(driver, "action"),
+            grasp_below_m=self._number(driver, "grasp_below_m"),
+            dead_band_m=self._number(driver, "dead_band_m"),
+            closed_m=self._number(driver, "closed_m"),
+            effort=self._number(driver, "effort"),
+            speed_m_s=self._number(driver, "speed_m_s") if "speed_m_s" in own else None,
+            epsilon_m=self._number(driver, "epsilon_m") if "epsilon_m" in own else None,
+            linkage=self._linkage(driver) if "linkage" in driver else None,
+        )
+
+    def _linkage(self, driver: Mapping[str, object]) -> KnuckleLinkage:
+        linkage = self._mapping(driver, "linkage", "gripper.driver.")
+        self._known(linkage, ("joint", *_LINKAGE_NUMBERS), "gripper.driver.linkage")
+        numbers = (self._number(linkage, entry) for entry in _LINKAGE_NUMBERS)
+        return KnuckleLinkage(self._text(linkage, "joint"), *numbers)
+
+    def _gripper_controller(self, controllers: Mapping[str, object]) -> str:
+        driver = self._gripper().driver
+        has_none = driver is not None and driver.kind == "franka"
+        return self._text(controllers, "arm" if has_none else "gripper")
 
     def _workspace(self) -> WorkspaceBox | None:
         if self._content.get("workspace") is None:
@@ -340,6 +532,11 @@ class _ArmReader:
         # YAML reads a bare `none` as text but `no` and `off` as false.
         _require(value in CHECKS, self._name, f"checks.{key}", f"one of {CHECKS}", value)
         return cast(Check, value)
+
+    def _known(self, section: Mapping[str, object], known: tuple[str, ...], label: str) -> None:
+        """A misspelt optional entry would else be a limit that nobody keeps."""
+        unknown = sorted(set(section) - set(known))
+        _require(not unknown, self._name, label, f"among {sorted(known)}", unknown)
 
     def _mapping(
         self, section: Mapping[str, object], key: str, prefix: str = ""

@@ -127,11 +127,10 @@ def _request(state: MotionState, limits: JointLimits) -> ruckig.InputParameter:
 def _nodes(request: ruckig.InputParameter, state: MotionState) -> Nodes:
     trajectory = _calculated(request, state)
     end_s = max(trajectory.duration, _MIN_SPACING_S)
-    times_s = _between(_switching_times(trajectory), np.array([end_s]))
-    nodes = _states_at(trajectory, times_s)
-    nodes.velocities[-1] = 0.0
-    nodes.accelerations[-1] = 0.0
-    return nodes
+    nodes = _states_at(trajectory, _between(_switching_times(trajectory), np.array([end_s])))
+    states = nodes.states.copy()
+    states[1:, -1] = 0.0
+    return Nodes.of_states(nodes.times_s, states)
 
 
 def _calculated(request: ruckig.InputParameter, state: MotionState) -> ruckig.Trajectory:
@@ -144,8 +143,8 @@ def _calculated(request: ruckig.InputParameter, state: MotionState) -> ruckig.Tr
 
 
 def _states_at(trajectory: ruckig.Trajectory, times_s: FloatArray) -> Nodes:
-    points = np.array([trajectory.at_time(time_s) for time_s in times_s])
-    return Nodes(times_s, points[:, 0], points[:, 1], points[:, 2])
+    states = np.array([trajectory.at_time(time_s) for time_s in times_s.tolist()])
+    return Nodes.of_states(times_s, states.swapaxes(0, 1).copy())
 
 
 def _switching_times(trajectory: ruckig.Trajectory) -> list[float]:

@@ -79,9 +79,7 @@ class ChunkAnswers:
         knots = np.column_stack((running.positions_at(times_ns), targets_m))
         return self._executed(knots, begin_ns - stamp_on_timeline_ns)
 
-    def _with_past_knots(
-        self, knots: FloatArray, placed: PlacedChunk, start_ns: int
-    ) -> FloatArray:
+    def _with_past_knots(self, knots: FloatArray, placed: PlacedChunk, start_ns: int) -> FloatArray:
         """Knots that are due before the chunk departs are what is being sent at that time."""
         result = knots.copy()
         running = self._motions.running

@@ -76,9 +76,7 @@ class Commander:
         motion = self._first("retreat", lead, iter((back,)), time_ns)
         return self.stop(time_ns) if isinstance(motion, str) else motion
 
-    def settle(
-        self, positions: FloatArray, time_ns: int, moment: Moment
-    ) -> tuple[Command, int]:
+    def settle(self, positions: FloatArray, time_ns: int, moment: Moment) -> tuple[Command, int]:
         """Lead a controller whose reference is not known to `positions` [J]; and until when.
 
         The guard stands there from the beginning: the way to it is the controller's own, from rest

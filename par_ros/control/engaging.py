@@ -59,9 +59,7 @@ class Engaging:
         sample, reference = self._joints.newest, self._reference.newest
         assert sample is not None
         gripper = self._spec.gripper
-        finger_m = float(
-            np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m)
-        )
+        finger_m = float(np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m))
         if reference is None or not self._is_near():
             measured = sample.positions[:-1].copy()
             return Start(measured, finger_m, not self._lockstep)

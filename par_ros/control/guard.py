@@ -192,6 +192,17 @@ class Guard:
         """True once the controller's reference has come."""
         return self._reference.is_known
 
+    @property
+    def awaits_reference(self) -> bool:
+        """True while the controller has not shown yet whether it took the newest motion."""
+        moves = bool(self._motions) and self._motions.running.kind != "standing"
+        return moves and not self._reference.confirmed
+
+    @property
+    def can_withdraw(self) -> bool:
+        """True while a motion was sent that may still be taken back."""
+        return self._motions.before is not None
+
     def commanded_positions(self, moment: Moment) -> FloatArray | None:
         """Arm positions [J] that are commanded now; None before anything was."""
         if not self._motions:
@@ -338,10 +349,10 @@ class Guard:
             return log("warning", f"chunk refused: {reason}")
         return self._trip(Fault("shape", reason), moment)
 
-    def withdraw(self, moment: Moment) -> Command:
+    def withdraw(self, moment: Moment, *, last: bool = False) -> Command:
         """What was returned last was not published, because it took too long; what is instead.
 
-        A chunk is held. A stop is planned anew from now.
+        A chunk is held. A stop is planned anew from now, unless this was the last try.
         """
         running = self._motions.running
         self._motions.withdraw()
@@ -355,6 +366,12 @@ class Guard:
                 "warning",
                 f"chunk held: the guard needed more than {self.settings.send_within_s:.3g} s; "
                 "check the machine's load.",
+            )
+        if last:
+            return log(
+                "error",
+                "no stop could be sent in time; the running motion ends at rest by itself; check "
+                "the machine's load.",
             )
         return self._stop(moment)
 

@@ -94,6 +94,7 @@ class JointTrajectory:
         """The same trajectory with its columns in the order of `joint_names`."""
         if self.joint_names == joint_names:
             return self
+        _require_names(self.joint_names, joint_names)
         columns = [self.joint_names.index(name) for name in joint_names]
         return JointTrajectory(
             joint_names,

@@ -125,6 +125,9 @@ class JointWatch:
         ]
         if not recent:
             return f"joint states are stale: {self.why_silent()}"
+        stopped = self._why_stopped_clock(recent)
+        if stopped:
+            return stopped
         span_s = (recent[-1].sample.stamp_ns - recent[0].sample.stamp_ns) / NANOSECONDS
         if len(recent) < MIN_SAMPLES or span_s < MIN_SPAN_S:
             return (
@@ -132,8 +135,7 @@ class JointWatch:
                 f"{len(recent)} over {span_s:.2f} s; try again in a moment"
             )
         return (
-            self._why_stopped_clock(recent)
-            or self._why_spread(recent)
+            self._why_spread(recent)
             or self._why_moving(recent[-1].sample)
             or self._why_outside(recent[-1].sample)
         )
@@ -148,6 +150,8 @@ class JointWatch:
     def _why_stopped_clock(self, recent: list[_Seen]) -> str:
         first, last = recent[0].moment, recent[-1].moment
         ros_ns, steady_ns = last.ros_ns - first.ros_ns, last.steady_ns - first.steady_ns
+        if len(recent) < MIN_SAMPLES:
+            return ""
         if ros_ns > (0.0 if self._simulated else 0.5 * steady_ns):
             return ""
         return (

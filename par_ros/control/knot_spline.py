@@ -21,21 +21,26 @@ The smoothed curves may leave the knots: they minimise
 
 and are what the safety filter tracks with where the exact curve breaks a limit.
 
-Shapes: N knots, J joints.
+Shapes: N knots, J joints; S pieces; 3 (N + 1) states, node by node: position, velocity and
+acceleration of a node side by side, so that each piece's cost is one block of 6 and the whole
+banded.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
+from scipy.linalg import lapack
 
 from par_ros.control.hermite_curve import (
     Nodes,
     Pieces,
+    Resampling,
+    bernstein_coefficients,
     gram_matrix,
-    position_control_points,
 )
-from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, Motion, MotionState
+from par_ros.control.joint_trajectory import FloatArray, MotionState
 
 # Weight of jerk against acceleration: the time in which acceleration may change for the same cost.
 JERK_TIME_S = 0.01
@@ -54,25 +59,36 @@ _FINE_PIECES = (6, 4, 2, 2)
 _FINE_JERK_TIME_S = 0.005
 _NUM_REWEIGHTINGS = 11
 
-_END_VELOCITY = 3
+# A piece's states: position, velocity, acceleration at its start, then at its end.
+_END_VELOCITY = 4
+_BAND = 6
 
 
 class KnotSpline:
-    """The linear maps for one set of times: start and N knots, seconds, strictly increasing."""
+    """The linear maps for one set of times: start and N knots, seconds, strictly increasing.
+
+    Each map goes from what is given (the start's three rows, then the knots) to all states, in the
+    order of Nodes.states.
+    """
 
     def __init__(self, start_time_s: float, knot_times_s: tuple[float, ...]) -> None:
         self.times_s = np.array((start_time_s, *knot_times_s))
-        self._cost = _assembled(_piece_costs(self.times_s, JERK_TIME_S)[:, None])[0]
-        self._exact = _exact_map(self._cost, len(knot_times_s))
-        self._smoothed: dict[int, FloatArray] = {}
-        self._fine_times_s, self._knot_rows = _fine_times(self.times_s)
-        self._fine = _FineSystem(
-            _piece_costs(self._fine_times_s, _FINE_JERK_TIME_S), self._knot_rows
-        )
+        self._num_given = 3 + len(knot_times_s)
+        self._cost = _assembled(_piece_costs(self.times_s, JERK_TIME_S))
+        self._exact = _by_kind(_exact_map(self._cost))
 
     def exact(self, start: MotionState, knots: FloatArray) -> Nodes:
         """The curve from `start` through `knots` [N, J]; N + 1 states, the start's first."""
-        return self._nodes(self._exact @ _given_rows(start, knots))
+        states = self._exact @ _given_rows(start, knots)
+        return Nodes.of_states(self.times_s, states.reshape(3, len(self.times_s), -1))
+
+    def smoothed(self, start: MotionState, targets: FloatArray) -> Nodes:
+        """All curves from `start` near `targets` [N, J], side by side: [levels J] joints.
+
+        The first level is exact(), the others are those of SMOOTHINGS.
+        """
+        states = self._ladder @ _given_rows(start, targets)
+        return Nodes.of_states(self.times_s, states.reshape(3, len(self.times_s), -1))
 
     def flattened(
         self, start: MotionState, knots: FloatArray, max_acceleration: FloatArray
@@ -81,16 +97,17 @@ class KnotSpline:
 
         A joint is done once its peak is below `max_acceleration` [J].
         """
-        given_rows = _given_rows(start, knots)
-        num_nodes, num_joints = len(self._fine_times_s), knots.shape[1]
-        states = np.empty((3, num_nodes, num_joints))
-        open_ = np.arange(num_joints)
-        weights = np.ones((num_nodes - 1, num_joints))
+        minimum = _FineMinimum(self._fine, start, knots)
+        states = np.empty((3, len(self._fine.times_s), knots.shape[1]))
+        open_ = np.arange(knots.shape[1])
+        weights = np.ones((len(self._fine.times_s) - 1, len(open_)))
         for _ in range(_NUM_REWEIGHTINGS):
-            found = self._fine.states(weights, given_rows[:, open_])
+            found = minimum.states(weights, open_)
+            if found is None:
+                break
             states[:, :, open_] = found
-            peaks = np.abs(Pieces.between(Nodes(self._fine_times_s, *found)).accelerations())
-            peaks = peaks.max(axis=1)
+            pieces = Pieces(Nodes.of_states(self._fine.times_s, found))
+            peaks = np.abs(pieces.accelerations()).max(axis=0)
             highest = np.maximum(peaks.max(axis=0), 1e-9)
             still = highest >= max_acceleration[open_]
             if not still.any():
@@ -98,33 +115,27 @@ class KnotSpline:
             open_ = open_[still]
             weights = weights[:, still] * (peaks[:, still] / highest[still] + 1e-3) ** 2
             weights /= weights.max(axis=0)
-        return Nodes(self._fine_times_s, *states)
+        return Nodes.of_states(self._fine.times_s, states)
 
     def refined(self, nodes: Nodes) -> Nodes:
         """The same curve as `nodes` with flattened()'s nodes; the knots keep every bit."""
-        return resampled(nodes, self._fine_times_s)
+        return self._fine.resampling.of(nodes)
 
     def knots_of(self, nodes: Nodes) -> FloatArray:
         """Positions [N, J] at the knots, of nodes that have all of them."""
         knots: FloatArray = nodes.positions[nodes.times_s.searchsorted(self.times_s[1:])]
         return knots
 
-    def smoothed(self, level: int, start: MotionState, targets: FloatArray) -> Nodes:
-        """The curve from `start` near `targets` [N, J]; `level` indexes SMOOTHINGS."""
-        if level not in self._smoothed:
-            self._smoothed[level] = _smoothed_map(
-                self._cost, len(self.times_s) - 1, SMOOTHINGS[level]
-            )
-        return self._nodes(self._smoothed[level] @ _given_rows(start, targets))
+    @cached_property
+    def _ladder(self) -> FloatArray:
+        """[3 (N + 1) levels, 3 + N]: the maps of smoothed(), level by level in each state."""
+        maps = np.stack((self._exact, *(_by_kind(one) for one in _smoothed_maps(self._cost))))
+        side_by_side: FloatArray = maps.swapaxes(0, 1).reshape(-1, self._num_given)
+        return side_by_side
 
-    def _nodes(self, states: FloatArray) -> Nodes:
-        num_nodes = len(self.times_s)
-        return Nodes(
-            self.times_s,
-            states[:num_nodes],
-            states[num_nodes : 2 * num_nodes],
-            states[2 * num_nodes :],
-        )
+    @cached_property
+    def _fine(self) -> "_FineSystem":
+        return _FineSystem(self.times_s)
 
 
 @lru_cache(maxsize=64)
@@ -133,67 +144,83 @@ def knot_spline(start_time_s: float, knot_times_s: tuple[float, ...]) -> KnotSpl
     return KnotSpline(start_time_s, knot_times_s)
 
 
-def resampled(nodes: Nodes, times_s: FloatArray) -> Nodes:
-    """The same curve with more nodes: `times_s` holds the old ones, which keep every bit."""
-    trajectory = JointTrajectory(
-        ("",) * nodes.positions.shape[1],
-        nodes.times_s,
-        nodes.positions,
-        nodes.velocities,
-        nodes.accelerations,
-    )
-    samples = Motion(trajectory).sample(times_s[:-1])
-    return Nodes(
-        times_s,
-        np.concatenate((samples.positions, nodes.positions[-1:])),
-        np.concatenate((samples.velocities, nodes.velocities[-1:])),
-        np.concatenate((samples.accelerations, nodes.accelerations[-1:])),
-    )
-
-
 def _given_rows(start: MotionState, knots: FloatArray) -> FloatArray:
     return np.concatenate(
         (start.positions[None], start.velocities[None], start.accelerations[None], knots)
     )
 
 
-def _piece_costs(times_s: FloatArray, jerk_time_s: float) -> FloatArray:
-    """Each piece's integral as a quadratic form [N, 6, 6] in its two states.
+def _unit_costs() -> tuple[FloatArray, FloatArray]:
+    """The integrals of acceleration^2 and jerk^2 over a piece of length 1, [6, 6] each."""
+    bernstein = bernstein_coefficients()
+    acceleration = 20 * np.diff(bernstein, n=2, axis=0)
+    jerk = 60 * np.diff(bernstein, n=3, axis=0)
+    return (
+        acceleration.T @ gram_matrix(3) @ acceleration,
+        jerk.T @ gram_matrix(2) @ jerk,
+    )
 
-    Order: position, velocity, acceleration, each at the start, then at the end. The last piece
-    carries the cost of its end's speed.
+
+_UNIT_ACCELERATION_COST, _UNIT_JERK_COST = _unit_costs()
+
+
+def _piece_costs(times_s: FloatArray, jerk_time_s: float) -> FloatArray:
+    """Each piece's integral as a quadratic form [S, 6, 6] in its two states.
+
+    The last piece carries the cost of its end's speed.
     """
-    unit = np.eye(6)[:, None, :]
-    costs = []
-    for duration_s in np.diff(times_s):
-        bernstein = position_control_points(
-            (unit[0], unit[2], unit[4]), (unit[1], unit[3], unit[5]), np.array([duration_s])
-        )[0]
-        acceleration = 20 / duration_s**2 * np.diff(bernstein, n=2, axis=0)
-        jerk = 60 / duration_s**3 * np.diff(bernstein, n=3, axis=0)
-        costs.append(
-            duration_s
-            * (
-                acceleration.T @ gram_matrix(3) @ acceleration
-                + jerk_time_s**2 * jerk.T @ gram_matrix(2) @ jerk
-            )
-        )
-    costs[-1][_END_VELOCITY, _END_VELOCITY] += _END_COST_PER_S
-    return np.array(costs)
+    duration = np.diff(times_s)[:, None]
+    scale = np.tile(duration ** np.arange(3), 2)
+    rate = 1.0 / duration[:, :, None]
+    costs: FloatArray = rate**3 * _UNIT_ACCELERATION_COST + jerk_time_s**2 * rate**5 * (
+        _UNIT_JERK_COST
+    )
+    costs *= scale[:, :, None] * scale[:, None, :]
+    costs[-1, _END_VELOCITY, _END_VELOCITY] += _END_COST_PER_S
+    return costs
 
 
 def _assembled(piece_costs: FloatArray) -> FloatArray:
-    """The sum of piece costs [N, J, 6, 6] as J forms in all states, [J, 3 (N + 1), 3 (N + 1)].
-
-    States are ordered: all positions, then velocities, then accelerations.
-    """
-    num_pieces, num_joints = piece_costs.shape[:2]
-    num_nodes = num_pieces + 1
-    total = np.zeros((num_joints, 3 * num_nodes, 3 * num_nodes))
-    for piece in range(num_pieces):
-        rows = np.array([kind * num_nodes + piece + end for kind in range(3) for end in range(2)])
-        total[:, rows[:, None], rows] += piece_costs[piece]
+    """The sum of piece costs [S, 6, 6] as one form in all states, [3 (S + 1), 3 (S + 1)]."""
+    num_states = 3 * (len(piece_costs) + 1)
+    total = np.zeros((num_states, num_states))
+    for piece, cost in enumerate(piece_costs):
+        total[3 * piece : 3 * piece + 6, 3 * piece : 3 * piece + 6] += cost
     return total
+
+
+def _by_kind(state_map: FloatArray) -> FloatArray:
+    """Rows node by node as rows of all positions, then velocities, then accelerations."""
+    num_given = state_map.shape[1]
+    return state_map.reshape(-1, 3, num_given).swapaxes(0, 1).reshape(-1, num_given)
+
+
+def _exact_map(cost: FloatArray) -> FloatArray:
+    """[3 (N + 1), 3 + N]: all states from the start's three rows and the knots' positions."""
+    num_states = len(cost)
+    given = np.array([0, 1, 2, *range(3, num_states, 3)])
+    free = np.setdiff1d(np.arange(num_states), given)
+    state_map = np.zeros((num_states, len(given)))
+    state_map[given, range(len(given))] = 1.0
+    state_map[free] = -np.linalg.solve(cost[np.ix_(free, free)], cost[np.ix_(free, given)])
+    return state_map
+
+
+def _smoothed_maps(cost: FloatArray) -> FloatArray:
+    """[levels, 3 (N + 1), 3 + N]: all states from the start's three rows and the knots' targets."""
+    num_states = len(cost)
+    num_knots = num_states // 3 - 1
+    smoothing = np.array(SMOOTHINGS)[:, None, None]
+    knots = np.arange(0, 3 * num_knots, 3)
+    system = smoothing * cost[3:, 3:]
+    system[:, knots, knots] += 1.0
+    right = np.zeros((len(SMOOTHINGS), num_states - 3, 3 + num_knots))
+    right[:, :, :3] = -smoothing * cost[3:, :3]
+    right[:, knots, np.arange(3, 3 + num_knots)] = 1.0
+    maps = np.zeros((len(SMOOTHINGS), num_states, 3 + num_knots))
+    maps[:, range(3), range(3)] = 1.0
+    maps[:, 3:] = np.linalg.solve(system, right)
+    return maps
 
 
 def _fine_times(times_s: FloatArray) -> tuple[FloatArray, list[int]]:
@@ -209,66 +236,74 @@ def _fine_times(times_s: FloatArray) -> tuple[FloatArray, list[int]]:
 
 
 class _FineSystem:
-    """The minimum of the pieces' costs [N, 6, 6] under any weights, start and knots fixed."""
+    """The pieces of flattened(), their costs, and which states are free.
 
-    def __init__(self, costs: FloatArray, knot_rows: list[int]) -> None:
-        num_pieces = len(costs)
-        self._num_nodes = num_pieces + 1
-        num_states = 3 * self._num_nodes
-        self._given = [0, self._num_nodes, 2 * self._num_nodes, *knot_rows]
-        self._free = [row for row in range(num_states) if row not in self._given]
-        # Each piece's cost alone, as a form in all states: the whole is their weighted sum.
-        alone = np.stack(
-            [
-                _assembled(
-                    np.where(np.arange(num_pieces) == piece, 1.0, 0.0)[:, None, None, None]
-                    * costs[:, None]
-                )[0]
-                for piece in range(num_pieces)
-            ]
-        )[:, self._free]
-        self._between_free = alone[:, :, self._free].reshape(num_pieces, -1)
-        self._to_given = alone[:, :, self._given].reshape(num_pieces, -1)
+    Attributes:
+        times_s: of the nodes, [S + 1].
+        resampling: from the spline's own nodes to these.
+        knot_rows: which nodes are knots.
+        costs: float64 [S, 6, 6].
+        free: the free states, [F] of 3 (S + 1); start and knots are given.
+        blocks: each piece's states as numbers of free ones, [S, 6]; -1 where given.
+        bands: each piece's cost in the free states, [S, 6 F]: the lower band, column by column.
+    """
 
-    def states(
-        self, weights: FloatArray, given_rows: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Positions, velocities and accelerations [N + 1, J] for weights [N, J]."""
-        num_joints, num_free = weights.shape[1], len(self._free)
-        left = (weights.T @ self._between_free).reshape(num_joints, num_free, num_free)
-        right = (weights.T @ self._to_given).reshape(num_joints, num_free, -1)
-        solution = np.linalg.solve(left, right @ given_rows.T[:, :, None])[..., 0]
-        states = np.empty((3 * self._num_nodes, num_joints))
-        states[self._given] = given_rows
-        states[self._free] = -solution.T
-        positions, velocities, accelerations = states.reshape(3, self._num_nodes, num_joints)
-        return positions, velocities, accelerations
+    def __init__(self, times_s: FloatArray) -> None:
+        self.times_s, self.knot_rows = _fine_times(times_s)
+        self.resampling = Resampling(times_s, self.times_s)
+        self.costs = _piece_costs(self.times_s, _FINE_JERK_TIME_S)
+        num_pieces = len(self.costs)
+        is_free = np.ones(3 * (num_pieces + 1), np.bool_)
+        is_free[[0, 1, 2, *(3 * row for row in self.knot_rows)]] = False
+        self.free = np.flatnonzero(is_free)
+        number = np.where(is_free, np.cumsum(is_free) - 1, -1)
+        self.blocks = number[3 * np.arange(num_pieces)[:, None] + np.arange(6)]
+        self.bands = self._bands()
+
+    def _bands(self) -> FloatArray:
+        rows, columns = self.blocks[:, :, None], self.blocks[:, None, :]
+        piece, row, column = np.nonzero((rows >= columns) & (columns >= 0))
+        below = self.blocks[piece, row] - self.blocks[piece, column]
+        bands = np.zeros((len(self.costs), len(self.free), _BAND))
+        bands[piece, self.blocks[piece, column], below] = self.costs[piece, row, column]
+        return bands.reshape(len(self.costs), -1)
 
 
-def _exact_map(cost: FloatArray, num_knots: int) -> FloatArray:
-    """[3 (N + 1), 3 + N]: all states from the start's three rows and the knots' positions."""
-    num_nodes = num_knots + 1
-    given = [0, num_nodes, 2 * num_nodes, *range(1, num_nodes)]
-    free = [row for row in range(3 * num_nodes) if row not in given]
-    state_map = np.zeros((len(given) + len(free), len(given)))
-    state_map[given, range(len(given))] = 1.0
-    state_map[free] = -np.linalg.solve(cost[np.ix_(free, free)], cost[np.ix_(free, given)])
-    return state_map
+class _FineMinimum:
+    """The minimum of the weighted sum of the pieces' costs, for one start and its knots [N, J]."""
 
+    def __init__(self, system: _FineSystem, start: MotionState, knots: FloatArray) -> None:
+        self._system = system
+        num_joints = knots.shape[1]
+        # Positions count from the start: differences of large ones would cost digits.
+        self._origin = start.positions
+        self._given = np.zeros((len(system.times_s), 3, num_joints))
+        self._given[0, 1] = start.velocities
+        self._given[0, 2] = start.accelerations
+        self._given[system.knot_rows, 0] = knots - start.positions
+        self._knots = knots
+        # What the given states ask of the free ones, piece by piece.
+        ends = np.concatenate((self._given[:-1], self._given[1:]), axis=1)
+        slopes = system.costs @ ends
+        piece, row = np.nonzero(system.blocks >= 0)
+        self._right = np.zeros((num_joints, len(system.costs), len(system.free)))
+        self._right[:, piece, system.blocks[piece, row]] = -slopes[piece, row].T
 
-def _smoothed_map(cost: FloatArray, num_knots: int, smoothing: float) -> FloatArray:
-    """[3 (N + 1), 3 + N]: all states from the start's three rows and the knots' targets."""
-    num_nodes = num_knots + 1
-    given = [0, num_nodes, 2 * num_nodes]
-    free = [k for k in range(3 * num_nodes) if k not in given]
-    fit = np.zeros_like(cost)
-    fit[range(1, num_nodes), range(1, num_nodes)] = 1.0
-    system = (smoothing * cost + fit)[np.ix_(free, free)]
-    right = np.zeros((len(free), 3 + num_knots))
-    right[:, :3] = -smoothing * cost[np.ix_(free, given)]
-    for knot in range(num_knots):
-        right[free.index(knot + 1), 3 + knot] = 1.0
-    state_map = np.zeros((3 * num_nodes, 3 + num_knots))
-    state_map[given, range(3)] = 1.0
-    state_map[free] = np.linalg.solve(system, right)
-    return state_map
+    def states(self, weights: FloatArray, joints: npt.NDArray[np.intp]) -> FloatArray | None:
+        """All states [3, S + 1, joints] for the pieces' weights [S, joints]; None: singular."""
+        each = weights.T
+        # One system after the other on the diagonal: LAPACK is called once.
+        bands = (each @ self._system.bands).reshape(-1, _BAND)
+        right = (each[:, None] @ self._right[joints]).reshape(-1)
+        # solveh_banded() without its checks, which take as long.
+        _, solution, info = lapack.dpbsv(bands.T, right, lower=1, overwrite_ab=1, overwrite_b=1)
+        if info != 0:
+            return None
+        nodes = np.take(self._given, joints, axis=2)
+        nodes.reshape(-1, len(joints))[self._system.free] = solution.reshape(len(joints), -1).T
+        states: FloatArray = nodes.swapaxes(0, 1).copy()
+        states[0] += self._origin[joints]
+        # To the last bit.
+        states[0, 0] = self._origin[joints]
+        states[0, self._system.knot_rows] = self._knots[:, joints]
+        return states

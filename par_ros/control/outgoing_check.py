@@ -140,4 +140,5 @@ class _Curve:
             result = result * share + powers[power][piece]
         ended = times_ns >= self._times_ns[-1]
         result[ended] = self._last
-        return result
+        positions: FloatArray = result
+        return positions

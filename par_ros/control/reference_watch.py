@@ -103,9 +103,7 @@ class ReferenceWatch:
     @property
     def is_at_rest(self) -> bool:
         """Whether the newest reference stands."""
-        return self.newest is not None and not np.any(
-            np.abs(self.newest.velocities) > _REST_RAD_S
-        )
+        return self.newest is not None and not np.any(np.abs(self.newest.velocities) > _REST_RAD_S)
 
     def judge(self, motions: MotionHistory, time_ns: int) -> Verdict:
         """What the newest reference, at `time_ns`, says about the running motion.

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coming to rest from the state in which a lead ends: stops, and the retreat after a tracking error.
+"""Coming to rest from the state in which a lead ends: stops, and the retreat from an obstacle.
 
-Each function gives candidates, the preferred one first; the caller sends the first that the outgoing
-check lets pass.
+Of several candidates the caller sends the first that the outgoing check lets pass.
 """
 
 from collections.abc import Iterator
@@ -50,9 +49,9 @@ def retreat(begin: MotionState, measured: FloatArray, spec: ArmSpec, limits: Joi
     stop_s = stop.times_s[-1]
     if back.times_s[-1] > _MAX_RETREAT_S:
         return stop
-    return Nodes(
-        back.times_s + stop_s, back.positions, back.velocities, back.accelerations
-    ).after(stop)
+    return Nodes(back.times_s + stop_s, back.positions, back.velocities, back.accelerations).after(
+        stop
+    )
 
 
 def settling_duration_s(spec: ArmSpec) -> float:

@@ -42,7 +42,7 @@ from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.parameters import read_arm_spec
-from par_ros.process import PARENT_VARIABLE, read_together, report_error
+from par_ros.process import PARENT_VARIABLE, read_moment, report_error
 from par_ros.proof.limit_oracle import ControllerOracle
 from par_ros.proof.scripted_policy import CHUNK_S, KNOT_TIMES_S, Swing, chunk_message
 from par_ros.proof.seeing_policy import INSTRUCTION
@@ -294,7 +294,7 @@ class Rig(Node):
             self.start_process(_RUNNER_PROCESS, [])
         else:
             settings = (
-                "trajectory_stamp:=start",
+                "reference:=topic",
                 f"max_joint_state_age_s:={_MAX_JOINT_STATE_AGE_S}",
             )
             self.start_process(GUARD, [word for setting in settings for word in ("-p", setting)])
@@ -462,8 +462,7 @@ class Rig(Node):
         self._oracle_zero_s = time.monotonic()
         # Once a case: reading two clocks for each message would move the joins by a tenth of a
         # millisecond, which looks like jerk.
-        now_ns, monotonic_s = read_together(time.time_ns)
-        self._system_offset_ns = now_ns - round(monotonic_s * NANOSECONDS)
+        self._system_offset_ns = read_moment(time.time_ns).offset_ns
 
     def judged_s(self) -> float:
         """Now on the oracle's axis."""

@@ -137,7 +137,7 @@ class MomentGuard(_CommonFace):
 
     def __init__(self, spec: "ArmSpec", mode: GuardMode, latch: Any = None) -> None:
         from par_ros.control import guard as module
-        from par_ros.control.observation_assembler import JointSample
+        from par_ros.control.joint_states import JointSample
         from par_ros.control.reference_watch import ReferenceSample
         from par_ros.control.timeline import Moment
 
@@ -214,9 +214,9 @@ class ClockPairGuard(_CommonFace):
 
     def __init__(self, spec: "ArmSpec", mode: GuardMode) -> None:
         from par_ros.control.guard import Command, Guard, GuardSettings
-        from par_ros.control.observation_assembler import JointSample
+        from par_ros.control import observation_assembler
 
-        self._sample_type: Any = JointSample
+        self._sample_type: Any = observation_assembler.JointSample  # type: ignore[attr-defined]
         self._nothing: Any = Command()
         self._spec, self._mode = spec, mode
         make: Any = GuardSettings

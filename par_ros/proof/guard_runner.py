@@ -21,7 +21,7 @@ def main() -> int:
             GUARD,
             GUARD,
             # A busy machine delays the joint states, which pass through the suite's process.
-            {"arm": "panda", "trajectory_stamp": "start", "max_joint_state_age_s": 0.3},
+            {"arm": "panda", "reference": "topic", "max_joint_state_age_s": 0.3},
             lifecycle=True,
         ),
         NodeEntry(SUPERVISOR, SUPERVISOR, {"arm": "panda", "dry_run": False}, lifecycle=True),

@@ -14,8 +14,8 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
-from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.parameters import read_arm_spec
 from par_ros.process import run_node
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES

@@ -42,7 +42,7 @@ from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.paced_policy import PACE_VARIABLE
 from par_ros.resources import resource
 from par_ros.run_results import hardware
-from par_ros.topics import DIAGNOSTICS, DISENGAGE, ENGAGE, GUARD, POLICY
+from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, POLICY
 
 _SAMPLE_PERIOD_S = 5.0
 # The first tenth warms up: caches fill, the middleware finds its peers.
@@ -98,7 +98,6 @@ class SoakWatch(Node):
         self.policy: dict[str, str] = {}
         self.disengaged_because: list[str] = []
         self._asked_s = 0.0
-        self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
         self._engage = self.create_client(Trigger, ENGAGE.client_name)
         self.create_subscription(
             DiagnosticArray,
@@ -125,10 +124,7 @@ class SoakWatch(Node):
         if not self.disengaged_because or now_s - self._asked_s < _ENGAGE_PERIOD_S:
             return
         self._asked_s = now_s
-        # disengage forgets what was measured while the arm still moved.
-        self._disengage.call_async(Trigger.Request()).add_done_callback(
-            lambda _: self._engage.call_async(Trigger.Request())
-        )
+        self._engage.call_async(Trigger.Request())
 
     @property
     def num_chunks(self) -> int:
@@ -151,7 +147,7 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
                 parameters |= {
                     "step_s": 0.05 / pace,
                     "tail_s": 0.3 / pace,
-                    "splice_s": max(0.01 / pace, 0.002),
+                    "splice_s": max(0.03 / pace, 0.002),
                 }
             else:
                 parameters["image_rate_hz"] = min(20.0 * pace, 200.0)

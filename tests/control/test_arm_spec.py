@@ -35,10 +35,77 @@ def test_gripper_mapping_can_be_undone(name: str) -> None:
     np.testing.assert_allclose(gripper.target(gripper.command(targets)), targets, atol=1e-12)
 
 
-def test_ur5e_gripper_is_closed_at_the_largest_knuckle_angle() -> None:
-    gripper = arm("ur5e").gripper
-    assert gripper.command(np.array([0.0]))[0] == pytest.approx(0.7929)
-    assert gripper.command(np.array([0.0425]))[0] == pytest.approx(0.0, abs=1e-3)
+def test_ur5e_s_knuckle_is_0_open_and_0_7929_closed() -> None:
+    driver = arm("ur5e").gripper.driver
+    assert driver is not None and driver.linkage is not None
+    assert driver.linkage.angle(0.0425) == pytest.approx(0.0, abs=1e-9)
+    assert driver.linkage.angle(0.0) == 0.7929
+
+
+@pytest.mark.parametrize("angle_rad", [0.0, 0.2, 0.4, 0.6, 0.78])
+def test_the_linkage_undoes_the_urdf_s_kinematics(angle_rad: float) -> None:
+    """A crank of (0.0372, 0.0434) m turned about its knuckle, 0.0306 m from the middle;
+    the pad stands 0.0253 m inside the crank's end, so that it is 0.0425 m from the middle at 0."""
+    driver = arm("ur5e").gripper.driver
+    assert driver is not None and driver.linkage is not None
+    turned = np.exp(1j * angle_rad) * complex(0.03715750, 0.04342168)
+    pad_m = 0.03060114 + turned.real - (0.03060114 + 0.03715750 - 0.0425)
+    assert driver.linkage.angle(pad_m) == pytest.approx(angle_rad, abs=1e-9)
+    finger_m, per_rad_m = driver.linkage.finger(angle_rad)
+    assert finger_m == pytest.approx(pad_m, abs=1e-9)
+    further_m, _ = driver.linkage.finger(angle_rad + 1e-6)
+    assert per_rad_m == pytest.approx((further_m - finger_m) / 1e-6, abs=1e-6)
+
+
+def test_fr3_is_driven_by_franka_s_actions_and_the_panda_by_a_controller() -> None:
+    driver = arm("fr3").gripper.driver
+    assert driver is not None
+    assert (driver.kind, driver.action, driver.linkage) == ("franka", "fr3_gripper", None)
+    assert arm("panda").gripper.driver is None
+    explicit = copy.deepcopy(content("panda"))
+    explicit["gripper"]["driver"] = {"kind": "trajectory"}  # type: ignore[index]
+    assert ArmSpec.from_mapping("panda", explicit).gripper.driver is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "sentence"),
+    [
+        ("kind", "magnet", "gripper.driver.kind must be one of ('trajectory', 'gripper_command'"),
+        ("effort", -1.0, "gripper.driver.effort must be positive"),
+        ("dead_band_m", 0.0, "gripper.driver.dead_band_m must be positive"),
+        ("epsilon_m", "wide", "epsilon_m must be a number, got wide"),
+        ("speed_m_s", 0.0, "gripper.driver.speed_m_s must be positive"),
+        ("closed_m", -0.02, "gripper.driver.closed_m must be from -0.0105"),
+        ("grasp_below_m", 0.04, "gripper.driver.grasp_below_m must be from 0"),
+        ("grasp_below_m", -0.001, "gripper.driver.grasp_below_m must be from 0"),
+        ("force", 20.0, "gripper.driver must be among"),
+        ("linkage", {}, "gripper.driver must be among"),
+        ("action", "", "action must be text"),
+    ],
+)
+def test_a_driver_s_mistake_is_named(entry: str, value: object, sentence: str) -> None:
+    broken = copy.deepcopy(content("fr3"))
+    broken["gripper"]["driver"][entry] = value  # type: ignore[index]
+    with pytest.raises(ValueError) as error:
+        ArmSpec.from_mapping("broken", broken)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "sentence"),
+    [
+        ("open_m", 0.03, "gripper.driver.linkage must be open_m equal to max_target_m 0.0425"),
+        ("closed_rad", None, "closed_rad must be a number, got None"),
+        ("joint", "robotiq_85_finger_opening", "another name than gripper.joint"),
+        ("crank", 1.0, "gripper.driver.linkage must be among"),
+    ],
+)
+def test_a_linkage_s_mistake_is_named(entry: str, value: object, sentence: str) -> None:
+    broken = copy.deepcopy(content("ur5e"))
+    broken["gripper"]["driver"]["linkage"][entry] = value  # type: ignore[index]
+    with pytest.raises(ValueError) as error:
+        ArmSpec.from_mapping("broken", broken)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,19 @@ def test_joints_and_settings_are_those_that_the_guard_counts_on(name: str) -> No
         assert tolerance > spec.max_tracking_error_rad + wait_s * velocity
     rate_hz = controllers["joint_state_broadcaster"]["update_rate"]
     assert 1.0 / rate_hz < spec.tracking_lag_s / 4
-    gripper = controllers[spec.gripper_controller]
-    assert gripper["joints"] == [spec.gripper.command_joint_name]
     for controller_name in (spec.arm_controller, spec.gripper_controller):
         assert "type" in controllers["controller_manager"][controller_name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gripper_s_controller_is_what_its_driver_needs(name: str) -> None:
+    spec, controllers = arm(name), parameters(name)
+    gripper, driver = spec.gripper, spec.gripper.driver
+    if driver is None:
+        assert controllers[spec.gripper_controller]["joints"] == [gripper.command_joint_name]
+    elif driver.kind == "franka":
+        assert spec.gripper_controller == spec.arm_controller
+    else:
+        assert driver.action == f"{spec.gripper_controller}/gripper_cmd"
+        settings = controllers[spec.gripper_controller]
+        assert settings["joint"] and settings["allow_stalling"] is True

@@ -2,11 +2,12 @@
 """The manifest is read back as it was written, and not otherwise."""
 
 import dataclasses
+import json
 
 import pytest
 
 from par_model.backends.graphs import GraphSpec, TensorSpec
-from par_model.export.manifest import FILE_NAME, Manifest, verify_files
+from par_model.export.manifest import FILE_NAME, Manifest, _digest, sha256_of, verify_files
 
 SPEC = GraphSpec(
     "step",
@@ -36,6 +37,41 @@ def test_not_json(tmp_path):
     (tmp_path / FILE_NAME).write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "[" * 100_000, "{}"], ids=lambda text: text[:4])
+def test_another_kind_of_json(tmp_path, content):
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json .*export again"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("graphs", None),
+        ("graphs", [{"name": "step"}]),
+        ("graphs", [7]),
+        ("files", [["step.onnx", "00"]]),
+        ("colour", "red"),
+    ],
+    ids=str,
+)
+def test_sealed_but_no_description(tmp_path, name, value):
+    """Whoever edits it may write its own sha256 anew, too."""
+    content = dataclasses.asdict(MANIFEST) | {name: value}
+    content["sha256"] = _digest(content)
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"manifest\.json .*export again"):
+        Manifest.read(tmp_path)
+
+
+def test_a_name_that_leads_out_of_the_folder(tmp_path):
+    (tmp_path / "x.onnx").write_text("x")
+    (tmp_path / "export").mkdir()
+    manifest = dataclasses.replace(MANIFEST, files={"../x.onnx": sha256_of(tmp_path / "x.onnx")})
+    with pytest.raises(ValueError, match="nothing outside it is read"):
+        verify_files(tmp_path / "export", manifest)
 
 
 def test_missing(tmp_path):

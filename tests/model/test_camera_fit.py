@@ -89,4 +89,4 @@ def test_a_wrong_rule_is_one_sentence():
     with pytest.raises(ValueError, match=r"max_cropped_share from 0 to below 1.*check camera.json"):
         dataclasses.replace(CameraFit(), max_cropped_share=1.5)
     with pytest.raises(ValueError, match=r"^camera.json must hold crop"):
-        CameraFit.from_json('{"crop": "centre", "zoom": 2}')
+        CameraFit.from_json({"crop": "centre", "zoom": 2})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The borders between the parts, where import-linter cannot see: at run time, and by allow-list."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # What commands the arm. These modules may load nothing heavy, however indirectly.
-ARM_SIDE = ("par_ros.safety_node", "par_ros.real_arm_node", "par_ros.loopback_arm_node")
+ARM_SIDE = tuple(
+    f"par_ros.{name}"
+    for name in ("safety_node", "real_arm_node", "gripper_adapter_node", "loopback_arm_node")
+)
 TORCH_FREE = ("par_model", "par_model.interface", "par_model.config", "par_ros", "par_ros.topics")
 MODEL = tuple(
     f"par_model.{name}"
@@ -28,7 +32,7 @@ HEAVY = {
     "torch", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "onnxruntime", "diffusers",
     "transformers", "mani_skill", "sapien", "gymnasium", "cv2",
 }  # fmt: skip
-CONTROL_MAY_IMPORT = {"numpy", "ruckig", "pinocchio"}
+CONTROL_MAY_IMPORT = {"numpy", "scipy", "ruckig", "pinocchio"}
 
 
 def exists(module: str) -> bool:
@@ -66,7 +70,7 @@ def test_importing_control_loads_neither_ros_nor_anything_heavy() -> None:
 
 
 def test_control_imports_only_what_is_allowed() -> None:
-    """control/: numpy, the standard library, ruckig, pin, and itself; nothing else."""
+    """control/: numpy, scipy.linalg, the standard library, ruckig, pin, and itself; no other."""
     graph = grimp.build_graph(
         "par_ros", "par_model", include_external_packages=True, cache_dir=None
     )
@@ -83,6 +87,18 @@ def test_control_imports_only_what_is_allowed() -> None:
         if name.split(".")[0] not in allowed and not name.startswith("par_ros.control")
     }
     assert foreign == set()
+
+
+def test_of_scipy_control_imports_linear_algebra_only() -> None:
+    """The graph knows packages, not what of them is imported."""
+    imported = set()
+    for path in (ROOT / "par_ros/control").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                imported.add(node.module)
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    assert {name for name in imported if name.split(".")[0] == "scipy"} == {"scipy.linalg"}
 
 
 def test_contracts_cover_every_module_that_exists() -> None:

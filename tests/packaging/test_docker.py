@@ -27,6 +27,7 @@ PARAMETERS = {
     topics.GUARD: parameters.SafetyNodeParameters,
     topics.POLICY: parameters.PolicyNodeParameters,
     node_graph.REAL_ARM: parameters.RealArmNodeParameters,
+    topics.GRIPPER_ADAPTER: parameters.GripperAdapterNodeParameters,
 }
 # rclpy declares it on every node.
 EVERY_NODE = {"use_sim_time"}
@@ -111,7 +112,8 @@ def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
 
 
 def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None:
-    entries = graph_entries("real_arm", tmp_path, instruction="lift the cube")
+    # fr3 has every node; the panda's graph has no adapter, nor does compose without its profile.
+    entries = graph_entries("real_arm", tmp_path, instruction="lift the cube", robot="fr3")
     commands = {command.executable: command for command in node_commands("compose.real_arm.yaml")}
     assert set(commands) == set(entries)
     assert commands[topics.GUARD].parameters["dry_run"] == "true"
@@ -125,3 +127,14 @@ def test_the_arm_side_installs_no_torch() -> None:
     instructions = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     assert "--no-deps ." in instructions
     assert not re.search(r"\b(torch|cuda|nvidia|tensorrt)\b", instructions, re.IGNORECASE)
+
+
+def test_the_gripper_adapter_is_started_by_its_profile_only() -> None:
+    text = (ROOT / "docker/compose.real_arm.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    with_profile = {name for name, service in services.items() if "profiles" in service}
+    assert with_profile == {"gripper"}
+    assert services["gripper"]["profiles"] == ["gripper"]
+    # It is a lifecycle node: who starts it has it brought up, too.
+    assert "${PAR_GRIPPER_ADAPTER:-}" in services["bringup"]["command"][-1]
+    assert "PAR_GRIPPER_ADAPTER=/gripper_adapter_node" in text

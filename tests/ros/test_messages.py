@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+from trajectory_msgs.msg import JointTrajectoryPoint
 
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -147,6 +148,39 @@ def test_ragged_trajectory_is_refused() -> None:
     message.points[1].positions = array.array("d", [0.0])
     with pytest.raises(ValueError, match=r"point 1 must carry 2 positions.*got 1"):
         messages.read_joint_trajectory(message)
+
+
+@pytest.mark.parametrize(
+    ("num_points", "num_joints", "sentence"),
+    [(257, 1, "at most 256 points, got 257"), (1, 65, "at most 64 joints, got 65")],
+)
+def test_a_trajectory_beyond_all_use_is_refused_before_it_is_converted(
+    monkeypatch: pytest.MonkeyPatch, num_points: int, num_joints: int, sentence: str
+) -> None:
+    """The guard reads chunks in the thread that keeps the arm's deadlines."""
+
+    def convert(*_: object) -> None:
+        raise AssertionError("a point was converted")
+
+    monkeypatch.setattr(messages, "_point_rows", convert)
+    monkeypatch.setattr(messages, "time_to_ns", convert)
+    message = JointTrajectoryMessage(
+        joint_names=[f"joint{index}" for index in range(num_joints)],
+        points=[JointTrajectoryPoint() for _ in range(num_points)],
+    )
+    with pytest.raises(ValueError, match=sentence):
+        messages.read_joint_trajectory(message)
+
+
+def test_the_largest_trajectory_is_read() -> None:
+    times_s = 0.01 * np.arange(1, messages.MAX_POINTS + 1)
+    names = tuple(f"joint{index}" for index in range(messages.MAX_JOINTS))
+    trajectory = JointTrajectory(names, times_s, np.zeros((len(times_s), len(names))))
+    message = messages.joint_trajectory_message(trajectory, 0)
+    assert messages.read_joint_trajectory(message).positions.shape == (256, 64)
+    longer = JointTrajectory(("a",), 0.05 * np.arange(1, 1001), np.zeros((1000, 1)))
+    message = messages.joint_trajectory_message(longer, 0)
+    assert messages.read_joint_trajectory(message, max_points=1000).duration_s == 50.0
 
 
 def test_empty_trajectory_is_refused() -> None:

@@ -30,6 +30,7 @@ PARAMETER_CLASSES = {
     "maniskill_bridge_node": parameters.ManiSkillBridgeParameters,
     "loopback_arm_node": parameters.LoopbackArmParameters,
     "real_arm_node": parameters.RealArmNodeParameters,
+    "gripper_adapter_node": parameters.GripperAdapterNodeParameters,
     "episode_node": parameters.EpisodeNodeParameters,
     "recorder_node": parameters.RecorderNodeParameters,
 }
@@ -47,6 +48,7 @@ def graphs(checkpoint: str) -> dict[str, NodeGraph]:
     return {
         "sim": sim_graph(SimArguments(checkpoint=checkpoint)),
         "real_arm": real_arm_graph(RealArmArguments(checkpoint=checkpoint)),
+        "real_arm fr3": real_arm_graph(RealArmArguments(checkpoint=checkpoint, robot="fr3")),
         "loopback": loopback_graph(LoopbackArguments(checkpoint=checkpoint)),
     }
 
@@ -56,7 +58,7 @@ def nodes_of(graph: NodeGraph) -> dict[str, Any]:
 
 
 def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, NodeGraph]) -> None:
-    assert set(graphs) == set(GRAPHS)
+    assert {name.split()[0] for name in graphs} == set(GRAPHS)
     known_topics = {topic.name for topic in topics.TOPICS}
     for graph in graphs.values():
         for entry in graph.nodes:
@@ -74,8 +76,9 @@ def test_guard_and_policy_are_lifecycle_nodes_and_the_guard_comes_first(
 ) -> None:
     for name, graph in graphs.items():
         managed = [entry.name for entry in graph.nodes if entry.lifecycle]
-        supervisor = ["real_arm_node"] if name == "real_arm" else []
-        assert managed == ["safety_node", *supervisor, "policy_node"]
+        supervisor = ["real_arm_node"] if name.startswith("real_arm") else []
+        adapter = ["gripper_adapter_node"] if name == "real_arm fr3" else []
+        assert managed == ["safety_node", *supervisor, *adapter, "policy_node"]
 
 
 def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:
@@ -83,7 +86,7 @@ def test_only_the_episodes_end_a_run(graphs: dict[str, NodeGraph]) -> None:
         name: [entry.name for entry in graph.nodes if entry.ends_run]
         for name, graph in graphs.items()
     }
-    assert ends == {"sim": ["episode_node"], "real_arm": [], "loopback": []}
+    assert ends == {"sim": ["episode_node"], "real_arm": [], "real_arm fr3": [], "loopback": []}
 
 
 def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
@@ -138,6 +141,24 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
         "camera/image_raw": "wrist/image",
         "joint_states": "fr3/joint_states",
     }
+
+
+def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoint: str) -> None:
+    for robot, is_there in (("panda", False), ("fr3", True), ("ur5e", True)):
+        arguments = RealArmArguments(checkpoint=checkpoint, robot=robot, gripper_topic="fingers")
+        nodes = nodes_of(real_arm_graph(arguments))
+        assert ("gripper_adapter_node" in nodes) is is_there
+        if is_there:
+            adapter = nodes["gripper_adapter_node"]
+            assert adapter.parameters["arm"] == robot
+            assert dict(adapter.remappings)["gripper_trajectory"] == "fingers"
+            guard = dict(nodes["safety_node"].remappings)
+            assert guard["gripper_trajectory"] == "fingers"
+
+
+def test_an_unknown_arm_is_one_sentence_before_anything_starts(checkpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"arm 'pandda' is unknown, config/arms holds fr3, panda"):
+        real_arm_graph(RealArmArguments(checkpoint=checkpoint, robot="pandda"))
 
 
 def test_environment_stays_on_this_machine_and_respects_the_users(

@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 from par_ros import parameters
 from par_ros.parameters import (
     EpisodeNodeParameters,
+    GripperAdapterNodeParameters,
     LoopbackArmParameters,
     ManiSkillBridgeParameters,
     PolicyNodeParameters,
@@ -33,6 +34,7 @@ ALL = (
     ManiSkillBridgeParameters,
     LoopbackArmParameters,
     RealArmNodeParameters,
+    GripperAdapterNodeParameters,
     EpisodeNodeParameters,
     RecorderNodeParameters,
 )

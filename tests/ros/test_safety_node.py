@@ -33,6 +33,7 @@ from par_ros.topics import (
     JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
+    Qos,
 )
 from tests.ros.guard_rig import KNOT_TIMES_S, TIMEOUT_S, GuardRig
 
@@ -102,6 +103,30 @@ def test_the_stop_latches_over_services_and_topic(rig: GuardRig) -> None:
         < 1e-9
     )
     rig.engage()
+
+
+@pytest.mark.parametrize(
+    "qos",
+    [
+        Qos(reliable=False, depth=1),
+        Qos(reliable=True, depth=1),
+        Qos(reliable=True, depth=1, transient_local=True),
+    ],
+    ids=str,
+)
+def test_a_stop_of_every_publisher_latches(rig: GuardRig, qos: Qos) -> None:
+    """A reader that asks for reliable delivery hears nothing of a best effort publisher."""
+    rig.start_guard()
+    rig.engage()
+    stop = rig.node.create_publisher(Bool, E_STOP.name, qos.profile())
+    rig.wait_for(lambda: stop.get_subscription_count() > 0, "the guard's e_stop subscription")
+
+    def is_latched() -> bool:
+        # Best effort may lose one; whoever presses presses again.
+        stop.publish(Bool(data=True))
+        return bool(rig.received[E_STOP_STATE.name][-1].data)
+
+    rig.wait_for(is_latched, "latching")
 
 
 def test_a_dry_run_sends_nothing_to_the_controllers(rig: GuardRig) -> None:
@@ -227,11 +252,17 @@ def test_an_unknown_arm_is_one_sentence(rig: GuardRig) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(20)
     assert process.stderr is not None
-    assert "arm 'pandda' is unknown, config/arms holds panda, ur5e" in process.stderr.read()
+    assert "arm 'pandda' is unknown, config/arms holds fr3, panda, ur5e" in process.stderr.read()
 
 
 @pytest.mark.parametrize(
-    "module", ["par_ros.safety_node", "par_ros.loopback_arm_node", "par_ros.real_arm_node"]
+    "module",
+    [
+        "par_ros.safety_node",
+        "par_ros.loopback_arm_node",
+        "par_ros.real_arm_node",
+        "par_ros.gripper_adapter_node",
+    ],
 )
 def test_what_commands_the_arm_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'mani_skill' in sys.modules)"

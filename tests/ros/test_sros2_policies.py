@@ -7,13 +7,14 @@ from xml.etree import ElementTree
 import pytest
 
 from par_ros.node_graph import RealArmArguments, real_arm_graph
-from par_ros.topics import GUARD, POLICY, RECORDER, SERVICES, TOPICS
+from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
 NODES = {
     "guard": GUARD,
     "policy": POLICY,
     "real_arm": "real_arm_node",
+    "gripper_adapter": GRIPPER_ADAPTER,
     "recorder": RECORDER,
     "operator": "operator",
 }
@@ -67,9 +68,10 @@ def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
 
 
 def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
-    graph = real_arm_graph(RealArmArguments(checkpoint=str(tmp_path), record=True))
+    arguments = RealArmArguments(checkpoint=str(tmp_path), record=True, robot="fr3")
+    graph = real_arm_graph(arguments)
     managed = {entry.name for entry in graph.nodes if entry.lifecycle}
-    assert managed == {GUARD, POLICY, "real_arm_node", RECORDER}
+    assert managed == {GUARD, POLICY, "real_arm_node", GRIPPER_ADAPTER, RECORDER}
     requests = allowed("operator", "services", "request")
     for name, node in NODES.items():
         if node in managed:
@@ -107,3 +109,13 @@ def test_the_supervisor_may_only_disengage() -> None:
         "safety_node/disengage",
         "controller_manager/list_controllers",
     }
+
+
+def test_the_gripper_adapter_hears_one_trajectory_and_calls_one_action() -> None:
+    assert topics("gripper_adapter", "publish") == {"/diagnostics", "joint_states"}
+    assert topics("gripper_adapter", "subscribe") == {
+        COMMANDS["gripper_trajectory"],
+        "joint_states",
+    }
+    assert allowed("gripper_adapter", "services", "request") == set()
+    assert allowed("gripper_adapter", "actions", "call") == {"gripper_controller/gripper_cmd"}

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits of an arm's joints, compared with whole curves.
+
+Position, velocity, acceleration and jerk are compared by control points (hermite_curve.py), so at
+every moment; and from every moment of a curve a stop must keep the limits too, so that an emergency
+stop is always possible.
+
+Shapes: J joints; N nodes; S pieces; M moments.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from par_ros.control import braking
+from par_ros.control.arm_spec import JointLimits
+from par_ros.control.hermite_curve import SECTION_SIZES, SECTIONS, CurvePoints
+from par_ros.control.joint_trajectory import FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+LIMIT_NAMES = ("position", "velocity", "acceleration", "jerk", "stop")
+
+# Rounding, relative to a limit.
+_TOLERANCE = 1e-9
+# Between the moments at which stops are tried (6 ms apart) their end may lie this much further.
+_STOP_MARGIN_RAD = 0.003
+
+
+class CurveLimits:
+    """Limits of J joints, and which of LIMIT_NAMES are enforced [5]; the others are reported."""
+
+    def __init__(self, joints: JointLimits, enforced: BoolArray) -> None:
+        self.joints = joints
+        self.enforced = enforced
+        low, high = joints.bounds
+        slack = _TOLERANCE * (high - low)
+        self._lowest_position = low[0] - slack[0]
+        self._highest = high + slack
+        self._bounds = tuple(
+            np.repeat(bound, SECTION_SIZES, axis=0)[:, None] for bound in (low, high)
+        )
+        self._selections: dict[tuple[bytes, int], CurveLimits] = {}
+
+    def of_joints(self, columns: npt.NDArray[np.intp], num: int = 1) -> "CurveLimits":
+        """Those of some of the joints, `num` times side by side; each selection is made once."""
+        key = (columns.tobytes(), num)
+        if key not in self._selections:
+            joints = self.joints.of_joints(np.tile(columns, num))
+            self._selections[key] = CurveLimits(joints, self.enforced)
+        return self._selections[key]
+
+    def broken(self, points: CurvePoints, *, is_stop: bool = False) -> BoolArray:
+        """Which limits [5, J] a curve breaks; `is_stop`: no stops are tried from it."""
+        lowest, highest = points.extremes()
+        broken = np.zeros((len(LIMIT_NAMES), len(lowest)), dtype=np.bool_)
+        # What is not finite is within no limit.
+        broken[:4] = ~(highest <= self._highest)
+        broken[0] |= ~(lowest >= self._lowest_position)
+        if not is_stop:
+            broken[4] = self._stop_breaks(points, lowest, highest)
+        return broken
+
+    def enforced_broken(self, points: CurvePoints) -> BoolArray:
+        """Joints [J] in which a curve breaks an enforced limit."""
+        return self.any_enforced(self.broken(points))
+
+    def any_enforced(self, broken: BoolArray) -> BoolArray:
+        """Joints [J] of which one of the `broken` limits [5, J] is enforced."""
+        result: BoolArray = broken[self.enforced].any(axis=0)
+        return result
+
+    def largest_share(self, safe: CurvePoints, step: FloatArray) -> FloatArray:
+        """Largest s in [0, 1], [J], with safe + s step inside the enforced limits.
+
+        step: like safe.values, the way to the points of another curve.
+        """
+        low, high = self._bounds
+        room = np.where(step > 0.0, high - safe.values, safe.values - low)
+        size = np.maximum(np.abs(step), 1e-15)
+        shares = np.minimum.reduceat(np.maximum(room, 0.0) / size, SECTIONS).min(axis=1)
+        rows = shares[self.enforced[: len(SECTIONS)]]
+        result: FloatArray = np.clip(0.999 * rows.min(axis=0), 0.0, 1.0)
+        return result
+
+    def _stop_breaks(
+        self, points: CurvePoints, lowest: FloatArray, highest: FloatArray
+    ) -> BoolArray:
+        """Joints [J] for which a stop from somewhere on the curve would leave the limits.
+
+        lowest, highest: of points.extremes().
+        """
+        limits = self.joints
+        trials = points.trials()
+        speeds = np.abs(braking.peak_velocities(trials[1], trials[2], limits))
+        fastest = np.maximum.reduce(np.maximum.reduce(speeds))
+        broken: BoolArray = fastest > self._highest[1]
+        # No stop goes further than this; most joints are further from their position limits.
+        furthest = braking.longest_stop(np.maximum(fastest, highest[1]), highest[2], limits)
+        furthest += _STOP_MARGIN_RAD
+        near = (lowest - furthest < limits.min_position) | (
+            highest[0] + furthest > limits.max_position
+        )
+        columns = np.flatnonzero(near)
+        if len(columns):
+            positions, velocities, accelerations = (
+                rows[:, :, columns].reshape(-1, len(columns)) for rows in trials
+            )
+            broken[columns] |= _stop_leaves(
+                positions, velocities, accelerations, limits.of_joints(columns)
+            )
+        return broken
+
+
+def _stop_leaves(
+    positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
+) -> BoolArray:
+    """Joints [J] for which a stop from one of the states [M, J] ends beyond a position limit."""
+    ends = braking.stopping_positions(positions, velocities, accelerations, limits)
+    lowest, highest = ends.min(axis=0), ends.max(axis=0)
+    # Standing near a limit is no danger: only what a stop adds to the curve counts.
+    too_low = (lowest < limits.min_position + _STOP_MARGIN_RAD) & (
+        lowest < positions.min(axis=0) - _TOLERANCE
+    )
+    too_high = (highest > limits.max_position - _STOP_MARGIN_RAD) & (
+        highest > positions.max(axis=0) + _TOLERANCE
+    )
+    result: BoolArray = too_low | too_high
+    return result

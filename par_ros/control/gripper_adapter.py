@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a gripper's action is given a new goal, from the guard's gripper trajectories.
+
+The guard sends a trajectory of finger targets 2.5 times a second; an action takes one goal and
+works on it for seconds. So a goal is sent only where the target really changed, one at a time, when
+the target is due. Whatever stops the guard, the goal stays: the adapter never opens a gripper,
+cancels a grasp or changes its force because of a stop.
+
+Times are monotonic seconds; targets are metres of one finger. Plain Python: no ROS here.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+
+from par_ros.control.arm_spec import GripperSpec
+from par_ros.control.gripper_driver import GripperDriver
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+
+# A target that turns against the last goal's direction is a new goal from this share of the dead
+# band on: a finger on its way to the wrong side is turned round early.
+_REVERSAL_SHARE = 0.25
+# The guard's clock and ours agree better than this when a stop is compared with the curve.
+_CURVE_MARGIN_S = 0.025
+_SAME_M = 1e-6
+# A chunk comes before the one before has ended, or this late; the guard calls it late then, too.
+_LATE_S = 0.1
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Times of the adapter, s.
+
+    Attributes:
+        look_ahead_s: a target counts as due this long before its time; for the action's latency.
+        max_target_age_s: a target that has been due for longer is not sent any more: the guard is
+            silent.
+        answer_timeout_s: the action server must accept, refuse or cancel a goal within this.
+        retry_period_s: pause before a goal that was rejected or lost is sent again.
+    """
+
+    look_ahead_s: float
+    max_target_age_s: float
+    answer_timeout_s: float
+    retry_period_s: float
+
+
+@dataclass(frozen=True)
+class GripperGoal:
+    """What a gripper is asked to do.
+
+    Attributes:
+        number: counts the goals; answers and results are matched by it.
+        target_m: the finger's target as the guard sent it.
+        finger_m: the same within the finger's reach.
+        position: finger_m in the unit of the action's joint.
+        grasp: whether it closes to squeeze.
+    """
+
+    number: int
+    target_m: float
+    finger_m: float
+    position: float
+    grasp: bool
+
+
+class Outcome(Enum):
+    """How a goal ended. STALLED: the fingers met something before the goal's position."""
+
+    SUCCEEDED = "succeeded"
+    STALLED = "stalled"
+    CANCELED = "canceled"
+    ABORTED = "aborted"
+
+
+class Phase(Enum):
+    """Where the newest goal stands."""
+
+    IDLE = "idle"
+    ASKED = "asked"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+
+
+@dataclass(frozen=True)
+class DueTarget:
+    """A finger target and the moment at which it became due."""
+
+    target_m: float
+    due_s: float
+
+
+class TargetTimeline:
+    """The targets of the guard's newest trajectory, each at its time.
+
+    A stop of the guard comes as a trajectory, too: it stands at where the finger's curve, or the
+    measured finger, was. For a gripper with an action that would be a new goal between two real
+    ones, which could release a grasp. It is told from a policy's targets by what only a stop is:
+    equal targets, neither a grasp nor fully open, that lie on the moving part of the curve before,
+    or come first after a silence, or repeat such a stop. Then the target that was due stays due.
+    """
+
+    def __init__(self, gripper: GripperSpec, driver: GripperDriver, look_ahead_s: float) -> None:
+        self._gripper = gripper
+        self._driver = driver
+        self._look_ahead_s = look_ahead_s
+        self._due_s: FloatArray = np.empty(0)
+        self._targets_m: FloatArray = np.empty(0)
+        self._curve_s: FloatArray = np.empty(0)
+        self._curve_m: FloatArray = np.empty(0)
+        self._stopped_at_m: float | None = None
+        self._current: DueTarget | None = None
+
+    def take(self, trajectory: JointTrajectory, start_s: float, now_s: float) -> None:
+        """Follow `trajectory` from `start_s` on. Raises ValueError, and then changes nothing."""
+        trajectory.validate((self._gripper.command_joint_name,))
+        due_s = start_s + trajectory.times_s
+        targets_m = self._gripper.target(trajectory.positions[:, 0])
+        self.due(now_s)
+        is_stop = self._is_stop(targets_m, start_s, now_s)
+        before_m = self._curve_at(start_s, targets_m[0])
+        self._curve_s = np.concatenate(([start_s], due_s))
+        self._curve_m = np.concatenate(([before_m], targets_m))
+        self._stopped_at_m = float(targets_m[0]) if is_stop else None
+        self._due_s, self._targets_m = (np.empty(0), np.empty(0)) if is_stop else (due_s, targets_m)
+
+    def due(self, now_s: float) -> DueTarget | None:
+        """The newest target that is due; it stays so until the next one is."""
+        num_due = int(np.searchsorted(self._due_s, now_s + self._look_ahead_s, side="right"))
+        if num_due > 0:
+            row = num_due - 1
+            self._current = DueTarget(float(self._targets_m[row]), float(self._due_s[row]))
+        return self._current
+
+    def _is_stop(self, targets_m: FloatArray, start_s: float, now_s: float) -> bool:
+        first_m = float(targets_m[0])
+        highest_m = self._gripper.max_target_m - _SAME_M
+        if len(targets_m) < 2 or np.any(targets_m != first_m):
+            return False
+        if not self._driver.grasp_below_m < first_m < highest_m:
+            return False
+        if self._stopped_at_m is not None and abs(first_m - self._stopped_at_m) <= _SAME_M:
+            return True
+        return self._silent_before(start_s) or self._on_moving_curve(first_m, start_s, now_s)
+
+    def _silent_before(self, start_s: float) -> bool:
+        """Whether the trajectory before had ended for longer than a chunk is late, or was none."""
+        return len(self._curve_s) == 0 or start_s > float(self._curve_s[-1]) + _LATE_S
+
+    def _on_moving_curve(self, target_m: float, start_s: float, now_s: float) -> bool:
+        """Whether the curve before moves through `target_m` where the guard may have stopped it."""
+        first_s = min(start_s, now_s) - _CURVE_MARGIN_S
+        last_s = max(start_s, now_s) + _CURVE_MARGIN_S
+        within = (self._curve_s > first_s) & (self._curve_s < last_s)
+        ends_m = np.interp([first_s, last_s], self._curve_s, self._curve_m)
+        around_m = np.concatenate((ends_m, self._curve_m[within]))
+        lowest_m, highest_m = float(np.min(around_m)), float(np.max(around_m))
+        moves = highest_m - lowest_m > _SAME_M
+        return moves and lowest_m - _SAME_M <= target_m <= highest_m + _SAME_M
+
+    def _curve_at(self, time_s: float, otherwise_m: float) -> float:
+        if len(self._curve_s) == 0:
+            return otherwise_m
+        return float(np.interp(time_s, self._curve_s, self._curve_m))
+
+
+class GripperAdapter:
+    """Turns due targets into goals of one action, and keeps their fate.
+
+    Each step() says what to do now: send a goal, cancel the running one, or nothing. The owner
+    reports what the action server said by on_answer() and on_result().
+    """
+
+    def __init__(self, gripper: GripperSpec, settings: AdapterSettings) -> None:
+        assert gripper.driver is not None, "a gripper with a trajectory controller needs no adapter"
+        self._gripper = gripper
+        self._driver = gripper.driver
+        self._settings = settings
+        self._timeline = TargetTimeline(gripper, self._driver, settings.look_ahead_s)
+        self._goal: GripperGoal | None = None
+        self._phase = Phase.IDLE
+        self._asked_s = 0.0
+        self._closing: bool | None = None
+        # Whether the last goal never got to work, and may be sent again.
+        self._undone = False
+        self._failure = ""
+
+    @property
+    def goal(self) -> GripperGoal | None:
+        """The last goal that was sent."""
+        return self._goal
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return self._phase
+
+    def take(self, trajectory: JointTrajectory, start_s: float, now_s: float) -> None:
+        """A trajectory came that starts at `start_s`. Raises ValueError, and changes nothing."""
+        self._timeline.take(trajectory, start_s, now_s)
+
+    def step(self, now_s: float, *, server_ready: bool) -> GripperGoal | Literal["cancel"] | None:
+        """What to do now. A goal that is given back counts as sent."""
+        if not server_ready:
+            self._lose_server()
+            return None
+        due = self._timeline.due(now_s)
+        if due is None or now_s - due.due_s > self._settings.max_target_age_s:
+            return None
+        if not self._is_new(due.target_m, now_s):
+            return None
+        if self._phase is Phase.RUNNING:
+            self._phase, self._asked_s = Phase.CANCELLING, now_s
+            return "cancel"
+        return self._send(due.target_m, now_s) if self._phase is Phase.IDLE else None
+
+    def on_answer(self, number: int, accepted: bool) -> None:
+        """The action server took goal `number`, or refused it."""
+        if not self._waits_for(number, Phase.ASKED):
+            return
+        self._phase = Phase.RUNNING if accepted else Phase.IDLE
+        self._undone = not accepted
+        if not accepted:
+            self._failure = (
+                f"{self._described()} was rejected by {self._driver.action}; check that the "
+                "gripper's driver and controller are active"
+            )
+
+    def on_result(self, number: int, outcome: Outcome, reason: str = "") -> None:
+        """Goal `number` has ended. A grasp that meets an object has done its work."""
+        if not self._waits_for(number, Phase.RUNNING, Phase.CANCELLING):
+            return
+        asked_for = self._phase is Phase.CANCELLING
+        self._phase = Phase.IDLE
+        held = outcome is Outcome.STALLED and self._goal is not None and self._goal.grasp
+        if outcome is Outcome.SUCCEEDED or held or asked_for:
+            return
+        self._failure = (
+            f"{self._described()} was {outcome.value}{f' ({reason})' if reason else ''}; it is not "
+            "repeated until the target changes; look at the gripper"
+        )
+
+    def problem(self, now_s: float, *, server_ready: bool) -> str:
+        """What is wrong, in one sentence without its full stop; empty where nothing is."""
+        if not server_ready:
+            return (
+                f"action server {self._driver.action} is not there; start the gripper's driver, or "
+                "check gripper.driver.action in the arm file"
+            )
+        if self._phase in (Phase.ASKED, Phase.CANCELLING):
+            waited_s = now_s - self._asked_s
+            if waited_s > self._settings.answer_timeout_s:
+                return (
+                    f"{self._driver.action} has not answered for {waited_s:.1f} s "
+                    f"({self._phase.value}); nothing else is sent; check the gripper's driver"
+                )
+        return self._failure
+
+    def _is_new(self, target_m: float, now_s: float) -> bool:
+        goal = self._goal
+        if goal is None:
+            return True
+        if self._undone and now_s - self._asked_s >= self._settings.retry_period_s:
+            return True
+        dead_band_m = self._driver.dead_band_m
+        if goal.grasp:
+            return target_m > self._driver.grasp_below_m + dead_band_m
+        if target_m <= self._driver.grasp_below_m:
+            return True
+        change_m = target_m - goal.target_m
+        reverses = self._closing is not None and (change_m < 0.0) is not self._closing
+        return abs(change_m) > dead_band_m * (_REVERSAL_SHARE if reverses else 1.0)
+
+    def _send(self, target_m: float, now_s: float) -> GripperGoal:
+        before = self._goal
+        grasp = target_m <= self._driver.grasp_below_m
+        highest_m = self._gripper.max_target_m
+        finger_m = self._driver.closed_m if grasp else min(target_m, highest_m)
+        finger_m = max(finger_m, self._driver.closed_m)
+        number = 1 if before is None else before.number + 1
+        self._closing = None if before is None else target_m < before.target_m
+        self._goal = GripperGoal(number, target_m, finger_m, self._position(finger_m), grasp)
+        self._phase, self._asked_s, self._undone, self._failure = Phase.ASKED, now_s, False, ""
+        return self._goal
+
+    def _position(self, finger_m: float) -> float:
+        if self._driver.linkage is not None:
+            return self._driver.linkage.angle(finger_m)
+        return float(self._gripper.command(np.array([finger_m]))[0])
+
+    def _lose_server(self) -> None:
+        """What was in flight is lost with the server; a goal that had ended stays done."""
+        if self._phase is not Phase.IDLE:
+            self._undone = True
+            self._failure = f"{self._described()} was lost with {self._driver.action}"
+        self._phase = Phase.IDLE
+
+    def _waits_for(self, number: int, *phases: Phase) -> bool:
+        return self._goal is not None and self._goal.number == number and self._phase in phases
+
+    def _described(self) -> str:
+        assert self._goal is not None
+        verb = "grasp" if self._goal.grasp else "move"
+        return f"goal {self._goal.number} ({verb} to {self._goal.finger_m:.4f} m)"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's reference as safety_node reads it: the newest when asked, not every message.
+
+joint_trajectory_controller publishes its state at every control cycle, a thousand times a second.
+The executor never waits for this subscription; the node takes what has come at each of its ticks.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from par_ros import messages
+from par_ros.control.reference_watch import ReferenceSample
+from par_ros.topics import CONTROLLER_REFERENCE
+
+# 20 Hz of ticks at 1 kHz, and a few ticks that come late.
+_MOST_AT_ONCE = CONTROLLER_REFERENCE.reader_qos.depth
+
+
+class _NeverExecuted(CallbackGroup):  # type: ignore[misc]  # rclpy has no types
+    """Subscriptions of this group are taken from by hand."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing was begun."""
+
+
+class ReferenceInput:
+    """One subscription, read by polling."""
+
+    def __init__(
+        self, node: Node, source: str, arm_controller: str, joint_names: tuple[str, ...]
+    ) -> None:
+        """source: "controller_state" or "topic", as the parameter `reference`.
+
+        Raises ValueError where controller_state is wanted and control_msgs is not installed.
+        """
+        self._joint_names = joint_names
+        self.fault = ""
+        self._read: Callable[[Any, tuple[str, ...]], ReferenceSample]
+        if source == "topic":
+            name, self._type = CONTROLLER_REFERENCE.name, CONTROLLER_REFERENCE.message_type
+            self._read = messages.read_reference
+        else:
+            name, self._type = f"{arm_controller}/controller_state", _controller_state_type()
+            self._read = messages.read_controller_state
+        self._subscription = node.create_subscription(
+            self._type,
+            name,
+            _not_called,
+            CONTROLLER_REFERENCE.reader_qos.profile(),
+            callback_group=_NeverExecuted(),
+            raw=True,
+        )
+
+    @property
+    def topic_name(self) -> str:
+        """The topic's full name."""
+        return str(self._subscription.topic_name)
+
+    def destroy(self, node: Node) -> None:
+        """Stop listening."""
+        node.destroy_subscription(self._subscription)
+
+    def take(self, *, only_newest: bool) -> list[ReferenceSample]:
+        """What has come since the last call; a message that cannot be read is kept as `fault`."""
+        waiting: deque[bytes] = deque(maxlen=1 if only_newest else None)
+        for _ in range(_MOST_AT_ONCE):
+            with self._subscription.handle:
+                taken = self._subscription.handle.take_message(self._type, True)
+            if taken is None:
+                break
+            waiting.append(taken[0])
+        samples = []
+        for data in waiting:
+            try:
+                samples.append(self._read(deserialize_message(data, self._type), self._joint_names))
+                self.fault = ""
+            except ValueError as error:
+                self.fault = str(error)
+        return samples
+
+
+def _controller_state_type() -> Any:
+    try:
+        from control_msgs.msg import JointTrajectoryControllerState
+    except ImportError:
+        raise ValueError(
+            "control_msgs is not installed, so the controller's reference cannot be read: install "
+            "it (apt-get install ros-$ROS_DISTRO-control-msgs), or choose reference:=none, with "
+            "which a lost trajectory is not noticed."
+        ) from None
+    return JointTrajectoryControllerState
+
+
+def _not_called(_: Any) -> None:
+    return
