@@ -197,6 +197,8 @@ class HostileController:
         self._source: SentTrajectory | None = None
         # Cursor minus measured time; for intended commands likewise.
         self._cursor_offset_ns = self._intended_offset_ns = 0
+        # humble: how far the search for a segment has come.
+        self._last_segment = 0
         self._is_holding = True
         self._pending: tuple[int, Curve | None, SentTrajectory | None] | None = None
         self._arm_before = np.repeat(positions[None], 2, axis=0)
@@ -324,6 +326,7 @@ class HostileController:
             if sent.led_ns:
                 sent.fate.add("ahead")
         curve.begin_from(before_ns, before)
+        self._last_segment = 0
         self._curve, self._source = curve, sent
         self._cursor_offset_ns = self._intended_offset_ns = time_ns - measured_ns
         if sent is not None and sent.stamp_ns != 0 and self._rule != "bridge":
@@ -370,6 +373,9 @@ class HostileController:
             steady_ns, measured_ns = self._steady_ns[:num], self._measured_ns[:num]
             block = Block(self._begin, steady_ns, measured_ns, commands, intended, self._source)
             self._judge(block)
+            if self._rule == "humble" and self._last_segment <= len(self._curve.times_ns):
+                last_ns = self._cycles.ros_ns(cycle - 1)
+                self._last_segment = int(self._curve.times_ns.searchsorted(last_ns, side="right"))
             self._arm_before = np.concatenate((self._arm_before, self._places[:num]))[-2:]
             self._last_command = self._commands[num - 1]
         self._begin = self._end = cycle
@@ -420,10 +426,13 @@ class HostileController:
 
     def _never_back(self, cursor_ns: IntArray, commands: FloatArray) -> FloatArray:
         """humble: once the clock goes back to an earlier segment, the last point is commanded."""
-        segments = self._curve.times_ns.searchsorted(cursor_ns, side="right")
-        back = np.flatnonzero(np.diff(segments) < 0)
+        sampled = np.flatnonzero(cursor_ns >= self._curve.samples_from_ns)
+        segments = self._curve.times_ns.searchsorted(cursor_ns[sampled], side="right")
+        back = np.flatnonzero(np.diff(segments, prepend=self._last_segment) < 0)
         if len(back):
-            commands[back[0] + 1 :] = self._curve.final
+            commands[sampled[back[0] :]] = self._curve.final
+            # It stays there.
+            self._last_segment = len(self._curve.times_ns) + 1
         return commands
 
 

@@ -105,7 +105,7 @@ class Disturbances:
             generator = self._generators[name]
             lot, rate = generator.random(), generator.uniform(0.2, 1.0)
             if name in choice.names and (choice.forced or lot < share):
-                self._rates[name] = rate
+                self._rates[name] = 1.0 if choice.forced else rate
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judge finds what is planted: a step, a late stop, a wrong engage; and nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.proof.guard_adapter import GuardMode, Instant, make_guard
 from par_ros.proof.hostile_clock import NANOSECONDS
-from par_ros.proof.hostile_controller import Block
+from par_ros.proof.hostile_controller import Block, SentTrajectory
 from par_ros.proof.hostile_disturbances import Choice
 from par_ros.proof.hostile_judge import LimitJudge, StopWatch
 from par_ros.proof.hostile_run import HostileRun
@@ -79,10 +81,11 @@ def test_a_number_that_is_not_finite_and_a_position_outside_are_found() -> None:
 def test_a_stop_that_goes_on_moving_is_late() -> None:
     """Asked for at 0.1 s; in motion until 0.65 s, 0.5 s are allowed."""
     judge = LimitJudge(SPEC, MS, SPEC.home)
-    from dataclasses import replace
+    home = JointTrajectory(SPEC.arm_joint_names, np.ones(1), SPEC.home[None])
+    source = SentTrajectory(home, 0, 0, 0, 0, "chunk", 0)
 
     def moving(begin: int, joint_1: np.ndarray) -> Block:
-        return replace(block(begin, joint_1), source=object())  # type: ignore[arg-type]
+        return replace(block(begin, joint_1), source=source)
 
     judge.feed(moving(0, 1e-4 * np.arange(100)))
     judge.watches.append(StopWatch(100 * MS, 500 * MS, "e_stop"))
