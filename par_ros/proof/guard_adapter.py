@@ -213,8 +213,8 @@ class ClockPairGuard(_CommonFace):
     send_within_s = None
 
     def __init__(self, spec: "ArmSpec", mode: GuardMode) -> None:
-        from par_ros.control.guard import Command, Guard, GuardSettings
         from par_ros.control import observation_assembler
+        from par_ros.control.guard import Command, Guard, GuardSettings
 
         self._sample_type: Any = observation_assembler.JointSample  # type: ignore[attr-defined]
         self._nothing: Any = Command()

@@ -50,9 +50,7 @@ class Cycles(Protocol):
 class ArmCycles:
     """Cycles of a real-time loop: `period_ns`, a phase, and jitter of up to 20 % of the period."""
 
-    def __init__(
-        self, clock: RosClock, period_ns: int, phase_ns: int, jitter_ns: IntArray
-    ) -> None:
+    def __init__(self, clock: RosClock, period_ns: int, phase_ns: int, jitter_ns: IntArray) -> None:
         self.clock = clock
         self.period_ns = period_ns
         self._phase_ns = phase_ns

@@ -152,9 +152,10 @@ class LimitJudge:
         bad = shares > self._allowed[:, None, :]
         if not bad.any():
             return
-        is_clean = intended is not commands and not (
-            self._shares(intended, measured_ns) > self._allowed[:, None, :]
-        ).any()
+        is_clean = (
+            intended is not commands
+            and not (self._shares(intended, measured_ns) > self._allowed[:, None, :]).any()
+        )
         rows = bad.any(axis=(0, 2))
         at_handover = np.arange(len(new)) + block.begin < self._handover_ends
         for mask in (rows & at_handover, rows & ~at_handover):
@@ -174,9 +175,7 @@ class LimitJudge:
         self, block: Block, shares: FloatArray, mask: FloatArray, intended_breaks: bool
     ) -> None:
         within = shares[:, mask]
-        kind, _, joint = (
-            int(index) for index in np.unravel_index(np.argmax(within), within.shape)
-        )
+        kind, _, joint = (int(index) for index in np.unravel_index(np.argmax(within), within.shape))
         row = int(np.flatnonzero(mask)[0])
         acceleration_share = float(within[1].max())
         self._note(

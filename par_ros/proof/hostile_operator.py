@@ -158,7 +158,9 @@ class HostileOperator:
             moved_rad = float(np.ptp(np.array(places), axis=0).max())
             last_rad = float(np.abs(places[-1] - places[-2]).max())
             if last_rad > _ARM_MOVES_NOW_RAD:
-                found.append(("engage_arm_moves", f"engaged while the arm moves {last_rad:.3g} rad"))
+                found.append(
+                    ("engage_arm_moves", f"engaged while the arm moves {last_rad:.3g} rad")
+                )
             elif moved_rad > _ARM_MOVES_RAD:
                 text = f"engaged although the arm has just moved {moved_rad:.3g} rad"
                 found.append(("engage_arm_moved", text))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy of the hostile world: chunks in time, late, lost, doubled, in bursts and hostile."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.proof.hostile_chunks import ChunkSource
-from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_world import HostileWorld
 
 _LATENCIES_S = (0.0, 0.02, 0.06, 0.1, 0.15, 0.2)
@@ -21,6 +22,8 @@ class HostilePolicy:
         self._left = num_chunks
         self._source = ChunkSource(world.spec, world.random, lockstep=world.mode.lockstep)
         self._observed = (world.spec.home, np.zeros(world.spec.num_arm_joints))
+        # Told of every chunk that the guard was given.
+        self.listeners: tuple[Callable[[], None], ...] = ()
         self._burst: list[tuple[str, RequestedChunk]] = []
         world.after(0.7, self._observe)
 
@@ -105,7 +108,3 @@ class HostilePolicy:
         world.call("chunk", lambda now: world.guard.on_chunk(chunk, now), computing_s)
         for listener in self.listeners:
             listener()
-
-    listeners: tuple = ()
-
-

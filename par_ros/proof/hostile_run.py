@@ -49,10 +49,10 @@ class HostileRun:
         random = np.random.default_rng([seed, 0])
         self.world = HostileWorld(spec, MODES[self.mode], Disturbances(choice, seed), random)
         sensors = HostileSensors(self.world)
-        operator = HostileOperator(self.world, sensors)
+        self.operator = HostileOperator(self.world, sensors)
         weather = HostileWeather(self.world)
         self._policy = HostilePolicy(self.world, num_chunks)
-        self._policy.listeners = (operator.on_chunk, weather.on_chunk)
+        self._policy.listeners = (self.operator.on_chunk, weather.on_chunk)
 
     def run(self) -> HostileTotals:
         """Let everything happen; exceptions of the guard are findings, not ends of the run."""

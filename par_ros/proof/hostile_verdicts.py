@@ -13,7 +13,6 @@ with its reason:
 - the controller held by itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from par_ros.proof.hostile_clock import NANOSECONDS

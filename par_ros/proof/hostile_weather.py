@@ -84,9 +84,7 @@ class HostileWeather:
     def _get_loose(self) -> None:
         self._is_stuck = False
         world = self._world
-        world.controller.hold_fast(
-            world.now_ns, np.full(world.spec.num_arm_joints, np.nan)
-        )
+        world.controller.hold_fast(world.now_ns, np.full(world.spec.num_arm_joints, np.nan))
 
     def _on_disengaged(self, kind: str) -> None:
         wild = self._world.disturbances

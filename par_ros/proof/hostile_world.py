@@ -40,7 +40,11 @@ class HostileWorld:
     """See the module; `random` draws what is no disturbance."""
 
     def __init__(
-        self, spec: ArmSpec, mode: GuardMode, disturbances: Disturbances, random: np.random.Generator
+        self,
+        spec: ArmSpec,
+        mode: GuardMode,
+        disturbances: Disturbances,
+        random: np.random.Generator,
     ) -> None:
         self.spec = spec
         self.mode = mode

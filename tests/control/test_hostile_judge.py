@@ -35,9 +35,7 @@ def test_a_motion_at_its_limits_with_jittering_cycles_breaks_none() -> None:
     time_s = (MS * np.arange(300) + jitter_ns) * 1e-9
     acceleration, top = 0.999 * 15.0, 0.999 * 2.175
     ramp_s = top / acceleration
-    moved = np.where(
-        time_s < ramp_s, acceleration * time_s**2 / 2, top * (time_s - ramp_s / 2)
-    )
+    moved = np.where(time_s < ramp_s, acceleration * time_s**2 / 2, top * (time_s - ramp_s / 2))
     judge = LimitJudge(SPEC, MS, SPEC.home)
     judge.feed(block(0, np.full(300, moved[0]), 0))
     judge.restart(SPEC.home + moved[0] * np.eye(7)[0])
@@ -95,8 +93,8 @@ def test_a_stop_that_goes_on_moving_is_late() -> None:
     assert watch.is_late and watch.rest_s == pytest.approx(0.55)
 
 
-class Yielding:
-    """A guard that engages whenever it is asked, and whose stops do nothing."""
+class Planted:
+    """A guard with something wrong."""
 
     def __init__(self, guard: Any) -> None:
         self._guard = guard
@@ -104,27 +102,19 @@ class Yielding:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._guard, name)
 
+
+class Yielding(Planted):
+    """It says that it is engaged whenever it is asked."""
+
     def engage(self, now: Instant) -> Any:
-        reply = self._guard.engage(now)
-        object.__setattr__(reply, "success", True)
-        return reply
-
-    def renewed(self, *, keeps_latch: bool) -> "Yielding":
-        return Yielding(self._guard.renewed(keeps_latch=keeps_latch))
+        return replace(self._guard.engage(now), success=True)
 
 
-class Deaf(Yielding):
-    """A guard whose emergency stop does nothing."""
-
-    engage = None  # type: ignore[assignment]
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "engage":
-            return object.__getattribute__(self, "_guard").engage
-        return object.__getattribute__(self, name)
+class Deaf(Planted):
+    """Its emergency stop does nothing."""
 
     def e_stop(self, now: Instant) -> Any:
-        return self._guard.engage(now)
+        return self._guard.on_tick(1, now)
 
 
 def run_with(planted: type, only: tuple[str, ...]) -> HostileRun:
@@ -136,9 +126,15 @@ def run_with(planted: type, only: tuple[str, ...]) -> HostileRun:
 
 
 def test_a_planted_engage_is_found() -> None:
-    found = run_with(Yielding, ("rude_engages", "e_stops")).world.totals.violations
-    assert found["engage_latched"] > 0
-    assert found["engage_moving"] > 0
+    """While the arm brakes, and with the stop latched."""
+    run = HostileRun(SPEC, 0, Choice.of(only=()), 40, "arm")
+    world = run.world
+    world.guard = Yielding(make_guard(SPEC, GuardMode(False, False, "arrival", True)))
+    while not (world.guard.engaged and world.is_commanded_to_move()):
+        world.step()
+    run.operator.e_stop()
+    run.operator.engage()
+    assert set(world.totals.violations) == {"engage_latched", "engage_moving"}
 
 
 def test_a_planted_deaf_stop_is_found() -> None:
