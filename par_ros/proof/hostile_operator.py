@@ -144,13 +144,18 @@ class HostileOperator:
         world = self._world
         found = []
         begin_ns = world.now_ns - round(_LOOK_BACK_S * NANOSECONDS)
-        own = [heard for heard in self._sensors.heard if not heard.is_foreign]
-        ros_ns = world.clock.read(world.now_ns)
-        if not own or world.now_ns - own[-1].at_ns > _FRESH_S * NANOSECONDS:
-            found.append(("engage_stale", "engaged without fresh joint states"))
-        elif abs(ros_ns - own[-1].stamp_ns) > _FRESH_S * NANOSECONDS:
-            off_s = (ros_ns - own[-1].stamp_ns) / NANOSECONDS
-            found.append(("engage_stale", f"engaged on a joint state stamped {off_s:.3g} s ago"))
+        fresh_ns = _FRESH_S * NANOSECONDS
+        own = [
+            heard
+            for heard in self._sensors.heard
+            if not heard.is_foreign and world.now_ns - heard.at_ns <= fresh_ns
+        ]
+        good = [heard for heard in own if abs(heard.ros_ns - heard.stamp_ns) <= fresh_ns]
+        if not own:
+            found.append(("engage_silent", "engaged without fresh joint states"))
+        elif not good:
+            off_s = (own[-1].ros_ns - own[-1].stamp_ns) / NANOSECONDS
+            found.append(("engage_stale", f"engaged on joint states stamped {off_s:.3g} s ago"))
         if any(heard.is_foreign and heard.at_ns >= begin_ns for heard in self._sensors.heard):
             found.append(("engage_foreign", "engaged while two sources of joint states disagree"))
         places = [place for at_ns, place in self._sensors.places if at_ns >= begin_ns]

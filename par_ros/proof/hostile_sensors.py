@@ -17,9 +17,10 @@ _KEPT_S = 0.5
 
 @dataclass(frozen=True)
 class Heard:
-    """A joint state that reached the guard: when, its stamp, and whether another source sent it."""
+    """A joint state that reached the guard: when, by ROS time too, its stamp, whether foreign."""
 
     at_ns: int
+    ros_ns: int
     stamp_ns: int
     is_foreign: bool
 
@@ -142,7 +143,7 @@ class HostileSensors:
         world = self._world
 
         def arrive() -> None:
-            self.heard.append(Heard(world.now_ns, stamp_ns, is_foreign))
+            self.heard.append(Heard(world.now_ns, world.clock.read(world.now_ns), stamp_ns, is_foreign))
             world.call(
                 "joint_state",
                 lambda now: world.guard.on_joint_state(stamp_ns, positions, velocities, now),

@@ -146,6 +146,10 @@ class History:
 
     def excuse_of_rest(self, watch: StopWatch) -> str:
         """Why a stop took longer than it may; empty: the guard's fault."""
+        if self.rule == "humble" and self.stepped_ns(
+            watch.stop_ns - _AROUND_STOP_NS, watch.last_motion_ns or watch.stop_ns
+        ):
+            return FOLLOWS_CLOCK
         if watch.rest_s > _MAX_REST_S:
             return ""
         last = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]

@@ -228,7 +228,7 @@ class HostileWorld:
             allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}_after_clock"
         if self.mode.lockstep:
             # Physics runs through its chunk first; the next answer stops it.
-            allowed_s += _CHUNK_S
+            allowed_s, label = allowed_s + _CHUNK_S, f"{label}_lockstep"
         allowed_ns = round(allowed_s * NANOSECONDS)
         self.judge_until_now()
         self.judge.watches.append(StopWatch(self.now_ns, allowed_ns, label))
