@@ -12,6 +12,8 @@ _LOOK_S = 0.1
 _FRESH_S = 0.25
 _LOOK_BACK_S = 0.2
 _ARM_MOVES_RAD = 0.02
+# Twice what samples that agree may differ by.
+_DISAGREE_RAD = 0.004
 # Between two joint states, which come every 10 to 40 ms.
 _ARM_MOVES_NOW_RAD = 0.004
 
@@ -148,7 +150,7 @@ class HostileOperator:
         own = [
             heard
             for heard in self._sensors.heard
-            if not heard.is_foreign and world.now_ns - heard.at_ns <= fresh_ns
+            if heard.apart_rad is None and world.now_ns - heard.at_ns <= fresh_ns
         ]
         good = [heard for heard in own if abs(heard.ros_ns - heard.stamp_ns) <= fresh_ns]
         if not own:
@@ -156,8 +158,13 @@ class HostileOperator:
         elif not good:
             off_s = (own[-1].ros_ns - own[-1].stamp_ns) / NANOSECONDS
             found.append(("engage_stale", f"engaged on joint states stamped {off_s:.3g} s ago"))
-        if any(heard.is_foreign and heard.at_ns >= begin_ns for heard in self._sensors.heard):
-            found.append(("engage_foreign", "engaged while two sources of joint states disagree"))
+        apart_rad = max(
+            (heard.apart_rad or 0.0 for heard in self._sensors.heard if heard.at_ns >= begin_ns),
+            default=0.0,
+        )
+        if apart_rad > _DISAGREE_RAD:
+            text = f"engaged while two sources of joint states are {apart_rad:.3g} rad apart"
+            found.append(("engage_foreign", text))
         places = [place for at_ns, place in self._sensors.places if at_ns >= begin_ns]
         if len(places) > 1:
             moved_rad = float(np.ptp(np.array(places), axis=0).max())

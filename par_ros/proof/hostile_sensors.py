@@ -17,12 +17,15 @@ _KEPT_S = 0.5
 
 @dataclass(frozen=True)
 class Heard:
-    """A joint state that reached the guard: when, by ROS time too, its stamp, whether foreign."""
+    """A joint state that reached the guard: when, by ROS time too, and its stamp.
+
+    apart_rad: of another source, how far from where the arm is; None: from the arm's own.
+    """
 
     at_ns: int
     ros_ns: int
     stamp_ns: int
-    is_foreign: bool
+    apart_rad: float | None
 
 
 class HostileSensors:
@@ -105,11 +108,15 @@ class HostileSensors:
         elif world.disturbances.happens("split_joints", 0.003):
             self._give_bad("joints are missing: a part came", delay_s)
         else:
-            self._give(stamp_ns, positions, velocities, delay_s, is_foreign=False)
+            self._give(stamp_ns, positions, velocities, delay_s)
         if self._spell("foreign_joints", 0.003, 0.03, 3.0):
             foreign = np.append(self._foreign_pose, _FINGER_M)
-            delay_s += world.random.uniform(0.0, 0.5 * self._joint_period_s)
-            self._give(stamp_ns, foreign, np.zeros_like(foreign), delay_s, is_foreign=True)
+            # Its own time and its own stamps.
+            apart_s = float(world.random.uniform(0.05, 0.95)) * (self._joint_period_s or 0.05)
+            apart_rad = float(np.abs(self._foreign_pose - place).max())
+            foreign_ns = stamp_ns + round(apart_s * NANOSECONDS)
+            zeros = np.zeros_like(foreign)
+            self._give(foreign_ns, foreign, zeros, apart_s + delay_s, apart_rad=apart_rad)
 
     def _velocities(self, place: FloatArray) -> FloatArray | None:
         world = self._world
@@ -137,13 +144,14 @@ class HostileSensors:
         positions: FloatArray,
         velocities: FloatArray | None,
         delay_s: float,
-        *,
-        is_foreign: bool,
+        apart_rad: float | None = None,
     ) -> None:
         world = self._world
 
         def arrive() -> None:
-            self.heard.append(Heard(world.now_ns, world.clock.read(world.now_ns), stamp_ns, is_foreign))
+            self.heard.append(
+                Heard(world.now_ns, world.clock.read(world.now_ns), stamp_ns, apart_rad)
+            )
             world.call(
                 "joint_state",
                 lambda now: world.guard.on_joint_state(stamp_ns, positions, velocities, now),

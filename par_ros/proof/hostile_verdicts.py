@@ -158,8 +158,10 @@ class History:
         begin_ns = watch.stop_ns - _AROUND_STOP_NS
         end_ns = watch.stop_ns + _AROUND_STOP_NS
         for sent in self.sent:
-            if begin_ns <= sent.published_steady_ns <= end_ns and sent.fate & {
-                "lost", "late", "rejected",
-            }:  # fmt: skip
+            if not begin_ns <= sent.published_steady_ns <= end_ns:
+                continue
+            if self.stepped_ns(sent.given_steady_ns, sent.picked_up_steady_ns or end_ns):
+                return CLOCK_STEP
+            if sent.fate & {"lost", "late", "rejected"}:
                 return AROUND_STOP
         return ""

@@ -88,7 +88,8 @@ class HostileWeather:
 
     def _on_disengaged(self, kind: str) -> None:
         wild = self._world.disturbances
-        if wild.happens("moved_by_hand", 0.5):
+        # Nobody pushes while physics waits.
+        if wild.happens("moved_by_hand", 0.5) and not self._world.mode.lockstep:
             self._world.after(wild.uniform("moved_by_hand", 0.55, 1.2), self._push)
 
     def _push(self) -> None:
