@@ -75,7 +75,7 @@ FINDINGS = (
     ),
     Finding(
         "10", "a stop shortly after a chunk begins on another curve", "arm", "stops_after_chunks",
-        (), _LIMITS,
+        (), ("step", "jerk"),
     ),
     Finding(
         "11", "stamp 0 breaks limits where a simulator's steps vary", "simulator", "lumpy_clock",

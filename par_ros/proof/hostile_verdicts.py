@@ -87,11 +87,11 @@ class History:
 
     def excuse(self, broken: Broken) -> str:
         """Why no guard could have known; empty: the guard's fault."""
-        if broken.kind in ("finite", "position"):
-            return ""
         source = broken.source
         if source is None:
             return OWN_HOLD
+        if broken.kind in ("finite", "position"):
+            return ""
         if not broken.intended_breaks:
             return self._clock_excuse(broken)
         if not broken.at_handover:
