@@ -25,7 +25,7 @@ class HostilePolicy:
         # Told of every chunk that the guard was given.
         self.listeners: tuple[Callable[[], None], ...] = ()
         self._burst: list[tuple[str, RequestedChunk]] = []
-        world.after(0.7, self._observe)
+        world.at(self._border_ns(14), self._observe)
 
     @property
     def is_done(self) -> bool:
@@ -37,11 +37,10 @@ class HostilePolicy:
             return
         world = self._world
         if world.mode.lockstep:
-            self._next_observation_ns = self._border_ns(8)
             stamp_ns = world.clock.read(world.now_ns)
-            world.ask(stamp_ns)
+            world.wire.ask(stamp_ns)
             self._send(stamp_ns)
-            world.at(self._next_observation_ns, self._observe)
+            world.at(self._border_ns(8), self._observe)
             return
         stamp_ns = world.clock.read(world.now_ns)
         self._observed = self._commanded()

@@ -134,6 +134,9 @@ class HostileRun:
 
     def _count_late(self, source: SentTrajectory) -> None:
         late = self.world.totals.late
+        if not self.world.mode.has_reference:
+            late["unreported"] = late.get("unreported", 0) + 1
+            return
         late["with_a_broken_limit"] = late.get("with_a_broken_limit", 0) + 1
         noticed_s = self.world.history.noticed_s(source.picked_up_steady_ns or 0)
         if noticed_s is not None:

@@ -16,19 +16,26 @@ import numpy as np
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.proof.guard_adapter import GuardMode, Instant, make_guard
-from par_ros.proof.hostile_arm import ArmSettings, HostileArm
-from par_ros.proof.hostile_clock import NANOSECONDS, LumpClock, RosClock
-from par_ros.proof.hostile_controller import HostileController, Rule, SentTrajectory
-from par_ros.proof.hostile_cycles import ArmCycles, Cycles, SimulatorCycles
+from par_ros.proof.hostile_arm import HostileArm
+from par_ros.proof.hostile_clock import NANOSECONDS
+from par_ros.proof.hostile_controller import HostileController, Rule
+from par_ros.proof.hostile_cycles import Cycles
 from par_ros.proof.hostile_disturbances import Disturbances
 from par_ros.proof.hostile_judge import LimitJudge, StopWatch
+from par_ros.proof.hostile_settings import (
+    CONTROL_STEP_NS,
+    MAX_STEPS,
+    arm_cycles,
+    arm_settings,
+    cmd_timeout_s,
+    random_pose,
+    simulator_cycles,
+)
 from par_ros.proof.hostile_totals import HostileTotals
 from par_ros.proof.hostile_verdicts import History
+from par_ros.proof.hostile_wire import Wire
 
-_ROS_BEGIN_NS = 1_700_000_000 * NANOSECONDS
 _STEADY_BEGIN_NS = 5_000 * NANOSECONDS
-_CONTROL_STEP_NS = 50_000_000
-_MAX_STEPS = 12_000
 _ALLOWED_S = {"tracking_error": 1.5}
 _STOP_ALLOWED_S = 0.5
 # Nothing is sent after a clock step; the running motion ends by itself.
@@ -56,9 +63,7 @@ class HostileWorld:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._guard_free_ns = 0
-        self._last_arrival_ns = 0
-        # The observation that a lockstep bridge waits with.
-        self._asked_ns: int | None = None
+        self._num_noticed = 0
         self.latched = False
         self.moved_by_hand: Callable[[int], FloatArray] | None = None
         self._frozen_ros_ns: int | None = None
@@ -66,17 +71,21 @@ class HostileWorld:
         self.closed_watches: list[StopWatch] = []
         self.on_disengaged: list[Callable[[str], None]] = []
         self._engaged_since_ns: int | None = None
-        start = self._random_pose()
-        cycles, rule = self._draw_cycles()
-        self.cycles: Cycles = cycles
-        self.judge = LimitJudge(spec, cycles.period_ns, start)
-        arm = HostileArm(self._draw_arm(), cycles.period_ns / NANOSECONDS, start)
+        start = random_pose(spec, random)
+        rule: Rule = "bridge"
+        if self.is_simulated:
+            self.cycles: Cycles = simulator_cycles(disturbances, lockstep=mode.lockstep)
+        else:
+            self.cycles, rule = arm_cycles(disturbances, random)
+        self.clock = self.cycles.clock
+        self.judge = LimitJudge(spec, self.cycles.period_ns, start)
+        arm = HostileArm(
+            arm_settings(spec, disturbances), self.cycles.period_ns / NANOSECONDS, start
+        )
         self.noise_rad = arm.settings.noise_rad
-        timeout_s = 0.0
-        if disturbances.has("cmd_timeout") and not self.is_simulated:
-            timeout_s = disturbances.uniform("cmd_timeout", 0.6, 2.0)
+        timeout_s = 0.0 if self.is_simulated else cmd_timeout_s(disturbances)
         self.controller = HostileController(
-            cycles, arm, start, self.judge.feed, rule=rule, cmd_timeout_s=timeout_s
+            self.cycles, arm, start, self.judge.feed, rule=rule, cmd_timeout_s=timeout_s
         )
         within_s = self.guard.send_within_s
         self.history = History(
@@ -85,65 +94,12 @@ class HostileWorld:
             splice_ns=round(self.guard.splice_s * NANOSECONDS),
             send_within_ns=None if within_s is None else round(within_s * NANOSECONDS),
         )
+        self.wire = Wire(self)
 
     @property
     def is_simulated(self) -> bool:
         """Whether a simulator makes the time."""
         return self.mode.lockstep or self.mode.sim_clock
-
-    # Settings.
-
-    def _random_pose(self) -> FloatArray:
-        limits = self.spec.limits
-        share = self.random.uniform(0.05, 0.95, self.spec.num_arm_joints)
-        return limits.min_position + share * (limits.max_position - limits.min_position)
-
-    def _draw_cycles(self) -> tuple[Cycles, Rule]:
-        wild = self.disturbances
-        if self.is_simulated:
-            durations = np.full(_MAX_STEPS, 1.0)
-            if wild.has("lumpy_clock") and not self.mode.lockstep:
-                lumps = wild.generator("lumpy_clock")
-                slow = lumps.random(_MAX_STEPS) < 0.05
-                durations = np.where(
-                    slow, lumps.uniform(1.2, 2.5, _MAX_STEPS), lumps.uniform(0.95, 1.05, _MAX_STEPS)
-                )
-            begins_ns = np.cumsum(durations * _CONTROL_STEP_NS).astype(np.int64)
-            begins_ns -= begins_ns[0]
-            clock = LumpClock(_ROS_BEGIN_NS, _CONTROL_STEP_NS, begins_ns)
-            self.clock: RosClock | LumpClock = clock
-            return SimulatorCycles(clock, _CONTROL_STEP_NS), "bridge"
-        self.clock = RosClock(_ROS_BEGIN_NS + int(self.random.integers(NANOSECONDS)))
-        period_ns = 1_000_000
-        if wild.has("slow_controller"):
-            period_ns = round(wild.spread("slow_controller", 2e6, 1e7))
-            period_ns = abs(period_ns)
-        jitter_ns = np.zeros(1, np.int64)
-        if wild.has("cycle_jitter"):
-            share = wild.generator("cycle_jitter").uniform(-0.1, 0.1, 4093)
-            jitter_ns = (share * wild.uniform("cycle_jitter", 0.05, 1.0) * period_ns).astype(
-                np.int64
-            )
-        phase_ns = int(self.random.integers(period_ns))
-        rule: Rule = "humble" if wild.has("humble") else "kilted"
-        return ArmCycles(self.clock, period_ns, phase_ns, jitter_ns), rule
-
-    def _draw_arm(self) -> ArmSettings:
-        wild = self.disturbances
-        lag_s, damping = 0.0, None
-        if wild.has("arm_lag"):
-            lag_s = wild.uniform("arm_lag", 0.005, 0.8 * self.spec.tracking_lag_s)
-            if wild.uniform("arm_lag", 0.0, 1.0) < 0.5:
-                damping = wild.uniform("arm_lag", 0.5, 1.5)
-        elif wild.has("collisions"):
-            # A joint that gets loose does not jump.
-            lag_s = 0.03
-        sag_rad = np.zeros(self.spec.num_arm_joints)
-        if wild.has("arm_sag"):
-            size_rad = abs(wild.spread("arm_sag", 1e-5, 1e-2))
-            sag_rad = wild.generator("arm_sag").uniform(-size_rad, size_rad, len(sag_rad))
-        noise_rad = abs(wild.spread("arm_noise", 1e-6, 3e-4)) if wild.has("arm_noise") else 0.0
-        return ArmSettings(lag_s, damping, sag_rad, noise_rad)
 
     # Events.
 
@@ -177,7 +133,7 @@ class HostileWorld:
     @property
     def is_over(self) -> bool:
         """Whether a simulator's prepared time is used up."""
-        return self.is_simulated and self.now_ns > (_MAX_STEPS - 200) * _CONTROL_STEP_NS
+        return self.is_simulated and self.now_ns > (MAX_STEPS - 200) * CONTROL_STEP_NS
 
     # The guard.
 
@@ -202,6 +158,8 @@ class HostileWorld:
         answer = ask(now)
         command = getattr(answer, "command", answer)
         self._note_state(was_engaged, origin)
+        if origin == "reference":
+            self._note_late()
         self._take(command, now, origin, round(computing_s * NANOSECONDS))
         return answer
 
@@ -220,6 +178,14 @@ class HostileWorld:
             self.watch_stop(f"fault_{kind}", _ALLOWED_S.get(kind, _STOP_ALLOWED_S))
         for listener in self.on_disengaged:
             listener(kind)
+
+    def _note_late(self) -> None:
+        """Whether the guard has just noticed that something was taken late, or not at all."""
+        counters = self.guard.counters
+        noticed = counters.get("picked_up_late", 0) + counters.get("not_taken", 0)
+        if noticed > self._num_noticed:
+            self.history.faults.append((self.now_ns, "noticed"))
+        self._num_noticed = noticed
 
     def watch_stop(self, label: str, allowed_s: float = _STOP_ALLOWED_S) -> None:
         """From now on the command must come to rest."""
@@ -276,7 +242,8 @@ class HostileWorld:
             self.totals.disturbed["withdrawn"] += 1
             self.at(self._guard_free_ns, self._withdraw)
             return
-        self._publish(command, now, origin, computing_ns)
+        self.totals.num_outputs += 1
+        self.wire.publish(command, now, origin, computing_ns)
 
     def _withdraw(self) -> None:
         self.call("withdraw", self.guard.withdraw, float(self.random.uniform(2e-4, 2e-3)))
@@ -287,66 +254,6 @@ class HostileWorld:
         low, high = gripper.min_target_m - 1e-9, gripper.max_target_m + 1e-9
         if not ((targets_m >= low) & (targets_m <= high)).all():
             self.totals.violate("gripper", self.example(f"targets {targets_m.tolist()}"))
-
-    def ask(self, stamp_ns: int) -> None:
-        """Lockstep: physics waits until this observation is answered."""
-        self._asked_ns = stamp_ns
-
-    # The way to the controller.
-
-    def _publish(self, command: Any, now: Instant, origin: str, computing_ns: int) -> None:
-        self.totals.num_outputs += 1
-        sent = SentTrajectory(
-            trajectory=command.arm,
-            stamp_ns=command.stamp_ns,
-            given_ros_ns=now.ros_ns,
-            given_steady_ns=self.now_ns,
-            splice_end_ns=now.ros_ns + self.history.splice_ns,
-            origin=origin,
-            number=len(self.history.sent),
-            published_steady_ns=self.now_ns + computing_ns,
-            computing_ns=computing_ns,
-        )
-        self.history.sent.append(sent)
-        if self.mode.lockstep:
-            self.at(self.now_ns, lambda: self._arrive(sent))
-            return
-        wild = self.disturbances
-        if wild.happens("lost_trajectories", 0.15):
-            sent.fate.add("lost")
-            self.totals.disturbed["lost_trajectories"] += 1
-            return
-        delay_s = float(self.random.uniform(2e-4, 3e-3))
-        if wild.happens("late_pickup", 0.5):
-            delay_s += wild.uniform("late_pickup", 0.0, 0.05)
-        arrival_ns = sent.published_steady_ns + round(delay_s * NANOSECONDS)
-        self._last_arrival_ns = max(arrival_ns, self._last_arrival_ns + 1)
-        self.at(self._last_arrival_ns, lambda: self._arrive(sent))
-        if wild.happens("doubled_trajectories", 0.2):
-            again_ns = round(wild.uniform("doubled_trajectories", 0.0, 0.02) * NANOSECONDS)
-            self.at(self._last_arrival_ns + again_ns, lambda: self._arrive_again(sent))
-
-    def _arrive(self, sent: SentTrajectory) -> None:
-        if self.moved_by_hand is not None:
-            sent.fate.add("off")
-            return
-        if self.mode.lockstep:
-            # The bridge takes what answers the observation that it waits with, and once.
-            if sent.stamp_ns != self._asked_ns:
-                sent.fate.add("unasked")
-                return
-            self._asked_ns = None
-        cycle = self.cycles.picks_up(self.now_ns)
-        if self.cycles.ros_ns(cycle) > sent.splice_end_ns and not self.mode.lockstep:
-            sent.fate.add("late")
-        self.controller.receive(sent, self.now_ns)
-
-    def _arrive_again(self, sent: SentTrajectory) -> None:
-        # The middleware keeps the order: a copy does not overtake what was sent after it.
-        if self.history.sent[-1] is sent and self.moved_by_hand is None:
-            self.totals.disturbed["doubled_trajectories"] += 1
-            if not self.mode.lockstep and sent.picked_up_ns is not None:
-                self.controller.receive(sent, self.now_ns)
 
     # What everybody asks.
 
