@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 
 import pytest
 
@@ -74,13 +74,15 @@ def test_an_unknown_disturbance_is_refused(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_guard_of_another_checkout_is_judged(tmp_path: Path) -> None:
-    """A copy of the package whose guard engages under any circumstances is found out."""
+    """A copy of the package whose emergency stop does nothing is found out."""
     package = Path(par_ros.__path__[0])
     copytree(package, tmp_path / "par_ros")
+    copytree(package.parent / "config" / "arms", tmp_path / "config" / "arms")
+    copy(package.parent / "package.xml", tmp_path)
     with (tmp_path / "par_ros" / "control" / "guard.py").open("a", encoding="utf-8") as file:
         file.write("\n\nGuard.e_stop = lambda self, moment: Reply(True, 'stopped')\n")
     command = [
-        sys.executable, "-m", "par_ros", "fuzz", "--num-chunks", "40", "--mode", "arm",
+        sys.executable, "-m", "par_ros", "fuzz", "--num-chunks", "20", "--mode", "arm",
         "--only", "stops_after_chunks", "--guard-path", str(tmp_path),
     ]  # fmt: skip
     result = subprocess.run(

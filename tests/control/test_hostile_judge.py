@@ -118,8 +118,8 @@ class Deaf(Planted):
 
 
 def run_with(planted: type, only: tuple[str, ...]) -> HostileRun:
-    """A run of 40 chunks before a planted guard."""
-    run = HostileRun(SPEC, 0, Choice.of(only=only), 40, "arm")
+    """A run of 25 chunks before a planted guard."""
+    run = HostileRun(SPEC, 0, Choice.of(only=only), 25, "arm")
     run.world.guard = planted(make_guard(SPEC, GuardMode(False, False, "arrival", True)))
     run.run()
     return run
@@ -143,7 +143,7 @@ def test_a_planted_deaf_stop_is_found() -> None:
 
 
 def test_the_verdict_is_none_where_nothing_was_planted() -> None:
-    run = HostileRun(SPEC, 0, Choice.of(only=("stops_after_chunks",)), 40, "arm")
+    run = HostileRun(SPEC, 0, Choice.of(only=("stops_after_chunks",)), 25, "arm")
     totals = run.run()
     assert totals.passed, totals.examples
     assert totals.stops["e_stop"] > 0
