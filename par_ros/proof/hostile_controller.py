@@ -256,17 +256,18 @@ class HostileController:
         """The time and the state that a new trajectory is led from."""
         previous = max(cycle - 1, 0)
         state = self._curve.state(self._cursor(previous) + self._ahead_ns)
+        frozen_ns = None
         if state is None:
             zeros = np.zeros_like(self._last_command)
             state = self._last_command, zeros, zeros
-            assert self._curve.before_ns is not None
-            return self._curve.before_ns, state
-        time_ns = self._cycles.ros_ns(previous)
+            frozen_ns = self._curve.before_ns
         if self._rule == "humble":
-            time_ns = self._cycles.ros_ns(cycle)
-        elif self._rule == "bridge":
-            time_ns += self._ahead_ns
-        return time_ns, state
+            return self._cycles.ros_ns(cycle), state
+        if frozen_ns is not None:
+            # Nothing was commanded meanwhile: the time of the last command is still ahead.
+            return frozen_ns, state
+        ahead_ns = self._ahead_ns if self._rule == "bridge" else 0
+        return self._cycles.ros_ns(previous) + ahead_ns, state
 
     def _cursor(self, cycle: int) -> int:
         if self._rule == "humble":
