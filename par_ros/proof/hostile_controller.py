@@ -60,6 +60,8 @@ class SentTrajectory:
     computing_ns: int = 0
     picked_up_ns: int | None = None
     picked_up_steady_ns: int | None = None
+    # By how much the clock has moved between the guard's moment and the pick-up.
+    shift_ns: int = 0
     # How long the controller is led to a first point that was ahead.
     led_ns: int = 0
     fate: set[str] = field(default_factory=set)
@@ -240,6 +242,7 @@ class HostileController:
             curve = Curve(sent.trajectory, sent.stamp_ns if sent.stamp_ns != 0 else time_ns)
             sent.picked_up_ns = time_ns
             sent.picked_up_steady_ns = int(self._cycles.steady_ns(cycle, cycle + 1)[0])
+            sent.shift_ns = time_ns - sent.picked_up_steady_ns - sent.offset_ns
             self._is_holding = False
             sent.led_ns = max(curve.first_ns - time_ns - self._ahead_ns, 0)
             if sent.led_ns:

@@ -67,7 +67,7 @@ FINDINGS = (
     ),
     Finding(
         "8", "the stop after a noticed clock step breaks limits", "arm", "large_clock_steps", (),
-        _LIMITS,
+        _STEPS,
     ),
     Finding(
         "9", "joint states stamped long ago engage", "arm", "past_stamps", ("disengages",),
@@ -90,7 +90,7 @@ FINDINGS = (
     ),
     Finding(
         "14", "the controller's own hold is not noticed", "arm", "cmd_timeout",
-        ("arm_lag", "late_chunks"), _STEPS,
+        ("arm_lag", "lost_chunks", "late_chunks"), _STEPS,
     ),
     Finding(
         "15", "two sources of joint states: engage, and a stop from a foreign pose", "arm",

@@ -119,7 +119,8 @@ class History:
             end_ns = picked_ns if self.rule == "humble" else before.picked_up_steady_ns
             if self.stepped_ns(before.given_steady_ns, end_ns) > _SMALL_STEP_NS:
                 return ""
-        return CLOCK_DRIFT
+        shift_ns = 0 if before is None else source.shift_ns - before.shift_ns
+        return CLOCK_DRIFT if abs(shift_ns) <= _SMALL_STEP_NS or self.rule == "humble" else ""
 
     def _excuse_of_belief(self, source: SentTrajectory, broken: Broken) -> str:
         """Where the controller ran something else than the guard had sent last."""
