@@ -60,11 +60,11 @@ def run_node(
     """
     end_with_parent()
     # What rclpy's own handlers call after theirs.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    rclpy.init(args=arguments)
     node = None
     try:
+        rclpy.init(args=arguments)
         node = make_node()
         executor = make_executor()
         executor.add_node(node)
@@ -120,7 +120,7 @@ def run_beside_spinning(
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         asked_to_end.set()
-        raise KeyboardInterrupt
+        _interrupt_once(number, frame)
 
     # SIGINT too: whoever starts a process in the background leaves it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -148,6 +148,18 @@ def run_beside_spinning(
         if node is not None:
             node.destroy_node()
     return 0
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C in a terminal reaches a node twice, from there and from launch: the second one does
+    not disturb the taking down."""
+    for later in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(later, _take_no_notice)
+    raise KeyboardInterrupt
+
+
+def _take_no_notice(number: int, frame: FrameType | None) -> None:
+    return
 
 
 def _spin(node: Node, failures: list[BaseException]) -> None:

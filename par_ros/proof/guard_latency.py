@@ -7,6 +7,9 @@ limits, which is its longest computation. The time counts from just before the c
 here to the moment at which the guard's middleware has sent the trajectory (its source timestamp):
 one hop through DDS, reading the message, the filter, writing the message. The way back is not in
 it. Both clocks are the machine's own.
+
+With --in-process the same chunks go through the filter alone, and what is counted is the processor
+time of its computation: on an idle machine the time that passes.
 """
 
 import argparse
@@ -26,9 +29,12 @@ from rclpy.subscription import MessageInfo
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
+from par_ros.control.joint_trajectory import Motion, MotionState
+from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
+from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.faults import Rig, SuiteError
-from par_ros.proof.scripted_policy import Swing, chunk_message
+from par_ros.proof.scripted_policy import KNOT_TIMES_S, Swing, chunk_message
 from par_ros.run_results import hardware
 from par_ros.topics import EXECUTED_ACTIONS
 
@@ -101,6 +107,43 @@ class LatencyRig(Rig):
         return outcome, (self.sent_ns[0] - begin_ns) / 1e6
 
 
+def in_process(num_chunks: int) -> dict[str, list[float]]:
+    """Milliseconds of processor time of each chunk in the filter, by its outcome; no ROS."""
+    spec = read_arm_spec("panda")
+    safety_filter = SafetyFilter(spec, num_actions=len(KNOT_TIMES_S), step_s=float(KNOT_TIMES_S[0]))
+    swing = Swing(spec.home, spec.home + 1.0, 0.02)
+    noise = np.random.default_rng(0)
+    state = MotionState.at_rest(spec.home)
+    times_ms: dict[str, list[float]] = {"unchanged": [], "tracked": []}
+    for number in range(num_chunks + _NUM_WARM_UP):
+        knots = swing.knots(number * _PERIOD_S)
+        if number % 3 == 2:
+            knots[:, :-1] += noise.normal(0.0, _NOISE_RAD, knots[:, :-1].shape)
+        begin_s = time.thread_time()
+        filtered = safety_filter.apply(Join(state), knots, 0.02)
+        took_ms = 1e3 * (time.thread_time() - begin_s)
+        if filtered.nodes is None:
+            continue
+        state = Motion(arm_trajectory(spec, filtered.nodes), state).state_at(_PERIOD_S)
+        if number >= _NUM_WARM_UP:
+            times_ms[filtered.outcome].append(took_ms)
+    return times_ms
+
+
+def over_ros(num_chunks: int) -> dict[str, list[float]]:
+    """Milliseconds of each chunk through a guard of its own process. Raises SuiteError."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    rclpy.init(args=[])
+    rig = LatencyRig()
+    try:
+        return rig.measure(num_chunks)
+    finally:
+        rig.end_all()
+        rig.destroy_node()
+        rclpy.try_shutdown()
+
+
 def summary(times_ms: list[float]) -> dict[str, float | int]:
     """p50, p95, p99 and worst, ms."""
     if not times_ms:
@@ -118,23 +161,17 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where every chunk was answered."""
     parser = argparse.ArgumentParser(prog="python -m par_ros guard_latency", description=__doc__)
     parser.add_argument("--chunks", type=int, default=600)
+    parser.add_argument("--in-process", action="store_true", help="the filter alone")
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args(arguments)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
-    rclpy.init(args=[])
-    rig = LatencyRig()
     try:
-        times_ms = rig.measure(options.chunks)
+        times_ms = (in_process if options.in_process else over_ros)(options.chunks)
     except SuiteError as error:
         return report_error(error)
-    finally:
-        rig.end_all()
-        rig.destroy_node()
-        rclpy.try_shutdown()
     everything = [value for values in times_ms.values() for value in values]
     result: dict[str, Any] = {
-        "command": f"python -m par_ros guard_latency --chunks {options.chunks}",
+        "command": f"python -m par_ros guard_latency --chunks {options.chunks}"
+        + (" --in-process" if options.in_process else ""),
         "all": summary(everything),
         "unchanged": summary(times_ms["unchanged"]),
         "tracked": summary(times_ms["tracked"]),
