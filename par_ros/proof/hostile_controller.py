@@ -248,6 +248,8 @@ class HostileController:
             if sent.led_ns:
                 sent.fate.add("ahead")
         curve.begin_from(before_ns, before)
+        if sent is not None and before_ns > time_ns + self._ahead_ns:
+            sent.fate.add("frozen")
         self._last_segment = 0
         self._curve, self._source = curve, sent
         self._cursor_offset_ns = self._intended_offset_ns = time_ns - measured_ns

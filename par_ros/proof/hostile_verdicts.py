@@ -39,6 +39,7 @@ OVERTAKEN = "the one before would have been picked up after its splice"
 CLOCK_STEP = "the clock stepped between sending and pick-up"
 CLOCK_DRIFT = "the clock slewed, or was read apart, between sending and pick-up"
 FOLLOWS_CLOCK = "the rule of Humble follows the clock's step"
+FROZEN = "the controller was frozen since the clock stepped back between sending and pick-up"
 OWN_HOLD = "the controller held by itself"
 OWN_HOLD_UNREPORTED = "the controller had held by itself, and reports nothing"
 LED = "a stop while the arm is led to its start, from where nobody reports"
@@ -94,6 +95,8 @@ class History:
             return ""
         if not broken.intended_breaks:
             return self._clock_excuse(broken)
+        if "frozen" in source.fate:
+            return FROZEN
         if not broken.at_handover:
             return ""
         if "late" in source.fate and not self.spent_by_guard(source):
