@@ -33,6 +33,7 @@ from rclpy.signals import (
     uninstall_signal_handlers,
 )
 
+from par_ros.control.clock_offset import ClockOffset
 from par_ros.control.timeline import Moment
 from par_ros.leaving import leave_at_once_when_asked
 
@@ -41,7 +42,8 @@ PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
 _PR_SET_PDEATHSIG = 1
-_TOGETHER_NS = 500_000
+# Read again where more than this lies between; a reading takes a few microseconds.
+_TOGETHER_NS = 20_000
 _MAX_CLOCK_READS = 5
 
 NodeType = TypeVar("NodeType", bound=Node)
@@ -197,24 +199,43 @@ def leaves_at_once() -> Iterator[None]:
         install_signal_handlers(options)
 
 
-def read_moment(read_clock_ns: Callable[[], int]) -> Moment:
-    """A node's clock and the steady clock of one moment, in nanoseconds.
+class ClockReader:
+    """Reads a node's clock and the steady clock of one moment."""
+
+    def __init__(self, node: Node) -> None:
+        self._clock = node.get_clock()
+        self._offset = ClockOffset()
+
+    def now(self) -> Moment:
+        """Both clocks. Simulated time is taken as it is, in its lumps."""
+        moment, error_ns = read_together(self._read_ns)
+        if self._clock.ros_time_is_active:
+            return moment
+        offset_ns = self._offset.update(moment.steady_ns, moment.offset_ns, error_ns)
+        return Moment(moment.steady_ns + offset_ns, moment.steady_ns)
+
+    def _read_ns(self) -> int:
+        return int(self._clock.now().nanoseconds)
+
+
+def read_together(read_clock_ns: Callable[[], int]) -> tuple[Moment, int]:
+    """A clock and the steady clock, in nanoseconds, and how far they may be apart in time.
 
     Read again where the process was suspended between the two, which a busy machine does for tens
     of milliseconds; of several tries the one with the least between counts.
     """
-    best: Moment | None = None
-    least_ns = 0
+    best: tuple[int, Moment] | None = None
     for _ in range(_MAX_CLOCK_READS):
         before_ns = time.monotonic_ns()
         now_ns = read_clock_ns()
         bracket_ns = time.monotonic_ns() - before_ns
-        if best is None or bracket_ns < least_ns:
-            best, least_ns = Moment(now_ns, before_ns + bracket_ns // 2), bracket_ns
+        if best is None or bracket_ns < best[0]:
+            best = bracket_ns, Moment(now_ns, before_ns + bracket_ns // 2)
         if bracket_ns < _TOGETHER_NS:
             break
     assert best is not None
-    return best
+    bracket_ns, moment = best
+    return moment, (bracket_ns + 1) // 2
 
 
 def report_error(error: BaseException | str) -> int:

@@ -42,7 +42,7 @@ from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.parameters import read_arm_spec
-from par_ros.process import PARENT_VARIABLE, read_moment, report_error
+from par_ros.process import PARENT_VARIABLE, read_together, report_error
 from par_ros.proof.limit_oracle import ControllerOracle
 from par_ros.proof.scripted_policy import CHUNK_S, KNOT_TIMES_S, Swing, chunk_message
 from par_ros.proof.seeing_policy import INSTRUCTION
@@ -462,7 +462,7 @@ class Rig(Node):
         self._oracle_zero_s = time.monotonic()
         # Once a case: reading two clocks for each message would move the joins by a tenth of a
         # millisecond, which looks like jerk.
-        self._system_offset_ns = read_moment(time.time_ns).offset_ns
+        self._system_offset_ns = read_together(time.time_ns)[0].offset_ns
 
     def judged_s(self) -> float:
         """Now on the oracle's axis."""
