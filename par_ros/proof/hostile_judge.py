@@ -25,6 +25,7 @@ _POSITION_SLACK_RAD = 1e-6
 # in time.
 _ROUNDING_S = 2e-9
 _MOVING_RAD_S = 1e-6
+_ENDS_SLACK_RAD_S = 1e-4
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Broken:
     """Limits broken by one hand-over, or inside one motion.
 
     Attributes:
-        kind: position, velocity, acceleration, jerk, finite.
-        share: the largest, in multiples of the limit (position: rad beyond it).
+        kind: position, velocity, acceleration, jerk, finite, velocity_at_end.
+        share: the largest, in multiples of the limit (position: rad beyond it; velocity_at_end:
+            rad/s beyond it).
         acceleration_share: of the second difference, whatever the kind.
         at_steady_ns: the first command that broke it.
         source, before: the trajectory commanded then, and the one before the hand-over.
@@ -95,6 +97,8 @@ class LimitJudge:
         rounding_rad = _ROUNDING_S * limits.max_velocity
         factors = np.array([[2 / period_s], [4 / period_s**2], [8 / period_s**3]])
         self._allowed = 1.0 + 1e-6 + factors * rounding_rad / self._largest
+        # Near the ends of its range a joint may only be slow, on some arms.
+        self._ends = getattr(limits, "position_dependent_velocity", None)
         self._period_ns = period_ns
         self.broken: list[Broken] = []
         self.watches: list[StopWatch] = []
@@ -149,6 +153,8 @@ class LimitJudge:
             if before[joint] <= 0.0:
                 share = float(outside.max())
                 self._note(block, "position", row, share, 0.0, joint, True)
+        if self._ends is not None:
+            self._look_at_ends(block, commands, measured_ns)
         bad = shares > self._allowed[:, None, :]
         if not bad.any():
             return
@@ -161,6 +167,24 @@ class LimitJudge:
         for mask in (rows & at_handover, rows & ~at_handover):
             if mask.any():
                 self._note_worst(block, shares, mask, not is_clean)
+
+    def _look_at_ends(self, block: Block, commands: FloatArray, measured_ns: IntArray) -> None:
+        """Velocities towards an end of the range, against the limit on the way."""
+        ends = self._ends
+        here, before = commands[_WINDOW:], commands[_WINDOW - 1 : -1]
+        elapsed_s = np.diff(measured_ns[_WINDOW - 1 :])[:, None] / NANOSECONDS
+        velocities = (here - before) / elapsed_s
+        slack = _ENDS_SLACK_RAD_S
+        for position, sign in ((ends.upper_position, 1.0), (ends.lower_position, -1.0)):
+            # The farther of both commands: the limit shrinks on the way between them.
+            left = np.maximum(sign * (position - here), sign * (position - before))
+            known = np.isfinite(position)
+            speed = ends.offset + np.sqrt(np.maximum(ends.slope * np.where(known, left, 0.0), 0.0))
+            over = np.where(known, sign * velocities - np.maximum(speed, 0.0), -1.0)
+            if (over > slack).any():
+                row, joint = (int(index) for index in np.argwhere(over > slack)[0])
+                share = float(over.max())
+                self._note(block, "velocity_at_end", row, share, 0.0, joint, True)
 
     def _shares(self, commands: FloatArray, measured_ns: IntArray) -> FloatArray:
         """Sizes of the differences as shares of the limits [3, M, J], without the window."""

@@ -76,6 +76,22 @@ def test_a_number_that_is_not_finite_and_a_position_outside_are_found() -> None:
     assert [broken.kind for broken in judge.broken][:2] == ["finite", "position"]
 
 
+def test_a_joint_that_runs_into_the_end_of_its_range_is_found() -> None:
+    """FR3's joint 1 at half its speed, 1 mrad before the end of its range."""
+    spec = arm("fr3")
+    end = spec.limits.max_position[0] - 1e-3
+    for speed_rad_s, kinds in ((-1.3, set()), (1.3, {"velocity_at_end"})):
+        start = spec.home.copy()
+        start[0] = end - 0.05 * speed_rad_s
+        judge = LimitJudge(spec, MS, start)
+        commands = np.repeat(start[None], 51, axis=0)
+        commands[:, 0] += 1e-3 * speed_rad_s * np.arange(51)
+        times_ns = MS * np.arange(51)
+        judge.feed(Block(0, times_ns, times_ns, commands, commands, None))
+        found = {broken.kind for broken in judge.broken} - {"acceleration", "jerk"}
+        assert found == kinds
+
+
 def test_a_stop_that_goes_on_moving_is_late() -> None:
     """Asked for at 0.1 s; in motion until 0.65 s, 0.5 s are allowed."""
     judge = LimitJudge(SPEC, MS, SPEC.home)
