@@ -41,6 +41,7 @@ class Broken:
         source, before: the trajectory commanded then, and the one before the hand-over.
         at_handover: whether it lies within the hand-over.
         intended_breaks: whether the same commands break limits without moved clocks.
+        held_ns: when the controller held by itself last.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Broken:
     before: SentTrajectory | None
     at_handover: bool
     intended_breaks: bool
+    held_ns: int
 
 
 @dataclass
@@ -105,6 +107,7 @@ class LimitJudge:
         self.num_samples = 0
         self.largest = dict.fromkeys(KINDS, 0.0)
         self.last_motion_ns = -NANOSECONDS
+        self._held_ns = -NANOSECONDS
         self._source: SentTrajectory | None = None
         self._before: SentTrajectory | None = None
         # The first cycle that the last hand-over has no part in.
@@ -120,6 +123,8 @@ class LimitJudge:
         """Look at every command of it."""
         if block.source is not self._source:
             self._before, self._source = self._source, block.source
+            if block.source is None:
+                self._held_ns = int(block.steady_ns[0])
             led_ns = 0 if block.source is None else block.source.led_ns
             self._handover_ends = block.begin + _WINDOW + -(-led_ns // self._period_ns)
         measured_ns = self._measured_ns
@@ -233,6 +238,7 @@ class LimitJudge:
                 self._before,
                 at_handover,
                 intended_breaks,
+                self._held_ns,
             )
         )
 

@@ -169,7 +169,9 @@ class HostileOperator:
         if apart_rad > _DISAGREE_RAD:
             text = f"engaged while two sources of joint states are {apart_rad:.3g} rad apart"
             found.append(("engage_foreign", text))
-        places = [place for at_ns, place in self._sensors.places if at_ns >= begin_ns]
+        # What it was told: joint states that were lost tell nobody.
+        told_ns = own[-1].at_ns if own else begin_ns
+        places = [place for at_ns, place in self._sensors.places if begin_ns <= at_ns <= told_ns]
         if len(places) > 1:
             moved_rad = float(np.ptp(np.array(places), axis=0).max())
             last_rad = float(np.abs(places[-1] - places[-2]).max())

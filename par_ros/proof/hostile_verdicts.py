@@ -41,7 +41,7 @@ CLOCK_DRIFT = "the clock slewed, or was read apart, between sending and pick-up"
 FOLLOWS_CLOCK = "the rule of Humble follows the clock's step"
 FROZEN = "the controller was frozen since the clock stepped back between sending and pick-up"
 OWN_HOLD = "the controller held by itself"
-OWN_HOLD_UNREPORTED = "the controller had held by itself, and reports nothing"
+OWN_HOLD_UNREPORTED = "the controller had held by itself, and has not reported it"
 LED = "a stop while the arm is led to its start, from where nobody reports"
 AROUND_STOP = "a stop around a trajectory that was lost or late"
 
@@ -54,7 +54,6 @@ class History:
         sent: every trajectory in the order of sending.
         clock_steps: when and how far ROS time stepped.
         blind: intervals without the controller's reports.
-        holds: when the controller held by itself.
         faults: when the guard let go by itself, and why.
     """
 
@@ -132,7 +131,7 @@ class History:
         last = self.sent[source.number - 1]
         if broken.before is None and last.picked_up_ns is not None:
             # The controller left that trajectory by itself.
-            return "" if self.has_reference else OWN_HOLD_UNREPORTED
+            return OWN_HOLD_UNREPORTED if self._is_unreported(source, broken.held_ns) else ""
         if last.fate & {"late"} and last.picked_up_ns is None:
             return OVERTAKEN
         if not last.fate & {"lost", "rejected"}:
@@ -145,6 +144,15 @@ class History:
         if self.is_blind(last.given_steady_ns, source.given_steady_ns):
             return BLIND
         return ""
+
+    def _is_unreported(self, source: SentTrajectory, held_ns: int) -> bool:
+        """Whether nobody could know yet that the controller had held by itself."""
+        given_ns = source.given_steady_ns
+        return (
+            not self.has_reference
+            or given_ns - held_ns <= _NOTICED_NS
+            or self.is_blind(held_ns, given_ns)
+        )
 
     # Stops.
 
