@@ -29,6 +29,7 @@ DISTURBANCES: dict[str, tuple[float, str]] = {
     "hostile_chunks": (0.8, "NaN, steps, wrong joints, times and stamps, mutations"),
     "lost_chunks": (0.3, "chunks are lost"),
     "late_chunks": (0.4, "chunks come up to 0.8 s late, in bursts"),
+    "pauses": (0.3, "the policy pauses for up to 1.3 s"),
     "doubled_chunks": (0.2, "chunks come twice"),
     "second_policy": (0.1, "two publishers of chunks"),
     # Joint states.

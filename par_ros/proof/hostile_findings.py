@@ -90,7 +90,7 @@ FINDINGS = (
     ),
     Finding(
         "14", "the controller's own hold is not noticed", "arm", "cmd_timeout",
-        ("arm_lag", "lost_chunks", "late_chunks"), _STEPS,
+        ("arm_lag", "pauses"), _STEPS,
     ),
     Finding(
         "15", "two sources of joint states: engage, and a stop from a foreign pose", "arm",

@@ -38,9 +38,9 @@ class HostileOperator:
         if wild.happens("stops_after_chunks", 0.2):
             stop = (self.e_stop, self.disengage)[int(wild.uniform("stops_after_chunks", 0, 2))]
             delay_s = wild.uniform("stops_after_chunks", 0.0, 0.06)
-            if wild.uniform("stops_after_chunks", 0.0, 1.0) < 0.4:
+            if wild.uniform("stops_after_chunks", 0.0, 1.0) < 0.5:
                 # Around the end of the chunk's splice.
-                delay_s = world.guard.splice_s + wild.uniform("stops_after_chunks", -3e-3, 3e-3)
+                delay_s = world.guard.splice_s + wild.uniform("stops_after_chunks", -2e-3, 1e-3)
             world.to_guard(delay_s, stop)
         if wild.happens("rude_engages", 0.08):
             world.to_guard(wild.uniform("rude_engages", 0.0, 0.5), self.engage)

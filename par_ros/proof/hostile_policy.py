@@ -54,6 +54,9 @@ class HostilePolicy:
             next_s = latency_s + float(world.random.uniform(0.15, 0.45))
         if not world.guard.engaged:
             next_s += 0.2
+        if world.disturbances.happens("pauses", 0.15):
+            world.totals.disturbed["pauses"] += 1
+            next_s += world.disturbances.uniform("pauses", 0.3, 1.3)
         world.after(latency_s, lambda: self._arrive(stamp_ns))
         world.after(next_s, self._observe)
 
