@@ -9,8 +9,8 @@ exception; class (b), what no guard can know of, is reported apart with its reas
 the same run again; its last digit chooses the mode.
 
 --without takes disturbances away by name, so that a finding can be shown to vanish with one of
-them. --guard-path judges the guard of another checkout. --findings writes a table instead: which
-findings of docs/guard.md's hostile list that guard has, with and without their disturbance.
+them. --guard-path judges the guard of another checkout. --findings writes a table instead: which of
+the known findings (hostile_findings.py) that guard has, with and without their disturbance.
 
 With --json the sums so far are written every half minute, and --resume goes on from such a file, if
 the guard is still the same: the file has a checksum of par_ros/control and of the arm's file.
