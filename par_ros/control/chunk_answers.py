@@ -29,11 +29,7 @@ LIVE_POLICY = "dead_policy"
 
 
 class ChunkAnswers:
-    """Answers every chunk of one arm's policy.
-
-    Attributes:
-        settled_ns: until then (timeline) the arm is led to where the guard begins.
-    """
+    """Answers every chunk of one arm's policy."""
 
     def __init__(
         self,
@@ -61,7 +57,6 @@ class ChunkAnswers:
         self._watchdog = watchdog
         self._counters = counters
         self._follower = ChunkFollower(safety_filter, motions, commander, counters)
-        self.settled_ns = 0
         # The chunk that was answered last, in case its answer is withdrawn.
         self._answered: RequestedChunk | None = None
 
@@ -163,7 +158,7 @@ class ChunkAnswers:
 
     def _why_wait(self, time_ns: int) -> tuple[str, str] | None:
         """Why a good chunk is not followed now: one word and a sentence."""
-        if time_ns < self.settled_ns:
+        if time_ns < self._authority.settled_ns:
             return "settling", "the arm is still being led to where the guard begins"
         running = self._motions.running
         judged = running.kind == "standing" or self._reference.confirmed
@@ -236,6 +231,6 @@ class ChunkAnswers:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""
         if self._joints.newest is None:
             return False
-        start = self._engaging.start()
+        start = self._engaging.start(None)
         self._motions.stand_at(start.positions, start.gripper_m, time_ns)
         return True

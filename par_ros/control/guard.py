@@ -386,7 +386,8 @@ class Guard:
         refusal = self._why_not_engage(moment)
         if refusal:
             return Reply(False, refusal)
-        start = self._engaging.start()
+        commanded = self._motions.running.arm.positions[-1] if self._motions else None
+        start = self._engaging.start(commanded)
         time_ns = self._authority.timeline.time_ns(moment)
         if self.settings.lockstep:
             assert self._joints.newest is not None
@@ -401,8 +402,8 @@ class Guard:
         self._watchdog.feed(LIVE_POLICY, now_s, self.settings.first_chunk_timeout_s)
         if not start.settles:
             return Reply(True, "engaged from where the arm is held")
-        command, self._chunks.settled_ns = self._commander.settle(start.positions, time_ns, moment)
-        duration_s = (self._chunks.settled_ns - time_ns) / NANOSECONDS
+        command, self._authority.settled_ns = self._commander.settle(start, time_ns, moment)
+        duration_s = (self._authority.settled_ns - time_ns) / NANOSECONDS
         return Reply(
             True,
             "engaged from the measured positions; the controller's reference is not known, so the "
@@ -459,6 +460,12 @@ class Guard:
                 "was killed stays in the ROS graph for some seconds)"
             )
         time_ns = self._authority.timeline.time_ns(moment)
-        if not self.settings.lockstep and self._motions.is_moving(time_ns):
+        if not self.settings.lockstep and self._authority.moves(time_ns):
             return "the arm is still coming to rest; try again in a moment"
+        behind_s = self._authority.behind_s(moment)
+        if behind_s > 0.0 and not self.settings.sim_clock:
+            return (
+                f"the clock went back; a controller may stand until it has caught up in "
+                f"{behind_s:.1f} s; wait, or restart the controller and then the guard"
+            )
         return self._engaging.why_not(moment)

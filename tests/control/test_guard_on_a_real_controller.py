@@ -375,7 +375,7 @@ def test_after_a_clock_step_nothing_is_sent_and_the_arm_comes_to_rest(step_s: fl
     assert not rig.call("engage").success
     assert len(rig.sent) == num_sent
     rig.assert_rest(0.8)
-    rig.wait(0.4)
+    rig.wait(0.4 + max(-step_s, 0.0))
     assert rig.call("engage").success
     rig.chunk(rig.gentle(0.3))
     rig.assert_rest(1.2)
@@ -488,3 +488,58 @@ def test_a_simulation_that_stops_is_a_fault() -> None:
     guard.on_tick(1, Moment(stopped_ns, wall_ns + 11 * S))
     assert guard.last_fault is not None
     assert guard.last_fault.kind == "clock"
+
+
+# Without a reference.
+
+
+def test_while_the_arm_is_led_to_its_start_nothing_else_is_sent() -> None:
+    """Where the controller is on its way is not known: a fault waits for the gentle end."""
+    rig = Rig(expects_reference=False)
+    rig.sends_references = False
+    rig.joint_offset = 0.02
+    rig.engaged()
+    rig.wait(0.3)
+    num_sent = len(rig.sent)
+    rig.take(rig.guard.on_bad_joint_state("a number is not finite", rig.moment))
+    assert not rig.guard.engaged
+    assert "led from rest to rest" in text(rig.call("e_stop").command)
+    rig.guard.reset_stop()
+    assert "still coming to rest" in rig.call("engage").message
+    assert len(rig.sent) == num_sent
+    rig.wait(1.5)
+    assert max(rig.largest_shares().values()) <= 0.1
+
+
+def test_an_arm_far_from_its_last_command_is_led_there_for_longer() -> None:
+    """It was pushed 0.6 rad away while disengaged; 10 % of the limits over that way."""
+    rig = Rig(expects_reference=False)
+    rig.sends_references = False
+    rig.engaged()
+    rig.wait(1.6)
+    rig.call("disengage")
+    rig.joint_offset = np.array([0.6, 0, 0, 0, 0, 0, 0])
+    rig.wait(0.6)
+    assert rig.call("engage").success
+    rig.wait(6.0)
+    np.testing.assert_allclose(rig.commands[-1][0], 0.6, atol=1e-9)
+    assert max(rig.largest_shares().values()) <= 0.1
+
+
+def test_after_a_step_back_it_waits_until_the_clock_has_caught_up() -> None:
+    rig = Rig().engaged()
+    rig.clock_step_s = -2.0
+    rig.wait(1.0)
+    assert "until it has caught up in 1.0 s" in rig.call("engage").message
+    rig.wait(1.3)
+    assert rig.call("engage").success
+
+
+def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:
+    """Both are sent at one moment of the timeline; the arm moves."""
+    rig = Rig(sim_clock=True).engaged().sped_up()
+    rig.wait(0.1)
+    rig.chunk(rig.gentle(0.0))
+    assert rig.call("e_stop").command.arm is not None
+    assert rig.guard.counters["failed_stops"] == 0
+    rig.assert_rest()
