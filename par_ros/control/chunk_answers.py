@@ -231,6 +231,6 @@ class ChunkAnswers:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""
         if self._joints.newest is None:
             return False
-        start = self._engaging.start(None)
+        start = self._engaging.start()
         self._motions.stand_at(start.positions, start.gripper_m, time_ns)
         return True

@@ -84,7 +84,7 @@ class Commander:
         to rest.
         """
         # Gentle however late it is taken.
-        duration_s = stopping.settling_duration_s(self._spec.limits, start.way_rad)
+        duration_s = stopping.settling_duration_s(self._spec)
         duration_s += MAX_PICKUP_NS / NANOSECONDS
         positions = start.positions[None].copy()
         zeros = np.zeros_like(positions)

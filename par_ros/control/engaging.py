@@ -20,13 +20,11 @@ class Start:
         positions: float64 [J]; the controller's reference, or where the arm was measured.
         gripper_m: the gripper's target.
         settles: whether the controller's reference is not known, so that it has to be led there.
-        way_rad: float64 [J], how far away the controller's reference may be then.
     """
 
     positions: FloatArray
     gripper_m: float
     settles: bool
-    way_rad: FloatArray
 
 
 class Engaging:
@@ -47,33 +45,45 @@ class Engaging:
         self._lockstep = lockstep
         self._expects_reference = expects_reference
 
-    def why_not(self, moment: Moment) -> str:
-        """Why the arm must not be engaged; empty where it may."""
-        if self._lockstep:
-            return self._joints.why_not_known(moment) or self._why_apart()
-        refusal = self._joints.why_not_standing(moment)
-        if refusal or not self._expects_reference:
-            return refusal
-        return self._why_no_reference(moment)
-
-    def start(self, commanded: FloatArray | None) -> Start:
-        """Where to begin, once why_not() is empty.
+    def why_not(self, moment: Moment, commanded: FloatArray | None) -> str:
+        """Why the arm must not be engaged; empty where it may.
 
         Args:
             commanded: float64 [J], where the arm was sent last; None where it was sent nowhere.
         """
+        if self._lockstep:
+            return self._joints.why_not_known(moment) or self._why_apart()
+        refusal = self._joints.why_not_standing(moment)
+        if refusal or not self._expects_reference:
+            return refusal or self._why_led_far(commanded)
+        return self._why_no_reference(moment)
+
+    def start(self) -> Start:
+        """Where to begin, once why_not() is empty."""
         sample = self._joints.newest
         assert sample is not None
         gripper = self._spec.gripper
         finger_m = float(np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m))
         measured = sample.positions[:-1].copy()
-        way_rad = np.full(len(measured), self._spec.max_tracking_error_rad)
         reference = self._usable_reference()
         if reference is not None:
-            return Start(reference.positions.copy(), finger_m, False, way_rad)
-        if commanded is not None:
-            way_rad = np.maximum(way_rad, np.abs(commanded - measured))
-        return Start(measured, finger_m, not self._lockstep, way_rad)
+            return Start(reference.positions.copy(), finger_m, False)
+        return Start(measured, finger_m, not self._lockstep)
+
+    def _why_led_far(self, commanded: FloatArray | None) -> str:
+        """Why a controller of which nothing is heard must not lead the arm to where it is."""
+        sample = self._joints.newest
+        if sample is None or commanded is None:
+            return ""
+        apart = np.abs(sample.positions[:-1] - commanded)
+        joint = int(np.argmax(apart))
+        if apart[joint] <= self._spec.max_tracking_error_rad:
+            return ""
+        return (
+            f"{self._spec.arm_joint_names[joint]} is {apart[joint]:.3g} rad from where it was sent "
+            "last, and the controller does not say what it holds: deactivate and activate the "
+            "controller, so that it holds the arm where it is, then configure the guard anew"
+        )
 
     def _usable_reference(self) -> ReferenceSample | None:
         """The controller's reference; in lockstep only one of the newest joint state's moment."""

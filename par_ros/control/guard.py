@@ -386,8 +386,7 @@ class Guard:
         refusal = self._why_not_engage(moment)
         if refusal:
             return Reply(False, refusal)
-        commanded = self._motions.running.arm.positions[-1] if self._motions else None
-        start = self._engaging.start(commanded)
+        start = self._engaging.start()
         time_ns = self._authority.timeline.time_ns(moment)
         if self.settings.lockstep:
             assert self._joints.newest is not None
@@ -460,7 +459,7 @@ class Guard:
                 "was killed stays in the ROS graph for some seconds)"
             )
         time_ns = self._authority.timeline.time_ns(moment)
-        if not self.settings.lockstep and self._authority.moves(time_ns):
+        if self._authority.moves(time_ns):
             return "the arm is still coming to rest; try again in a moment"
         behind_s = self._authority.behind_s(moment)
         if behind_s > 0.0 and not self.settings.sim_clock:
@@ -468,4 +467,5 @@ class Guard:
                 f"the clock went back; a controller may stand until it has caught up in "
                 f"{behind_s:.1f} s; wait, or restart the controller and then the guard"
             )
-        return self._engaging.why_not(moment)
+        commanded = self._motions.running.arm.positions[-1] if self._motions else None
+        return self._engaging.why_not(moment, commanded)
