@@ -33,7 +33,7 @@ from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import CONTROL_STEP_S, Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
-from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
@@ -73,6 +73,8 @@ class Reading:
     time_ns: int
     positions: FloatArray
     velocities: FloatArray
+    # What the arm's controller commands.
+    command: MotionState
     with_image: bool
 
 
@@ -430,7 +432,8 @@ class ManiSkillBridgeNode(Node):
         with_image = episode.step % self._settings.image_every == 0 or episode.finished
         if with_image:
             self._arm.start_capture()
-        return Reading(episode.time_ns, *self._arm.read_joints(), with_image)
+        command = self._arm_follower.command
+        return Reading(episode.time_ns, *self._arm.read_joints(), command, with_image)
 
     def _picture_of(self, reading: Reading | None) -> ImageArray | None:
         """The picture that belongs to the last reading, once it is drawn; None if it has none."""
@@ -451,12 +454,9 @@ class ManiSkillBridgeNode(Node):
                 self._arm.joint_names, reading.positions, reading.velocities, time_ns
             )
         )
-        if self._settings.mode == "realtime":
-            self._outputs[CONTROLLER_REFERENCE.name].publish(
-                messages.reference_message(
-                    self._arm_follower.joint_names, self._arm_follower.command, time_ns
-                )
-            )
+        self._outputs[CONTROLLER_REFERENCE.name].publish(
+            messages.reference_message(self._arm_follower.joint_names, reading.command, time_ns)
+        )
         if picture is None:
             return
         frame_id = self._settings.camera_frame_id

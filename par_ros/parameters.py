@@ -180,7 +180,7 @@ class SafetyNodeParameters:
         "what shows that the controller took a trajectory: controller_state of "
         "joint_trajectory_controller (control_msgs); topic: controller_reference, as the simulated "
         "arms publish it; none: nothing does, and engaging leads the arm to where it is measured "
-        "first. A dry run and lockstep need none",
+        "first. A dry run needs none",
         choices=("controller_state", "topic", "none"),
     )
     late_after_s: float = parameter(
@@ -481,8 +481,7 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
 
 def expects_reference(parameters: SafetyNodeParameters) -> bool:
     """Whether the guard hears what the controller commands."""
-    follows_nothing = parameters.dry_run or parameters.mode == "lockstep"
-    return parameters.reference != "none" and not follows_nothing
+    return parameters.reference != "none" and not parameters.dry_run
 
 
 def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "GuardSettings":

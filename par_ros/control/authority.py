@@ -118,8 +118,14 @@ class Authority:
     def stop(
         self, moment: Moment, time_ns: int | None = None, *, retreats: bool = False
     ) -> Command:
-        """A stop of what moves; nothing where nothing moves, or where nothing can be sent."""
+        """A stop of what moves; nothing where nothing moves, or where nothing can be sent.
+
+        In lockstep it answers a chunk, whose time is given; physics takes nothing else, and the
+        next answer stops it.
+        """
         if time_ns is None:
+            if self.lockstep:
+                return Command()
             time_ns = self.timeline.time_ns(moment)
         if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
             return Command()
@@ -156,7 +162,7 @@ class Authority:
         running = self._motions.running
         # The clock may not have moved yet since the answer was sent.
         ran_ns = time_ns - running.start_ns
-        return running.kind != "standing" and 0 <= ran_ns < self._lockstep_chunk_ns
+        return running.kind not in ("standing", "found") and 0 <= ran_ns < self._lockstep_chunk_ns
 
     # The clock.
 

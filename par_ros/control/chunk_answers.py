@@ -182,7 +182,7 @@ class ChunkAnswers:
             f"joint states must be at most {self.settings.max_joint_state_age_s:g} s older than "
             f"the chunk, the last is {-age_s:.3f} s older; check the joint_states topic.",
         )
-        return self._authority.trip(fault, moment)
+        return self._refuse(fault, chunk, moment)
 
     def _refuse_unplaced(
         self, chunk: RequestedChunk, refusal: ScheduleRefusal, time_ns: int, moment: Moment
@@ -232,5 +232,7 @@ class ChunkAnswers:
         if self._joints.newest is None:
             return False
         start = self._engaging.start()
-        self._motions.stand_at(start.positions, start.gripper_m, time_ns)
+        found = self._commander.found(start, time_ns)
+        self._motions.clear()
+        self._motions.take(found)
         return True

@@ -27,7 +27,7 @@ from par_ros.control.joint_trajectory import (
     MotionState,
 )
 
-MotionKind = Literal["standing", "settling", "chunk", "stop", "retreat"]
+MotionKind = Literal["standing", "found", "chunk", "stop", "retreat"]
 TimeArray = npt.NDArray[np.int64]
 
 # A lead is not cut this close behind one of its nodes: a piece of almost no length would magnify
@@ -43,7 +43,7 @@ class CommandedMotion:
     """One motion of arm and gripper.
 
     Attributes:
-        kind: why it was commanded.
+        kind: why it was commanded; "found": it was not, the arm was found moving so.
         sent_ns: when it was given out; until `departs_ns` it is the motion before.
         departs_ns: the end of its splice.
         start_ns: zero of both trajectories' times, and what its stamp says.

@@ -77,6 +77,15 @@ class Commander:
         motion = self._first("retreat", lead, iter((back,)), time_ns)
         return self.stop(time_ns) if isinstance(motion, str) else motion
 
+    def found(self, start: Start, time_ns: int) -> CommandedMotion:
+        """The arm as it is found at `time_ns`, not by this guard's command: coming to rest."""
+        self._motions.stand_at(start.state.positions, start.gripper_m, time_ns)
+        nodes = next(stopping.stops(start.state, self._planning.limits))
+        lead = Lead(time_ns, time_ns, Nodes.through(np.zeros(1), [start.state]))
+        targets_m = np.full(len(self._knot_times_s), start.gripper_m)
+        behind = (nodes, targets_m, self._knot_times_s)
+        return self._motion("found", lead, behind, time_ns, time_ns)
+
     def settle(self, start: Start, time_ns: int, moment: Moment) -> tuple[Command, int]:
         """Lead a controller whose reference is not known to the start; and until when.
 
@@ -86,7 +95,7 @@ class Commander:
         # Gentle however late it is taken.
         duration_s = stopping.settling_duration_s(self._spec)
         duration_s += MAX_PICKUP_NS / NANOSECONDS
-        positions = start.positions[None].copy()
+        positions = start.state.positions[None].copy()
         zeros = np.zeros_like(positions)
         arm = JointTrajectory(
             self._spec.arm_joint_names, np.array([duration_s]), positions, zeros, zeros

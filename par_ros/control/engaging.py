@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from par_ros.control.arm_spec import ArmSpec
-from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.joint_trajectory import FloatArray, MotionState
 from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceSample, ReferenceWatch
 from par_ros.control.timeline import Moment
@@ -17,12 +17,12 @@ class Start:
     """Where the arm is commanded to stand at first.
 
     Attributes:
-        positions: float64 [J]; the controller's reference, or where the arm was measured.
+        state: the controller's reference, or where the arm was measured, at rest.
         gripper_m: the gripper's target.
         settles: whether the controller's reference is not known, so that it has to be led there.
     """
 
-    positions: FloatArray
+    state: MotionState
     gripper_m: float
     settles: bool
 
@@ -52,7 +52,7 @@ class Engaging:
             commanded: float64 [J], where the arm was sent last; None where it was sent nowhere.
         """
         if self._lockstep:
-            return self._joints.why_not_known(moment) or self._why_apart()
+            return self._joints.why_not_known(moment) or self._why_not_reported()
         refusal = self._joints.why_not_standing(moment)
         if refusal or not self._expects_reference:
             return refusal or self._why_led_far(commanded)
@@ -64,11 +64,14 @@ class Engaging:
         assert sample is not None
         gripper = self._spec.gripper
         finger_m = float(np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m))
-        measured = sample.positions[:-1].copy()
+        measured = sample.positions[:-1]
         reference = self._usable_reference()
         if reference is not None:
-            return Start(reference.positions.copy(), finger_m, False)
-        return Start(measured, finger_m, not self._lockstep)
+            state = MotionState(
+                reference.positions.copy(), reference.velocities, reference.accelerations
+            )
+            return Start(state, finger_m, False)
+        return Start(MotionState.at_rest(measured), finger_m, not self._lockstep)
 
     def _why_led_far(self, commanded: FloatArray | None) -> str:
         """Why a controller of which nothing is heard must not lead the arm to where it is."""
@@ -92,7 +95,7 @@ class Engaging:
             return None
         if self._lockstep and reference.stamp_ns < sample.stamp_ns:
             return None
-        return reference if self._lockstep or self._expects_reference else None
+        return reference if self._expects_reference else None
 
     def _why_no_reference(self, moment: Moment) -> str:
         reference = self._reference
@@ -104,6 +107,14 @@ class Engaging:
         if reference.is_slowed:
             return why_slowed(reference.newest.speed_scaling)
         if not reference.is_at_rest:
+            return "the controller still moves the arm; wait until it stands"
+        return self._why_apart()
+
+    def _why_not_reported(self) -> str:
+        """Lockstep: the reference of the newest joint state's moment must be known."""
+        if self._expects_reference and self._usable_reference() is None:
+            return "what the arm is commanded at the newest joint state is not known; try again"
+        if self._expects_reference and not self._reference.is_at_rest:
             return "the controller still moves the arm; wait until it stands"
         return self._why_apart()
 

@@ -391,7 +391,7 @@ class Guard:
         if self.settings.lockstep:
             assert self._joints.newest is not None
             time_ns = self._joints.newest.stamp_ns
-        self._motions.stand_at(start.positions, start.gripper_m, time_ns)
+        self._motions.stand_at(start.state.positions, start.gripper_m, time_ns)
         self._reference.begin()
         self._joints.restart_tracking()
         self._schedule.reset()
