@@ -79,8 +79,8 @@ class ChunkAnswers:
             self._counters["refused"] += 1
             return log(
                 "error",
-                "a chunk came before any complete joint state, so there is nothing to hold; check "
-                "the joint_states topic.",
+                "a chunk came before it was known where the arm is held, so there is nothing to "
+                "hold; check joint_states and the controller's reference.",
             )
         return self._place(chunk, time_ns, moment)
 
@@ -229,7 +229,7 @@ class ChunkAnswers:
 
     def _stand_at_measured(self, time_ns: int) -> bool:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""
-        if self._joints.newest is None:
+        if not self._engaging.is_start_known:
             return False
         start = self._engaging.start()
         found = self._commander.found(start, time_ns)

@@ -58,6 +58,12 @@ class Engaging:
             return refusal or self._why_led_far(commanded)
         return self._why_no_reference(moment)
 
+    @property
+    def is_start_known(self) -> bool:
+        """Whether start() can tell; in lockstep the reference has to be there, if it is expected."""
+        waits = self._lockstep and self._expects_reference and self._usable_reference() is None
+        return self._joints.newest is not None and not waits
+
     def start(self) -> Start:
         """Where to begin, once why_not() is empty."""
         sample = self._joints.newest
