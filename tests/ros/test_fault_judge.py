@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fault suite's judge and controller: curves whose derivatives are known, and one broken each."""
+"""The fault suite's judge and controller: curves whose derivatives are known, and broken ones."""
 
 from pathlib import Path
 
