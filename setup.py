@@ -50,7 +50,7 @@ setup(
         *(entry for folder in SHARED_FOLDERS for entry in shared_files(folder)),
     ],
     entry_points={
-        "console_scripts": [f"{name} = {PACKAGE}.{name}:main" for name in EXECUTABLES],
+        "console_scripts": [f"{name} = {PACKAGE}.executables:{name}" for name in EXECUTABLES],
     },
     zip_safe=False,
     install_requires=[

@@ -33,7 +33,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from par_ros.node_graph import NodeEntry, NodeGraph
 from par_ros.parameters import ParameterValue
-from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE
+from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence, report_error
 
 # Ctrl-C has to end everything within 3 s.
 END_GRACE_S = 1.5
@@ -135,6 +135,8 @@ class GraphRunner:
     def __init__(self, graph: NodeGraph) -> None:
         self._graph = graph
         self._children: list[Child] = []
+        # Those without which the others go on.
+        self._lost: list[Child] = []
         self._context = Context()
         self._node: Node | None = None
         self._executor: SingleThreadedExecutor | None = None
@@ -182,9 +184,10 @@ class GraphRunner:
     def wait(self) -> None:
         """Block until the process that ends the run has ended well.
 
-        Raises RunError as soon as any process ends otherwise.
+        Raises RunError as soon as any process ends otherwise. Of one without which the others go
+        on, the loss is only reported.
         """
-        while not self._run_is_over():
+        while not self._run_is_over(is_up=True):
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
@@ -225,14 +228,18 @@ class GraphRunner:
                 "namespace:=NAME."
             ) from error
 
-    def _run_is_over(self) -> bool:
+    def _run_is_over(self, is_up: bool = False) -> bool:
         """Whether it ended well. Raises RunError where a process ended that should not have."""
         for child in self._children:
             code = child.exit_code
-            if code is None:
+            if code is None or child in self._lost:
                 continue
             if child.entry.ends_run and code == 0:
                 return True
+            if is_up and child.entry.others_go_on:
+                self._lost.append(child)
+                report_error(_loss_sentence(child, code))
+                continue
             raise RunError(_end_sentence(child, code))
         return False
 
@@ -358,6 +365,11 @@ def _end_sentence(child: Child, code: int) -> str:
     sentence = child.sentence()
     if sentence is not None:
         return sentence
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     where = f"; its output is in {child.log_path}" if child.log_path is not None else ""
-    return f"{child.entry.name} ended unexpectedly ({how}), so the run was ended{where}."
+    return f"{end_sentence(child.entry.name, code)}, so the run was ended{where}."
+
+
+def _loss_sentence(child: Child, code: int) -> str:
+    """As _end_sentence, where the others go on."""
+    reason = child.sentence() or f"{end_sentence(child.entry.name, code)}."
+    return f"{child.entry.name} is gone, the others go on: {reason}"

@@ -13,18 +13,29 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from par_ros import messages
-from par_ros.control.gripper_adapter import AdapterSettings, GripperAdapter, GripperGoal
-from par_ros.gripper_actions import GripperActions, gripper_actions, outcome_of
+from par_ros.control.gripper_adapter import (
+    AdapterSettings,
+    GripperAdapter,
+    GripperGoal,
+    Phase,
+    Server,
+)
+from par_ros.gripper_actions import (
+    GripperAction,
+    GripperActions,
+    gripper_actions,
+    outcome_of,
+)
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
-from par_ros.process import read_together, report_error, run_node, transition
+from par_ros.process import read_moment, report_error, run_node, transition
 from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
+from par_ros.watched_action import WatchedAction
 
 NAME = "gripper_adapter_node"
 
@@ -41,7 +52,9 @@ class GripperAdapterNode(LifecycleNode):
         self._problem = ""
         self._refusal = ""
         self._num_refused = 0
+        # The goal handle of what runs.
         self._running: Any = None
+        self._last_server = Server.ABSENT
 
     # Lifecycle
 
@@ -117,7 +130,7 @@ class GripperAdapterNode(LifecycleNode):
         if actions is None:
             return {}
         return {
-            action.name: ActionClient(self, action.action_type, action.name)
+            action.name: WatchedAction(self, action.action_type, action.name)
             for action in actions.distinct
         }
 
@@ -140,9 +153,10 @@ class GripperAdapterNode(LifecycleNode):
     # Inputs
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        now_ns, now_s = read_together(lambda: int(self.get_clock().now().nanoseconds))
+        moment = read_moment(lambda: int(self.get_clock().now().nanoseconds))
+        now_s = moment.steady_ns / messages.NANOSECONDS
         stamp_ns = messages.stamp_ns(message)
-        ahead_s = 0.0 if stamp_ns == 0 else (stamp_ns - now_ns) / messages.NANOSECONDS
+        ahead_s = 0.0 if stamp_ns == 0 else (stamp_ns - moment.ros_ns) / messages.NANOSECONDS
         try:
             trajectory = messages.read_joint_trajectory(message)
             self._adapter.take(trajectory, now_s + ahead_s, now_s)
@@ -177,17 +191,36 @@ class GripperAdapterNode(LifecycleNode):
     # Goals
 
     def _step(self) -> None:
-        now_s = time.monotonic()
-        wanted = self._adapter.step(now_s, server_ready=self._server_ready())
+        for client in self._action_clients.values():
+            client.step()
+        server, was = self._server(), self._last_server
+        self._last_server = server
+        if was is Server.SILENT and server is Server.READY and self._adapter.phase is Phase.RUNNING:
+            self._ask_whether_known(self._adapter.goal, self._running)
+        wanted = self._adapter.step(time.monotonic(), server)
         if wanted == "cancel":
-            self._running.cancel_goal_async()
+            self._cancel()
         elif wanted is not None:
             self._send(wanted)
-        self._watch(now_s)
+        self._watch()
+
+    def _cancel(self) -> None:
+        # A server that was started anew answers that there is nothing to cancel, and never ends it.
+        goal, handle = self._adapter.goal, self._running
+
+        def judge(answered: Any) -> None:
+            if not answered.result().goals_canceling:
+                self._ask_whether_known(goal, handle)
+
+        handle.cancel_goal_async().add_done_callback(judge)
+
+    def _ask_whether_known(self, goal: GripperGoal | None, handle: Any) -> None:
+        assert goal is not None
+        client = self._action_clients[self._action_of(goal).name]
+        client.if_unknown(handle, lambda: self._adapter.on_unknown(goal.number))
 
     def _send(self, goal: GripperGoal) -> None:
-        assert self._actions is not None
-        action = self._actions.of(goal)
+        action = self._action_of(goal)
         self.get_logger().info(
             f"goal {goal.number}: {action.name} to {goal.finger_m:.4f} m (target "
             f"{goal.target_m:.4f} m)"
@@ -203,24 +236,29 @@ class GripperAdapterNode(LifecycleNode):
             handle.get_result_async().add_done_callback(
                 lambda ended: self._on_result(number, ended)
             )
-        self._watch(time.monotonic())
+        self._watch()
 
     def _on_result(self, number: int, future: Any) -> None:
         response = future.result()
         outcome, reason = outcome_of(response.status, response.result)
         self._adapter.on_result(number, outcome, reason)
         self.get_logger().info(f"goal {number}: {outcome.value}")
-        self._watch(time.monotonic())
+        self._watch()
 
-    def _server_ready(self) -> bool:
-        clients = self._action_clients.values()
-        return bool(clients) and all(client.server_is_ready() for client in clients)
+    def _action_of(self, goal: GripperGoal) -> GripperAction:
+        assert self._actions is not None
+        return self._actions.of(goal)
+
+    def _server(self) -> Server:
+        """The worst of the driver's actions."""
+        servers = {client.server for client in self._action_clients.values()}
+        return next((worst for worst in Server if worst in servers), Server.ABSENT)
 
     # Status
 
-    def _watch(self, now_s: float) -> None:
+    def _watch(self) -> None:
         """A new problem is reported at once."""
-        problem = self._missing or self._adapter.problem(now_s, server_ready=self._server_ready())
+        problem = self._missing or self._adapter.problem(time.monotonic(), self._server())
         # Sentences that only count on are one problem.
         is_new = problem.split(" for ")[0] != self._problem.split(" for ")[0]
         self._problem = problem
@@ -235,7 +273,7 @@ class GripperAdapterNode(LifecycleNode):
         values = {
             "driver": self._driver.kind,
             "action": self._driver.action,
-            "server": "ready" if self._server_ready() else "absent",
+            "server": self._server().value,
             "goal": "none" if goal is None else f"{goal.finger_m:.4f} m",
             "goals_sent": "0" if goal is None else str(goal.number),
             "grasp": "none" if goal is None else str(goal.grasp).lower(),

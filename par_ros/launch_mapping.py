@@ -17,7 +17,6 @@ from launch.actions import (
     SetEnvironmentVariable,
     Shutdown,
 )
-from launch.events import Shutdown as ShutdownEvent
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
@@ -28,7 +27,7 @@ from lifecycle_msgs.msg import Transition
 
 from par_ros.node_graph import GRAPHS, NodeEntry, NodeGraph, parse_arguments
 from par_ros.parameters import constraint_of
-from par_ros.process import PARENT_VARIABLE
+from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence
 
 PACKAGE = "par_ros"
 
@@ -81,16 +80,74 @@ def graph_actions(graph: NodeGraph) -> list[Any]:
     actions: list[Any] = [
         SetEnvironmentVariable(variable, value) for variable, value in graph.environment.items()
     ]
+    course = _Course({entry.name for entry in graph.nodes if entry.lifecycle})
     managed: dict[str, Any] = {}
     for entry in graph.nodes:
-        node = _node(entry, graph)
+        node = _node(entry, graph, course)
         actions.append(node)
         if entry.lifecycle:
             managed[entry.name] = node
-    return actions + _steps_to_active(managed)
+    return actions + _steps_to_active(managed, course)
 
 
-def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
+class _Course:
+    """What has become of a launch so far; its methods are what launch calls at each event.
+
+    A failure is reported to launch's event loop, by which `ros2 launch` ends with code 1: the end
+    of a process, whatever its code, is none to it.
+    """
+
+    def __init__(self, unconfigured: set[str]) -> None:
+        self._unconfigured = unconfigured
+        self._is_up = False
+        self._is_ending = False
+
+    def configured(self, context: LaunchContext, name: str, first: Any) -> list[Any]:
+        """With the last one configured, `first` is activated."""
+        self._unconfigured.discard(name)
+        if self._is_up or self._unconfigured:
+            return []
+        return [_change(first, Transition.TRANSITION_ACTIVATE)]
+
+    def activated(self, context: LaunchContext, following: Any) -> list[Any]:
+        """`following` is activated next; after the last one all are up. Later steps are the
+        business of whoever asks for them: one that fails does not end the guard."""
+        if self._is_up:
+            return []
+        self._is_up = following is None
+        return [] if self._is_up else [_change(following, Transition.TRANSITION_ACTIVATE)]
+
+    def step_failed(self, context: LaunchContext, sentence: str) -> list[Any]:
+        """While coming up, that is the end."""
+        return [] if self._is_up else self._fail(context, sentence)
+
+    def exited(self, context: LaunchContext, entry: NodeEntry) -> list[Any]:
+        """The others go too, unless they already do or go on without it."""
+        if self._is_ending or context.is_shutdown:
+            return []
+        code = context.locals.event.returncode
+        if entry.ends_run and code == 0:
+            self._is_ending = True
+            return [Shutdown(reason=f"{entry.name} has ended")]
+        sentence = end_sentence(entry.name, code)
+        if self._is_up and entry.others_go_on:
+            _report(context, f"{sentence}; the others go on")
+            return []
+        return self._fail(context, sentence)
+
+    def _fail(self, context: LaunchContext, sentence: str) -> list[Any]:
+        if self._is_ending:
+            return []
+        self._is_ending = True
+        _report(context, f"{sentence}, so the launch is ended")
+        return [Shutdown(reason=sentence)]
+
+
+def _report(context: LaunchContext, sentence: str) -> None:
+    context.asyncio_loop.call_exception_handler({"message": f"{ERROR_PREFIX}{sentence}."})
+
+
+def _node(entry: NodeEntry, graph: NodeGraph, course: _Course) -> Any:
     to_log = graph.log_folder is not None and not entry.ends_run
     action = LifecycleNode if entry.lifecycle else Node
     return action(
@@ -107,38 +164,32 @@ def _node(entry: NodeEntry, graph: NodeGraph) -> Any:
         ],
         remappings=list(entry.remappings),
         output="log" if to_log else "screen",
-        on_exit=OpaqueFunction(function=_end_launch, args=[entry.name]),
+        on_exit=OpaqueFunction(function=course.exited, args=[entry]),
     )
 
 
-def _end_launch(context: LaunchContext, name: str) -> list[Any]:
-    """A process has ended: the others go too, unless they already do."""
-    return [] if context.is_shutdown else [Shutdown(reason=f"{name} has ended")]
-
-
-def _steps_to_active(managed: Mapping[str, Any]) -> list[Any]:
+def _steps_to_active(managed: Mapping[str, Any], course: _Course) -> list[Any]:
     """Configure all, then activate one after the other; a step that fails ends the launch.
 
     The order is what a recording needs: nothing is said before the recorder hears everybody.
     """
     nodes = list(managed.values())
-    unconfigured = set(managed)
-
-    def configured(context: LaunchContext, name: str) -> list[Any]:
-        unconfigured.discard(name)
-        return [] if unconfigured else [_change(nodes[0], Transition.TRANSITION_ACTIVATE)]
-
     actions: list[Any] = []
     for (name, node), following in zip(managed.items(), [*nodes[1:], None], strict=True):
-        count = OpaqueFunction(function=configured, args=[name])
+
+        def failed(label: str, name: str = name) -> Any:
+            return OpaqueFunction(
+                function=course.step_failed, args=[f"{name} could not be {label}"]
+            )
+
+        count = OpaqueFunction(function=course.configured, args=[name, nodes[0]])
+        next_step = OpaqueFunction(function=course.activated, args=[following])
         actions += [
             _when(node, "configuring", "inactive", count),
-            _when(node, "configuring", "unconfigured", _end(f"{name} could not be configured")),
-            _when(node, "activating", "inactive", _end(f"{name} could not be activated")),
+            _when(node, "configuring", "unconfigured", failed("configured")),
+            _when(node, "activating", "inactive", failed("activated")),
+            _when(node, "activating", "active", next_step),
         ]
-        if following is not None:
-            activate = _change(following, Transition.TRANSITION_ACTIVATE)
-            actions.append(_when(node, "activating", "active", activate))
     return actions + [_change(node, Transition.TRANSITION_CONFIGURE) for node in nodes]
 
 
@@ -153,10 +204,6 @@ def _when(node: Any, start: str, goal: str, action: Any) -> Any:
 def _change(node: Any, transition: int) -> Any:
     event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
     return EmitEvent(event=event)
-
-
-def _end(reason: str) -> Any:
-    return EmitEvent(event=ShutdownEvent(reason=reason))
 
 
 def _argument_text(default: Any) -> str:

@@ -13,6 +13,7 @@ The main thread simulates and draws; another one spins. Simulation time never go
 episode starts EPISODE_GAP_S after the last one ended.
 """
 
+import os
 import queue
 import sys
 import threading
@@ -34,6 +35,7 @@ from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.trajectory_follower import TrajectoryFollower
+from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
 from par_ros.process import run_beside_spinning
 from par_ros.topics import (
@@ -519,9 +521,13 @@ def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> Man
 
 def main() -> int:
     """The executable maniskill_bridge_node."""
-    return run_beside_spinning(
+    leave_at_once_when_asked()
+    code = run_beside_spinning(
         lambda: ManiSkillBridgeNode(make_maniskill_arm), ManiSkillBridgeNode.run
     )
+    # Taking the simulator down piece by piece takes seconds, and `ros2 launch` waits for five.
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

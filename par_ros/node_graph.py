@@ -9,12 +9,14 @@ import datetime
 import hashlib
 import json
 import os
+import shlex
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from par_model.json_file import read_object
 from par_model.simulation.tasks import CONTROL_STEP_S, TASKS, task
 from par_ros.parameters import (
     Mode,
@@ -27,6 +29,8 @@ from par_ros.parameters import (
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
+    CONTROLLER_PARAMETERS_NAME,
+    CONTROLLER_STATE_NAME,
     EPISODES,
     GRIPPER_ADAPTER,
     GRIPPER_TRAJECTORY,
@@ -44,6 +48,8 @@ DEFAULT_CHECKPOINT = "checkpoints/par_small"
 
 _DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 _FASTDDS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+_VULKAN_DRIVERS = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
+_LIBRARIES = "LD_LIBRARY_PATH"
 _MODES = typing.get_args(Mode)
 
 
@@ -59,6 +65,8 @@ class NodeEntry:
         lifecycle: whether it must be configured and activated; all are configured before the first
             is activated, and they are activated in the order of the table.
         ends_run: whether the run is over, well, when this process ends with code 0.
+        others_go_on: whether the others stay where this process fails after all have come up: a
+            guard outlives its policy. The run has failed all the same, and says so.
     """
 
     executable: str
@@ -67,6 +75,7 @@ class NodeEntry:
     remappings: tuple[tuple[str, str], ...] = ()
     lifecycle: bool = False
     ends_run: bool = False
+    others_go_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,8 @@ class SimArguments:
     )
     log: str = parameter(
         "files",
-        "files: each process's output goes to <report>/logs; screen: to the screen",
+        "files: each process's output goes to <report>/logs, under `ros2 launch` to the folder "
+        "that it names; screen: to the screen",
         choices=("files", "screen"),
     )
 
@@ -254,6 +264,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     report = Path(arguments.report or _dated_report_folder()).absolute()
     checkpoint = str(checkpoint_folder(arguments.checkpoint))
     instruction = arguments.instruction or task(arguments.task).instruction
+    _require_instruction("sim", instruction, Path(checkpoint))
     sim_time = {"use_sim_time": True}
     nodes = (
         NodeEntry(
@@ -323,12 +334,13 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
         nodes = (recorder_entry(nodes, report / "recording.mcap", arguments.mode), *nodes)
     log_folder = report / "logs" if arguments.log == "files" else None
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
-    return NodeGraph(nodes, arguments.namespace, environment, log_folder)
+    return NodeGraph(nodes, arguments.namespace, environment | vulkan_environment(), log_folder)
 
 
 def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
+    policy_parameters = _policy_parameters("real_arm", arguments)
     nodes = (
         NodeEntry(
             GUARD,
@@ -344,7 +356,11 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
                 (JOINT_STATES.name, arguments.joint_states_topic),
                 (JOINT_TRAJECTORY.name, arguments.controller_topic),
                 (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
-                *_controller_state_remapping(arguments),
+                (
+                    CONTROLLER_STATE_NAME,
+                    arguments.controller_state_topic
+                    or _beside(arguments.controller_topic, "controller_state"),
+                ),
             ),
             lifecycle=True,
         ),
@@ -356,6 +372,10 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
                 (JOINT_STATES.name, arguments.joint_states_topic),
                 (JOINT_TRAJECTORY.name, arguments.controller_topic),
                 (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
+                (
+                    CONTROLLER_PARAMETERS_NAME,
+                    _beside(arguments.controller_topic, "get_parameters"),
+                ),
             ),
             lifecycle=True,
         ),
@@ -363,12 +383,13 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
         NodeEntry(
             POLICY,
             POLICY,
-            _policy_parameters(arguments) | sim_time,
+            policy_parameters | sim_time,
             (
                 (IMAGE.name, arguments.camera_topic),
                 (JOINT_STATES.name, arguments.joint_states_topic),
             ),
             lifecycle=True,
+            others_go_on=True,
         ),
     )
     if arguments.record:
@@ -410,7 +431,7 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
             },
             lifecycle=True,
         ),
-        NodeEntry(POLICY, POLICY, _policy_parameters(arguments), lifecycle=True),
+        NodeEntry(POLICY, POLICY, _policy_parameters("loopback", arguments), lifecycle=True),
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
@@ -465,9 +486,39 @@ def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute()) if path else ""
 
 
-def _policy_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
+def _require_instruction(owner: str, instruction: str, checkpoint: Path) -> None:
+    """Raise ValueError, before anything is started, for what the policy will not know.
+
+    A checkpoint that does not say what it knows is left to the policy, which says why.
+    """
+    known = _known_instructions(checkpoint)
+    knows = f"it knows: {'; '.join(map(repr, known))}"
+    if not instruction:
+        which = f"; {knows}" if known else ""
+        raise ValueError(
+            f"{owner}: instruction is missing, what the policy is told, word for word; "
+            f'add instruction:="..."{which}.'
+        )
+    if known and instruction not in known:
+        raise ValueError(
+            f"{owner}: instruction {instruction!r} is unknown to this policy; {knows}."
+        )
+
+
+def _known_instructions(checkpoint: Path) -> tuple[str, ...]:
+    """Empty where the checkpoint does not say."""
+    try:
+        texts = read_object(checkpoint / "instructions.json", "copy it anew").get("texts")
+    except ValueError:
+        return ()
+    return tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
+
+
+def _policy_parameters(owner: str, arguments: ArmArguments) -> dict[str, ParameterValue]:
+    checkpoint = checkpoint_folder(arguments.checkpoint)
+    _require_instruction(owner, arguments.instruction, checkpoint)
     return {
-        "checkpoint": str(checkpoint_folder(arguments.checkpoint)),
+        "checkpoint": str(checkpoint),
         "instruction": arguments.instruction,
         "policy_seed": arguments.policy_seed,
         "backend": arguments.backend,
@@ -481,15 +532,9 @@ def _guard_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
     return {"splice_s": arguments.splice_s, "limit_share": arguments.limit_share}
 
 
-def _controller_state_remapping(arguments: RealArmArguments) -> tuple[tuple[str, str], ...]:
-    """The controller's state stands beside its command topic."""
-    if arguments.reference != "controller_state":
-        return ()
-    controller = read_arm_spec(arguments.robot).arm_controller
-    topic = arguments.controller_state_topic or str(
-        PurePosixPath(arguments.controller_topic).with_name("controller_state")
-    )
-    return ((f"{controller}/controller_state", topic),)
+def _beside(topic: str, name: str) -> str:
+    """What a controller offers beside its command topic."""
+    return str(PurePosixPath(topic).with_name(name))
 
 
 def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realtime") -> NodeEntry:
@@ -533,6 +578,26 @@ def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str,
     if domain_id is not None:
         environment["ROS_DOMAIN_ID"] = str(domain_id)
     return environment
+
+
+def vulkan_environment() -> dict[str, str]:
+    """The Vulkan driver that `./par` unpacked, where the caller names no other and it is there.
+
+    `./par` itself has set it already; `ros2 launch` and `python -m par_ros` have not.
+    """
+    if any(os.environ.get(name) for name in _VULKAN_DRIVERS):
+        return {}
+    cache = os.environ.get("PAR_CACHE") or os.path.expanduser("~/.cache/par")
+    try:
+        words = shlex.split(Path(cache, "vulkan", "env").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = dict(word.split("=", 1) for word in words if "=" in word)
+    if libraries := found.get(_LIBRARIES):
+        # As a shell reads it: ours:${LD_LIBRARY_PATH}.
+        ours = libraries.partition("${")[0]
+        found[_LIBRARIES] = ":".join(filter(None, (ours, os.environ.get(_LIBRARIES))))
+    return found
 
 
 def _dated_report_folder() -> Path:

@@ -35,7 +35,7 @@ from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
 from par_ros.resources import resource
 
 if typing.TYPE_CHECKING:
-    from par_ros.control.guard import GuardSettings
+    from par_ros.control.guard_settings import GuardSettings
 
 Mode = Literal["lockstep", "realtime"]
 Scalar = bool | int | float | str
@@ -487,7 +487,7 @@ def expects_reference(parameters: SafetyNodeParameters) -> bool:
 
 def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "GuardSettings":
     """The guard's settings of these parameters."""
-    from par_ros.control.guard import GuardSettings
+    from par_ros.control.guard_settings import GuardSettings
 
     return GuardSettings(
         lockstep=parameters.mode == "lockstep",

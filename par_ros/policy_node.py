@@ -20,12 +20,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
@@ -50,8 +52,14 @@ from par_ros.control.observation_assembler import (
     Refusal,
 )
 from par_ros.control.recent_pictures import RecentPictures
+from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import PolicyNodeParameters, declare, read
-from par_ros.process import report_error, run_node, transition
+from par_ros.process import (
+    leaves_at_once,
+    report_error,
+    run_node,
+    transition,
+)
 from par_ros.topics import (
     ACTION_CHUNK,
     DIAGNOSTICS,
@@ -131,6 +139,7 @@ class PolicyNode(LifecycleNode):
         super().__init__(POLICY)
         self._load_policy = load_policy
         self._settings = declare(self, PolicyNodeParameters)
+        self.add_on_set_parameters_callback(self._check_changes)
         self._policy: Policy | None = None
         self._assembler: ObservationAssembler | None = None
         self._camera = CameraCheck(CameraCheckSettings(), time.monotonic())
@@ -155,19 +164,30 @@ class PolicyNode(LifecycleNode):
         self._last_refusal = ""
         self._camera_fault: Refusal | None = None
 
+    def _check_changes(self, changes: "list[Parameter[Any]]") -> SetParametersResult:
+        """Refuse what the policy cannot do when it is set: the next episode would fail by it."""
+        policy = self._policy
+        try:
+            for change in changes:
+                if policy is not None and change.name == "instruction":
+                    policy.spec.require_instruction(change.value)
+                elif policy is not None and change.name == "predict_images" and change.value:
+                    _require_predictor(policy)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
     # Lifecycle
 
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._settings = read(self, PolicyNodeParameters)
-            self._policy = self._load_policy(self._settings)
-            if self._settings.predict_images and not isinstance(self._policy, FramePredictor):
-                raise ValueError(
-                    "predict_images is true, but this policy cannot predict pictures; set "
-                    "predict_images:=false."
-                )
-            _warm_up(self._policy, self._settings)
+            with leaves_at_once():
+                self._policy = self._load_policy(self._settings)
+                if self._settings.predict_images:
+                    _require_predictor(self._policy)
+                _warm_up(self._policy, self._settings)
         except (ValueError, FileNotFoundError) as error:
             report_error(error)
             self._policy = None
@@ -345,6 +365,7 @@ class PolicyNode(LifecycleNode):
                 executed = messages.read_joint_trajectory(message).reordered(
                     self._assembler.joint_names
                 )
+                _require_same_length(executed.positions, sent.positions)
             except ValueError as error:
                 self._refuse(Refusal("executed_actions", str(error)))
                 return
@@ -656,6 +677,15 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(messages.diagnostics_message((status,), now_ns))
 
 
+def _require_predictor(policy: Policy) -> None:
+    """Raise ValueError where `policy` cannot draw what it expects."""
+    if not isinstance(policy, FramePredictor):
+        raise ValueError(
+            "predict_images is true, but this policy cannot predict pictures; set "
+            "predict_images:=false."
+        )
+
+
 def _observation(assembled: AssembledObservation) -> Observation:
     return Observation(
         image=assembled.image,
@@ -665,6 +695,14 @@ def _observation(assembled: AssembledObservation) -> Observation:
         executed_actions=assembled.executed_actions,
         recent_images=assembled.recent_images,
     )
+
+
+def _require_same_length(executed: FloatArray, asked: FloatArray) -> None:
+    if executed.shape != asked.shape:
+        raise ValueError(
+            f"executed_actions has {len(executed)} points and the chunk it answers {len(asked)}; "
+            "check the guard's num_actions."
+        )
 
 
 def _stood_still(executed: FloatArray, asked: FloatArray) -> bool:
@@ -703,6 +741,7 @@ def _list_text(values: list[float]) -> str:
 
 def main() -> int:
     """The executable policy_node."""
+    leave_at_once_when_asked()
     # Here, not above: only the process that loads a checkpoint needs torch.
     from par_model.load_policy import load_policy
 

@@ -2,8 +2,9 @@
 """How each executable of this package starts, spins and ends.
 
 A node ends with code 0 when it is asked to (SIGINT, SIGTERM, context shut down), and with code 1
-and one line "error: ..." on stderr when it cannot do its work. Nothing outlives the process that
-started it: see `end_with_parent`.
+and one line "error: ..." on stderr when it cannot do its work. What only prepares its work
+(imports, loading a policy) is left where it is, see `leaves_at_once`. Nothing outlives the process
+that started it: see `end_with_parent`.
 """
 
 import ctypes
@@ -15,7 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import rclpy
@@ -23,9 +26,15 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from rclpy.signals import (
+    SignalHandlerOptions,
+    get_current_signal_handlers_options,
+    install_signal_handlers,
+    uninstall_signal_handlers,
+)
 
 from par_ros.control.timeline import Moment
+from par_ros.leaving import leave_at_once_when_asked
 
 # Set by `python -m par_ros` and our launch files for their children: their own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
@@ -50,6 +59,9 @@ def run_node(
     code is 1. Anything else is a bug and keeps its traceback.
     """
     end_with_parent()
+    # What rclpy's own handlers call after theirs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     rclpy.init(args=arguments)
     node = None
     try:
@@ -104,26 +116,37 @@ def run_beside_spinning(
     """
     end_with_parent()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_end = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked_to_end.set()
+        raise KeyboardInterrupt
+
     # SIGINT too: whoever starts a process in the background leaves it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     failures: list[BaseException] = []
-    spinner = None
+    node = spinner = None
     try:
         node = make_node()
         spinner = threading.Thread(target=_spin, args=(node, failures), name="spin")
         spinner.start()
         run(node)
-    except KeyboardInterrupt:
+    except BaseException as error:
         if failures:
             raise failures[0] from None
-        return 0
-    except (ValueError, FileNotFoundError) as error:
-        return report_error(error)
+        if asked_to_end.is_set():
+            # Whatever it has become: an interrupted import ends by any error.
+            return 0
+        if isinstance(error, (ValueError, FileNotFoundError)):
+            return report_error(error)
+        raise
     finally:
         rclpy.try_shutdown()
         if spinner is not None:
             spinner.join()
+        if node is not None:
+            node.destroy_node()
     return 0
 
 
@@ -141,6 +164,25 @@ def _spin(node: Node, failures: list[BaseException]) -> None:
         assert main_thread is not None
         signal.pthread_kill(main_thread, signal.SIGINT)
         raise
+
+
+@contextmanager
+def leaves_at_once() -> Iterator[None]:
+    """`leave_at_once_when_asked`, inside, where a node spins: for work of minutes in one of its
+    callbacks, which rclpy's handlers would wait for. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    options = get_current_signal_handlers_options()
+    uninstall_signal_handlers()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    leave_at_once_when_asked()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        install_signal_handlers(options)
 
 
 def read_moment(read_clock_ns: Callable[[], int]) -> Moment:
@@ -168,6 +210,12 @@ def report_error(error: BaseException | str) -> int:
     sentence = " ".join(str(error).split())
     print(f"{ERROR_PREFIX}{sentence}", file=sys.stderr, flush=True)
     return 1
+
+
+def end_sentence(name: str, code: int) -> str:
+    """How the process of node `name` ended; a negative code is a signal's number."""
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{name} ended unexpectedly ({how})"
 
 
 def end_with_parent() -> None:

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watches a ros2_control arm for the guard: is it there, is it complete, is it driven by one.
 
-It drives nothing. Five things must hold: joint states come often enough and complete; the guard
-says that it is alive; a controller listens on joint_trajectory and one on gripper_trajectory;
-nobody but the guard publishes there; and the controllers are active, where controller_manager_msgs
-is installed to ask and the controller manager has answered once. /diagnostics says which do not. If
-one is lost while the guard is engaged, it calls the guard's ~/disengage: the arm comes to rest and
-stays so until a person engages again.
+It drives nothing. Six things must hold: joint states come often enough and complete; the guard says
+on guard_state that it is alive, and nobody else writes there; a controller listens on
+joint_trajectory and one on gripper_trajectory; nobody but the guard publishes there; the arm's
+controller interpolates from its desired state, where it tells; and the controllers are active,
+where controller_manager_msgs is installed to ask and the controller manager has answered once.
+/diagnostics says which do not. If one is lost while the guard is engaged, it calls the guard's
+~/disengage: the arm comes to rest and stays so until a person engages again.
 """
 
 import sys
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -28,10 +31,12 @@ from par_ros.control.supervision import ArmView, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
 from par_ros.topics import (
+    CONTROLLER_PARAMETERS_NAME,
     DIAGNOSTICS,
     DISENGAGE,
     GRIPPER_TRAJECTORY,
     GUARD,
+    GUARD_STATE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
     RECORDER,
@@ -43,12 +48,13 @@ _CHECK_PERIOD_S = 0.1
 _DIAGNOSTICS_PERIOD_S = 1.0
 _CONTROLLERS_PERIOD_S = 2.0
 _LIST_CONTROLLERS = "controller_manager/list_controllers"
+_INTERPOLATION = ("interpolate_from_desired_state", "open_loop_control")
 # A controller manager that has not answered the third time is said to be missing.
 _NUM_PATIENT_ASKS = 3
 
 
 class RealArmNode(LifecycleNode):
-    """See the module."""
+    """Listens to arm, guard and controller manager; its one act is to disengage the guard."""
 
     def __init__(self) -> None:
         super().__init__(NAME)
@@ -84,13 +90,13 @@ class RealArmNode(LifecycleNode):
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             ),
             self.create_subscription(
-                DiagnosticArray,
-                DIAGNOSTICS.name,
-                self._on_diagnostics,
-                DIAGNOSTICS.reader_qos.profile(),
+                DiagnosticStatus,
+                GUARD_STATE.name,
+                self._on_guard_state,
+                GUARD_STATE.reader_qos.profile(),
             ),
         ]
-        # Only to learn the names that the launch file mapped the commands to.
+        # Commands: only to learn the names that the launch file mapped them to.
         self._commands = [
             self.create_subscription(
                 JointTrajectoryMessage, topic.name, _ignore, topic.reader_qos.profile()
@@ -99,6 +105,8 @@ class RealArmNode(LifecycleNode):
         ]
         self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
         self._list_controllers = self._make_controller_client()
+        self._interpolation = self.create_client(GetParameters, CONTROLLER_PARAMETERS_NAME)
+        self._interpolation_is_known = False
         self._asked: Any = None
         self._num_asks = 0
         return TransitionCallbackReturn.SUCCESS
@@ -123,6 +131,7 @@ class RealArmNode(LifecycleNode):
             self.destroy_subscription(subscription)
         self.destroy_publisher(self._status)
         self.destroy_client(self._disengage)
+        self.destroy_client(self._interpolation)
         if self._list_controllers is not None:
             self.destroy_client(self._list_controllers)
         return TransitionCallbackReturn.SUCCESS
@@ -135,17 +144,18 @@ class RealArmNode(LifecycleNode):
             return
         try:
             raw = messages.read_joint_state(message)
-            self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = self._selector.take(
+                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
+            )
         except ValueError as error:
             self._supervision.on_bad_joint_state(str(error))
             return
-        self._supervision.on_joint_state(now_s)
+        if sample is not None:
+            self._supervision.on_joint_state(now_s)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in messages.read_diagnostics(message):
-            if status.name == self._guard_status_name:
-                engaged = status.values.get("engaged") == "true"
-                self._supervision.on_guard(engaged, time.monotonic())
+    def _on_guard_state(self, message: DiagnosticStatus) -> None:
+        values = messages.read_status(message).values
+        self._supervision.on_guard(values.get("engaged") == "true", time.monotonic())
 
     # Checks
 
@@ -161,7 +171,7 @@ class RealArmNode(LifecycleNode):
                 subscription.topic_name: self._names(
                     self.get_publishers_info_by_topic(subscription.topic_name)
                 )
-                for subscription in self._commands
+                for subscription in (*self._commands, self._inputs[-1])
             },
         )
         problems = self._supervision.problems(view, self._guard_status_name, time.monotonic())
@@ -190,7 +200,22 @@ class RealArmNode(LifecycleNode):
         self._controllers_request = ListControllers.Request()
         return self.create_client(ListControllers, _LIST_CONTROLLERS)
 
+    def _ask_for_interpolation(self) -> None:
+        """Until the arm's controller has answered; Humble calls it open_loop_control."""
+        if self._interpolation_is_known or not self._interpolation.service_is_ready():
+            return
+        request = GetParameters.Request(names=list(_INTERPOLATION))
+        self._interpolation.call_async(request).add_done_callback(self._on_interpolation)
+
+    def _on_interpolation(self, future: Any) -> None:
+        values = future.result().values
+        told = [value.bool_value for value in values if value.type == ParameterType.PARAMETER_BOOL]
+        if told:
+            self._interpolation_is_known = True
+            self._supervision.on_interpolation(any(told))
+
     def _ask_for_controllers(self) -> None:
+        self._ask_for_interpolation()
         client = self._list_controllers
         if client is None:
             return

@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message
 
 from par_ros import messages
 from par_ros.control.reference_watch import ReferenceSample
-from par_ros.topics import CONTROLLER_REFERENCE
+from par_ros.topics import CONTROLLER_REFERENCE, CONTROLLER_STATE_NAME
 
 # 20 Hz of ticks at 1 kHz, and a few ticks that come late.
 _MOST_AT_ONCE = CONTROLLER_REFERENCE.reader_qos.depth
@@ -39,9 +39,7 @@ class _NeverExecuted(CallbackGroup):  # type: ignore[misc]  # rclpy has no types
 class ReferenceInput:
     """One subscription, read by polling."""
 
-    def __init__(
-        self, node: Node, source: str, arm_controller: str, joint_names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, node: Node, source: str, joint_names: tuple[str, ...]) -> None:
         """source: "controller_state" or "topic", as the parameter `reference`.
 
         Raises ValueError where controller_state is wanted and control_msgs is not installed.
@@ -53,7 +51,7 @@ class ReferenceInput:
             name, self._type = CONTROLLER_REFERENCE.name, CONTROLLER_REFERENCE.message_type
             self._read = messages.read_reference
         else:
-            name, self._type = f"{arm_controller}/controller_state", _controller_state_type()
+            name, self._type = CONTROLLER_STATE_NAME, _controller_state_type()
             self._read = messages.read_controller_state
         self._subscription = node.create_subscription(
             self._type,

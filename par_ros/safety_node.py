@@ -106,7 +106,7 @@ class SafetyNode(LifecycleNode):
             self._guard = Guard(spec, settings, self._latch)
             if expects_reference(self._settings):
                 self._reference = ReferenceInput(
-                    self, self._settings.reference, spec.arm_controller, spec.arm_joint_names
+                    self, self._settings.reference, spec.arm_joint_names
                 )
         except ValueError as error:
             report_error(error)

@@ -102,6 +102,11 @@ class ServiceEntry:
         return f"{self.server}/{self.name}"
 
 
+# Names under which nodes know what a ros2_control controller offers; launch remaps them. Its types
+# are control_msgs' and rcl_interfaces', so they are no rows of the table.
+CONTROLLER_STATE_NAME = "arm_controller/controller_state"
+CONTROLLER_PARAMETERS_NAME = "arm_controller/get_parameters"
+
 # Depth 10 at 20 Hz is half a second: more than one chunk, so that a busy consumer loses nothing.
 _SENSOR_WRITER = Qos(reliable=True, depth=10)
 _SENSOR_READER = Qos(reliable=False, depth=5)

@@ -1,112 +1,241 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a chunk: a motion that follows it, or a hold, and what the policy is told.
+"""What becomes of a chunk: it is given a time and followed, or held, or it is a fault.
 
-Times are integer nanoseconds of the guard's timeline where they say so, ROS time otherwise. L
-knots of J + 1 joints, gripper last.
+Times are integer nanoseconds of the guard's timeline where they say so, ROS time otherwise.
 """
 
+import dataclasses
 from collections import Counter
-from dataclasses import dataclass
 
-import numpy as np
-
-from par_ros.control.action_schedule import PlacedChunk
-from par_ros.control.command import Command
-from par_ros.control.commanded_motion import CommandedMotion, Lead, MotionHistory
+from par_ros.control.action_schedule import ActionSchedule, ScheduleRefusal
+from par_ros.control.authority import Authority
+from par_ros.control.chunk_follower import ChunkFollower
+from par_ros.control.chunk_form import Fault, RequestedChunk
+from par_ros.control.command import Command, log
+from par_ros.control.commanded_motion import MotionHistory
 from par_ros.control.commander import Commander
-from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
-from par_ros.control.safety_filter import FilteredChunk, Join, RequestedChunk, SafetyFilter
+from par_ros.control.engaging import Engaging
+from par_ros.control.guard_settings import GuardSettings
+from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.joint_watch import JointWatch
+from par_ros.control.reference_watch import ReferenceWatch
+from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment
+from par_ros.control.watchdog import Watchdog, steady_s
 
-
-@dataclass(frozen=True)
-class Followed:
-    """A chunk that is followed: its motion, and its knots [L, J + 1] from `start_ns` on."""
-
-    motion: CommandedMotion
-    knots: FloatArray
-    start_ns: int
+# Deadlines in the guard's watchdog.
+NEXT_CHUNK = "chunk"
+LIVE_POLICY = "dead_policy"
 
 
 class ChunkAnswers:
-    """Applies the filter from the running motion on; counts what it did."""
+    """Answers every chunk of one arm's policy.
+
+    Attributes:
+        settled_ns: until then (timeline) the arm is led to where the guard begins.
+    """
 
     def __init__(
         self,
-        safety_filter: SafetyFilter,
+        settings: GuardSettings,
+        authority: Authority,
         motions: MotionHistory,
         commander: Commander,
+        joints: JointWatch,
+        reference: ReferenceWatch,
+        engaging: Engaging,
+        safety_filter: SafetyFilter,
+        schedule: ActionSchedule,
+        watchdog: Watchdog,
         counters: Counter[str],
     ) -> None:
-        self._filter = safety_filter
+        self.settings = settings
+        self._authority = authority
         self._motions = motions
         self._commander = commander
+        self._joints = joints
+        self._reference = reference
+        self._engaging = engaging
+        self._filter = safety_filter
+        self._schedule = schedule
+        self._watchdog = watchdog
         self._counters = counters
+        self._follower = ChunkFollower(safety_filter, motions, commander, counters)
+        self.settled_ns = 0
+        # The chunk that was answered last, in case its answer is withdrawn.
+        self._answered: RequestedChunk | None = None
 
-    def follow(
-        self, chunk: RequestedChunk, lead: Lead, placed: PlacedChunk, start_ns: int, time_ns: int
-    ) -> tuple[Followed | str, Command]:
-        """The motion, or why there is none; and what is to be logged.
+    def on_chunk(self, chunk: RequestedChunk, moment: Moment) -> Command:
+        """Pass, track or refuse one chunk. In lockstep every new chunk is answered."""
+        self._counters["chunks"] += 1
+        stepped = self._authority.advance(moment)
+        if stepped is not None:
+            return stepped
+        refused = self._check_lockstep_stamp(chunk, moment) if self.settings.lockstep else None
+        if refused is not None:
+            return refused
+        if self._authority.engaged:
+            # Before its stamp: a policy that sends NaN is broken, late or not.
+            fault = self._filter.check_form(chunk)
+            if fault is not None:
+                return self._refuse(fault, chunk, moment)
+        time_ns = self._chunk_time_ns(chunk, moment)
+        if not self._motions and not self._stand_at_measured(time_ns):
+            self._counters["refused"] += 1
+            return log(
+                "error",
+                "a chunk came before any complete joint state, so there is nothing to hold; check "
+                "the joint_states topic.",
+            )
+        return self._place(chunk, time_ns, moment)
 
-        Args:
-            lead: what the motion begins with; the chunk departs from its end.
-            start_ns: the chunk's start on the timeline.
-        """
-        running = self._motions.running
-        join = Join(lead.end, (lead.departs_ns - start_ns) / NANOSECONDS)
-        filtered = self._filter.apply(
-            join, chunk.positions, running.gripper_at(time_ns), placed.first_action
+    def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
+        """Take a chunk that could not even be read into arrays."""
+        stepped = self._authority.advance(moment)
+        if stepped is not None:
+            return stepped
+        self._counters["refused"] += 1
+        if not self._authority.engaged:
+            return log("warning", f"chunk refused: {reason}")
+        return self._authority.trip(Fault("shape", reason), moment)
+
+    def _refuse(self, fault: Fault, chunk: RequestedChunk, moment: Moment) -> Command:
+        """The chunk is a fault: stop, and tell the policy what is done instead."""
+        self._counters["refused"] += 1
+        time_ns = self._chunk_time_ns(chunk, moment)
+        command = self._authority.trip(fault, moment, time_ns=time_ns)
+        return self._tell_held(command, chunk, time_ns, moment)
+
+    def withdrawn(self, moment: Moment) -> Command:
+        """The answer to the last chunk took too long to be sent: it is held."""
+        self._authority.hold("slow")
+        text = (
+            f"chunk held: the guard needed more than {self.settings.send_within_s:.3g} s; check "
+            "the machine's load."
         )
-        if filtered.nodes is None:
-            return filtered.reason, Command()
-        knots = self._with_past_knots(filtered.knots, placed, start_ns)
-        targets_m = knots[placed.first_action :, -1]
-        motion = self._commander.chunk(lead, filtered.nodes, targets_m, start_ns, time_ns)
-        if isinstance(motion, str):
-            self._counters["check_refused"] += 1
-            return f"the outgoing check refused it: {motion}", Command()
-        return Followed(motion, knots, start_ns), self._count(filtered)
+        if self._answered is None:
+            return log("warning", text)
+        time_ns = self._authority.timeline.time_ns(moment)
+        held = self._tell_held(Command(), self._answered, time_ns, moment)
+        return held.saying("warning", text)
 
-    def executed(self, followed: Followed, stamp_on_timeline_ns: int) -> JointTrajectory:
-        """What the policy is told of a chunk that is followed; times from the chunk's stamp."""
-        return self._executed(followed.knots, followed.start_ns - stamp_on_timeline_ns)
+    def _chunk_time_ns(self, chunk: RequestedChunk, moment: Moment) -> int:
+        return (
+            chunk.stamp_ns if self.settings.lockstep else self._authority.timeline.time_ns(moment)
+        )
 
-    def held(self, begin_ns: int, stamp_on_timeline_ns: int) -> JointTrajectory:
-        """What the policy is told of one that is not: the running motion from `begin_ns` on."""
+    def _place(self, chunk: RequestedChunk, time_ns: int, moment: Moment) -> Command:
+        """Give the chunk its time, or refuse it; then follow it."""
+        timeline = self._authority.timeline
+        grid_ns = None
+        if self.settings.chunk_start == "observation":
+            grid_ns = timeline.of_stamp(min(chunk.stamp_ns, moment.ros_ns), moment)
+        lead = self._commander.lead(time_ns, grid_ns)
+        takes_over_ns = timeline.stamp_ns(lead.departs_ns, moment)
+        placed = self._schedule.place(chunk.stamp_ns, moment.ros_ns, takes_over_ns)
+        if isinstance(placed, ScheduleRefusal):
+            return self._refuse_unplaced(chunk, placed, time_ns, moment)
+        if not self._authority.engaged:
+            self._counters["refused"] += 1
+            return self._answer_held(chunk, time_ns, moment)
+        fault = self._filter.check(
+            chunk,
+            self._motions.running.state_at(time_ns).positions,
+            None if self._joints.newest is None else self._joints.newest.positions[:-1],
+        )
+        if fault is not None:
+            return self._refuse(fault, chunk, moment)
+        wait = self._why_wait(time_ns)
+        if wait:
+            return self._hold_chunk(chunk, *wait, time_ns, moment)
+        start_ns = timeline.of_stamp(placed.start_ns, moment)
+        followed, logged = self._follower.follow(chunk, lead, placed, start_ns, time_ns)
+        self._expect_next(start_ns, time_ns, moment)
+        if isinstance(followed, str):
+            return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
+        self._authority.holding = ""
+        self._answered = chunk
+        self._reference.begin()
+        stamp_ns = timeline.of_stamp(chunk.stamp_ns, moment)
+        command = self._commander.send(followed.motion, moment)
+        command = command.telling(self._follower.executed(followed, stamp_ns), chunk.stamp_ns)
+        return dataclasses.replace(command, events=logged.events)
+
+    def _why_wait(self, time_ns: int) -> tuple[str, str] | None:
+        """Why a good chunk is not followed now: one word and a sentence."""
+        if time_ns < self.settled_ns:
+            return "settling", "the arm is still being led to where the guard begins"
         running = self._motions.running
-        times_ns = begin_ns + self._filter.knot_times_s * NANOSECONDS
-        targets_m = np.array([running.gripper_at(int(time)) for time in times_ns])
-        knots = np.column_stack((running.positions_at(times_ns), targets_m))
-        return self._executed(knots, begin_ns - stamp_on_timeline_ns)
+        judged = running.kind == "standing" or self._reference.confirmed
+        if self._reference.is_known and not self.settings.lockstep and not judged:
+            return "unconfirmed", "the controller has not shown yet that it took the motion before"
+        return None
 
-    def _with_past_knots(self, knots: FloatArray, placed: PlacedChunk, start_ns: int) -> FloatArray:
-        """Knots that are due before the chunk departs are what is being sent at that time."""
-        result = knots.copy()
-        running = self._motions.running
-        for action in range(placed.first_action):
-            due_ns = start_ns + round(float(self._filter.knot_times_s[action]) * NANOSECONDS)
-            result[action, :-1] = running.state_at(due_ns).positions
-            result[action, -1] = running.gripper_at(due_ns)
-        return result
+    def _check_lockstep_stamp(self, chunk: RequestedChunk, moment: Moment) -> Command | None:
+        """In lockstep the newest joint state is of the observation that physics waits with."""
+        sample = self._joints.newest
+        if sample is None:
+            return None
+        age_s = (sample.stamp_ns - chunk.stamp_ns) / NANOSECONDS
+        if age_s > 0.0:
+            self._counters["late"] += 1
+            return log("warning", f"chunk refused: physics is {age_s:.3f} s beyond its observation")
+        if not self._authority.engaged or -age_s <= self.settings.max_joint_state_age_s:
+            return None
+        fault = Fault(
+            "joint_states_stale",
+            f"joint states must be at most {self.settings.max_joint_state_age_s:g} s older than "
+            f"the chunk, the last is {-age_s:.3f} s older; check the joint_states topic.",
+        )
+        return self._authority.trip(fault, moment)
 
-    def _executed(self, knots: FloatArray, offset_ns: int) -> JointTrajectory:
-        times_s = offset_ns / NANOSECONDS + self._filter.knot_times_s
-        return JointTrajectory(self._filter.spec.joint_names, times_s, knots)
+    def _refuse_unplaced(
+        self, chunk: RequestedChunk, refusal: ScheduleRefusal, time_ns: int, moment: Moment
+    ) -> Command:
+        self._counters[refusal.kind] += 1
+        if refusal.kind == "future" and self._authority.engaged:
+            return self._authority.trip(Fault("future", refusal.reason), moment)
+        text = f"chunk refused: {refusal.reason}"
+        if refusal.kind == "late" and self._motions:
+            # The tail is running already: nothing to send, but the policy must know.
+            self._authority.hold("late")
+            return self._answer_held(chunk, time_ns, moment).saying("warning", text)
+        return log("warning", text)
 
-    def _count(self, filtered: FilteredChunk) -> Command:
-        self._counters[filtered.outcome] += 1
-        command = Command()
-        if filtered.changes:
-            changes = "; ".join(str(change) for change in filtered.changes)
-            command = command.saying("warning", f"chunk tracked: {changes}")
-            for change in filtered.changes:
-                for limit in change.limits:
-                    self._counters[f"limited_{limit}"] += 1
-        for warning in reversed(filtered.warnings):
-            command = command.saying("warning", f"chunk: {warning}")
-        return command
+    def _hold_chunk(
+        self, chunk: RequestedChunk, why: str, reason: str, time_ns: int, moment: Moment
+    ) -> Command:
+        """Hold for one chunk; the next one may end it. The running motion ends at rest."""
+        self._counters["refused"] += 1
+        self._authority.hold(why)
+        held = self._answer_held(chunk, time_ns, moment)
+        return held.saying("warning", f"chunk held: {reason}")
 
+    def _answer_held(self, chunk: RequestedChunk, time_ns: int, moment: Moment) -> Command:
+        """executed_actions of a refused chunk; with a stop in lockstep, which waits for one."""
+        command = self._authority.stop(moment, time_ns) if self.settings.lockstep else Command()
+        return self._tell_held(command, chunk, time_ns, moment)
 
-def steady_s(moment: Moment) -> float:
-    """The steady clock in seconds, for watchdogs."""
-    return moment.steady_ns / NANOSECONDS
+    def _tell_held(
+        self, command: Command, chunk: RequestedChunk, time_ns: int, moment: Moment
+    ) -> Command:
+        if not self._motions:
+            return command
+        stamp_ns = self._authority.timeline.of_stamp(chunk.stamp_ns, moment)
+        begin_ns = stamp_ns if self.settings.lockstep else time_ns
+        return command.telling(self._follower.held(begin_ns, stamp_ns), chunk.stamp_ns)
+
+    def _expect_next(self, start_ns: int, time_ns: int, moment: Moment) -> None:
+        duration_s = self.settings.num_actions * self.settings.step_s
+        left_s = duration_s + (start_ns - time_ns) / NANOSECONDS
+        now_s = steady_s(moment)
+        self._watchdog.feed(NEXT_CHUNK, now_s, left_s + self.settings.late_after_s)
+        self._watchdog.feed(LIVE_POLICY, now_s, left_s + self.settings.policy_timeout_s)
+
+    def _stand_at_measured(self, time_ns: int) -> bool:
+        """Hold where the arm was measured, to answer a chunk; False where that is not known."""
+        if self._joints.newest is None:
+            return False
+        start = self._engaging.start()
+        self._motions.stand_at(start.positions, start.gripper_m, time_ns)
+        return True

@@ -91,19 +91,22 @@ class Commander:
         return command, time_ns + round(duration_s * NANOSECONDS) + MAX_PICKUP_NS
 
     def send(self, motion: CommandedMotion, moment: Moment) -> Command:
-        """Remember the motion as the running one, and give it as messages want it."""
+        """Remember the motion as the running one, and give it as messages want it.
+
+        A gripper with a driver gets nothing on a stop: it keeps its goal, and a goal of its own
+        could release what it holds.
+        """
         self._motions.take(motion)
         gripper = self._spec.gripper
+        stamp_ns = self._timeline.stamp_ns(motion.start_ns, moment)
+        if gripper.driver is not None and motion.kind != "chunk":
+            return Command(arm=motion.arm, stamp_ns=stamp_ns)
         command = JointTrajectory(
             (gripper.command_joint_name,),
             motion.gripper.times_s,
             gripper.command(motion.gripper.positions),
         )
-        return Command(
-            arm=motion.arm,
-            gripper=command,
-            stamp_ns=self._timeline.stamp_ns(motion.start_ns, moment),
-        )
+        return Command(arm=motion.arm, gripper=command, stamp_ns=stamp_ns)
 
     def _first(
         self, kind: MotionKind, lead: Lead, candidates: Iterator[Nodes], time_ns: int

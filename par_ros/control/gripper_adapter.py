@@ -84,6 +84,14 @@ class Phase(Enum):
     CANCELLING = "cancelling"
 
 
+class Server(Enum):
+    """Of the action. SILENT: it was there, and has not answered for a second."""
+
+    ABSENT = "absent"
+    SILENT = "silent"
+    READY = "ready"
+
+
 @dataclass(frozen=True)
 class DueTarget:
     """A finger target and the moment at which it became due."""
@@ -201,10 +209,11 @@ class GripperAdapter:
         """A trajectory came that starts at `start_s`. Raises ValueError, and changes nothing."""
         self._timeline.take(trajectory, start_s, now_s)
 
-    def step(self, now_s: float, *, server_ready: bool) -> GripperGoal | Literal["cancel"] | None:
+    def step(self, now_s: float, server: Server) -> GripperGoal | Literal["cancel"] | None:
         """What to do now. A goal that is given back counts as sent."""
-        if not server_ready:
-            self._lose_server()
+        if server is Server.ABSENT:
+            self._lose_goal()
+        if server is not Server.READY:
             return None
         due = self._timeline.due(now_s)
         if due is None or now_s - due.due_s > self._settings.max_target_age_s:
@@ -242,12 +251,22 @@ class GripperAdapter:
             "repeated until the target changes; look at the gripper"
         )
 
-    def problem(self, now_s: float, *, server_ready: bool) -> str:
+    def on_unknown(self, number: int) -> None:
+        """The server does not know goal `number` (any more): it was started anew."""
+        if self._waits_for(number, Phase.RUNNING, Phase.CANCELLING):
+            self._lose_goal()
+
+    def problem(self, now_s: float, server: Server) -> str:
         """What is wrong, in one sentence without its full stop; empty where nothing is."""
-        if not server_ready:
+        if server is Server.ABSENT:
             return (
                 f"action server {self._driver.action} is not there; start the gripper's driver, or "
                 "check gripper.driver.action in the arm file"
+            )
+        if server is Server.SILENT:
+            return (
+                f"action server {self._driver.action} does not answer; nothing is sent until it "
+                "does; check whether the gripper's driver still runs"
             )
         if self._phase in (Phase.ASKED, Phase.CANCELLING):
             waited_s = now_s - self._asked_s
@@ -276,9 +295,7 @@ class GripperAdapter:
     def _send(self, target_m: float, now_s: float) -> GripperGoal:
         before = self._goal
         grasp = target_m <= self._driver.grasp_below_m
-        highest_m = self._gripper.max_target_m
-        finger_m = self._driver.closed_m if grasp else min(target_m, highest_m)
-        finger_m = max(finger_m, self._driver.closed_m)
+        finger_m = self._driver.closed_m if grasp else min(target_m, self._gripper.max_target_m)
         number = 1 if before is None else before.number + 1
         self._closing = None if before is None else target_m < before.target_m
         self._goal = GripperGoal(number, target_m, finger_m, self._position(finger_m), grasp)
@@ -290,7 +307,7 @@ class GripperAdapter:
             return self._driver.linkage.angle(finger_m)
         return float(self._gripper.command(np.array([finger_m]))[0])
 
-    def _lose_server(self) -> None:
+    def _lose_goal(self) -> None:
         """What was in flight is lost with the server; a goal that had ended stays done."""
         if self._phase is not Phase.IDLE:
             self._undone = True

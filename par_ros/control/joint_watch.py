@@ -32,7 +32,7 @@ MAX_FUTURE_S = 0.05
 # Joint states may come this much further apart than full speed allows (noise, a late message).
 _JOINT_JUMP_RAD = 0.05
 # A tracking error must last: one late joint state is none.
-_TRACKING_ERROR_TIME_S = 0.1
+TRACKING_ERROR_TIME_S = 0.1
 _NUM_TRACKING_SAMPLES = 6
 # Two sources that disagree by less than a jump: the distance from the command goes up and down
 # by more than this from sample to sample, so many times in a row.
@@ -242,7 +242,7 @@ class JointWatch:
             return None
         if self._off_track_since_ns is None:
             self._off_track_since_ns = time_ns
-        if time_ns - self._off_track_since_ns < _TRACKING_ERROR_TIME_S * NANOSECONDS:
+        if time_ns - self._off_track_since_ns < TRACKING_ERROR_TIME_S * NANOSECONDS:
             return None
         joint = int(np.argmax(error))
         return Fault(

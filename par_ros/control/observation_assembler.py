@@ -94,6 +94,7 @@ class ObservationAssembler:
         """Forget joint states, executed actions and the running chunk."""
         self._joint_samples: deque[JointSample] = deque(maxlen=_NUM_JOINT_STATES_KEPT)
         self._joint_fault: str | None = None
+        self._missing: tuple[str, ...] = ()
         self._executed_actions: FloatArray | None = None
         self._chunk_end_ns: int | None = None
 
@@ -125,6 +126,7 @@ class ObservationAssembler:
             self._joint_fault = str(error)
             raise
         self._joint_fault = None
+        self._missing = self._selector.missing if sample is None else ()
         if sample is not None:
             self._joint_samples.append(sample)
 
@@ -152,8 +154,8 @@ class ObservationAssembler:
         if not self._joint_samples:
             return Refusal(
                 "joints",
-                f"no joint state has come for {list(self.joint_names)}; check the joint_states "
-                "topic.",
+                f"no joint state has come for {list(self._missing or self.joint_names)}; check the "
+                "joint_states topic.",
             )
         sample = min(self._joint_samples, key=lambda candidate: abs(candidate.stamp_ns - stamp_ns))
         skew_s = (sample.stamp_ns - stamp_ns) / NANOSECONDS
@@ -161,7 +163,8 @@ class ObservationAssembler:
             return Refusal(
                 "skew",
                 f"image and joint state must be within {self._settings.max_joint_skew_s:g} s, the "
-                f"nearest joint state is {skew_s:+.3f} s away; check both clocks and rates.",
+                f"nearest joint state is {skew_s:+.3f} s away{self._lacking()}; check both clocks "
+                "and rates.",
             )
         return AssembledObservation(
             stamp_ns=stamp_ns,
@@ -172,6 +175,9 @@ class ObservationAssembler:
             joint_skew_s=skew_s,
             joint_stamp_ns=sample.stamp_ns,
         )
+
+    def _lacking(self) -> str:
+        return f" (newer ones lack {list(self._missing)})" if self._missing else ""
 
     def _check_stamp(self, stamp_ns: int, now_ns: int) -> Refusal | None:
         if not self.is_due(stamp_ns):

@@ -39,6 +39,7 @@ class Supervision:
         self._guard_engaged = False
         self._controllers: Mapping[str, str] = {}
         self._controllers_heard_s: float | None = None
+        self._blends_from_measured = False
 
     def on_joint_state(self, monotonic_s: float) -> None:
         """A complete joint state came."""
@@ -58,6 +59,10 @@ class Supervision:
         """controller_manager's states of the arm's controllers."""
         self._controllers = states
         self._controllers_heard_s = monotonic_s
+
+    def on_interpolation(self, from_desired_state: bool) -> None:
+        """The arm controller's interpolate_from_desired_state."""
+        self._blends_from_measured = not from_desired_state
 
     @property
     def controllers_known(self) -> bool:
@@ -79,6 +84,11 @@ class Supervision:
                 found.append(f"{', '.join(strangers)} publishes on {topic}, only {guard} may")
             if names.count(guard) > 1:
                 found.append(f"{names.count(guard)} guards publish on {topic}")
+        if self._blends_from_measured and not self._dry_run:
+            found.append(
+                "the arm controller's interpolate_from_desired_state is false, so each trajectory "
+                "would begin with a step of the arm's lag; set it to true in the controllers file"
+            )
         if not self._dry_run:
             found += [
                 f"controller {name} is {state}"

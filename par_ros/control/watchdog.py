@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines on the steady clock: a stopped or stepped node clock must not stop what watches."""
 
+from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.timeline import Moment
+
+
+def steady_s(moment: Moment) -> float:
+    """The steady clock in seconds."""
+    return moment.steady_ns / NANOSECONDS
+
 
 class Watchdog:
     """Named deadlines. A name that was never fed, or was stopped, does not expire."""

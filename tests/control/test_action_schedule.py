@@ -14,6 +14,7 @@ from par_ros.control.action_schedule import (
 
 MS = 1_000_000
 NOW = 5_000 * MS
+SPLICE = 30 * MS
 
 
 def kind(placed: PlacedChunk | ScheduleRefusal) -> str:
@@ -21,24 +22,26 @@ def kind(placed: PlacedChunk | ScheduleRefusal) -> str:
 
 
 def test_on_arrival_all_actions_run_from_now() -> None:
-    placed = ActionSchedule(ScheduleSettings()).place(NOW - 60 * MS, NOW)
-    assert placed == PlacedChunk(NOW, 0)
+    """From the end of the splice, where a chunk takes over, 30 ms from now."""
+    placed = ActionSchedule(ScheduleSettings()).place(NOW - 60 * MS, NOW, NOW + SPLICE)
+    assert placed == PlacedChunk(NOW + SPLICE, 0)
 
 
 def test_from_the_observation_what_is_due_is_dropped() -> None:
-    """80 ms after the observation, with 20 ms to go ahead: actions 1 and 2 are due."""
+    """80 ms old, 30 ms until it takes over, 20 ms to go ahead: actions 1 and 2 are due."""
     schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
-    assert schedule.place(NOW - 80 * MS, NOW) == PlacedChunk(NOW - 80 * MS, 2)
+    placed = schedule.place(NOW - 80 * MS, NOW, NOW + SPLICE)
+    assert placed == PlacedChunk(NOW - 80 * MS, 2)
 
 
 def test_a_chunk_wholly_due_is_late() -> None:
     schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
-    assert kind(schedule.place(NOW - 390 * MS, NOW)) == "late"
+    assert kind(schedule.place(NOW - 350 * MS, NOW, NOW + SPLICE)) == "late"
 
 
 def test_in_lockstep_the_stamp_is_the_start_whatever_the_clock_says() -> None:
     schedule = ActionSchedule(ScheduleSettings(lockstep=True))
-    assert schedule.place(NOW + 900 * MS, NOW) == PlacedChunk(NOW + 900 * MS, 0)
+    assert schedule.place(NOW + 900 * MS, NOW, NOW) == PlacedChunk(NOW + 900 * MS, 0)
 
 
 @pytest.mark.parametrize(
@@ -47,17 +50,17 @@ def test_in_lockstep_the_stamp_is_the_start_whatever_the_clock_says() -> None:
 )
 def test_age_limits(age_ms: int, expected: str) -> None:
     schedule = ActionSchedule(ScheduleSettings())
-    assert kind(schedule.place(NOW - age_ms * MS, NOW)) == expected
+    assert kind(schedule.place(NOW - age_ms * MS, NOW, NOW + SPLICE)) == expected
 
 
 def test_a_stamp_counts_once_and_must_increase() -> None:
     schedule = ActionSchedule(ScheduleSettings())
-    assert kind(schedule.place(NOW, NOW)) == "placed"
-    assert kind(schedule.place(NOW, NOW)) == "duplicate"
-    assert kind(schedule.place(NOW - MS, NOW)) == "reordered"
-    assert kind(schedule.place(NOW + MS, NOW)) == "placed"
+    assert kind(schedule.place(NOW, NOW, NOW + SPLICE)) == "placed"
+    assert kind(schedule.place(NOW, NOW, NOW + SPLICE)) == "duplicate"
+    assert kind(schedule.place(NOW - MS, NOW, NOW + SPLICE)) == "reordered"
+    assert kind(schedule.place(NOW + MS, NOW, NOW + SPLICE)) == "placed"
     schedule.reset()
-    assert kind(schedule.place(NOW - MS, NOW)) == "placed"
+    assert kind(schedule.place(NOW - MS, NOW, NOW + SPLICE)) == "placed"
 
 
 @given(
@@ -72,13 +75,13 @@ def test_placed_stamps_increase_and_actions_sent_lie_ahead(
     for age_ms, passed_ms in steps:
         now_ns += passed_ms * MS
         stamp_ns = now_ns - age_ms * MS
-        placed = schedule.place(stamp_ns, now_ns)
+        placed = schedule.place(stamp_ns, now_ns, now_ns + SPLICE)
         if isinstance(placed, ScheduleRefusal):
             assert placed.reason.endswith(".")
             continue
         assert last_placed_ns is None or stamp_ns > last_placed_ns
         assert -10 <= age_ms <= 400
         first_due_ns = placed.start_ns + (placed.first_action + 1) * 50 * MS
-        assert first_due_ns >= now_ns + 20 * MS
+        assert first_due_ns >= now_ns + SPLICE + (20 * MS if chunk_start == "observation" else 0)
         assert 0 <= placed.first_action < 8
         last_placed_ns = stamp_ns

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from par_ros.control import guard
+from par_ros.control import joint_watch
 from tests.control.arms import FOLDER, arm
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "template")
@@ -31,10 +31,12 @@ def test_joints_and_settings_are_those_that_the_guard_counts_on(name: str) -> No
     # The controller must not hold before the guard does: it would stand elsewhere than the guard's
     # curve, and the guard's next trajectory throws it back.
     velocities = spec.limits.max_velocity
-    wait_s = spec.tracking_lag_s + guard._TRACKING_ERROR_TIME_S
+    wait_s = spec.tracking_lag_s + joint_watch.TRACKING_ERROR_TIME_S
     for joint, velocity in zip(spec.arm_joint_names, velocities, strict=False):
         tolerance = controller["constraints"][joint]["trajectory"]
         assert tolerance > spec.max_tracking_error_rad + wait_s * velocity
+    # The second line: what the guard lets pass by mistake is clipped.
+    assert controllers["controller_manager"]["enforce_command_limits"] is True
     rate_hz = controllers["joint_state_broadcaster"]["update_rate"]
     assert 1.0 / rate_hz < spec.tracking_lag_s / 4
     for controller_name in (spec.arm_controller, spec.gripper_controller):

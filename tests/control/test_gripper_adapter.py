@@ -16,6 +16,7 @@ from par_ros.control.gripper_adapter import (
     GripperGoal,
     Outcome,
     Phase,
+    Server,
 )
 from par_ros.control.joint_trajectory import JointTrajectory
 from tests.control.arms import arm
@@ -39,7 +40,7 @@ class Rig:
     def __init__(self, name: str = "fr3") -> None:
         self.adapter = GripperAdapter(arm(name).gripper, SETTINGS)
         self.now_s = 100.0
-        self.ready = True
+        self.server = Server.READY
         self.accepts: bool | None = True
         self.ends: Outcome | None = Outcome.SUCCEEDED
         self.sent: list[tuple[float, GripperGoal]] = []
@@ -61,7 +62,7 @@ class Rig:
         self.run(0.4)
 
     def _step(self) -> None:
-        wanted = self.adapter.step(self.now_s, server_ready=self.ready)
+        wanted = self.adapter.step(self.now_s, self.server)
         if wanted == "cancel":
             assert self.adapter.goal is not None
             self.cancelled.append(self.adapter.goal.number)
@@ -91,7 +92,7 @@ class Rig:
 
     @property
     def problem(self) -> str:
-        return self.adapter.problem(self.now_s, server_ready=self.ready)
+        return self.adapter.problem(self.now_s, self.server)
 
 
 @pytest.fixture
@@ -160,6 +161,14 @@ def test_a_knuckle_is_given_its_angle() -> None:
         )
         rig.run(0.4)
     assert [goal.position for _, goal in rig.sent] == pytest.approx([0.0, 0.7929], abs=1e-9)
+
+
+def test_a_grasp_closes_the_finger_wherever_its_target_lies() -> None:
+    rig = Rig("ur5e")
+    rig.adapter.take(trajectory(0.0008, name="robotiq_85_finger_opening"), rig.now_s, rig.now_s)
+    rig.run(0.4)
+    goal = rig.sent[0][1]
+    assert (goal.target_m, goal.finger_m, goal.position) == (0.0008, 0.0, 0.7929)
 
 
 # When they are due.
@@ -249,6 +258,24 @@ def test_a_policy_s_equal_targets_between_chunks_are_no_stop(rig: Rig) -> None:
     assert rig.targets == [OPEN_M, 0.02]
 
 
+def test_equal_targets_away_from_a_moving_curve_are_no_stop(rig: Rig) -> None:
+    rig.chunk(OPEN_M)
+    rig.take(OPEN_M, *[0.02] * 7)
+    rig.run(0.07)
+    rig.chunk(0.01)
+    assert rig.targets[-1] == 0.01
+
+
+def test_what_became_due_before_a_stop_is_still_sent(rig: Rig) -> None:
+    """The machine was busy from before the grasp was due until the stop on the way to open."""
+    rig.chunk(OPEN_M)
+    rig.take(*[SQUEEZE_M] * 7, OPEN_M)
+    rig.now_s += 0.37
+    rig.take(0.01)
+    rig.run(1.0)
+    assert rig.targets == [OPEN_M, SQUEEZE_M]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from([SQUEEZE_M, -0.003, 0.04]), min_size=16, max_size=16),
@@ -280,6 +307,23 @@ def test_a_running_goal_is_cancelled_before_the_next_is_sent(rig: Rig) -> None:
     assert rig.most_in_flight == 1
 
 
+def test_a_goal_that_was_cancelled_for_the_next_is_no_fault(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(OPEN_M)
+    rig.take(SQUEEZE_M)
+    rig.now_s += 0.05
+    assert rig.adapter.step(rig.now_s, Server.READY) == "cancel"
+    rig.end(Outcome.CANCELED)
+    assert (rig.adapter.phase, rig.problem) == (Phase.IDLE, "")
+
+
+def test_a_goal_that_others_cancelled_is_named(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(OPEN_M)
+    rig.end(Outcome.CANCELED)
+    assert "goal 1 (move to 0.0400 m) was canceled; it is not repeated" in rig.problem
+
+
 def test_the_newest_target_is_sent_when_the_server_answers_late(rig: Rig) -> None:
     rig.accepts = None
     rig.chunk(OPEN_M)
@@ -299,20 +343,20 @@ def test_the_newest_target_is_sent_when_the_server_answers_late(rig: Rig) -> Non
 
 
 def test_an_absent_server_is_named_at_once_and_gets_the_goal_when_it_comes(rig: Rig) -> None:
-    rig.ready = False
+    rig.server = Server.ABSENT
     assert rig.problem.startswith("action server fr3_gripper is not there")
     rig.chunk(SQUEEZE_M)
     assert rig.sent == []
-    rig.ready = True
+    rig.server = Server.READY
     rig.chunk(SQUEEZE_M)
     assert rig.targets == [SQUEEZE_M]
 
 
 def test_a_server_that_comes_after_the_guard_fell_silent_gets_nothing(rig: Rig) -> None:
-    rig.ready = False
+    rig.server = Server.ABSENT
     rig.chunk(SQUEEZE_M)
     rig.run(1.0)
-    rig.ready = True
+    rig.server = Server.READY
     rig.run(5.0)
     assert rig.sent == []
 
@@ -320,13 +364,48 @@ def test_a_server_that_comes_after_the_guard_fell_silent_gets_nothing(rig: Rig) 
 def test_a_goal_lost_with_its_server_is_sent_again(rig: Rig) -> None:
     rig.ends = None
     rig.chunk(SQUEEZE_M)
-    rig.ready = False
+    rig.server = Server.ABSENT
     rig.chunk(SQUEEZE_M)
-    rig.ready = True
+    rig.server = Server.READY
     assert "was lost with fr3_gripper" in rig.problem
     for _ in range(3):
         rig.chunk(SQUEEZE_M)
     assert rig.targets == [SQUEEZE_M, SQUEEZE_M]
+
+
+def test_a_silent_server_is_named_gets_nothing_and_loses_nothing(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.server = Server.SILENT
+    assert rig.problem.startswith("action server fr3_gripper does not answer")
+    rig.chunk(OPEN_M)
+    rig.run(1.0)
+    rig.server = Server.READY
+    rig.chunk(SQUEEZE_M)
+    assert (rig.targets, rig.cancelled, rig.problem) == ([SQUEEZE_M], [], "")
+
+
+def test_a_goal_that_a_new_server_does_not_know_is_sent_again(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.adapter.on_unknown(1)
+    assert "goal 1 (grasp to 0.0000 m) was lost with fr3_gripper" in rig.problem
+    for _ in range(3):
+        rig.chunk(SQUEEZE_M)
+    assert rig.targets == [SQUEEZE_M, SQUEEZE_M]
+
+
+def test_the_next_goal_does_not_wait_for_one_that_a_new_server_does_not_know(rig: Rig) -> None:
+    rig.ends = None
+    rig.chunk(SQUEEZE_M)
+    rig.take(OPEN_M)
+    rig.now_s += 0.05
+    assert rig.adapter.step(rig.now_s, Server.READY) == "cancel"
+    rig.run(0.1)
+    assert rig.targets == [SQUEEZE_M]
+    rig.adapter.on_unknown(1)
+    rig.run(0.1)
+    assert rig.targets == [SQUEEZE_M, OPEN_M]
 
 
 def test_a_rejected_goal_is_named_and_tried_once_a_second(rig: Rig) -> None:

@@ -64,7 +64,6 @@ def test_without_joint_states_there_is_a_reason() -> None:
 @pytest.mark.parametrize(
     ("names", "positions", "sentence"),
     [
-        (("a",), [1.0], "missing ['b']"),
         (("a", "b", "b"), [1.0, 2.0, 3.0], "must be unique"),
         (("a", "b"), [1.0], "one entry for each of 2 names"),
         (("a", "b"), [1.0, np.nan], "must be finite"),
@@ -82,6 +81,20 @@ def test_a_bad_joint_state_refuses_the_next_observation_too(
     assert sentence in result.reason
     made.add_joint_state(NOW + 2 * MS, NAMES, np.zeros(2))
     assert kind(made.assemble(IMAGE, NOW, NOW)) == "observation"
+
+
+def test_parts_of_joint_states_are_an_observation_once_all_have_come() -> None:
+    """Joint b comes 20 ms after a; the older stamp counts. Without b the refusal names it."""
+    made = ObservationAssembler(NAMES, AssemblerSettings())
+    made.add_joint_state(NOW, ("a",), np.array([1.0]))
+    refusal = made.assemble(IMAGE, NOW, NOW)
+    assert isinstance(refusal, Refusal)
+    assert "['b']" in refusal.reason
+    made.add_joint_state(NOW + 20 * MS, ("b",), np.array([2.0]))
+    observation = made.assemble(IMAGE, NOW, NOW)
+    assert isinstance(observation, AssembledObservation)
+    assert observation.joint_stamp_ns == NOW
+    np.testing.assert_array_equal(observation.measured_joint_positions, [1.0, 2.0])
 
 
 def test_an_image_is_due_when_the_chunk_has_ended() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loopback graph with fixed chunks in the policy's place: up in seconds, without torch.
 
-`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING]]` is run and ended as `python -m
-par_ros` is.
+`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY]]]` is run and ended as
+`python -m par_ros` is.
 """
 
 import sys
@@ -24,13 +24,22 @@ PATIENT = {
 }
 
 
-def light_graph(domain_id: int, namespace: str = "", recording: str = "") -> NodeGraph:
-    """Arm, guard and fixed chunks, and a recorder where a file is named."""
+def light_graph(
+    domain_id: int, namespace: str = "", recording: str = "", policy: str = "needed"
+) -> NodeGraph:
+    """Arm, guard and fixed chunks, and a recorder where a file is named; the others go on without
+    the policy where it is not "needed"."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry("loopback_arm_node", "loopback_arm_node", {"arm": "panda"}),
         NodeEntry(GUARD, GUARD, {"arm": "panda", "auto_engage": True, **PATIENT}, lifecycle=True),
-        NodeEntry("fixed_chunk_node", POLICY, {"instruction": instruction}, lifecycle=True),
+        NodeEntry(
+            "fixed_chunk_node",
+            POLICY,
+            {"instruction": instruction},
+            lifecycle=True,
+            others_go_on=policy != "needed",
+        ),
     )
     if recording:
         nodes = (recorder_entry(nodes, Path(recording)), *nodes)

@@ -197,6 +197,30 @@ def test_a_dead_child_ends_the_run_with_a_sentence_and_the_arm_at_rest(
     assert not any(last.accelerations)
 
 
+def test_the_guard_outlives_a_policy_that_may_be_lost(free_domain: str, listener: Listener) -> None:
+    """Its loss is reported once; the guard stays active and answers."""
+    process = start_module("tests.ros.light_graph", free_domain, "", "", "may be lost")
+    try:
+        await_chunks(process, listener)
+        os.kill(children(process.pid)["fixed_chunk_node"], signal.SIGKILL)
+        assert process.stderr is not None
+        reported = next(line for line in process.stderr if line.startswith("error: "))
+        assert set(children(process.pid)) == NODES - {"fixed_chunk_node"}
+        assert listener.state_of("safety_node") == State.PRIMARY_STATE_ACTIVE
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        finished = finish(process, START_TIMEOUT_S)
+    finally:
+        process.kill()
+    assert finished.code == 130
+    assert reported == (
+        "error: policy_node is gone, the others go on: policy_node ended unexpectedly (signal "
+        "SIGKILL).\n"
+    )
+    assert finished.sentences == []
+    assert not children(process.pid)
+
+
 def test_hung_child_is_killed(runner: "subprocess.Popen[str]") -> None:
     os.kill(children(runner.pid)["fixed_chunk_node"], signal.SIGSTOP)
     started_s = time.monotonic()
@@ -357,7 +381,7 @@ def test_unknown_instruction_is_one_sentence(checkpoint: str, free_domain: str) 
         "backend:=eager",
         "instruction:=Open the door.",
     )
-    assert finished.code == 1
+    assert finished.code == 2
     assert len(finished.sentences) == 1
     assert "'Open the door.' is unknown to this policy; it knows: " in finished.sentences[0]
 

@@ -26,6 +26,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from par_ros import gripper_adapter_node, messages
+from par_ros.control.gripper_adapter import Server
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.gripper_adapter_node import GripperAdapterNode
 from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
@@ -76,7 +77,9 @@ class Handle:
 
     def cancel_goal_async(self) -> Future:
         self.num_cancels += 1
-        return Future()
+        answer: Future = Future()
+        answer.set_result(SimpleNamespace(goals_canceling=[self] if Client.knows_goals else []))
+        return answer
 
     def get_result_async(self) -> Future:
         return self.result
@@ -86,10 +89,11 @@ class Handle:
 
 
 class Client:
-    """rclpy's ActionClient before a server that does what the test says."""
+    """A WatchedAction before a server that does what the test says."""
 
     made: dict[str, "Client"]
-    ready = True
+    server = Server.READY
+    knows_goals = True
     accepts = True
 
     def __init__(self, node: Node, action_type: Any, name: str) -> None:
@@ -97,8 +101,13 @@ class Client:
         self.handles: list[Handle] = []
         Client.made[name] = self
 
-    def server_is_ready(self) -> bool:
-        return Client.ready
+    def step(self) -> None:
+        return
+
+    def if_unknown(self, handle: Any, call: Callable[[], None]) -> None:
+        assert handle in self.handles
+        if not Client.knows_goals:
+            call()
 
     def send_goal_async(self, goal: Any) -> Future:
         handle = Handle(Client.accepts)
@@ -188,10 +197,10 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
             setattr(module, name, action)
         monkeypatch.setitem(sys.modules, package, ModuleType(package))
         monkeypatch.setitem(sys.modules, f"{package}.action", module)
-    monkeypatch.setattr(gripper_adapter_node, "ActionClient", Client)
+    monkeypatch.setattr(gripper_adapter_node, "WatchedAction", Client)
     monkeypatch.setattr(Client, "made", {}, raising=False)
-    monkeypatch.setattr(Client, "ready", True)
-    monkeypatch.setattr(Client, "accepts", True)
+    for name, value in (("server", Server.READY), ("knows_goals", True), ("accepts", True)):
+        monkeypatch.setattr(Client, name, value)
 
 
 @pytest.fixture
@@ -315,14 +324,42 @@ def test_a_missing_package_is_reported_and_nothing_is_sent(
 def test_an_absent_server_is_reported_within_a_second_and_so_is_its_loss(
     stand_ins: None, rigs: Callable[[str], Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Client, "ready", False)
+    monkeypatch.setattr(Client, "server", Server.ABSENT)
     rig = rigs("fr3")
     rig.problem_with("action server fr3_gripper is not there", 1.5)
-    monkeypatch.setattr(Client, "ready", True)
+    monkeypatch.setattr(Client, "server", Server.READY)
     rig.wait_for(lambda: rig.statuses[-1].level == messages.OK)
-    monkeypatch.setattr(Client, "ready", False)
+    monkeypatch.setattr(Client, "server", Server.ABSENT)
     status = rig.problem_with("action server fr3_gripper is not there", 1.0)
     assert status.values["server"] == "absent"
+
+
+@pytest.mark.parametrize("noticed_by", ["silence", "cancel"])
+def test_a_server_that_was_started_anew_gets_the_grasp_again(
+    stand_ins: None,
+    rigs: Callable[[str], Rig],
+    monkeypatch: pytest.MonkeyPatch,
+    noticed_by: str,
+) -> None:
+    rig = rigs("fr3")
+    grasp = Client.made["fr3_gripper/grasp"]
+    rig.send(SQUEEZE_M)
+    rig.wait_for(lambda: grasp.goals)
+    monkeypatch.setattr(Client, "knows_goals", False)
+    if noticed_by == "silence":
+        monkeypatch.setattr(Client, "server", Server.SILENT)
+        rig.problem_with("action server fr3_gripper does not answer", 1.0)
+        monkeypatch.setattr(Client, "server", Server.READY)
+    else:
+        rig.send(OPEN_M)
+    rig.problem_with("goal 1 (grasp to 0.0000 m) was lost with fr3_gripper", 1.0)
+
+    def grasps_again() -> bool:
+        rig.send(SQUEEZE_M, SQUEEZE_M - 0.0001)
+        rig.spin(0.2)
+        return len(grasp.goals) == 2
+
+    rig.wait_for(grasps_again)
 
 
 def test_rejected_and_aborted_goals_are_reported_within_a_second(

@@ -5,23 +5,19 @@ Where launch is not installed, small recording stand-ins of its classes take its
 the same files are executed by the real launch too.
 """
 
-import dataclasses
 import importlib.util
 import itertools
 import os
 import subprocess
 import sys
 import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from par_ros.control.guard import TrajectoryStamp
 from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
-from par_ros.parameters import SafetyNodeParameters, constraint_of
 from par_ros.process import PARENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +57,7 @@ def stand_ins() -> dict[str, types.ModuleType]:
             "DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "RegisterEventHandler",
             "SetEnvironmentVariable", "Shutdown",
         ),
-        "launch.events": ("Shutdown",),
+        "launch.events": (),
         "launch.substitutions": (),
         "launch_ros": (),
         "launch_ros.actions": ("LifecycleNode", "Node"),
@@ -116,7 +112,7 @@ def graph_of(name: str, texts: dict[str, str]) -> NodeGraph:
 
 @pytest.mark.parametrize("name", FILES)
 def test_nodes_are_the_tables(recording_launch: None, tmp_path: Path, name: str) -> None:
-    given = {"checkpoint": str(tmp_path), "namespace": "left"}
+    given = {"checkpoint": str(tmp_path), "namespace": "left", "instruction": "Push."}
     context, actions = performed(name, given)
     graph = graph_of(name, context)
     kinds = {"Node": False, "LifecycleNode": True}
@@ -137,48 +133,148 @@ def test_nodes_are_the_tables(recording_launch: None, tmp_path: Path, name: str)
         assert plain == expected
         for key, value in values.items():
             assert value.named["value_type"] is type(value.positional[0]), key
-        on_exit = node.named["on_exit"].named
-        for is_shutdown, ends in ((False, ["Shutdown"]), (True, [])):
-            state = types.SimpleNamespace(is_shutdown=is_shutdown)
-            actions_then = on_exit["function"](state, *on_exit["args"])
-            assert [type(action).__name__ for action in actions_then] == ends
+
+
+class Run:
+    """A launch of `name` as far as it has come, without processes: events in, actions out."""
+
+    def __init__(self, name: str, given: dict[str, str]) -> None:
+        _, self.actions = performed(name, given)
+        self.is_shutdown = False
+        self.errors: list[str] = []
+        self.locals = types.SimpleNamespace()
+        self.asyncio_loop = types.SimpleNamespace(
+            call_exception_handler=lambda context: self.errors.append(context["message"])
+        )
+        self._nodes = {a.named["name"]: a for a in self.actions if "on_exit" in a.named}
+        self.managed = [
+            name for name, a in self._nodes.items() if type(a).__name__ == "LifecycleNode"
+        ]
+        self._steps = {}
+        for action in self.actions:
+            if type(action).__name__ == "RegisterEventHandler":
+                handler = action.positional[0].named
+                key = handler["target_lifecycle_node"].named["name"]
+                step = key, handler["start_state"], handler["goal_state"]
+                self._steps[step] = handler["entities"][0]
+
+    def exit(self, name: str, code: int) -> list[str]:
+        """A process ends; the kinds of actions that follow."""
+        self.locals.event = types.SimpleNamespace(returncode=code)
+        return self._kinds(self._call(self._nodes[name].named["on_exit"]))
+
+    def step(self, name: str, start: str, goal: str) -> list[tuple[str, int]]:
+        """A lifecycle step is over; which are asked for then, or ("", 0) for the end."""
+        return [
+            state_change(action) if type(action).__name__ == "EmitEvent" else ("", 0)
+            for action in self._call(self._steps[name, start, goal])
+        ]
+
+    def come_up(self) -> None:
+        for name in self.managed:
+            self.step(name, "configuring", "inactive")
+        for name in self.managed:
+            self.step(name, "activating", "active")
+
+    def _call(self, opaque: Any) -> list[Any]:
+        return list(opaque.named["function"](self, *opaque.named.get("args", ())))
+
+    @staticmethod
+    def _kinds(actions: list[Any]) -> list[str]:
+        return [type(action).__name__ for action in actions]
+
+
+def state_change(action: Any) -> tuple[str, int]:
+    event = action.named["event"].named
+    return event["lifecycle_node_matcher"].named["name"], event["transition_id"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("is_up", [False, True])
+def test_a_process_that_ends_unasked_ends_the_launch_as_failed(
+    recording_launch: None, tmp_path: Path, name: str, is_up: bool
+) -> None:
+    """Two that end together are one end. launch itself takes no notice of exit codes."""
+    run = Run(name, {"checkpoint": str(tmp_path), "instruction": "Push."})
+    if is_up:
+        run.come_up()
+    assert run.exit("safety_node", -9) == ["Shutdown"]
+    assert run.exit("policy_node", 1) == []
+    assert run.errors == [
+        "error: safety_node ended unexpectedly (signal SIGKILL), so the launch is ended."
+    ]
+
+
+def test_the_end_of_the_episodes_is_a_good_end(recording_launch: None, tmp_path: Path) -> None:
+    run = Run("sim", {"checkpoint": str(tmp_path)})
+    run.come_up()
+    assert run.exit("episode_node", 0) == ["Shutdown"]
+    assert run.exit("maniskill_bridge_node", 0) == []
+    assert run.errors == []
+    failed = Run("sim", {"checkpoint": str(tmp_path)})
+    failed.come_up()
+    assert failed.exit("episode_node", 1) == ["Shutdown"]
+    assert len(failed.errors) == 1
+
+
+def test_what_ends_while_the_launch_ends_is_none_of_its_business(
+    recording_launch: None, tmp_path: Path
+) -> None:
+    run = Run("sim", {"checkpoint": str(tmp_path)})
+    run.is_shutdown = True
+    assert run.exit("policy_node", -2) == []
+    assert run.errors == []
+
+
+def test_on_a_real_arm_the_guard_outlives_its_policy(
+    recording_launch: None, tmp_path: Path
+) -> None:
+    """Its death, and every step that it refuses, once all are up; the launch has failed by it."""
+    run = Run("real_arm", {"checkpoint": str(tmp_path), "instruction": "Push."})
+    run.come_up()
+    for step in (("activating", "inactive"), ("configuring", "unconfigured")):
+        assert run.step("policy_node", *step) == []
+    assert run.errors == []
+    assert run.exit("policy_node", 1) == []
+    assert run.errors == ["error: policy_node ended unexpectedly (exit code 1); the others go on."]
+    assert run.exit("safety_node", 1) == ["Shutdown"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_once_all_are_up_nothing_is_activated_unasked(
+    recording_launch: None, tmp_path: Path, name: str
+) -> None:
+    """A guard that the operator activates again does not activate the policy."""
+    run = Run(name, {"checkpoint": str(tmp_path), "instruction": "Push."})
+    run.come_up()
+    for node in run.managed:
+        assert run.step(node, "configuring", "inactive") == []
+        assert run.step(node, "activating", "active") == []
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_all_are_configured_then_activated_in_order_and_failure_ends_the_launch(
     recording_launch: None, tmp_path: Path, name: str
 ) -> None:
-    _, actions = performed(name, {"checkpoint": str(tmp_path), "record": "true"})
-    nodes = [action for action in actions if type(action).__name__ == "LifecycleNode"]
-    names = [node.named["name"] for node in nodes]
+    given = {"checkpoint": str(tmp_path), "record": "true", "instruction": "Push."}
+    run = Run(name, given)
+    names = run.managed
     assert names[0] == "recorder_node"
     assert len(names) == {"sim": 3, "real_arm": 4}[name]
-    reactions: dict[tuple[str, str, str], Any] = {}
-    for action in actions:
-        if type(action).__name__ == "RegisterEventHandler":
-            handler = action.positional[0].named
-            key = handler["target_lifecycle_node"].named["name"]
-            reactions[key, handler["start_state"], handler["goal_state"]] = handler["entities"][0]
-
-    def state_change(action: Any) -> tuple[str, int]:
-        event = action.named["event"].named
-        return event["lifecycle_node_matcher"].named["name"], event["transition_id"]
-
     for node_name in names:
         for failed in (("configuring", "unconfigured"), ("activating", "inactive")):
-            end = reactions[(node_name, *failed)].named["event"]
-            assert type(end).__name__ == "Shutdown"
-            assert node_name in end.named["reason"]
-    at_once = [action for action in actions if type(action).__name__ == "EmitEvent"]
+            failing = Run(name, given)
+            assert failing.step(node_name, *failed) == [("", 0)]
+            assert node_name in failing.errors[0]
+    at_once = [action for action in run.actions if type(action).__name__ == "EmitEvent"]
     assert [state_change(action) for action in at_once] == [(node, 1) for node in names]
     # Whoever is configured last.
     for node_name in reversed(names):
-        count = reactions[node_name, "configuring", "inactive"].named
-        emitted = count["function"](None, *count["args"])
         expected = [(names[0], 3)] if node_name == names[0] else []
-        assert [state_change(action) for action in emitted] == expected
+        assert run.step(node_name, "configuring", "inactive") == expected
     for before, after in itertools.pairwise(names):
-        assert state_change(reactions[before, "activating", "active"]) == (after, 3)
+        assert run.step(before, "activating", "active") == [(after, 3)]
+    assert run.step(names[-1], "activating", "active") == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -186,7 +282,8 @@ def test_environment_is_set_before_any_node(
     recording_launch: None, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
-    context, actions = performed(name, {"checkpoint": str(tmp_path), "domain_id": "42"})
+    given = {"checkpoint": str(tmp_path), "domain_id": "42", "instruction": "Push."}
+    context, actions = performed(name, given)
     expected = {PARENT_VARIABLE: str(os.getpid()), **graph_of(name, context).environment}
     assert expected["ROS_DOMAIN_ID"] == "42"
     first = actions[: len(expected)]
@@ -197,7 +294,8 @@ def test_behind_a_prefix_the_launch_process_is_not_the_nodes_parent(
     recording_launch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
-    given = {"checkpoint": str(tmp_path), "launch-prefix": "gdb -ex run --args"}
+    prefix = {"launch-prefix": "gdb -ex run --args"}
+    given = {"checkpoint": str(tmp_path), "instruction": "Push.", **prefix}
     _, actions = performed("real_arm", given)
     names = [action.positional[0] for action in actions if len(action.positional) == 2]
     assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in names
@@ -218,7 +316,7 @@ def test_a_misspelt_argument_is_refused_and_a_parent_file_s_is_not(
     with pytest.raises(ValueError, match=r"^real_arm: 'robto' is not an argument; the arguments"):
         performed("real_arm", {"checkpoint": str(tmp_path)})
     monkeypatch.setattr(sys, "argv", [*command, "cell.launch.py", *words])
-    performed("real_arm", {"checkpoint": str(tmp_path)})
+    performed("real_arm", {"checkpoint": str(tmp_path), "instruction": "Push."})
 
 
 def test_launch_files_need_nothing_that_a_ros_installation_lacks() -> None:
@@ -242,11 +340,6 @@ def test_launch_files_need_nothing_that_a_ros_installation_lacks() -> None:
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_parameters_repeat_the_guard_s_stamps() -> None:
-    field = {f.name: f for f in dataclasses.fields(SafetyNodeParameters)}["trajectory_stamp"]
-    assert constraint_of(field).choices == ("auto", *typing.get_args(TrajectoryStamp))
-
-
 @pytest.mark.launch
 @pytest.mark.parametrize("name", FILES)
 def test_real_launch_executes_the_files(
@@ -263,10 +356,11 @@ def test_real_launch_executes_the_files(
     *declarations, opaque = description.entities
     for declaration in declarations:
         declaration.execute(context)
-    context.launch_configurations["checkpoint"] = str(tmp_path)
+    given = {"checkpoint": str(tmp_path), "instruction": "Push."}
+    context.launch_configurations.update(given)
     actions = opaque.execute(context)
     executables = [
         action.node_executable for action in actions if hasattr(action, "node_executable")
     ]
-    graph = graph_of(name, {"checkpoint": str(tmp_path)})
+    graph = graph_of(name, given)
     assert executables == [entry.executable for entry in graph.nodes]

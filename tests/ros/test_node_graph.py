@@ -47,8 +47,10 @@ def checkpoint(tmp_path: Path) -> str:
 def graphs(checkpoint: str) -> dict[str, NodeGraph]:
     return {
         "sim": sim_graph(SimArguments(checkpoint=checkpoint)),
-        "real_arm": real_arm_graph(RealArmArguments(checkpoint=checkpoint)),
-        "real_arm fr3": real_arm_graph(RealArmArguments(checkpoint=checkpoint, robot="fr3")),
+        "real_arm": real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push.")),
+        "real_arm fr3": real_arm_graph(
+            RealArmArguments(checkpoint=checkpoint, instruction="Push.", robot="fr3")
+        ),
         "loopback": loopback_graph(LoopbackArguments(checkpoint=checkpoint)),
     }
 
@@ -59,7 +61,10 @@ def nodes_of(graph: NodeGraph) -> dict[str, Any]:
 
 def test_every_executable_parameter_and_remapped_topic_exists(graphs: dict[str, NodeGraph]) -> None:
     assert {name.split()[0] for name in graphs} == set(GRAPHS)
-    known_topics = {topic.name for topic in topics.TOPICS}
+    known_topics = {topic.name for topic in topics.TOPICS} | {
+        topics.CONTROLLER_STATE_NAME,
+        topics.CONTROLLER_PARAMETERS_NAME,
+    }
     for graph in graphs.values():
         for entry in graph.nodes:
             assert importlib.util.find_spec(f"par_ros.{entry.executable}"), entry.executable
@@ -117,7 +122,7 @@ def test_what_is_not_given_is_not_set(checkpoint: str) -> None:
 
 def test_real_arm_is_a_dry_run_unless_told_otherwise(checkpoint: str) -> None:
     for dry_run in (True, False):
-        arguments = RealArmArguments(checkpoint=checkpoint, dry_run=dry_run)
+        arguments = RealArmArguments(checkpoint=checkpoint, instruction="Push.", dry_run=dry_run)
         guard = nodes_of(real_arm_graph(arguments))["safety_node"]
         assert guard.parameters["dry_run"] is dry_run
     assert RealArmArguments().dry_run is True
@@ -126,6 +131,7 @@ def test_real_arm_is_a_dry_run_unless_told_otherwise(checkpoint: str) -> None:
 def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
     arguments = RealArmArguments(
         checkpoint=checkpoint,
+        instruction="Push.",
         camera_topic="wrist/image",
         joint_states_topic="fr3/joint_states",
         controller_topic="jtc/joint_trajectory",
@@ -136,7 +142,12 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
         "joint_states": "fr3/joint_states",
         "joint_trajectory": "jtc/joint_trajectory",
         "gripper_trajectory": "gripper/joint_trajectory",
+        "arm_controller/controller_state": "jtc/controller_state",
     }
+    assert (
+        dict(nodes["real_arm_node"].remappings)["arm_controller/get_parameters"]
+        == "jtc/get_parameters"
+    )
     assert dict(nodes["policy_node"].remappings) == {
         "camera/image_raw": "wrist/image",
         "joint_states": "fr3/joint_states",
@@ -145,7 +156,9 @@ def test_real_arm_topics_are_remapped(checkpoint: str) -> None:
 
 def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoint: str) -> None:
     for robot, is_there in (("panda", False), ("fr3", True), ("ur5e", True)):
-        arguments = RealArmArguments(checkpoint=checkpoint, robot=robot, gripper_topic="fingers")
+        arguments = RealArmArguments(
+            checkpoint=checkpoint, instruction="Push.", robot=robot, gripper_topic="fingers"
+        )
         nodes = nodes_of(real_arm_graph(arguments))
         assert ("gripper_adapter_node" in nodes) is is_there
         if is_there:
@@ -158,7 +171,7 @@ def test_the_gripper_adapter_runs_where_the_arm_s_gripper_has_an_action(checkpoi
 
 def test_an_unknown_arm_is_one_sentence_before_anything_starts(checkpoint: str) -> None:
     with pytest.raises(ValueError, match=r"arm 'pandda' is unknown, config/arms holds fr3, panda"):
-        real_arm_graph(RealArmArguments(checkpoint=checkpoint, robot="pandda"))
+        real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push.", robot="pandda"))
 
 
 def test_environment_stays_on_this_machine_and_respects_the_users(
@@ -173,6 +186,7 @@ def test_environment_stays_on_this_machine_and_respects_the_users(
     assert environment["ROS_DOMAIN_ID"] == "42"
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    monkeypatch.setenv("VK_DRIVER_FILES", "mine.json")
     assert set(sim_graph(arguments).environment) == {"ROS_DOMAIN_ID"}
     off = dataclasses.replace(arguments, fastdds_profile=False)
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
@@ -220,3 +234,76 @@ def test_command_line_keeps_types_and_odd_texts(checkpoint: str) -> None:
     assert "use_sim_time:=true" in words
     assert f'checkpoint:="{checkpoint}"' in words
     assert "policy_seed:=0" in words
+
+
+@pytest.mark.parametrize("content", ['{"texts": ["Push.", "Pick."]}', "null", '{"texts": 7}', None])
+def test_an_instruction_is_asked_for_before_anything_starts(
+    checkpoint: str, content: str | None
+) -> None:
+    if content is not None:
+        (Path(checkpoint) / "instructions.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^real_arm: instruction is missing, what"):
+        real_arm_graph(RealArmArguments(checkpoint=checkpoint))
+    real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push."))
+
+
+def test_an_unknown_instruction_is_refused_before_anything_starts(checkpoint: str) -> None:
+    (Path(checkpoint) / "instructions.json").write_text('{"texts": ["Push.", "Pick."]}')
+    sentence = "instruction 'Open.' is unknown to this policy; it knows: 'Push.'; 'Pick.'."
+    arguments = {"checkpoint": checkpoint, "instruction": "Open."}
+    for name, kind in GRAPHS.items():
+        with pytest.raises(ValueError, match=f"^{name}: ") as caught:
+            kind.build(kind.arguments_type(**arguments), "")
+        assert str(caught.value).endswith(sentence)
+
+
+def test_only_a_real_arm_s_policy_may_be_lost(graphs: dict[str, NodeGraph]) -> None:
+    may_be_lost = {
+        (name.split()[0], entry.name)
+        for name, graph in graphs.items()
+        for entry in graph.nodes
+        if entry.others_go_on
+    }
+    assert may_be_lost == {("real_arm", "policy_node")}
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `./par` leaves behind where it unpacked a Vulkan driver; the caller names none."""
+    for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES", "LD_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PAR_CACHE", str(tmp_path))
+    path = tmp_path / "vulkan" / "env"
+    path.parent.mkdir()
+    path.write_text(
+        "export VK_DRIVER_FILES=/a\\ b/lvp.json\nexport VK_ICD_FILENAMES=/a\\ b/lvp.json\n"
+        "export LD_LIBRARY_PATH=/a\\ b/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n"
+    )
+    return path
+
+
+def test_the_simulator_gets_the_driver_that_par_unpacked(
+    checkpoint: str, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {
+        "VK_DRIVER_FILES": "/a b/lvp.json",
+        "VK_ICD_FILENAMES": "/a b/lvp.json",
+        "LD_LIBRARY_PATH": "/a b/lib",
+    }
+    graph = sim_graph(SimArguments(checkpoint=checkpoint))
+    assert expected.items() <= graph.environment.items()
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/own")
+    graph = sim_graph(SimArguments(checkpoint=checkpoint))
+    assert graph.environment["LD_LIBRARY_PATH"] == "/a b/lib:/own"
+    others = loopback_graph(LoopbackArguments(checkpoint=checkpoint)).environment
+    assert not set(expected) & set(others)
+
+
+def test_a_driver_that_the_caller_names_stays(
+    checkpoint: str, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/own.json")
+    assert "VK_DRIVER_FILES" not in sim_graph(SimArguments(checkpoint=checkpoint)).environment
+    monkeypatch.delenv("VK_ICD_FILENAMES")
+    unpacked.unlink()
+    assert "VK_DRIVER_FILES" not in sim_graph(SimArguments(checkpoint=checkpoint)).environment

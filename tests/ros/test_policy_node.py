@@ -317,16 +317,50 @@ def test_reset_drops_the_chunk_that_is_being_computed(make_graph: Callable[..., 
     assert graph.chunk(0)[0] == START_NS + STEP_NS
 
 
-def test_reset_with_an_unknown_instruction_says_which_are_known(
+def test_an_unknown_instruction_is_refused_when_it_is_set(
     make_graph: Callable[..., Graph],
 ) -> None:
+    """Accepted, it would fail the next activation, and with it the run."""
     graph = make_graph("lockstep")
     graph.activate()
-    graph.node.set_parameters([Parameter("instruction", value="Open the door.")])
+    changed = [Parameter("instruction", value="Open the door.")]
+    (result,) = graph.node.set_parameters(changed)
+    assert not result.successful
+    assert "'Open the door.' is unknown to this policy; it knows: " in result.reason
     answer = graph.world.reset.call_async(Trigger.Request())
     wait_for(answer.done)
-    assert not answer.result().success
-    assert "'Open the door.' is unknown to this policy; it knows: " in answer.result().message
+    assert answer.result().success
+    assert graph.policy.resets[-1][0] == INSTRUCTION
+
+
+def test_pictures_that_a_policy_cannot_predict_are_refused_when_they_are_asked_for(
+    make_graph: Callable[..., Graph],
+) -> None:
+    class Blind(RecordingPolicy):
+        predict_frame = None  # type: ignore[assignment]
+
+    graph = make_graph("lockstep", policy=Blind())
+    graph.activate()
+    (result,) = graph.node.set_parameters([Parameter("predict_images", value=True)])
+    assert not result.successful
+    assert "cannot predict pictures" in result.reason
+
+
+def test_an_answer_of_another_length_is_refused(make_graph: Callable[..., Graph]) -> None:
+    """Realtime: a refused answer is counted; it ended the process by an error of numpy's."""
+    graph = make_graph("realtime", max_image_age_s=10.0)
+    graph.activate()
+    now_ns = graph.node.get_clock().now().nanoseconds
+    graph.world.show(now_ns)
+    stamp_ns, asked = graph.chunk(0)
+    short = JointTrajectory(asked.joint_names, asked.times_s[:5], asked.positions[:5])
+    graph.world.executed.publish(messages.joint_trajectory_message(short, stamp_ns))
+
+    def is_counted() -> bool:
+        statuses = [s for s in graph.world.diagnostics if s.name == "policy_node"]
+        return any(s.values.get("refused_executed_actions") == "1" for s in statuses)
+
+    wait_for(is_counted)
 
 
 def test_context_is_reset_after_a_hold_of_a_whole_chunk(make_graph: Callable[..., Graph]) -> None:

@@ -61,14 +61,18 @@ def test_there_is_one_file_a_process() -> None:
 def test_guard_and_policy_have_the_tables_topics(name: str) -> None:
     node = NODES[name]
     assert topics(name, "publish") == named({t.name for t in TOPICS if node in t.writers})
-    assert topics(name, "subscribe") == named({t.name for t in TOPICS if node in t.readers})
+    controller = {"joint_trajectory_controller/controller_state"} if node == GUARD else set()
+    readers = {t.name for t in TOPICS if node in t.readers}
+    assert topics(name, "subscribe") == named(readers) | controller
     served = {service.private_name for service in SERVICES if service.server == node}
     assert served <= allowed(name, "services", "reply")
     assert not allowed(name, "services", "request")
 
 
 def test_the_operator_may_bring_up_every_lifecycle_node(tmp_path: Path) -> None:
-    arguments = RealArmArguments(checkpoint=str(tmp_path), record=True, robot="fr3")
+    arguments = RealArmArguments(
+        checkpoint=str(tmp_path), instruction="Push.", record=True, robot="fr3"
+    )
     graph = real_arm_graph(arguments)
     managed = {entry.name for entry in graph.nodes if entry.lifecycle}
     assert managed == {GUARD, POLICY, "real_arm_node", GRIPPER_ADAPTER, RECORDER}
@@ -108,6 +112,7 @@ def test_the_supervisor_may_only_disengage() -> None:
     assert allowed("real_arm", "services", "request") == {
         "safety_node/disengage",
         "controller_manager/list_controllers",
+        "joint_trajectory_controller/get_parameters",
     }
 
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the guard commands the arm, and how it lets go: faults, stops, and steps of the clock.
+
+Times are integer nanoseconds of the guard's timeline.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from par_ros.control.chunk_form import Fault
+from par_ros.control.command import Command, log
+from par_ros.control.commanded_motion import MotionHistory
+from par_ros.control.commander import Commander
+from par_ros.control.joint_watch import JointWatch
+from par_ros.control.reference_watch import ReferenceWatch
+from par_ros.control.timeline import ClockStep, Moment, Timeline
+
+
+class StopLatch:
+    """The emergency stop's memory; outlives a guard."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+class Authority:
+    """Engaged or not, what was commanded, and the way to rest.
+
+    Attributes:
+        engaged: True while chunks pass.
+        latch: the emergency stop's.
+        holding: why the arm is held although the guard is engaged; empty while it moves.
+        last_fault: what disengaged the guard last; None since it was engaged.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        motions: MotionHistory,
+        commander: Commander,
+        joints: JointWatch,
+        reference: ReferenceWatch,
+        latch: StopLatch,
+        counters: Counter[str],
+        *,
+        lockstep_chunk_ns: int | None,
+        on_clock_step: Callable[[], None],
+    ) -> None:
+        """lockstep_chunk_ns: how long physics runs for one answer; None: time passes by itself.
+
+        on_clock_step: called where the ROS clock has stepped.
+        """
+        self.timeline = timeline
+        self._motions = motions
+        self._commander = commander
+        self._joints = joints
+        self._reference = reference
+        self.latch = latch
+        self._counters = counters
+        self._lockstep_chunk_ns = lockstep_chunk_ns
+        self._on_step = on_clock_step
+        self.engaged = False
+        self.holding = ""
+        self.last_fault: Fault | None = None
+        self._last_time_ns = 0
+        # After a clock step: until then (steady clock) nothing is sent.
+        self._quiet_until_ns: int | None = None
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether time is that of the stamps."""
+        return self._lockstep_chunk_ns is not None
+
+    def begin(self) -> None:
+        """The guard was engaged."""
+        self.engaged = True
+        self.last_fault = None
+        self.holding = ""
+
+    def hold(self, why: str) -> None:
+        """Stay engaged, but let the arm rest, for a reason of one word."""
+        if self.holding != why:
+            self._counters["holds"] += 1
+            self._counters[f"hold_{why}"] += 1
+        self.holding = why
+
+    def trip(
+        self,
+        fault: Fault,
+        moment: Moment,
+        *,
+        time_ns: int | None = None,
+        retreats: bool = False,
+        stops: bool = True,
+    ) -> Command:
+        """Stop, disengage, and say why.
+
+        Args:
+            time_ns: the stop's own time; not given: now.
+            retreats: to where the arm was measured, where that is near.
+            stops: False where nobody knows from where a stop would begin.
+        """
+        self.engaged = False
+        self.last_fault = fault
+        self.holding = fault.kind
+        self._counters["holds"] += 1
+        self._counters[f"fault_{fault.kind}"] += 1
+        command = self.stop(moment, time_ns, retreats=retreats) if stops else Command()
+        return command.saying("error", f"stopped and disengaged: {fault.reason}")
+
+    def stop(
+        self, moment: Moment, time_ns: int | None = None, *, retreats: bool = False
+    ) -> Command:
+        """A stop of what moves; nothing where nothing moves, or where nothing can be sent."""
+        if time_ns is None:
+            time_ns = self.timeline.time_ns(moment)
+        if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
+            return Command()
+        moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
+        if not (moves or retreats or self.lockstep):
+            return Command()
+        sample = self._joints.newest
+        if retreats and sample is not None:
+            motion = self._commander.retreat(sample.positions[:-1], time_ns)
+        else:
+            motion = self._commander.stop(time_ns)
+        if isinstance(motion, str):
+            self.latch.is_set = True
+            self.engaged = False
+            self._counters["failed_stops"] += 1
+            return log(
+                "error",
+                f"latched: no stop passed the outgoing check ({motion}); the running motion ends "
+                "at rest by itself.",
+            )
+        self._reference.begin()
+        return self._commander.send(motion, moment)
+
+    def _physics_runs(self, time_ns: int) -> bool:
+        """Lockstep: whether physics is on its way through a chunk, and waits for nobody.
+
+        It follows answers to its observations only: what was to be stopped now is stopped by the
+        next answer, and until then the running motion is what is commanded.
+        """
+        if self._lockstep_chunk_ns is None:
+            return False
+        start_ns = self._motions.running.start_ns
+        return start_ns < time_ns < start_ns + self._lockstep_chunk_ns
+
+    # The clock.
+
+    def advance(self, moment: Moment) -> Command | None:
+        """Look at the clocks; what a step of the ROS clock that was noticed just now does."""
+        if self.lockstep:
+            return None
+        last_ns, self._last_time_ns = self._last_time_ns, self.timeline.time_ns(moment)
+        step = self.timeline.advance(moment)
+        if step is not None:
+            return self._on_clock_step(step, last_ns, moment)
+        if self._quiet_until_ns is not None and moment.steady_ns >= self._quiet_until_ns:
+            self._quiet_until_ns = None
+            self._motions.clear()
+        return None
+
+    def _on_clock_step(self, step: ClockStep, last_ns: int, moment: Moment) -> Command | None:
+        """Disengage and send nothing until what runs has ended at rest by itself."""
+        self._counters["clock_steps"] += 1
+        self._on_step()
+        self._joints.forget()
+        if self._motions.is_moving(last_ns):
+            left_ns = self._motions.running.rest_ns - last_ns
+            self._quiet_until_ns = moment.steady_ns + left_ns
+        elif not self.is_quiet(moment):
+            self._motions.clear()
+        if not self.engaged:
+            return None
+        fault = Fault(
+            "clock",
+            f"the clock must not step, it went {step.step_s:+.3f} s; check time synchronisation "
+            "and use_sim_time.",
+        )
+        return self.trip(fault, moment)
+
+    def is_quiet(self, moment: Moment) -> bool:
+        """Whether nothing can be sent, since the clock has stepped and a motion still runs."""
+        return self._quiet_until_ns is not None and moment.steady_ns < self._quiet_until_ns

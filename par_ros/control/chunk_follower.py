@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chunk as a motion of the arm, or why there is none; and what the policy is told of it.
+
+Times are integer nanoseconds of the guard's timeline where they say so, ROS time otherwise. L
+knots of J + 1 joints, gripper last.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_ros.control.action_schedule import PlacedChunk
+from par_ros.control.command import Command
+from par_ros.control.commanded_motion import CommandedMotion, Lead, MotionHistory
+from par_ros.control.commander import Commander
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.safety_filter import FilteredChunk, Join, RequestedChunk, SafetyFilter
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A chunk that is followed: its motion, and its knots [L, J + 1] from `start_ns` on."""
+
+    motion: CommandedMotion
+    knots: FloatArray
+    start_ns: int
+
+
+class ChunkFollower:
+    """Applies the filter from the running motion on; counts what it did."""
+
+    def __init__(
+        self,
+        safety_filter: SafetyFilter,
+        motions: MotionHistory,
+        commander: Commander,
+        counters: Counter[str],
+    ) -> None:
+        self._filter = safety_filter
+        self._motions = motions
+        self._commander = commander
+        self._counters = counters
+
+    def follow(
+        self, chunk: RequestedChunk, lead: Lead, placed: PlacedChunk, start_ns: int, time_ns: int
+    ) -> tuple[Followed | str, Command]:
+        """The motion, or why there is none; and what is to be logged.
+
+        Args:
+            lead: what the motion begins with; the chunk departs from its end.
+            start_ns: the chunk's start on the timeline.
+        """
+        running = self._motions.running
+        join = Join(lead.end, (lead.departs_ns - start_ns) / NANOSECONDS)
+        filtered = self._filter.apply(
+            join, chunk.positions, running.gripper_at(time_ns), placed.first_action
+        )
+        if filtered.nodes is None:
+            return filtered.reason, Command()
+        knots = self._with_past_knots(filtered.knots, placed, start_ns)
+        targets_m = knots[placed.first_action :, -1]
+        motion = self._commander.chunk(lead, filtered.nodes, targets_m, start_ns, time_ns)
+        if isinstance(motion, str):
+            self._counters["check_refused"] += 1
+            return f"the outgoing check refused it: {motion}", Command()
+        return Followed(motion, knots, start_ns), self._count(filtered)
+
+    def executed(self, followed: Followed, stamp_on_timeline_ns: int) -> JointTrajectory:
+        """What the policy is told of a chunk that is followed; times from the chunk's stamp."""
+        return self._executed(followed.knots, followed.start_ns - stamp_on_timeline_ns)
+
+    def held(self, begin_ns: int, stamp_on_timeline_ns: int) -> JointTrajectory:
+        """What the policy is told of one that is not: the running motion from `begin_ns` on."""
+        running = self._motions.running
+        times_ns = begin_ns + self._filter.knot_times_s * NANOSECONDS
+        targets_m = np.array([running.gripper_at(int(time)) for time in times_ns])
+        knots = np.column_stack((running.positions_at(times_ns), targets_m))
+        return self._executed(knots, begin_ns - stamp_on_timeline_ns)
+
+    def _with_past_knots(self, knots: FloatArray, placed: PlacedChunk, start_ns: int) -> FloatArray:
+        """Knots that are due before the chunk departs are what is being sent at that time."""
+        result = knots.copy()
+        running = self._motions.running
+        for action in range(placed.first_action):
+            due_ns = start_ns + round(float(self._filter.knot_times_s[action]) * NANOSECONDS)
+            result[action, :-1] = running.state_at(due_ns).positions
+            result[action, -1] = running.gripper_at(due_ns)
+        return result
+
+    def _executed(self, knots: FloatArray, offset_ns: int) -> JointTrajectory:
+        times_s = offset_ns / NANOSECONDS + self._filter.knot_times_s
+        return JointTrajectory(self._filter.spec.joint_names, times_s, knots)
+
+    def _count(self, filtered: FilteredChunk) -> Command:
+        self._counters[filtered.outcome] += 1
+        command = Command()
+        if filtered.changes:
+            changes = "; ".join(str(change) for change in filtered.changes)
+            command = command.saying("warning", f"chunk tracked: {changes}")
+            for change in filtered.changes:
+                for limit in change.limits:
+                    self._counters[f"limited_{limit}"] += 1
+        for warning in reversed(filtered.warnings):
+            command = command.saying("warning", f"chunk: {warning}")
+        return command

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C ends a node that is still preparing its work: at once, with code 0 and without a word.
+
+The work takes 60 s, the end at most 5 s, as `ros2 launch` waits for before it insists.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ros.processes import ROOT, wait_for
+
+pytestmark = pytest.mark.ros
+
+START_S = 60.0
+MAX_END_S = 5.0
+# What a user's terminal would do, wherever the tests run from.
+ORDINARY = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+SLOW_LOAD = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "from par_ros.policy_node import PolicyNode\n"
+    "from par_ros.process import run_node\n"
+    "def load(parameters):\n"
+    "    pathlib.Path(sys.argv[1]).touch()\n"
+    "    time.sleep(60.0)\n"
+    "class Eager(PolicyNode):\n"
+    "    def __init__(self):\n"
+    "        super().__init__(load)\n"
+    "        self.create_timer(0.01, self.trigger_configure)\n"
+    "sys.exit(run_node(Eager, arguments=[]))\n"
+)
+SLOW_IMPORT = (
+    ORDINARY + "import pathlib, sys, types, time\n"
+    "class Slow(types.ModuleType):\n"
+    "    def __getattr__(self, name):\n"
+    "        if name == 'load_policy':\n"
+    "            pathlib.Path(sys.argv[1]).touch()\n"
+    "            time.sleep(60.0)\n"
+    "        raise AttributeError(name)\n"
+    "sys.modules['par_model.load_policy'] = Slow('par_model.load_policy')\n"
+    "from par_ros.policy_node import main\n"
+    "sys.exit(main())\n"
+)
+SLOW_SIMULATOR = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "from par_ros import maniskill_bridge_node as bridge\n"
+    "def make_arm(task, parameters):\n"
+    "    pathlib.Path(sys.argv[1]).touch()\n"
+    "    try:\n"
+    "        time.sleep(60.0)\n"
+    "    except KeyboardInterrupt:\n"
+    "        raise AttributeError('what an interrupted import ends by')\n"
+    "bridge.make_maniskill_arm = make_arm\n"
+    "sys.exit(bridge.main())\n"
+)
+SLOW_EXECUTABLE = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "class Finder:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name == 'par_ros.safety_node':\n"
+    "            pathlib.Path(sys.argv[1]).touch()\n"
+    "            time.sleep(60.0)\n"
+    "sys.meta_path.insert(0, Finder())\n"
+    "from par_ros.executables import safety_node\n"
+    "sys.exit(safety_node())\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "program",
+    [SLOW_LOAD, SLOW_IMPORT, SLOW_SIMULATOR, SLOW_EXECUTABLE],
+    ids=["load", "import", "simulator", "executable"],
+)
+def test_what_only_prepares_is_left_at_once(
+    tmp_path: Path, free_domain: str, program: str, number: signal.Signals
+) -> None:
+    mark = tmp_path / "at work"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program, str(mark)],
+        cwd=ROOT,
+        env={**os.environ, "ROS_DOMAIN_ID": free_domain},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "the work")
+        assert process.poll() is None, process.communicate()[1]
+        started_s = time.monotonic()
+        process.send_signal(number)
+        output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert time.monotonic() - started_s < MAX_END_S
+    assert process.returncode == 0
+    assert output == error == ""
