@@ -25,13 +25,14 @@ from par_ros.proof.fault_world import ArmWorld
 from par_ros.proof.scripted_policy import CHUNK_S
 from par_ros.topics import DISENGAGE, ENGAGE, GUARD, RESET_STOP
 
-SPLICE_NS = 30_000_000
+SPLICE_S = 0.03
 _REST_AFTER_STOP_S = 0.5
 _MIN_SPEED_RAD_S = 0.05
 _REST_TIMEOUT_S = 5.0
 _MOVE_TIMEOUT_S = 8.0
 _ENGAGE_TIMEOUT_S = 15.0
 _ENGAGE_PERIOD_S = 0.05
+_NUM_PHASES = 4
 # Beyond the deadline of the case's watch: the guard reports once a second.
 _OBSERVE_S = 1.3
 _GOES_ON_S = 1.3
@@ -175,12 +176,15 @@ class FaultCases:
         )
         if not moves:
             raise SuiteError(f"the arm did not move: {self._state()}.")
-        if not fault.policy:
-            sent = rig.num_chunks
-            rig.spin_until(lambda: rig.num_chunks > sent, CHUNK_S)
-        rig.spin_for(fault.phase_s)
-        if not self._is_moving():
-            raise SuiteError(f"the arm moved no more: {self._state()}.")
+        for _ in range(_NUM_PHASES):
+            if not fault.policy:
+                sent = rig.num_chunks
+                rig.spin_until(lambda sent=sent: rig.num_chunks > sent, CHUNK_S)
+            rig.spin_for(fault.phase_s)
+            # The swing stands still where it turns.
+            if self._is_moving():
+                return
+        raise SuiteError(f"the arm moved no more: {self._state()}.")
 
     def _engage(self, fault: Fault) -> None:
         timeout_s = GRAPH_TIMEOUT_S if fault.restarted else _ENGAGE_TIMEOUT_S
@@ -199,7 +203,11 @@ class FaultCases:
     def _state(self) -> str:
         rig = self._rig
         words = [f"{name} {value}" for name, value in rig.state.items() if value]
-        return f"{', '.join(words)}; stalled for {rig.largest_stall_s:.2f} s"
+        taken = ", ".join(f"{1e3 * delay_s:.0f}" for delay_s in self._delays_s())
+        return (
+            f"{', '.join(words)}; stalled for {rig.largest_stall_s:.2f} s; trajectories taken "
+            f"{taken or 'never'} ms after what they answer"
+        )
 
     # After.
 
@@ -223,7 +231,7 @@ class FaultCases:
         detected = all(any(word in seen for word in words.split("|")) for words in fault.expected)
         if not fault.expected:
             detected = time_to_hold_s is not None or bool(goes_on)
-        late = self._num_late()
+        late = sum(delay_s > SPLICE_S for delay_s in self._delays_s())
         violations = judged.num_violations
         return FaultResult(
             name=fault.name,
@@ -280,17 +288,16 @@ class FaultCases:
             return 0.0
         return max(judged.last_motion - fault_ns // 1_000_000, 0) / 1000.0
 
-    def _num_late(self) -> int:
-        """Trajectories that were taken after the end of their splice."""
+    def _delays_s(self) -> list[float]:
+        """From what the guard was given to when the trajectory was taken, of each one taken."""
         moments = sorted(self._rig.guard_moments_ns)
-        late = 0
+        delays_s = []
         for one in self._rig.pick_ups:
-            if one.kind != "taken" or one.sent_ns < self._first_ns:
-                continue
-            index = bisect.bisect_right(moments, one.sent_ns)
-            given_ns = moments[index - 1] if index else one.sent_ns
-            late += one.taken_ns > given_ns + SPLICE_NS
-        return late
+            if one.kind == "taken" and one.sent_ns >= self._first_ns:
+                index = bisect.bisect_right(moments, one.sent_ns)
+                given_ns = moments[index - 1] if index else one.sent_ns
+                delays_s.append((one.taken_ns - given_ns) * 1e-9)
+        return delays_s
 
     def _why_late(self, fault: Fault, late: int) -> str:
         if late and not fault.late:
