@@ -138,6 +138,7 @@ def next_trajectory(world: ArmWorld) -> Action:
         rig.set_world(world)
         if not rig.spin_until(lambda: len(rig.pick_ups) > before, 2.0):
             raise SuiteError("no trajectory was sent to the arm.")
+        rig.mark()
         rig.set_world(ArmWorld())
 
     return act
@@ -151,6 +152,7 @@ def until_lost(world: ArmWorld) -> Action:
         lost = rig.spin_until(
             lambda: any(one.kind == "lost" for one in rig.pick_ups), _LOSS_TIMEOUT_S
         )
+        rig.mark()
         rig.set_world(ArmWorld())
         if not lost:
             raise SuiteError("no trajectory was lost.")
@@ -249,6 +251,7 @@ def stop_best_effort(rig: FaultRig) -> None:
     profile = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     publisher = rig.create_publisher(Bool, E_STOP.name, profile)
     rig.spin_until(lambda: publisher.get_subscription_count() > 0, 2.0)
+    rig.mark()
     for _ in range(5):
         publisher.publish(Bool(data=True))
         rig.spin_for(0.1)
@@ -262,6 +265,7 @@ def stop_after_chunk(after_s: float) -> Action:
         rig.pause_policy()
         rig.publish_chunk()
         rig.spin_for(after_s)
+        rig.mark()
         stop_topic(rig)
 
     return act
@@ -274,6 +278,7 @@ def in_a_retreat(name: str) -> Action:
         _retreat(rig)
         if rig.speed_rad_s() == 0.0:
             raise SuiteError("the retreat was over before it could be stopped.")
+        rig.mark()
         _ask(rig, name)
 
     return act
@@ -294,6 +299,7 @@ def stop_lost(rig: FaultRig) -> None:
     """The stop's own trajectory is lost on its way."""
     rig.pause_policy()
     rig.set_world(ArmWorld(lose_next=1))
+    rig.mark()
     stop_topic(rig)
     rig.spin_until(lambda: any(one.kind == "lost" for one in rig.pick_ups), 2.0)
 

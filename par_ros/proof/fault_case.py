@@ -33,6 +33,7 @@ _MOVE_TIMEOUT_S = 8.0
 _ENGAGE_TIMEOUT_S = 15.0
 _ENGAGE_PERIOD_S = 0.05
 _NUM_PHASES = 4
+_SMALL_STEP_RAD = 1e-4
 # Beyond the deadline of the case's watch: the guard reports once a second.
 _OBSERVE_S = 1.3
 _GOES_ON_S = 1.3
@@ -55,7 +56,7 @@ class Fault:
         guard: parameters of the guard.
         world: the arm's from the beginning.
         begins: "moving", "engaged" (and standing), or "disengaged".
-        late: trajectories are taken after their splice on purpose.
+        late: trajectories are taken after their splice on purpose: that is no reason to repeat.
         phase_s: how far into a chunk it happens.
         restarted: the process that is started again afterwards; "" where none is.
         fresh_after: guard and arm are started anew for the next case.
@@ -102,8 +103,9 @@ class FaultCases:
             before = dict(rig.counters)
             rig.seen.clear()
             rig.camera_faults.clear()
-            fault_ns = time.monotonic_ns()
+            rig.mark()
             fault.inject(rig)
+            fault_ns = rig.fault_ns
             rig.spin_for(fault.watch_s + _OBSERVE_S if fault.holds else _GOES_ON_S)
             result = self._result(fault, before, fault_ns)
             if fault.restarted:
@@ -203,7 +205,7 @@ class FaultCases:
     def _state(self) -> str:
         rig = self._rig
         words = [f"{name} {value}" for name, value in rig.state.items() if value]
-        taken = ", ".join(f"{1e3 * delay_s:.0f}" for delay_s in self._delays_s())
+        taken = ", ".join(f"{1e3 * delay_s:.0f}" for delay_s, _ in self._delays_s())
         return (
             f"{', '.join(words)}; stalled for {rig.largest_stall_s:.2f} s; trajectories taken "
             f"{taken or 'never'} ms after what they answer"
@@ -221,18 +223,16 @@ class FaultCases:
             )
         rig.pause_policy()
         seen = self._seen(before)
-        judged = judge(
-            rig.spec,
-            rig.log.rows(self._first_row),
-            fault_ns // 1_000_000,
-            tuple(rig.own_steps),
-        )
+        late = self._late_cycles()
+        rows, from_cycle = rig.log.rows(self._first_row), fault_ns // 1_000_000
+        judged = judge(rig.spec, rows, from_cycle, (*rig.own_steps, *late))
+        everything = judge(rig.spec, rows, from_cycle, tuple(rig.own_steps))
+        if everything.largest_step_rad < _SMALL_STEP_RAD:
+            seen.add("small_step")
         time_to_hold_s = self._time_to_hold_s(judged, fault_ns)
         detected = all(any(word in seen for word in words.split("|")) for words in fault.expected)
         if not fault.expected:
             detected = time_to_hold_s is not None or bool(goes_on)
-        late = sum(delay_s > SPLICE_S for delay_s in self._delays_s())
-        violations = judged.num_violations
         return FaultResult(
             name=fault.name,
             detected=detected,
@@ -243,20 +243,22 @@ class FaultCases:
             time_to_hold_s=time_to_hold_s if fault.holds is not False else None,
             allowed_s=fault.allowed_s,
             goes_on=goes_on,
-            limit_violations=0 if fault.late else violations,
-            late_violations=violations if fault.late else 0,
-            largest_step_rad=judged.largest_step_rad,
+            limit_violations=judged.num_violations,
+            late_violations=everything.num_violations - judged.num_violations,
+            largest_step_rad=everything.largest_step_rad,
             largest_velocity_share=judged.largest["velocity"],
             largest_acceleration_share=judged.largest["acceleration"],
             largest_jerk_share=judged.largest["jerk"],
             examples=judged.examples,
-            late_pick_ups=late,
-            rig_late=self._why_late(fault, late),
+            late_pick_ups=len(late),
+            rig_late=self._why_late(fault, len(late)),
         )
 
     def _seen(self, before: dict[str, int]) -> set[str]:
         rig = self._rig
         seen = {name for name, count in rig.counters.items() if count > before.get(name, 0)}
+        if rig.state.get("stop_latched") == "true":
+            seen.add("stop_latched")
         return seen | rig.seen | rig.camera_faults | self._answer()
 
     def _answer(self) -> set[str]:
@@ -288,16 +290,19 @@ class FaultCases:
             return 0.0
         return max(judged.last_motion - fault_ns // 1_000_000, 0) / 1000.0
 
-    def _delays_s(self) -> list[float]:
-        """From what the guard was given to when the trajectory was taken, of each one taken."""
+    def _delays_s(self) -> list[tuple[float, int]]:
+        """Of each trajectory that was taken: how long after what the guard was given, and when."""
         moments = sorted(self._rig.guard_moments_ns)
-        delays_s = []
+        delays = []
         for one in self._rig.pick_ups:
             if one.kind == "taken" and one.sent_ns >= self._first_ns:
                 index = bisect.bisect_right(moments, one.sent_ns)
                 given_ns = moments[index - 1] if index else one.sent_ns
-                delays_s.append((one.taken_ns - given_ns) * 1e-9)
-        return delays_s
+                delays.append(((one.taken_ns - given_ns) * 1e-9, one.taken_ns // 1_000_000))
+        return delays
+
+    def _late_cycles(self) -> tuple[int, ...]:
+        return tuple(cycle for delay_s, cycle in self._delays_s() if delay_s > SPLICE_S)
 
     def _why_late(self, fault: Fault, late: int) -> str:
         if late and not fault.late:

@@ -31,8 +31,8 @@ class Judged:
         num_violations: differences of any joint beyond its limit, and positions outside.
         largest: velocity, acceleration, jerk, as the largest share of a joint's limit, from the
             fault on.
-        largest_step_rad: the largest change of a joint within a millisecond, beyond what its
-            velocity limit allows; 0 where there was none.
+        largest_step_rad: where an acceleration broke its limit: by how much a joint left, within a
+            millisecond, the way on which it was.
         last_motion: the last cycle in which a joint moved; None where none did.
         last_cycle: the last one that is known.
         examples: the first violations in words.
@@ -116,9 +116,8 @@ def judge(spec: ArmSpec, rows: FloatArray, from_cycle: int, own_steps: tuple[int
                 f"{spec.arm_joint_names[joint]} {shares[row, joint]:.3f} times its {quantity} "
                 f"limit {(ends[row] - from_cycle) / 1000:+.3f} s after the fault"
             )
-        if quantity == "velocity" and shares.size:
-            excess = (np.abs(rates[usable]) - bound) * PERIOD_S
-            step_rad = max(float(excess.max()), 0.0)
+        if quantity == "acceleration" and len(beyond):
+            step_rad = float(np.abs(rates[usable]).max()) * PERIOD_S**2
         usable = usable[1:] & usable[:-1]
     moved = np.abs(np.diff(positions, axis=0)).max(axis=1, initial=0.0) > _STANDING_RAD
     moving = cycles[1:][moved]

@@ -24,9 +24,10 @@ class FaultResult:
         goes_on: where it need not rest, whether chunks passed afterwards and the guard had stayed
             engaged.
         limit_violations: differences of the arm's command over a millisecond that broke a limit.
-        late_violations: the same in a row that has trajectories taken after their splice on
-            purpose: nobody can keep limits then.
-        largest_step_rad: beyond what the velocity limit allows, within a millisecond.
+        late_violations: the same where the arm took a trajectory after its splice: nobody can keep
+            limits then.
+        largest_step_rad: where a limit was broken there: how far a joint left its way within a
+            millisecond.
         largest_velocity_share, ...: of the joint's limit, from the fault on.
         late_pick_ups: trajectories that the suite's arm took after their splice.
         rig_late: why the suite itself was late; empty where it was not.
@@ -68,9 +69,14 @@ class FaultResult:
         return well and self.goes_on is not False and self.recovered is not False
 
     @property
-    def counts(self) -> bool:
-        """False where the row failed and the suite itself was late: it says nothing."""
-        return self.passed or not self.rig_late
+    def was_run(self) -> bool:
+        """False where the fault could not even be injected."""
+        return bool(self.seen) or self.detected or self.time_to_hold_s is not None
+
+    @property
+    def says_little(self) -> bool:
+        """Whether the suite itself was late, and the row shows it."""
+        return bool(self.rig_late) and (not self.passed or self.late_violations > 0)
 
 
 def not_run(name: str, expected: tuple[str, ...], why: str, num_tries: int) -> FaultResult:
@@ -85,7 +91,7 @@ def not_run(name: str, expected: tuple[str, ...], why: str, num_tries: int) -> F
 
 def line(result: FaultResult) -> str:
     """One line for a person who waits."""
-    verdict = "ok  " if result.passed else ("FAIL" if result.counts else "late")
+    verdict = "ok  " if result.passed else ("FAIL" if not result.rig_late else "late")
     hold = "goes on" if result.goes_on else "never"
     if result.time_to_hold_s is not None:
         hold = f"{result.time_to_hold_s:.3f} s of {result.allowed_s:.2f}"
@@ -113,7 +119,7 @@ def report(results: list[FaultResult], command: str) -> dict[str, Any]:
         "passed": all(result.passed for result in results),
         "num_faults": len(results),
         "num_passed": sum(result.passed for result in results),
-        "num_suite_late": sum(not result.counts for result in results),
+        "num_suite_late": sum(result.says_little for result in results),
         "num_repeated": sum(result.num_tries > 1 for result in results),
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),

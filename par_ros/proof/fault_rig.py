@@ -86,6 +86,7 @@ class FaultRig(Node):
         self.seen: set[str] = set()
         self.injected: JointTrajectoryMessage | None = None
         self.largest_stall_s = 0.0
+        self.fault_ns = 0
         self.world = ArmWorld()
         self._world_of_arm = 0
         self._swing: Swing | None = None
@@ -122,6 +123,10 @@ class FaultRig(Node):
     def step_clock(self, step_s: float) -> None:
         """Set the clock of all processes."""
         self.processes.clock.value_ns += round(step_s * NANOSECONDS)
+
+    def mark(self) -> None:
+        """The fault is now."""
+        self.fault_ns = time.monotonic_ns()
 
     def spin_for(self, duration_s: float) -> None:
         """Let everything happen for `duration_s`."""
