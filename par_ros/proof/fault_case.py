@@ -167,6 +167,8 @@ class FaultCases:
         # policy_node is engaged when it is up, as by an operator.
         if fault.policy == SEEING_PROCESS:
             rig.start_policy(fault.policy)
+        elif fault.policy:
+            rig.make_way_for(fault.policy)
         self._engage(fault)
         if fault.begins == "engaged":
             return

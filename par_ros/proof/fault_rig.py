@@ -250,14 +250,19 @@ class FaultRig(Node):
         self._swing = Swing(position, self.spec.home, _GRIPPER_M)
         self._next_chunk_s = time.monotonic()
 
-    def _start_policy_process(self, process: str) -> None:
+    def make_way_for(self, process: str) -> None:
+        """Leave action_chunk to a process that is about to be the policy."""
         if self.chunks is not None:
             self.destroy_publisher(self.chunks)
             self.chunks = None
+        if not self.processes.is_alive(process):
+            # A policy that was killed before is still in the graph for a while.
+            self.wait_for_no_policy()
+
+    def _start_policy_process(self, process: str) -> None:
+        self.make_way_for(process)
         if self.processes.is_alive(process):
             return
-        # A policy that was killed before is still in the graph for a while.
-        self.wait_for_no_policy()
         if process == SEEING_PROCESS:
             self.start_camera()
             self.processes.start(process, f"instruction:={INSTRUCTION}")

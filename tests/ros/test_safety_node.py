@@ -27,6 +27,7 @@ from par_ros.parameters import read_arm_spec
 from par_ros.safety_node import SafetyNode
 from par_ros.topics import (
     ACTION_CHUNK,
+    CLOCK,
     E_STOP,
     E_STOP_STATE,
     ENGAGE,
@@ -273,13 +274,15 @@ def test_in_lockstep_a_disengaged_guard_answers_with_a_hold(rig: GuardRig) -> No
 def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) -> None:
     """The guard gets no CPU while eight joint states and then the chunk arrive, as in lockstep on
     a busy machine: the executor alone would take the chunk first."""
-    rclpy.init(args=["--ros-args", "-p", "mode:=lockstep", "-p", "late_after_s:=5.0"])
+    parameters = ("mode:=lockstep", "late_after_s:=5.0", "use_sim_time:=true")
+    words = [word for parameter in parameters for word in ("-p", parameter)]
+    rclpy.init(args=["--ros-args", *words])
     executor = SingleThreadedExecutor()
     try:
         guard, arm = SafetyNode(), rclpy.create_node("arm")
-        states, chunks = (
+        states, chunks, clock = (
             arm.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-            for topic in (JOINT_STATES, ACTION_CHUNK)
+            for topic in (JOINT_STATES, ACTION_CHUNK, CLOCK)
         )
         executed: list[Any] = []
         arm.create_subscription(
@@ -293,9 +296,10 @@ def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) ->
 
         spec = read_arm_spec("panda")
         home = np.array([0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 0.04])
-        start_ns = int(arm.get_clock().now().nanoseconds)
+        start_ns = 10**9
 
         def publish_state(stamp_ns: int) -> None:
+            clock.publish(messages.clock_message(stamp_ns))
             states.publish(
                 messages.joint_state_message(spec.joint_names, home, np.zeros(8), stamp_ns)
             )
@@ -305,6 +309,7 @@ def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) ->
             engage.service_is_ready,
             chunks.get_subscription_count,
             states.get_subscription_count,
+            clock.get_subscription_count,
             lambda: guard.count_publishers(ACTION_CHUNK.name),
         )
         spin_until(executor, lambda: all(is_ready() for is_ready in ready))
