@@ -10,8 +10,8 @@ a data set that par_model.collect wrote (--data-set). Each chunk is looked at af
   which begins as the arm moves and ends slowly enough to stop: what the guard compares;
 - answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds,
   with each share of the limits that it may plan with (--limit-shares; the first one commands the
-  arm). A chunk that is not unchanged is motion that the guard takes away: of a motion planner's at least
-  99 % should pass unchanged.
+  arm). A chunk that is not unchanged is motion that the guard takes away: of a motion planner's at
+  least 99 % should pass unchanged.
 
 With --commanded guarded the simulator's arm is sent what the guard made of the chunk, otherwise
 what the policy asked for.
@@ -164,7 +164,7 @@ def planning_spec(spec: ArmSpec, limit_share: float) -> ArmSpec:
 
 
 class WatchedPolicy:
-    """A policy whose chunks go through ChunkChains; `guarded`: the arm is sent the first's answer."""
+    """A policy whose chunks go through ChunkChains; `guarded`: the first one's answer is sent."""
 
     def __init__(self, policy: Any, chains: list[ChunkChain], *, guarded: bool) -> None:
         self._policy = policy
