@@ -32,6 +32,10 @@ def real_arm_node() -> int:
     return _run("real_arm_node")
 
 
+def gripper_adapter_node() -> int:
+    return _run("gripper_adapter_node")
+
+
 def episode_node() -> int:
     return _run("episode_node")
 

@@ -33,7 +33,7 @@ from par_ros.gripper_actions import (
     outcome_of,
 )
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
-from par_ros.process import read_moment, report_error, run_node, transition
+from par_ros.process import read_together, report_error, run_node, transition
 from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
 from par_ros.watched_action import WatchedAction
 
@@ -153,7 +153,7 @@ class GripperAdapterNode(LifecycleNode):
     # Inputs
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        moment = read_moment(lambda: int(self.get_clock().now().nanoseconds))
+        moment, _ = read_together(lambda: int(self.get_clock().now().nanoseconds))
         now_s = moment.steady_ns / messages.NANOSECONDS
         stamp_ns = messages.stamp_ns(message)
         ahead_s = 0.0 if stamp_ns == 0 else (stamp_ns - moment.ros_ns) / messages.NANOSECONDS

@@ -58,7 +58,7 @@ def diagnostics(
 
 
 def moment_values(moment: Moment, prefix: str = "") -> dict[str, str]:
-    """Both clocks, as read_moment() takes them."""
+    """Both clocks, as ClockReader.now() gives them."""
     return {f"{prefix}ros_ns": str(moment.ros_ns), f"{prefix}steady_ns": str(moment.steady_ns)}
 
 

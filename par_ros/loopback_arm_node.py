@@ -21,7 +21,7 @@ from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.parameters import LoopbackArmParameters, declare, read_arm_spec
-from par_ros.process import read_moment, run_node
+from par_ros.process import ClockReader, run_node
 from par_ros.topics import (
     CAMERA_INFO,
     CONTROLLER_REFERENCE,
@@ -77,6 +77,7 @@ class LoopbackArmNode(Node):
         self._settings = declare(self, LoopbackArmParameters)
         self._spec = read_arm_spec(self._settings.arm)
         self._range = JointRange.of(self._spec)
+        self._clocks = ClockReader(self)
         gripper = self._spec.gripper
         open_m = np.array([gripper.max_target_m])
         self._arm = TrajectoryFollower(self._spec.arm_joint_names, self._spec.home)
@@ -113,7 +114,7 @@ class LoopbackArmNode(Node):
         )
 
     def _on_trajectory(self, message: JointTrajectoryMessage, follower: TrajectoryFollower) -> None:
-        moment = read_moment(self._now_ns)
+        moment = self._clocks.now()
         steady_ns = moment.steady_ns
         stamp_ns = messages.stamp_ns(message)
         if stamp_ns != 0:
@@ -127,7 +128,7 @@ class LoopbackArmNode(Node):
             self.get_logger().error(f"trajectory rejected: {error}")
 
     def _cycle(self) -> None:
-        moment = read_moment(self._now_ns)
+        moment = self._clocks.now()
         self._arm.sample(moment.steady_ns)
         self._gripper.sample(moment.steady_ns)
         self._joint_states.publish(

@@ -33,6 +33,7 @@ from rclpy.signals import (
     uninstall_signal_handlers,
 )
 
+from par_ros.control.clock_offset import ClockOffset
 from par_ros.control.timeline import Moment
 from par_ros.leaving import leave_at_once_when_asked
 
@@ -41,8 +42,8 @@ PARENT_VARIABLE = "PAR_PARENT_PID"
 ERROR_PREFIX = "error: "
 
 _PR_SET_PDEATHSIG = 1
-# Two readings in a row lie 2 us apart; what an interruption adds moves a stamp, and so the arm.
-_TOGETHER_NS = 5_000
+# Read again where more than this lies between; a reading takes a few microseconds.
+_TOGETHER_NS = 20_000
 _MAX_CLOCK_READS = 5
 
 NodeType = TypeVar("NodeType", bound=Node)
@@ -61,11 +62,11 @@ def run_node(
     """
     end_with_parent()
     # What rclpy's own handlers call after theirs.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    rclpy.init(args=arguments)
     node = None
     try:
+        rclpy.init(args=arguments)
         node = make_node()
         executor = make_executor()
         executor.add_node(node)
@@ -121,7 +122,7 @@ def run_beside_spinning(
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         asked_to_end.set()
-        raise KeyboardInterrupt
+        _interrupt_once(number, frame)
 
     # SIGINT too: whoever starts a process in the background leaves it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -149,6 +150,18 @@ def run_beside_spinning(
         if node is not None:
             node.destroy_node()
     return 0
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C in a terminal reaches a node twice, from there and from launch: the second one does
+    not disturb the taking down."""
+    for later in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(later, _take_no_notice)
+    raise KeyboardInterrupt
+
+
+def _take_no_notice(number: int, frame: FrameType | None) -> None:
+    return
 
 
 def _spin(node: Node, failures: list[BaseException]) -> None:
@@ -186,24 +199,43 @@ def leaves_at_once() -> Iterator[None]:
         install_signal_handlers(options)
 
 
-def read_moment(read_clock_ns: Callable[[], int]) -> Moment:
-    """A node's clock and the steady clock of one moment, in nanoseconds.
+class ClockReader:
+    """Reads a node's clock and the steady clock of one moment."""
+
+    def __init__(self, node: Node) -> None:
+        self._clock = node.get_clock()
+        self._offset = ClockOffset()
+
+    def now(self) -> Moment:
+        """Both clocks. Simulated time is taken as it is, in its lumps."""
+        moment, error_ns = read_together(self._read_ns)
+        if self._clock.ros_time_is_active:
+            return moment
+        offset_ns = self._offset.update(moment.steady_ns, moment.offset_ns, error_ns)
+        return Moment(moment.steady_ns + offset_ns, moment.steady_ns)
+
+    def _read_ns(self) -> int:
+        return int(self._clock.now().nanoseconds)
+
+
+def read_together(read_clock_ns: Callable[[], int]) -> tuple[Moment, int]:
+    """A clock and the steady clock, in nanoseconds, and how far they may be apart in time.
 
     Read again where the process was suspended between the two, which a busy machine does for tens
     of milliseconds; of several tries the one with the least between counts.
     """
-    best: Moment | None = None
-    least_ns = 0
+    best: tuple[int, Moment] | None = None
     for _ in range(_MAX_CLOCK_READS):
         before_ns = time.monotonic_ns()
         now_ns = read_clock_ns()
         bracket_ns = time.monotonic_ns() - before_ns
-        if best is None or bracket_ns < least_ns:
-            best, least_ns = Moment(now_ns, before_ns + bracket_ns // 2), bracket_ns
+        if best is None or bracket_ns < best[0]:
+            best = bracket_ns, Moment(now_ns, before_ns + bracket_ns // 2)
         if bracket_ns < _TOGETHER_NS:
             break
     assert best is not None
-    return best
+    bracket_ns, moment = best
+    return moment, (bracket_ns + 1) // 2
 
 
 def report_error(error: BaseException | str) -> int:

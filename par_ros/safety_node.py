@@ -31,7 +31,7 @@ from par_ros.parameters import (
     guard_settings,
     read_guarded_arm,
 )
-from par_ros.process import read_moment, report_error, run_node, transition
+from par_ros.process import ClockReader, report_error, run_node, transition
 from par_ros.reference_input import ReferenceInput
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -70,6 +70,7 @@ class SafetyNode(LifecycleNode):
         self._settings = declare(self, SafetyNodeParameters)
         self._guard: Guard | None = None
         self._latch = StopLatch()
+        self._clocks = ClockReader(self)
         self._active = False
         self._waits_to_engage = False
         self._num_ticks = 0
@@ -463,7 +464,7 @@ class SafetyNode(LifecycleNode):
         return f"{self._reference.topic_name}{heard}"
 
     def _now(self) -> Moment:
-        return read_moment(lambda: int(self.get_clock().now().nanoseconds))
+        return self._clocks.now()
 
 
 def _is_something(command: Command) -> bool:

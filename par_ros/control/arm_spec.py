@@ -79,6 +79,10 @@ class PositionDependentVelocity:
         lowest = -self._speed(positions - self.lower_position)
         return lowest, self._speed(self.upper_position - positions)
 
+    def scaled(self, share: float) -> "PositionDependentVelocity":
+        """`share` of the speed at each position."""
+        return dataclasses.replace(self, slope=share**2 * self.slope, offset=share * self.offset)
+
     def mapped(self, change: Callable[[FloatArray], FloatArray]) -> "PositionDependentVelocity":
         """The same numbers with `change` applied to each array."""
         return PositionDependentVelocity(
@@ -141,8 +145,10 @@ class JointLimits:
 
     def scaled(self, share: float) -> "JointLimits":
         """The same positions with `share` of velocity, acceleration and jerk."""
+        dependent = self.position_dependent_velocity
         return dataclasses.replace(
             self,
+            position_dependent_velocity=None if dependent is None else dependent.scaled(share),
             max_velocity=share * self.max_velocity,
             max_acceleration=share * self.max_acceleration,
             max_jerk=share * self.max_jerk,

@@ -144,8 +144,10 @@ class Authority:
         """
         if self._lockstep_chunk_ns is None:
             return False
-        start_ns = self._motions.running.start_ns
-        return start_ns < time_ns < start_ns + self._lockstep_chunk_ns
+        running = self._motions.running
+        # The clock may not have moved yet since the answer was sent.
+        ran_ns = time_ns - running.start_ns
+        return running.kind != "standing" and 0 <= ran_ns < self._lockstep_chunk_ns
 
     # The clock.
 

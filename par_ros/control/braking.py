@@ -9,6 +9,7 @@ between two points is the profile itself.
 Shapes: N points, J joints, S states.
 """
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -20,6 +21,8 @@ from par_ros.control.joint_trajectory import FloatArray, MotionState
 
 # Points closer than this are one: a controller's cycle is of this order.
 _MIN_SPACING_S = 0.002
+# Moments in each of a stop's three phases.
+_NUM_STOP_SAMPLES = 12
 
 
 def stop(state: MotionState, limits: JointLimits, minimum_duration_s: float = 0.0) -> Nodes:
@@ -64,30 +67,75 @@ def move_towards(
     return _states_at(trajectory, _between(_switching_times(trajectory), times_s))
 
 
-def stopping_positions(
-    positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
-) -> FloatArray:
-    """Where stop() of each state would end, float64 [S, J]; the closed form of the same profile."""
-    jerk = limits.stop_jerk
-    # Velocity left when the acceleration has been taken to zero at once tells the direction.
-    remaining = velocities + 0.5 * accelerations * np.abs(accelerations) / jerk
-    sign = np.where(remaining >= 0.0, 1.0, -1.0)
-    velocity, acceleration = sign * velocities, sign * accelerations
-    peak = np.minimum(
-        limits.stop_acceleration,
-        np.sqrt(np.maximum(jerk * velocity + 0.5 * acceleration**2, 0.0)),
-    )
-    # Deceleration already beyond the peak (allowed only with checks off) counts as at the peak.
-    first_s = np.maximum((acceleration + peak) / jerk, 0.0)
-    last_s = peak / jerk
-    after_first = velocity + acceleration * first_s - 0.5 * jerk * first_s**2
-    plateau_s = np.maximum(after_first - 0.5 * peak * last_s, 0.0) / np.maximum(peak, 1e-12)
-    distance = velocity * first_s + 0.5 * acceleration * first_s**2 - jerk * first_s**3 / 6
-    distance += after_first * plateau_s - 0.5 * peak * plateau_s**2
-    after_plateau = after_first - peak * plateau_s
-    distance += after_plateau * last_s - 0.5 * peak * last_s**2 + jerk * last_s**3 / 6
-    ends: FloatArray = positions + sign * distance
-    return ends
+@dataclass(frozen=True)
+class StopProfiles:
+    """stop() of S states in closed form, float64 [S, J] each; as if every joint moved forwards.
+
+    The acceleration goes to -`peak` within `first_s`, stays there for `plateau_s`, and goes back to
+    zero within `last_s`; the first and last with the stop's jerk.
+    """
+
+    positions: FloatArray
+    sign: FloatArray
+    velocity: FloatArray
+    acceleration: FloatArray
+    jerk: FloatArray
+    peak: FloatArray
+    first_s: FloatArray
+    plateau_s: FloatArray
+    last_s: FloatArray
+
+    @staticmethod
+    def of(
+        positions: FloatArray,
+        velocities: FloatArray,
+        accelerations: FloatArray,
+        limits: JointLimits,
+    ) -> "StopProfiles":
+        """The stops from states [S, J]."""
+        jerk = limits.stop_jerk
+        # Velocity left when the acceleration has been taken to zero at once tells the direction.
+        remaining = velocities + 0.5 * accelerations * np.abs(accelerations) / jerk
+        sign = np.where(remaining >= 0.0, 1.0, -1.0)
+        velocity, acceleration = sign * velocities, sign * accelerations
+        peak = np.minimum(
+            limits.stop_acceleration,
+            np.sqrt(np.maximum(jerk * velocity + 0.5 * acceleration**2, 0.0)),
+        )
+        # Deceleration already beyond the peak (allowed only with checks off) counts as at the peak.
+        first_s = np.maximum((acceleration + peak) / jerk, 0.0)
+        last_s = peak / jerk
+        after_first = velocity + acceleration * first_s - 0.5 * jerk * first_s**2
+        plateau_s = np.maximum(after_first - 0.5 * peak * last_s, 0.0) / np.maximum(peak, 1e-12)
+        return StopProfiles(
+            positions, sign, velocity, acceleration, jerk, peak, first_s, plateau_s, last_s
+        )
+
+    def ends(self) -> FloatArray:
+        """Where the stops end."""
+        return self.states(self.first_s, self.plateau_s, self.last_s)[0]
+
+    def sampled(self) -> tuple[FloatArray, FloatArray]:
+        """Positions and velocities [36, S, J]: twelve in each phase, the end included."""
+        shares = np.linspace(0.0, 1.0, _NUM_STOP_SAMPLES + 1)[1:, None, None]
+        zero, one = np.zeros_like(shares), np.ones_like(shares)
+        first = np.concatenate((shares, one, one)) * self.first_s
+        plateau = np.concatenate((zero, shares, one)) * self.plateau_s
+        last = np.concatenate((zero, zero, shares)) * self.last_s
+        return self.states(first, plateau, last)
+
+    def states(
+        self, first_s: FloatArray, plateau_s: FloatArray, last_s: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Positions and velocities after these parts of the three phases."""
+        jerk, peak, acceleration = self.jerk, self.peak, self.acceleration
+        way = first_s * (self.velocity + first_s * (0.5 * acceleration - jerk / 6 * first_s))
+        velocity = self.velocity + first_s * (acceleration - 0.5 * jerk * first_s)
+        way += plateau_s * (velocity - 0.5 * peak * plateau_s)
+        velocity = velocity - peak * plateau_s
+        way += last_s * (velocity + last_s * (jerk / 6 * last_s - 0.5 * peak))
+        velocity = velocity + last_s * (0.5 * jerk * last_s - peak)
+        return self.positions + self.sign * way, self.sign * velocity
 
 
 def longest_stop(speeds: FloatArray, accelerations: FloatArray, limits: JointLimits) -> FloatArray:

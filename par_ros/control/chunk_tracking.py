@@ -154,11 +154,17 @@ class ChunkTracker:
             limits.min_position + _CLAMP_MARGIN_RAD,
             limits.max_position - _CLAMP_MARGIN_RAD,
         )
-        step = _CLAMP_RATE_SHARE * limits.max_velocity * self._step_s
+        full_step = limits.max_velocity * self._step_s
+        lowest, highest = -_CLAMP_RATE_SHARE * full_step, _CLAMP_RATE_SHARE * full_step
         targets = np.empty_like(clamped)
         before = join.start.positions[columns]
         for knot, target in enumerate(clamped):
-            before = before + np.minimum(np.maximum(target - before, -step), step)
+            if limits.position_dependent_velocity is not None:
+                # As fast as is allowed where a step at full speed would end.
+                ahead = before + np.clip(target - before, -full_step, full_step)
+                share_s = _CLAMP_RATE_SHARE * self._step_s
+                lowest, highest = (share_s * bound for bound in limits.velocity_bounds(ahead))
+            before = before + np.minimum(np.maximum(target - before, lowest), highest)
             targets[knot] = before
         return targets
 

@@ -118,8 +118,7 @@ class Lead:
     @property
     def end(self) -> MotionState:
         """The state in which the new motion departs."""
-        nodes = self.nodes
-        return MotionState(nodes.positions[-1], nodes.velocities[-1], nodes.accelerations[-1])
+        return self.nodes.last_state
 
     def then(self, nodes: Nodes, start_ns: int) -> Nodes:
         """The lead and `nodes`, whose times are seconds from `start_ns`; rounded as a message is.
@@ -129,12 +128,8 @@ class Lead:
         offset_ns = start_ns - self.begin_ns
         times_ns = offset_ns + np.round(nodes.times_s * NANOSECONDS).astype(np.int64)
         later = times_ns > self.departs_ns - self.begin_ns
-        return Nodes(
-            times_ns[later] / NANOSECONDS,
-            nodes.positions[later],
-            nodes.velocities[later],
-            nodes.accelerations[later],
-        ).after(self.nodes)
+        rounded = Nodes.of_states(times_ns / NANOSECONDS, nodes.states)
+        return rounded.pick(later).after(self.nodes)
 
 
 class MotionHistory:
@@ -212,21 +207,12 @@ class MotionHistory:
         between = own_ns[(own_ns > begin_ns) & (own_ns < departs_ns)]
         times_ns = np.array([begin_ns, *between.tolist(), departs_ns], np.int64)
         states = [self.running.state_at(int(time)) for time in times_ns]
-        nodes = Nodes(
-            (times_ns - begin_ns) / NANOSECONDS,
-            np.array([state.positions for state in states]),
-            np.array([state.velocities for state in states]),
-            np.array([state.accelerations for state in states]),
-        )
+        nodes = Nodes.through((times_ns - begin_ns) / NANOSECONDS, states)
         return Lead(begin_ns, departs_ns, nodes)
 
     def lead_from_state(self, time_ns: int) -> Lead:
         """The state now alone: whoever takes the trajectory takes it at once (lockstep)."""
-        state = self.running.state_at(time_ns)
-        nodes = Nodes(
-            np.zeros(1), state.positions[None], state.velocities[None], state.accelerations[None]
-        )
-        return Lead(time_ns, time_ns, nodes)
+        return Lead(time_ns, time_ns, Nodes.at(0.0, self.running.state_at(time_ns)))
 
 
 def _departure(own_ns: TimeArray, earliest_ns: int, grid_ns: int | None) -> int:

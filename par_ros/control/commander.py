@@ -132,9 +132,8 @@ class Commander:
     ) -> CommandedMotion:
         """The lead, and nodes, gripper targets and their times counted from `start_ns`."""
         nodes, targets_m, knots_s = behind
-        whole = _resting_until(
-            lead.then(nodes, start_ns),
-            (lead.departs_ns - lead.begin_ns) / NANOSECONDS + _MIN_DURATION_S,
+        whole = lead.then(nodes, start_ns).resting_until(
+            (lead.departs_ns - lead.begin_ns) / NANOSECONDS + _MIN_DURATION_S
         )
         arm = JointTrajectory(
             self._spec.arm_joint_names,
@@ -162,11 +161,3 @@ class Commander:
             motion.departs_ns,
         )
         return reason if reason else motion
-
-
-def _resting_until(nodes: Nodes, end_s: float) -> Nodes:
-    """The same nodes, and one more at rest at `end_s` where they end before."""
-    if nodes.times_s[-1] >= end_s:
-        return nodes
-    rest = np.zeros((1, nodes.positions.shape[1]))
-    return Nodes(np.array([end_s]), nodes.positions[-1:], rest, rest).after(nodes)

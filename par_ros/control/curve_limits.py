@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from par_ros.control import braking
 from par_ros.control.arm_spec import JointLimits
-from par_ros.control.hermite_curve import SECTION_SIZES, SECTIONS, CurvePoints
+from par_ros.control.hermite_curve import (
+    NUM_SPLITS,
+    SECTION_SIZES,
+    SECTIONS,
+    SPLIT_SIZES,
+    CurvePoints,
+)
 from par_ros.control.joint_trajectory import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -24,6 +30,8 @@ LIMIT_NAMES = ("position", "velocity", "acceleration", "jerk", "stop")
 _TOLERANCE = 1e-9
 # Between the moments at which stops are tried (6 ms apart) their end may lie this much further.
 _STOP_MARGIN_RAD = 0.003
+# And a stop that begins in between, or is between two of its samples, is this much further on.
+_STOP_MARGIN_S = 0.006
 
 
 class CurveLimits:
@@ -39,6 +47,8 @@ class CurveLimits:
         self._bounds = tuple(
             np.repeat(bound, SECTION_SIZES, axis=0)[:, None] for bound in (low, high)
         )
+        self._speed_slack = slack[1]
+        self._is_position_dependent = joints.position_dependent_velocity is not None
         self._selections: dict[tuple[bytes, int], CurveLimits] = {}
 
     def of_joints(self, columns: npt.NDArray[np.intp], num: int = 1) -> "CurveLimits":
@@ -56,6 +66,8 @@ class CurveLimits:
         # What is not finite is within no limit.
         broken[:4] = ~(highest <= self._highest)
         broken[0] |= ~(lowest >= self._lowest_position)
+        if self._is_position_dependent:
+            broken[1] |= self._too_fast_for_position(points)
         if not is_stop:
             broken[4] = self._stop_breaks(points, lowest, highest)
         return broken
@@ -75,11 +87,17 @@ class CurveLimits:
         step: like safe.values, the way to the points of another curve.
         """
         low, high = self._bounds
+        if self._is_position_dependent:
+            low, high = self._bounds_between(safe, CurvePoints(safe.values + step))
         room = np.where(step > 0.0, high - safe.values, safe.values - low)
         size = np.maximum(np.abs(step), 1e-15)
-        shares = np.minimum.reduceat(np.maximum(room, 0.0) / size, SECTIONS).min(axis=1)
-        rows = shares[self.enforced[: len(SECTIONS)]]
-        result: FloatArray = np.clip(0.999 * rows.min(axis=0), 0.0, 1.0)
+        shares = np.maximum(room, 0.0) / size
+        of_enforced = [
+            rows.min(axis=0).min(axis=0)
+            for rows, enforced in zip(np.split(shares, SECTIONS[1:]), self.enforced, strict=False)
+            if enforced
+        ]
+        result: FloatArray = np.minimum(0.999 * np.minimum.reduce(of_enforced), 1.0)
         return result
 
     def _stop_breaks(
@@ -94,28 +112,68 @@ class CurveLimits:
         speeds = np.abs(braking.peak_velocities(trials[1], trials[2], limits))
         fastest = np.maximum.reduce(np.maximum.reduce(speeds))
         broken: BoolArray = fastest > self._highest[1]
+        fastest = np.maximum(fastest, highest[1])
         # No stop goes further than this; most joints are further from their position limits.
-        furthest = braking.longest_stop(np.maximum(fastest, highest[1]), highest[2], limits)
+        furthest = braking.longest_stop(fastest, highest[2], limits)
         furthest += _STOP_MARGIN_RAD
-        near = (lowest - furthest < limits.min_position) | (
-            highest[0] + furthest > limits.max_position
-        )
+        lowest, highest = lowest - furthest, highest[0] + furthest
+        near = (lowest < limits.min_position) | (highest > limits.max_position)
+        if self._is_position_dependent:
+            slow, fast = limits.velocity_bounds(np.stack((lowest, highest)))
+            near |= ~((-fastest >= slow[0]) & (fastest <= fast[1]))
         columns = np.flatnonzero(near)
         if len(columns):
             positions, velocities, accelerations = (
                 rows[:, :, columns].reshape(-1, len(columns)) for rows in trials
             )
-            broken[columns] |= _stop_leaves(
-                positions, velocities, accelerations, limits.of_joints(columns)
-            )
+            near_limits = limits.of_joints(columns)
+            stops = braking.StopProfiles.of(positions, velocities, accelerations, near_limits)
+            broken[columns] |= _stops_leave(positions, stops, near_limits)
+            if self._is_position_dependent:
+                broken[columns] |= _stops_too_fast(stops, near_limits, self._speed_slack[columns])
         return broken
 
+    def _too_fast_for_position(self, points: CurvePoints) -> BoolArray:
+        """Joints [J] that are, in some split of some piece, faster than its positions allow."""
+        positions, velocities = points.split_hulls(0), points.split_hulls(1)
+        low = self.joints.velocity_bounds(positions.min(axis=1))[0] - self._speed_slack
+        high = self.joints.velocity_bounds(positions.max(axis=1))[1] + self._speed_slack
+        good = (velocities.min(axis=1) >= low) & (velocities.max(axis=1) <= high)
+        result: BoolArray = ~good.all(axis=(0, 1))
+        return result
 
-def _stop_leaves(
-    positions: FloatArray, velocities: FloatArray, accelerations: FloatArray, limits: JointLimits
+    def _bounds_between(
+        self, one: CurvePoints, other: CurvePoints
+    ) -> tuple[FloatArray, FloatArray]:
+        """Bounds of all values [99, S, J] that any curve between the two may take."""
+        low, high = (np.broadcast_to(bound, one.values.shape).copy() for bound in self._bounds)
+        hulls = np.concatenate((one.split_hulls(0), other.split_hulls(0)), axis=1)
+        rows = slice(SECTIONS[1], SECTIONS[1] + NUM_SPLITS * SPLIT_SIZES[1])
+        low[rows] = np.repeat(
+            self.joints.velocity_bounds(hulls.min(axis=1))[0], SPLIT_SIZES[1], axis=0
+        )
+        high[rows] = np.repeat(
+            self.joints.velocity_bounds(hulls.max(axis=1))[1], SPLIT_SIZES[1], axis=0
+        )
+        return low, high
+
+
+def _stops_too_fast(
+    stops: braking.StopProfiles, limits: JointLimits, slack: FloatArray
 ) -> BoolArray:
-    """Joints [J] for which a stop from one of the states [M, J] ends beyond a position limit."""
-    ends = braking.stopping_positions(positions, velocities, accelerations, limits)
+    """Joints [J] that one of the stops takes faster through a position than allowed there."""
+    positions, velocities = stops.sampled()
+    low, high = limits.velocity_bounds(positions + _STOP_MARGIN_S * velocities)
+    good = (velocities >= low - slack) & (velocities <= high + slack)
+    result: BoolArray = ~good.all(axis=(0, 1))
+    return result
+
+
+def _stops_leave(
+    positions: FloatArray, stops: braking.StopProfiles, limits: JointLimits
+) -> BoolArray:
+    """Joints [J] for which a stop from one of `positions` [M, J] ends beyond a position limit."""
+    ends = stops.ends()
     lowest, highest = ends.min(axis=0), ends.max(axis=0)
     # Standing near a limit is no danger: only what a stop adds to the curve counts.
     too_low = (lowest < limits.min_position + _STOP_MARGIN_RAD) & (

@@ -61,10 +61,15 @@ class Nodes:
         return nodes
 
     @classmethod
+    def through(cls, times_s: FloatArray, states: list[MotionState]) -> "Nodes":
+        """The N `states`, one at each of `times_s` [N]."""
+        rows = [(state.positions, state.velocities, state.accelerations) for state in states]
+        return cls.of_states(times_s, np.array(rows).swapaxes(0, 1).copy())
+
+    @classmethod
     def at(cls, time_s: float, state: MotionState) -> "Nodes":
         """One node."""
-        rows = (state.positions, state.velocities, state.accelerations)
-        return cls.of_states(np.array([time_s]), np.stack(rows)[:, None])
+        return cls.through(np.array([time_s]), [state])
 
     @property
     def positions(self) -> FloatArray:

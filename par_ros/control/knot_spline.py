@@ -107,14 +107,16 @@ class KnotSpline:
                 break
             states[:, :, open_] = found
             pieces = Pieces(Nodes.of_states(self._fine.times_s, found))
-            peaks = np.abs(pieces.accelerations()).max(axis=0)
-            highest = np.maximum(peaks.max(axis=0), 1e-9)
+            peaks = np.maximum.reduce(np.abs(pieces.accelerations()))
+            highest = np.maximum(np.maximum.reduce(peaks), 1e-9)
             still = highest >= max_acceleration[open_]
             if not still.any():
                 break
-            open_ = open_[still]
-            weights = weights[:, still] * (peaks[:, still] / highest[still] + 1e-3) ** 2
-            weights /= weights.max(axis=0)
+            if not still.all():
+                open_, highest = open_[still], highest[still]
+                peaks, weights = peaks[:, still], weights[:, still]
+            # Their common factor does not matter, and stays near 1.
+            weights = weights * np.square(peaks / highest + 1e-3)
         return Nodes.of_states(self._fine.times_s, states)
 
     def refined(self, nodes: Nodes) -> Nodes:

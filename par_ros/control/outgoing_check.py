@@ -86,6 +86,10 @@ class OutgoingCheck:
         rates = positions
         for quantity in _QUANTITIES:
             rates = (rates[_STRIDE:] - rates[:-_STRIDE]) / _PERIOD_S
+            if quantity == 1 and limits.position_dependent_velocity is not None:
+                fast = self._too_fast(positions[1:-1], rates)
+                if fast:
+                    return fast
             bound = self._bounds[quantity]
             if bound is None:
                 continue
@@ -95,6 +99,15 @@ class OutgoingCheck:
                 share = largest[joint] / bound[joint]
                 return f"{self._names[joint]} has {share:.3f} times its {_NAMES[quantity]} limit"
         return ""
+
+    def _too_fast(self, positions: FloatArray, velocities: FloatArray) -> str:
+        """Whether a velocity [M, J] is beyond what is allowed at its position [M, J]."""
+        lowest, highest = self._limits.velocity_bounds(positions)
+        over = np.maximum(lowest - velocities, velocities - highest).max(axis=0)
+        if not np.any(over > _SLACK[1]):
+            return ""
+        joint = int(np.argmax(over))
+        return f"{self._names[joint]} is {over[joint]:.3g} rad/s too fast for where it is"
 
 
 class _Curve:

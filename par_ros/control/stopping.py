@@ -46,12 +46,9 @@ def retreat(begin: MotionState, measured: FloatArray, spec: ArmSpec, limits: Joi
         return stop
     slow = limits.with_velocity(_RETREAT_SPEED_SHARE * limits.max_velocity)
     back = braking.move_to_rest(at_rest, target, slow)
-    stop_s = stop.times_s[-1]
     if back.times_s[-1] > _MAX_RETREAT_S:
         return stop
-    return Nodes(back.times_s + stop_s, back.positions, back.velocities, back.accelerations).after(
-        stop
-    )
+    return back.shifted(stop.times_s[-1]).after(stop)
 
 
 def settling_duration_s(spec: ArmSpec) -> float:

@@ -3,11 +3,9 @@
 
 Outside simulation the timeline is the steady clock: joint_trajectory_controller advances a running
 trajectory by measured periods, which a step of the ROS clock does not touch. ROS time is computed
-when a stamp is written. So a step of the ROS clock between two trajectories moves nothing; one
-between the sending and the pick-up of a trajectory does, which is why a step disengages and nothing
-more is sent. The difference of both clocks is averaged over the readings, because what reading them
-one after the other adds, some microseconds, would be a step at each hand-over; a difference that
-the average does not explain counts as it was read.
+when a stamp is written, from the moment at hand. So a step of the ROS clock between two
+trajectories moves nothing; one between the sending and the pick-up of a trajectory does, which is
+why a step disengages and nothing more is sent.
 
 In simulation the arm itself lives on the ROS clock, so the timeline is that clock. It moves in
 lumps of a control step and may run slower or faster than the steady clock.
@@ -23,9 +21,6 @@ from par_ros.control.joint_trajectory import NANOSECONDS
 # that is slewed (NTP: at most 500 ppm) is followed at up to twice that rate.
 MAX_DIVERGENCE_NS = 2_000_000
 _FOLLOWED_SLEW = 1e-3
-# Between two readings of both clocks lies some microseconds of computing.
-_READING_NOISE_NS = 50_000
-_AVERAGED_SHARE = 0.1
 # A simulated clock may go on this much further than the steady one between two looks: it comes in
 # lumps, and a loaded machine looks late. It never goes back.
 MAX_SIMULATED_LUMP_NS = 250_000_000
@@ -71,16 +66,11 @@ class Timeline:
 
     def stamp_ns(self, time_ns: int, moment: Moment) -> int:
         """The ROS time of `time_ns`, by the clocks as they were read at `moment`."""
-        return time_ns if self._simulated else time_ns + self._offset_ns(moment)
+        return time_ns if self._simulated else time_ns + moment.offset_ns
 
     def of_stamp(self, stamp_ns: int, moment: Moment) -> int:
         """The timeline's time of a ROS stamp; the inverse of stamp_ns()."""
-        return stamp_ns if self._simulated else stamp_ns - self._offset_ns(moment)
-
-    def _offset_ns(self, moment: Moment) -> int:
-        expected_ns = round(self._expected_offset_ns)
-        near = abs(moment.offset_ns - expected_ns) <= _READING_NOISE_NS
-        return expected_ns if near else moment.offset_ns
+        return stamp_ns if self._simulated else stamp_ns - moment.offset_ns
 
     def advance(self, moment: Moment) -> ClockStep | None:
         """Look at the clocks; the step, if the ROS clock has made one since the last look."""
@@ -98,8 +88,7 @@ class Timeline:
             self._expected_offset_ns = moment.offset_ns
             return ClockStep(apart_ns / NANOSECONDS)
         most_ns = _FOLLOWED_SLEW * (moment.steady_ns - last.steady_ns)
-        change_ns = _AVERAGED_SHARE * apart_ns
-        self._expected_offset_ns += min(max(change_ns, -most_ns), most_ns)
+        self._expected_offset_ns += min(max(apart_ns, -most_ns), most_ns)
         return None
 
 

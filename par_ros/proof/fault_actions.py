@@ -36,6 +36,7 @@ Action = Callable[[FaultRig], None]
 
 _NOTICE_TIMEOUT_S = 3.0
 _LOSS_TIMEOUT_S = 15.0
+_SETTLING_TIMEOUT_S = 5.0
 _FOREIGN_RAD = 0.05
 _FOREIGN_S = 0.6
 _LIFECYCLE = (
@@ -201,8 +202,12 @@ def hold_at_measured(rig: FaultRig) -> None:
     rig.start_policy("")
 
 
-def move_on(rig: FaultRig) -> None:
-    """The policy begins."""
+def move_after_settling(rig: FaultRig) -> None:
+    """The policy begins when the arm has been led to where the guard begins."""
+    rig.spin_for(0.1)
+    if not rig.spin_until(lambda: rig.speed_rad_s() == 0.0, _SETTLING_TIMEOUT_S):
+        raise SuiteError("the arm did not settle.")
+    rig.spin_for(0.2)
     rig.start_policy("")
 
 

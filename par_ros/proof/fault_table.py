@@ -187,7 +187,7 @@ FAULTS: tuple[Fault, ...] = (
           do.stop_and_continue(ARM_PROCESS, 1.0), _STALE_S, fresh_after=True),
     Fault("arm: killed", ("fault_joint_states_stale|fault_reference_silent",),
           do.kill(ARM_PROCESS), _STALE_S, restarted=ARM_PROCESS),
-    Fault("no reference: 5 mrad of sag, chunks after settling", (), do.move_on, holds=False,
+    Fault("no reference: 5 mrad of sag, chunks after settling", (), do.move_after_settling, holds=False,
           guard=_NO_REFERENCE, world=_SAGS, begins="engaged"),
     Fault("no reference: stop while settling", ("e_stops",), do.service(do.STOP_SERVICE),
           guard=_NO_REFERENCE, world=_SAGS, begins="engaged"),

@@ -2,11 +2,12 @@
 """A stop ends at rest where the closed form says, within acceleration and jerk at 1 kHz."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from par_ros.control import braking
-from par_ros.control.joint_trajectory import Motion, MotionState
+from par_ros.control.joint_trajectory import JointTrajectory, Motion, MotionState
 from par_ros.control.safety_filter import arm_trajectory
 from par_ros.proof.limit_oracle import ControllerOracle
 from tests.control.arms import arm
@@ -48,10 +49,38 @@ def test_closed_form_of_the_stopping_position_is_ruckigs(
     spec = arm("panda")
     state = moving(velocity, 0.9 * acceleration)
     nodes = braking.stop(state, spec.limits)
-    expected = braking.stopping_positions(
+    profiles = braking.StopProfiles.of(
         state.positions[None], state.velocities[None], state.accelerations[None], spec.limits
     )
-    np.testing.assert_allclose(nodes.positions[-1], expected[0], atol=1e-6)
+    np.testing.assert_allclose(nodes.positions[-1], profiles.ends()[0], atol=1e-6)
+    np.testing.assert_allclose(profiles.sampled()[0][-1], profiles.ends())
+    np.testing.assert_allclose(profiles.sampled()[1][-1], 0.0, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shares, shares)
+def test_samples_of_a_stop_lie_on_ruckigs_curve(
+    velocity: np.ndarray, acceleration: np.ndarray
+) -> None:
+    """Joint by joint: a trajectory has no points within 2 ms of each other, of any joints."""
+    state = moving(velocity, 0.9 * acceleration)
+    for joint in range(7):
+        column = np.array([joint])
+        limits, alone = arm("panda").limits.of_joints(column), state.of_joints(column)
+        stop = braking.stop(alone, limits)
+        motion = Motion(JointTrajectory(("a",), stop.times_s, *stop.states), alone)
+        profiles = braking.StopProfiles.of(
+            alone.positions[None], alone.velocities[None], alone.accelerations[None], limits
+        )
+        phases = np.array([profiles.first_s, profiles.plateau_s, profiles.last_s])[:, 0, 0]
+        if np.any((phases > 0.0) & (phases < 0.0025)):
+            continue
+        for shares in ((0.5, 0.0, 0.0), (1.0, 0.3, 0.0), (1.0, 1.0, 0.7)):
+            times_s = phases * np.array(shares)
+            there = motion.state_at(float(times_s.sum()))
+            positions, velocities = profiles.states(*times_s[:, None, None])
+            assert positions[0, 0] == pytest.approx(there.positions[0], abs=1e-8)
+            assert velocities[0, 0] == pytest.approx(there.velocities[0], abs=1e-6)
 
 
 def test_a_standing_arm_stays() -> None:
@@ -95,7 +124,7 @@ def test_no_stop_is_longer_than_the_bound(velocity: np.ndarray, acceleration: np
     limits = arm("panda").limits
     state = moving(velocity, 0.9 * acceleration)
     rows = (state.velocities[None], state.accelerations[None])
-    way = braking.stopping_positions(state.positions[None], *rows, limits)[0] - state.positions
+    way = braking.StopProfiles.of(state.positions[None], *rows, limits).ends()[0] - state.positions
     peaks = np.abs(braking.peak_velocities(*rows, limits))[0]
     fastest = np.maximum(peaks, np.abs(state.velocities))
     bound = braking.longest_stop(fastest, np.abs(state.accelerations), limits)

@@ -416,3 +416,15 @@ def test_a_splice_may_be_longer_than_a_control_step() -> None:
         rig.wait(0.3)
     rig.call("disengage")
     rig.assert_rest(0.6)
+
+
+def test_in_lockstep_a_stop_at_the_answer_s_own_time_waits_for_the_next_answer() -> None:
+    """The clock has not moved since the answer was sent, and physics takes no second one."""
+    world = Lockstep()
+    world.joints(world.home)
+    assert world.guard.engage(world.moment).success
+    assert world.chunk(knots(world.home, 0.02)).arm is not None
+    assert world.guard.e_stop(world.moment).command.arm is None
+    world.now_ns += round(0.4 * S)
+    world.joints(world.home)
+    assert world.chunk(knots(world.home, 0.02)).arm is not None

@@ -41,3 +41,45 @@ def test_gram_matrix_integrates_products_of_bernstein_polynomials() -> None:
     for degree in (2, 3):
         assert np.isclose(gram_matrix(degree).sum(), 1.0)
         np.testing.assert_allclose(gram_matrix(degree).sum(axis=0), 1.0 / (degree + 1))
+
+
+def some_nodes() -> Nodes:
+    random = np.random.default_rng(0)
+    return Nodes(np.array([0.1, 0.15, 0.3]), *random.normal(size=(3, 3, 2)))
+
+
+def test_resampled_is_the_same_curve_and_the_old_nodes_keep_every_bit() -> None:
+    nodes = some_nodes()
+    times_s = np.array([0.1, 0.12, 0.15, 0.2, 0.21, 0.3])
+    more = nodes.resampled(times_s)
+    np.testing.assert_array_equal(more.pick(np.array([0, 2, 5])).states, nodes.states)
+    names = ("a", "b")
+    motions = [Motion(JointTrajectory(names, each.times_s, *each.states)) for each in (nodes, more)]
+    moments = np.linspace(0.1, 0.3, 200, endpoint=False)
+    for one, other in zip(*(vars(motion.sample(moments)).values() for motion in motions),
+                          strict=True):  # fmt: skip
+        np.testing.assert_allclose(one, other, atol=1e-9 * (1.0 + np.abs(one).max()))
+
+
+def test_nodes_side_by_side_one_after_the_other_later_and_at_rest() -> None:
+    nodes = some_nodes()
+    later = nodes.shifted(1.0).after(nodes)
+    np.testing.assert_array_equal(later.times_s, [0.1, 0.15, 0.3, 1.1, 1.15, 1.3])
+    np.testing.assert_array_equal(later.last_state.velocities, nodes.velocities[2])
+    np.testing.assert_array_equal(later.first_state.positions, nodes.positions[0])
+    changed = nodes.with_joints(np.array([1]), nodes.of_joints(np.array([0])).states)
+    np.testing.assert_array_equal(changed.accelerations[:, 1], nodes.accelerations[:, 0])
+    np.testing.assert_array_equal(changed.of_joints(np.array([0])).states, nodes.states[:, :, :1])
+    assert nodes.resting_until(0.3) is nodes
+    resting = nodes.resting_until(0.5)
+    assert resting.times_s[-1] == 0.5
+    np.testing.assert_array_equal(resting.last_state.positions, nodes.positions[-1])
+    assert not resting.last_state.velocities.any()
+
+
+def test_trials_are_the_curve_itself_ends_included() -> None:
+    nodes = some_nodes()
+    positions, velocities, accelerations = control_points(nodes).trials()
+    for rows, ends in zip((positions, velocities, accelerations), nodes.states, strict=True):
+        np.testing.assert_allclose(rows[0], ends[:-1], atol=1e-12)
+        np.testing.assert_allclose(rows[-1], ends[1:], atol=1e-9)

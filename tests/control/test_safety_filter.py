@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.hermite_curve import Nodes, control_points
 from par_ros.control.joint_trajectory import FloatArray, MotionState
 from par_ros.control.safety_filter import (
     FilteredChunk,
@@ -137,6 +138,22 @@ def test_acceleration_beyond_the_limit_is_tracked_within_it_and_reported() -> No
     # The others were not touched.
     np.testing.assert_array_equal(filtered.knots[:, 1:], positions[:, 1:])
     assert not judge(arm("panda"), standing().start, filtered).findings.num_violations
+
+
+def test_what_is_smoothed_goes_to_the_limit_not_only_below_it() -> None:
+    """The steps between smoothings are coarse; the governor goes back as far as 99.9 % allow."""
+    spec = arm("panda")
+    positions = gentle(0.0)
+    positions[:, 0] += 0.04 * np.where(np.arange(8) % 2, 1.0, -1.0)
+    filtered = make_filter().apply(standing(), positions, 0.04)
+    assert filtered.nodes is not None
+    knots_ahead = filtered.nodes.pick(slice(0, 8)).after(Nodes.at(0.0, standing().start))
+    points = [np.abs(values[..., 0]).max() for values in control_points(knots_ahead).arrays()[1:]]
+    limits = spec.limits
+    shares = np.array(points) / (
+        limits.max_velocity[0], limits.max_acceleration[0], limits.max_jerk[0],
+    )  # fmt: skip
+    assert 0.99 < shares.max() <= 1.0
 
 
 def test_a_position_limit_is_respected_by_the_curve_and_a_stop() -> None:

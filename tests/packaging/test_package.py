@@ -110,6 +110,9 @@ def test_every_executable_has_a_main() -> None:
         assert "main" in functions, f"par_ros/{name}.py has no main()"
     nodes = {path.stem for path in (ROOT / "par_ros").glob("*_node.py")}
     assert nodes - set(executables) == set(), "a node that setup.py does not install"
+    starters = ast.parse((ROOT / "par_ros" / "executables.py").read_text())
+    functions = {node.name for node in starters.body if isinstance(node, ast.FunctionDef)}
+    assert functions - {"_run"} == set(executables), "setup.py starts each by executables.py"
 
 
 def test_pins_are_below_what_breaks() -> None:

@@ -32,7 +32,12 @@ def light_graph(
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry("loopback_arm_node", "loopback_arm_node", {"arm": "panda"}),
-        NodeEntry(GUARD, GUARD, {"arm": "panda", "auto_engage": True, **PATIENT}, lifecycle=True),
+        NodeEntry(
+            GUARD,
+            GUARD,
+            {"arm": "panda", "auto_engage": True, "reference": "topic", **PATIENT},
+            lifecycle=True,
+        ),
         NodeEntry(
             "fixed_chunk_node",
             POLICY,

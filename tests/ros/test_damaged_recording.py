@@ -21,7 +21,9 @@ from rclpy.serialization import serialize_message
 
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
+from par_ros.guard_report import moment_values
 from par_ros.recording import RecordedMessage, RecordingWriter, read_recording
 from par_ros.replay import _GuardReplay, _Recorded
 from par_ros.replay import main as replay
@@ -67,17 +69,11 @@ def recorded(topic: Topic, message: Any) -> RecordedMessage:
 
 
 def guard_input(kind: str, now_ns: int, joint_ns: int | None, **details: str) -> RecordedMessage:
-    joint = "" if joint_ns is None else str(joint_ns)
-    values = {
-        "kind": kind,
-        "now_ns": str(now_ns),
-        "monotonic_s": repr(now_ns / messages.NANOSECONDS),
-        "joint_stamp_ns": joint,
-        "joint_now_ns": joint,
-        "joint_monotonic_s": "" if joint_ns is None else repr(joint_ns / messages.NANOSECONDS),
-        "num_policies": "1",
-    }
-    return status(GUARD_INPUTS, **(values | details))
+    values = {"kind": kind, **moment_values(Moment(now_ns, now_ns)), "joint_stamp_ns": ""}
+    if joint_ns is not None:
+        values["joint_stamp_ns"] = str(joint_ns)
+        values |= moment_values(Moment(joint_ns, joint_ns), "joint_")
+    return status(GUARD_INPUTS, **(values | {"num_policies": "1"} | details))
 
 
 def inputs() -> list[RecordedMessage]:

@@ -58,6 +58,16 @@ SLOW_SIMULATOR = (
     "bridge.make_maniskill_arm = make_arm\n"
     "sys.exit(bridge.main())\n"
 )
+SLOW_START_OF_ROS = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "import rclpy\n"
+    "def init(**_):\n"
+    "    pathlib.Path(sys.argv[1]).touch()\n"
+    "    time.sleep(60.0)\n"
+    "rclpy.init = init\n"
+    "from par_ros.process import run_node\n"
+    "sys.exit(run_node(lambda: None, arguments=[]))\n"
+)
 SLOW_EXECUTABLE = (
     ORDINARY + "import pathlib, sys, time\n"
     "class Finder:\n"
@@ -71,6 +81,65 @@ SLOW_EXECUTABLE = (
 )
 
 
+SPINNING = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "from rclpy.node import Node\n"
+    "from par_ros.process import run_node, run_beside_spinning\n"
+    "class Plain(Node):\n"
+    "    def destroy_node(self):\n"
+    "        time.sleep(0.5)\n"
+    "        super().destroy_node()\n"
+    "    def __init__(self):\n"
+    "        super().__init__('plain')\n"
+    "        self.create_timer(0.1, pathlib.Path(sys.argv[1]).touch)\n"
+)
+BESIDE = SPINNING + "sys.exit(run_beside_spinning(Plain, lambda node: time.sleep(60.0)))\n"
+ALONE = SPINNING + "sys.exit(run_node(Plain, arguments=[]))\n"
+
+
+@pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
+def test_a_second_ctrl_c_does_not_disturb_the_end(
+    tmp_path: Path, free_domain: str, program: str
+) -> None:
+    """Five in 0.25 s; taking the node down takes half a second."""
+    mark = tmp_path / "spinning"
+    process = started(program, mark, free_domain)
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
+        for _ in range(5):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert output == error == ""
+
+
+def started(program: str, mark: Path, domain: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program, str(mark)],
+        cwd=ROOT,
+        env={**os.environ, "ROS_DOMAIN_ID": domain},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_while_ros_starts_is_a_quiet_end(tmp_path: Path, free_domain: str) -> None:
+    mark = tmp_path / "starting"
+    process = started(SLOW_START_OF_ROS, mark, free_domain)
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "the start")
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert output == error == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "program",
@@ -81,14 +150,7 @@ def test_what_only_prepares_is_left_at_once(
     tmp_path: Path, free_domain: str, program: str, number: signal.Signals
 ) -> None:
     mark = tmp_path / "at work"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program, str(mark)],
-        cwd=ROOT,
-        env={**os.environ, "ROS_DOMAIN_ID": free_domain},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(program, mark, free_domain)
     try:
         wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "the work")
         assert process.poll() is None, process.communicate()[1]

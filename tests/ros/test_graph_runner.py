@@ -147,7 +147,7 @@ def await_chunks(process: "subprocess.Popen[str]", listener: Listener) -> None:
     wait_for(
         lambda: listener.hears_chunks() or process.poll() is not None, START_TIMEOUT_S, "a chunk"
     )
-    assert process.poll() is None, process.communicate()[1]
+    assert process.poll() is None, process.communicate()
 
 
 def test_graph_comes_up_active_and_ctrl_c_ends_every_process(
