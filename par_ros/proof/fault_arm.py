@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from par_ros import messages
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, MotionState
 from par_ros.parameters import read_arm_spec
-from par_ros.process import read_moment, run_node
+from par_ros.process import read_together, run_node
 from par_ros.proof.fault_controller import PERIOD_NS, FaultController, Waiting
 from par_ros.proof.fault_joint_states import FaultJointStates
 from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CYCLES_VARIABLE, ArmWorld, PickUp
@@ -175,7 +175,7 @@ class FaultArmNode(Node):
 
     def _offset_ns(self) -> int:
         """ROS time minus steady time, to less than the reading of two clocks would give."""
-        moment = read_moment(lambda: int(self.get_clock().now().nanoseconds))
+        moment, _ = read_together(lambda: int(self.get_clock().now().nanoseconds))
         step_ns = moment.offset_ns - self._system_offset_ns
         # Steps of the shared clock are whole milliseconds.
         return self._system_offset_ns + round(step_ns / PERIOD_NS) * PERIOD_NS
