@@ -261,6 +261,8 @@ class FaultCases:
         seen = {name for name, count in rig.counters.items() if count > before.get(name, 0)}
         if rig.state.get("stop_latched") == "true":
             seen.add("stop_latched")
+        if rig.state.get("engaged") == "false":
+            seen.add("disengaged")
         return seen | rig.seen | rig.camera_faults | self._answer()
 
     def _answer(self) -> set[str]:

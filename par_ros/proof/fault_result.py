@@ -69,11 +69,6 @@ class FaultResult:
         return well and self.goes_on is not False and self.recovered is not False
 
     @property
-    def was_run(self) -> bool:
-        """False where the fault could not even be injected."""
-        return bool(self.seen) or self.detected or self.time_to_hold_s is not None
-
-    @property
     def says_little(self) -> bool:
         """Whether the suite itself was late, and the row shows it."""
         return bool(self.rig_late) and (not self.passed or self.late_violations > 0)

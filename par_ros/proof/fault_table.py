@@ -191,7 +191,7 @@ FAULTS: tuple[Fault, ...] = (
           holds=False, guard=_NO_REFERENCE, world=_SAGS, begins="engaged"),
     Fault("no reference: stop while settling", ("e_stops",), do.service(do.STOP_SERVICE),
           guard=_NO_REFERENCE, world=_SAGS, begins="engaged"),
-    Fault("no reference: disengage while settling", (), do.service(do.DISENGAGE_SERVICE),
+    Fault("no reference: disengage while settling", ("disengaged",), do.service(do.DISENGAGE_SERVICE),
           guard=_NO_REFERENCE, world=_SAGS, begins="engaged"),
     Fault("guard: killed", (), do.kill(GUARD), 0.4, restarted=GUARD),
     _killed("supervisor: killed", do.kill_child(RUNNER_PROCESS, SUPERVISOR), supervised=True),
