@@ -52,8 +52,8 @@ def fast(positions: FloatArray) -> FloatArray:
 
 
 def beyond_position(positions: FloatArray) -> FloatArray:
-    """Towards joint 4's upper limit in steps that are no jump."""
-    positions[:, 3] = positions[:, 3] + 0.28 * np.arange(1, 9)
+    """Beyond joint 6's upper limit, 1.4 rad from home, in steps that are no jump."""
+    positions[:, 5] += 0.24 * np.arange(1, 9)
     return positions
 
 
