@@ -37,6 +37,7 @@ Action = Callable[[FaultRig], None]
 _NOTICE_TIMEOUT_S = 3.0
 _LOSS_TIMEOUT_S = 15.0
 _SETTLING_TIMEOUT_S = 5.0
+_BRAKED_S = 0.3
 _FOREIGN_RAD = 0.05
 _FOREIGN_S = 0.6
 _LIFECYCLE = (
@@ -350,8 +351,10 @@ def sim_time(rig: FaultRig) -> None:
 
 
 def _retreat(rig: FaultRig) -> None:
+    """Until it has braked and is on its way back, for which it takes a second."""
     rig.set_world(ArmWorld(joint_states="pushed"))
     _wait_for_fault(rig, "tracking_error")
+    rig.spin_for(_BRAKED_S)
 
 
 def _wait_for_fault(rig: FaultRig, kind: str) -> None:

@@ -352,10 +352,15 @@ class FaultRig(Node):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in messages.read_diagnostics(message):
             if status.name == GUARD:
-                now_s = time.monotonic()
-                for name, value in status.values.items():
-                    if value.isdigit() and int(value) != self.counters.get(name, 0):
-                        self.counters[name] = int(value)
-                        self.counted_s[name] = now_s
+                self._count(
+                    {name: int(text) for name, text in status.values.items() if text.isdigit()}
+                )
             elif status.name == POLICY and status.values.get("camera_fault"):
                 self.camera_faults.add(f"camera_{status.values['camera_fault']}")
+
+    def _count(self, counters: dict[str, int]) -> None:
+        """A guard that was configured anew counts from 0."""
+        for name, count in counters.items():
+            if count != self.counters.get(name, 0):
+                self.counted_s[name] = time.monotonic()
+        self.counters = counters
