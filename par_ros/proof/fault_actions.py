@@ -319,6 +319,8 @@ def latched(rig: FaultRig) -> None:
         if not rig.change_state(GUARD, transition):
             raise SuiteError(f"the guard refused transition {transition}.")
     rig.spin_for(0.5)
+    if rig.state.get("stop_latched") == "true":
+        rig.seen.add("stop_latched")
     engage_refused(rig)
     rig.trigger(RESET_STOP.client_name)
     if rig.spin_until(lambda: bool(rig.trigger(ENGAGE.client_name).success), 5.0):

@@ -151,7 +151,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stop: in a retreat", ("e_stops",), do.in_a_retreat(do.STOP_SERVICE)),
     Fault("stop: its trajectory is lost", ("e_stops", "not_taken"), do.stop_lost, 0.25),
     Fault("stop: latched through the lifecycle",
-          ("e_stops", "engage_refused", "engaged_after_reset"), do.latched),
+          ("stop_latched", "engage_refused", "engaged_after_reset"), do.latched),
     Fault("stop: 50 ms after a clock step of 20 ms", ("stop_latched", "fault_clock"),
           do.after_a_step(0.02, 0.05), _OWN_END_S),
     Fault("disengage: in a retreat", ("fault_tracking_error",),
