@@ -118,11 +118,7 @@ class JointWatch:
         """Why it is not known that the arm stands, and where; empty where it is."""
         if not self._seen:
             return f"no joint state can be used: {self.why_silent()}"
-        recent = [
-            seen
-            for seen in self._seen
-            if (moment.steady_ns - seen.moment.steady_ns) <= _WINDOW_S * NANOSECONDS
-        ]
+        recent = self._recent(moment)
         if not recent:
             return f"joint states are stale: {self.why_silent()}"
         stopped = self._why_stopped_clock(recent)
@@ -139,6 +135,14 @@ class JointWatch:
             or self._why_moving(recent[-1].sample)
             or self._why_outside(recent[-1].sample)
         )
+
+    def _recent(self, moment: Moment) -> list[_Seen]:
+        """Samples of the last moments, by the clock that the arm lives on."""
+        if self._simulated:
+            begin_ns = moment.ros_ns - _WINDOW_S * NANOSECONDS
+            return [seen for seen in self._seen if seen.sample.stamp_ns >= begin_ns]
+        begin_ns = moment.steady_ns - _WINDOW_S * NANOSECONDS
+        return [seen for seen in self._seen if seen.moment.steady_ns >= begin_ns]
 
     def why_not_known(self) -> str:
         """Lockstep: physics waits, so one sample is all there is."""
