@@ -58,13 +58,15 @@ Times = dict[str, list[float]]
 class Swinging:
     """The chunk for a moment of the swing, every third one with noise."""
 
-    def __init__(self, spec: ArmSpec, begin: FloatArray) -> None:
+    def __init__(self, spec: ArmSpec, begin: FloatArray, begin_s: float) -> None:
+        """The arm stands at `begin` [J] at `begin_s`."""
         self._swing = Swing(begin, spec.home, _GRIPPER_M)
+        self._begin_s = begin_s
         self._noise = np.random.default_rng(0)
 
     def knots(self, number: int, time_s: float) -> FloatArray:
         """float64 [8, J + 1]."""
-        knots = self._swing.knots(time_s)
+        knots = self._swing.knots(time_s - self._begin_s)
         if number % 3 == 2:
             knots[:, :-1] += self._noise.normal(0.0, _NOISE_RAD, knots[:, :-1].shape)
         return knots
@@ -84,7 +86,7 @@ class GuardAlone:
         reply = self._guard.engage(self._moment())
         if not reply.success:
             raise SuiteError(f"the guard did not engage: {reply.message}.")
-        swinging = Swinging(self._spec, self._spec.home)
+        swinging = Swinging(self._spec, self._spec.home, 0.0)
         times_ms: Times = {"unchanged": [], "tracked": []}
         for number in range(num_chunks + _NUM_WARM_UP):
             knots = swinging.knots(number, number * _PERIOD_S)
@@ -125,6 +127,8 @@ class LatencyRig(FaultRig):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._sent_ns: deque[int] = deque(maxlen=8)
+        # Why the guard disengaged meanwhile; it is engaged again.
+        self.faults: list[str] = []
         self.create_subscription(
             JointTrajectoryMessage,
             JOINT_TRAJECTORY.name,
@@ -141,23 +145,32 @@ class LatencyRig(FaultRig):
         self.start_guard(GUARD_PARAMETERS, supervised=False)
         self.start_policy("")
         self.pause_policy()
+        swinging = self._engaged()
+        begin_s = time.monotonic()
+        times_ms: Times = {"unchanged": [], "tracked": []}
+        for number in range(num_chunks + _NUM_WARM_UP):
+            due_s = begin_s + number * _PERIOD_S
+            self.spin_until(lambda due_s=due_s: time.monotonic() >= due_s, 10.0)
+            knots = swinging.knots(number, time.monotonic())
+            outcome, took_ms = self._ask(chunk_message(self.spec, knots, self.now_ns()))
+            if number >= _NUM_WARM_UP and outcome:
+                times_ms[outcome].append(took_ms)
+            if self.state.get("engaged") == "false":
+                self.faults.append(self.state.get("fault", ""))
+                swinging = self._engaged()
+                begin_s = time.monotonic() - number * _PERIOD_S
+        return times_ms
+
+    def _engaged(self) -> Swinging:
+        """Engage, and swing from where the arm stands."""
         engaged = self.spin_until(
             lambda: bool(self.trigger(ENGAGE.client_name).success), _ENGAGE_TIMEOUT_S
         )
         here = self.positions()
         if not engaged or here is None:
             raise SuiteError("the guard did not engage; run python -m par_ros faults first.")
-        swinging = Swinging(self.spec, here)
-        begin_s = time.monotonic()
-        times_ms: Times = {"unchanged": [], "tracked": []}
-        for number in range(num_chunks + _NUM_WARM_UP):
-            due_s = begin_s + number * _PERIOD_S
-            self.spin_until(lambda due_s=due_s: time.monotonic() >= due_s, 10.0)
-            knots = swinging.knots(number, time.monotonic() - begin_s)
-            outcome, took_ms = self._ask(chunk_message(self.spec, knots, self.now_ns()))
-            if number >= _NUM_WARM_UP and outcome:
-                times_ms[outcome].append(took_ms)
-        return times_ms
+        self.spin_until(lambda: self.state.get("engaged") == "true", 1.0)
+        return Swinging(self.spec, here, time.monotonic())
 
     def _ask(self, message: JointTrajectoryMessage) -> tuple[str, float]:
         self._sent_ns.clear()
@@ -197,14 +210,14 @@ def in_process(num_chunks: int) -> Times:
     return GuardAlone().measure(num_chunks)
 
 
-def over_dds(num_chunks: int) -> Times:
-    """Of a guard in a process of its own. Raises SuiteError."""
+def over_dds(num_chunks: int) -> tuple[Times, list[str]]:
+    """Of a guard in a process of its own, and why it disengaged. Raises SuiteError."""
     own_domain()
     rclpy.init(args=[])
     with tempfile.TemporaryDirectory(prefix="par_latency_") as folder:
         rig = LatencyRig(Path(folder))
         try:
-            return rig.measure(num_chunks)
+            return rig.measure(num_chunks), rig.faults
         finally:
             rig.processes.end_all()
             rig.destroy_node()
@@ -220,7 +233,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         alone_ms = in_process(options.chunks)
-        times_ms = alone_ms if options.in_process else over_dds(options.chunks)
+        times_ms, faults = (alone_ms, []) if options.in_process else over_dds(options.chunks)
     except SuiteError as error:
         return report_error(error)
     num_answered = sum(len(values) for values in times_ms.values())
@@ -230,6 +243,7 @@ def main(arguments: list[str]) -> int:
         **summaries(times_ms),
         "in_process": summaries(alone_ms),
         "num_unanswered": options.chunks - num_answered,
+        "disengaged_because": faults,
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
     }
