@@ -154,6 +154,7 @@ class FaultCases:
         if fault.policy != SEEING_PROCESS:
             rig.end_policy_processes()
         else:
+            rig.end_policy_processes(but=(SEEING_PROCESS, CAMERA_PROCESS))
             rig.camera.publish(String(data="good"))
         if running != self._running or not alive:
             self.start_anew()

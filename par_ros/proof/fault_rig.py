@@ -285,9 +285,9 @@ class FaultRig(Node):
         """Send no more chunks from this process."""
         self._next_chunk_s = float("inf")
 
-    def end_policy_processes(self) -> None:
+    def end_policy_processes(self, but: tuple[str, ...] = ()) -> None:
         """Ask them to leave, so that the graph forgets them."""
-        for name in (POLICY_PROCESS, SEEING_PROCESS, CAMERA_PROCESS):
+        for name in {POLICY_PROCESS, SEEING_PROCESS, CAMERA_PROCESS} - set(but):
             if self.processes.is_alive(name):
                 self.processes.signal(name, signal.SIGCONT)
                 self.processes.signal(name, signal.SIGINT)

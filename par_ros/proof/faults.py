@@ -66,10 +66,10 @@ def run_suite(
                 results.append(run_case(cases, fault))
                 save(results)
         finally:
-            rig.end_policy_processes()
-            rig.processes.end_all()
+            rig.pause_policy()
             rig.destroy_node()
             rclpy.try_shutdown()
+            rig.processes.end_all()
     return results
 
 

@@ -219,9 +219,9 @@ def over_dds(num_chunks: int) -> tuple[Times, list[str]]:
         try:
             return rig.measure(num_chunks), rig.faults
         finally:
-            rig.processes.end_all()
             rig.destroy_node()
             rclpy.try_shutdown()
+            rig.processes.end_all()
 
 
 def main(arguments: list[str]) -> int:

@@ -66,11 +66,14 @@ class GuardRig:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Before the others are killed: the middleware may crash on the way out of a killed one's
+        # shared memory.
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
         for process in self.processes.values():
             process.kill()
             process.wait()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
     def _keep(self, topic: Topic) -> None:
         kept = self.received.setdefault(topic.name, [])
