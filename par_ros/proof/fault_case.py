@@ -15,6 +15,7 @@ from par_ros.proof.fault_processes import SuiteError
 from par_ros.proof.fault_result import FaultResult
 from par_ros.proof.fault_rig import (
     ARM_PROCESS,
+    CAMERA_PROCESS,
     GRAPH_TIMEOUT_S,
     GUARD_PARAMETERS,
     RUNNER_PROCESS,
