@@ -11,6 +11,7 @@ from par_ros.control.chunk_form import Fault
 from par_ros.control.command import Command, log
 from par_ros.control.commanded_motion import MotionHistory
 from par_ros.control.commander import Commander
+from par_ros.control.joint_trajectory import NANOSECONDS
 from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceWatch
 from par_ros.control.timeline import ClockStep, Moment, Timeline
@@ -31,6 +32,8 @@ class Authority:
         latch: the emergency stop's.
         holding: why the arm is held although the guard is engaged; empty while it moves.
         last_fault: what disengaged the guard last; None since it was engaged.
+        settled_ns: until then (timeline) a controller whose reference is not known is led, from
+            rest to rest, to where the guard begins.
     """
 
     def __init__(
@@ -62,7 +65,11 @@ class Authority:
         self.engaged = False
         self.holding = ""
         self.last_fault: Fault | None = None
+        self.settled_ns = 0
         self._last_time_ns = 0
+        self._ros_ns = self._last_ros_ns = 0
+        # A controller may stand until its clock has reached this again (ROS time).
+        self._caught_up_ns = 0
         # After a clock step: until then (steady clock) nothing is sent.
         self._quiet_until_ns: int | None = None
 
@@ -116,6 +123,8 @@ class Authority:
             time_ns = self.timeline.time_ns(moment)
         if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
             return Command()
+        if time_ns < self.settled_ns:
+            return log("warning", "the arm is being led from rest to rest, gently, and ends there")
         moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
         if not (moves or retreats or self.lockstep):
             return Command()
@@ -156,6 +165,7 @@ class Authority:
         if self.lockstep:
             return None
         last_ns, self._last_time_ns = self._last_time_ns, self.timeline.time_ns(moment)
+        self._last_ros_ns, self._ros_ns = self._ros_ns, moment.ros_ns
         step = self.timeline.advance(moment)
         if step is not None:
             return self._on_clock_step(step, last_ns, moment)
@@ -167,6 +177,8 @@ class Authority:
     def _on_clock_step(self, step: ClockStep, last_ns: int, moment: Moment) -> Command | None:
         """Disengage and send nothing until what runs has ended at rest by itself."""
         self._counters["clock_steps"] += 1
+        if step.step_s < 0.0:
+            self._caught_up_ns = max(self._caught_up_ns, self._last_ros_ns)
         self._on_step()
         self._joints.forget()
         if self._motions.is_moving(last_ns):
@@ -182,6 +194,14 @@ class Authority:
             "and use_sim_time.",
         )
         return self.trip(fault, moment)
+
+    def moves(self, time_ns: int) -> bool:
+        """Whether what was commanded has not come to rest yet."""
+        return self._motions.is_moving(time_ns) or time_ns < self.settled_ns
+
+    def behind_s(self, moment: Moment) -> float:
+        """How long it takes until the ROS clock is where it was before it stepped back."""
+        return (self._caught_up_ns - moment.ros_ns) / NANOSECONDS
 
     def is_quiet(self, moment: Moment) -> bool:
         """Whether nothing can be sent, since the clock has stepped and a motion still runs."""

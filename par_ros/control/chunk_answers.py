@@ -21,7 +21,7 @@ from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceWatch
 from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment
-from par_ros.control.watchdog import Watchdog, steady_s
+from par_ros.control.watchdog import Watchdog
 
 # Deadlines in the guard's watchdog.
 NEXT_CHUNK = "chunk"
@@ -29,11 +29,7 @@ LIVE_POLICY = "dead_policy"
 
 
 class ChunkAnswers:
-    """Answers every chunk of one arm's policy.
-
-    Attributes:
-        settled_ns: until then (timeline) the arm is led to where the guard begins.
-    """
+    """Answers every chunk of one arm's policy."""
 
     def __init__(
         self,
@@ -61,7 +57,6 @@ class ChunkAnswers:
         self._watchdog = watchdog
         self._counters = counters
         self._follower = ChunkFollower(safety_filter, motions, commander, counters)
-        self.settled_ns = 0
         # The chunk that was answered last, in case its answer is withdrawn.
         self._answered: RequestedChunk | None = None
 
@@ -163,7 +158,7 @@ class ChunkAnswers:
 
     def _why_wait(self, time_ns: int) -> tuple[str, str] | None:
         """Why a good chunk is not followed now: one word and a sentence."""
-        if time_ns < self.settled_ns:
+        if time_ns < self._authority.settled_ns:
             return "settling", "the arm is still being led to where the guard begins"
         running = self._motions.running
         judged = running.kind == "standing" or self._reference.confirmed
@@ -228,7 +223,7 @@ class ChunkAnswers:
     def _expect_next(self, start_ns: int, time_ns: int, moment: Moment) -> None:
         duration_s = self.settings.num_actions * self.settings.step_s
         left_s = duration_s + (start_ns - time_ns) / NANOSECONDS
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(NEXT_CHUNK, now_s, left_s + self.settings.late_after_s)
         self._watchdog.feed(LIVE_POLICY, now_s, left_s + self.settings.policy_timeout_s)
 
@@ -236,6 +231,6 @@ class ChunkAnswers:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""
         if self._joints.newest is None:
             return False
-        start = self._engaging.start()
+        start = self._engaging.start(None)
         self._motions.stand_at(start.positions, start.gripper_m, time_ns)
         return True

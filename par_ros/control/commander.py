@@ -9,6 +9,7 @@ from par_ros.control import stopping
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.command import Command
 from par_ros.control.commanded_motion import CommandedMotion, Lead, MotionHistory, MotionKind
+from par_ros.control.engaging import Start
 from par_ros.control.hermite_curve import Nodes
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.outgoing_check import OutgoingCheck, SentTrajectory
@@ -76,19 +77,22 @@ class Commander:
         motion = self._first("retreat", lead, iter((back,)), time_ns)
         return self.stop(time_ns) if isinstance(motion, str) else motion
 
-    def settle(self, positions: FloatArray, time_ns: int, moment: Moment) -> tuple[Command, int]:
-        """Lead a controller whose reference is not known to `positions` [J]; and until when.
+    def settle(self, start: Start, time_ns: int, moment: Moment) -> tuple[Command, int]:
+        """Lead a controller whose reference is not known to the start; and until when.
 
         The guard stands there from the beginning: the way to it is the controller's own, from rest
         to rest.
         """
-        duration_s = stopping.settling_duration_s(self._planning)
-        zeros = np.zeros((1, len(positions)))
+        # Gentle however late it is taken.
+        duration_s = stopping.settling_duration_s(self._spec.limits, start.way_rad)
+        duration_s += MAX_PICKUP_NS / NANOSECONDS
+        positions = start.positions[None].copy()
+        zeros = np.zeros_like(positions)
         arm = JointTrajectory(
-            self._spec.arm_joint_names, np.array([duration_s]), positions[None].copy(), zeros, zeros
+            self._spec.arm_joint_names, np.array([duration_s]), positions, zeros, zeros
         )
         command = Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
-        return command, time_ns + round(duration_s * NANOSECONDS) + MAX_PICKUP_NS
+        return command, time_ns + round(duration_s * NANOSECONDS)
 
     def send(self, motion: CommandedMotion, moment: Moment) -> Command:
         """Remember the motion as the running one, and give it as messages want it.

@@ -8,7 +8,7 @@ import numpy as np
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.joint_watch import JointWatch
-from par_ros.control.reference_watch import ReferenceWatch
+from par_ros.control.reference_watch import ReferenceSample, ReferenceWatch
 from par_ros.control.timeline import Moment
 
 
@@ -20,11 +20,13 @@ class Start:
         positions: float64 [J]; the controller's reference, or where the arm was measured.
         gripper_m: the gripper's target.
         settles: whether the controller's reference is not known, so that it has to be led there.
+        way_rad: float64 [J], how far away the controller's reference may be then.
     """
 
     positions: FloatArray
     gripper_m: float
     settles: bool
+    way_rad: FloatArray
 
 
 class Engaging:
@@ -48,22 +50,39 @@ class Engaging:
     def why_not(self, moment: Moment) -> str:
         """Why the arm must not be engaged; empty where it may."""
         if self._lockstep:
-            return self._joints.why_not_known()
+            return self._joints.why_not_known(moment) or self._why_apart()
         refusal = self._joints.why_not_standing(moment)
         if refusal or not self._expects_reference:
             return refusal
         return self._why_no_reference(moment)
 
-    def start(self) -> Start:
-        """Where to begin, once why_not() is empty."""
-        sample, reference = self._joints.newest, self._reference.newest
+    def start(self, commanded: FloatArray | None) -> Start:
+        """Where to begin, once why_not() is empty.
+
+        Args:
+            commanded: float64 [J], where the arm was sent last; None where it was sent nowhere.
+        """
+        sample = self._joints.newest
         assert sample is not None
         gripper = self._spec.gripper
         finger_m = float(np.clip(sample.positions[-1], gripper.min_target_m, gripper.max_target_m))
-        if reference is None or not self._is_near():
-            measured = sample.positions[:-1].copy()
-            return Start(measured, finger_m, not self._lockstep)
-        return Start(reference.positions.copy(), finger_m, False)
+        measured = sample.positions[:-1].copy()
+        way_rad = np.full(len(measured), self._spec.max_tracking_error_rad)
+        reference = self._usable_reference()
+        if reference is not None:
+            return Start(reference.positions.copy(), finger_m, False, way_rad)
+        if commanded is not None:
+            way_rad = np.maximum(way_rad, np.abs(commanded - measured))
+        return Start(measured, finger_m, not self._lockstep, way_rad)
+
+    def _usable_reference(self) -> ReferenceSample | None:
+        """The controller's reference; in lockstep only one of the newest joint state's moment."""
+        sample, reference = self._joints.newest, self._reference.newest
+        if sample is None or reference is None:
+            return None
+        if self._lockstep and reference.stamp_ns < sample.stamp_ns:
+            return None
+        return reference if self._lockstep or self._expects_reference else None
 
     def _why_no_reference(self, moment: Moment) -> str:
         reference = self._reference
@@ -76,23 +95,21 @@ class Engaging:
             return why_slowed(reference.newest.speed_scaling)
         if not reference.is_at_rest:
             return "the controller still moves the arm; wait until it stands"
-        if self._is_near():
+        return self._why_apart()
+
+    def _why_apart(self) -> str:
+        """Why measured and reference cannot be the same arm; empty where they can."""
+        sample, reference = self._joints.newest, self._usable_reference()
+        if sample is None or reference is None:
             return ""
-        joint = int(np.argmax(self._apart()))
+        apart = np.abs(sample.positions[:-1] - reference.positions)
+        joint = int(np.argmax(apart))
+        if apart[joint] <= self._spec.max_tracking_error_rad:
+            return ""
         return (
-            f"{self._spec.arm_joint_names[joint]} is measured {self._apart()[joint]:.3g} rad from "
-            "the controller's reference; check joint_states and the controller"
+            f"{self._spec.arm_joint_names[joint]} is measured {apart[joint]:.3g} rad from the "
+            "controller's reference; check joint_states and the controller"
         )
-
-    def _is_near(self) -> bool:
-        return not np.any(self._apart() > self._spec.max_tracking_error_rad)
-
-    def _apart(self) -> FloatArray:
-        sample, reference = self._joints.newest, self._reference.newest
-        assert sample is not None
-        assert reference is not None
-        apart: FloatArray = np.abs(sample.positions[:-1] - reference.positions)
-        return apart
 
 
 def why_slowed(speed_scaling: float) -> str:

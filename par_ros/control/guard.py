@@ -38,7 +38,7 @@ from par_ros.control.joint_watch import JointWatch
 from par_ros.control.reference_watch import ReferenceSample, ReferenceWatch, Verdict
 from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment, Timeline
-from par_ros.control.watchdog import Watchdog, steady_s
+from par_ros.control.watchdog import Watchdog
 
 __all__ = ["Guard", "GuardSettings", "StopLatch"]
 
@@ -78,7 +78,7 @@ class Guard:
             max_engage_speed_rad_s=settings.max_engage_speed_rad_s,
             simulated=simulated,
         )
-        self._reference = ReferenceWatch()
+        self._reference = ReferenceWatch(timeline)
         self._engaging = Engaging(
             planning,
             self._joints,
@@ -189,7 +189,11 @@ class Guard:
         if self._joints.take(sample, moment):
             self.counters["unusable_joint_states"] += 1
             return Command()
-        self._watchdog.feed(_JOINT_STATES, steady_s(moment), self.settings.max_joint_state_age_s)
+        self._watchdog.feed(
+            _JOINT_STATES,
+            self._authority.timeline.seconds(moment),
+            self.settings.max_joint_state_age_s,
+        )
         if not self._authority.engaged or not self._motions:
             return Command()
         stamp_ns = self._authority.timeline.of_stamp(sample.stamp_ns, moment)
@@ -333,10 +337,15 @@ class Guard:
             return self._authority.trip(fault, moment)
         if self.settings.lockstep:
             return Command()
+        if self._authority.timeline.has_stopped(moment):
+            fault = Fault(
+                "clock", "the simulated clock has stood for 10 s; check /clock and the simulator."
+            )
+            return self._authority.trip(fault, moment)
         fault_or_none = self._missed_deadline(moment)
         if fault_or_none is not None:
             return self._authority.trip(fault_or_none, moment)
-        if self._watchdog.expired(NEXT_CHUNK, steady_s(moment)):
+        if self._watchdog.expired(NEXT_CHUNK, self._authority.timeline.seconds(moment)):
             self._watchdog.stop(NEXT_CHUNK)
             # The tail that was sent with the last chunk is the hold.
             self._authority.hold("late")
@@ -344,7 +353,7 @@ class Guard:
         return Command()
 
     def _missed_deadline(self, moment: Moment) -> Fault | None:
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         if self._watchdog.expired(_JOINT_STATES, now_s):
             return Fault(
                 "joint_states_stale",
@@ -377,7 +386,8 @@ class Guard:
         refusal = self._why_not_engage(moment)
         if refusal:
             return Reply(False, refusal)
-        start = self._engaging.start()
+        commanded = self._motions.running.arm.positions[-1] if self._motions else None
+        start = self._engaging.start(commanded)
         time_ns = self._authority.timeline.time_ns(moment)
         if self.settings.lockstep:
             assert self._joints.newest is not None
@@ -388,12 +398,12 @@ class Guard:
         self._schedule.reset()
         self._authority.begin()
         self._watchdog.stop(NEXT_CHUNK)
-        now_s = steady_s(moment)
+        now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(LIVE_POLICY, now_s, self.settings.first_chunk_timeout_s)
         if not start.settles:
             return Reply(True, "engaged from where the arm is held")
-        command, self._chunks.settled_ns = self._commander.settle(start.positions, time_ns, moment)
-        duration_s = (self._chunks.settled_ns - time_ns) / NANOSECONDS
+        command, self._authority.settled_ns = self._commander.settle(start, time_ns, moment)
+        duration_s = (self._authority.settled_ns - time_ns) / NANOSECONDS
         return Reply(
             True,
             "engaged from the measured positions; the controller's reference is not known, so the "
@@ -450,6 +460,12 @@ class Guard:
                 "was killed stays in the ROS graph for some seconds)"
             )
         time_ns = self._authority.timeline.time_ns(moment)
-        if not self.settings.lockstep and self._motions.is_moving(time_ns):
+        if not self.settings.lockstep and self._authority.moves(time_ns):
             return "the arm is still coming to rest; try again in a moment"
+        behind_s = self._authority.behind_s(moment)
+        if behind_s > 0.0 and not self.settings.sim_clock:
+            return (
+                f"the clock went back; a controller may stand until it has caught up in "
+                f"{behind_s:.1f} s; wait, or restart the controller and then the guard"
+            )
         return self._engaging.why_not(moment)

@@ -144,11 +144,13 @@ class JointWatch:
         begin_ns = moment.steady_ns - _WINDOW_S * NANOSECONDS
         return [seen for seen in self._seen if seen.moment.steady_ns >= begin_ns]
 
-    def why_not_known(self) -> str:
+    def why_not_known(self, moment: Moment) -> str:
         """Lockstep: physics waits, so one sample is all there is."""
         sample = self.newest
         if sample is None:
             return f"no joint state can be used: {self.why_silent()}"
+        if moment.ros_ns - sample.stamp_ns > self._max_age_s * NANOSECONDS:
+            return f"joint states are stale: {self.why_silent()}"
         return self._why_moving(sample) or self._why_outside(sample)
 
     def _why_stopped_clock(self, recent: list[_Seen]) -> str:

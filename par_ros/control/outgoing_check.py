@@ -63,6 +63,8 @@ class OutgoingCheck:
         times_ns = sent_ns + _SAMPLE_NS * np.arange(num_samples, dtype=np.int64)
         earlier_ns = sent_ns + _SAMPLE_NS * np.arange(-_SAMPLES_BEFORE, 0, dtype=np.int64)
         curve, running = _Curve(new), _Curve(before)
+        # Before its first point `before` did not run: nothing is known of what did.
+        earlier_ns = earlier_ns[earlier_ns >= running.begin_ns]
         after = curve.positions(times_ns)
         if not np.isfinite(after).all():
             return "a position is not finite"
@@ -120,6 +122,7 @@ class _Curve:
         p, v, a = trajectory.positions, trajectory.velocities, trajectory.accelerations
         times_ns = sent.start_ns + np.round(trajectory.times_s * 1e9).astype(np.int64)
         self._times_ns = times_ns
+        self.begin_ns = int(times_ns[0])
         self._first, self._last = p[0], p[-1]
         self.ends_at_rest = not (v[-1].any() or a[-1].any())
         if len(times_ns) == 1:

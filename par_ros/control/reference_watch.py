@@ -17,7 +17,7 @@ import numpy as np
 
 from par_ros.control.commanded_motion import CommandedMotion, MotionHistory
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
-from par_ros.control.timeline import Moment
+from par_ros.control.timeline import Moment, Timeline
 
 # The controller's reference must come at least this often.
 MAX_SILENCE_S = 0.2
@@ -60,7 +60,8 @@ class ReferenceSample:
 class ReferenceWatch:
     """The newest reference, and whether the running motion was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
         self.newest: ReferenceSample | None = None
         self._heard_ns: int | None = None
         self.begin()
@@ -86,14 +87,14 @@ class ReferenceWatch:
                 self.newest = None
             return False
         self.newest = sample
-        self._heard_ns = moment.steady_ns
+        self._heard_ns = self._timeline.time_ns(moment)
         return True
 
     def is_heard(self, moment: Moment) -> bool:
         """Whether a reference came within the last 0.2 s."""
         if self._heard_ns is None:
             return False
-        return moment.steady_ns - self._heard_ns <= MAX_SILENCE_S * NANOSECONDS
+        return self._timeline.time_ns(moment) - self._heard_ns <= MAX_SILENCE_S * NANOSECONDS
 
     @property
     def is_slowed(self) -> bool:

@@ -51,13 +51,9 @@ def retreat(begin: MotionState, measured: FloatArray, spec: ArmSpec, limits: Joi
     return back.shifted(stop.times_s[-1]).after(stop)
 
 
-def settling_duration_s(spec: ArmSpec) -> float:
-    """So long that a quintic from rest to rest over the allowed tracking error is gentle.
-
-    Gentle: 10 % of each limit. A controller whose reference is not known is at most that far away.
-    """
-    limits = spec.limits.scaled(_SETTLING_SHARE)
-    way_rad = spec.max_tracking_error_rad
+def settling_duration_s(limits: JointLimits, way_rad: FloatArray) -> float:
+    """So long that a quintic from rest to rest over `way_rad` [J] keeps 10 % of each limit."""
+    limits = limits.scaled(_SETTLING_SHARE)
     return float(
         max(
             np.max(_QUINTIC_VELOCITY * way_rad / limits.max_velocity),

@@ -24,6 +24,8 @@ _FOLLOWED_SLEW = 1e-3
 # A simulated clock may go on this much further than the steady one between two looks: it comes in
 # lumps, and a loaded machine looks late. It never goes back.
 MAX_SIMULATED_LUMP_NS = 250_000_000
+# At a hundredth of real time a control step takes five seconds.
+MAX_STANDING_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,21 @@ class Timeline:
         """simulated: the timeline is the ROS clock; otherwise it is the steady clock."""
         self._simulated = simulated
         self._last: Moment | None = None
+        # When the ROS clock moved last, by the steady clock.
+        self._moved_ns = 0
         self._expected_offset_ns = 0.0
 
     def time_ns(self, moment: Moment) -> int:
         """The timeline's time of a moment."""
         return moment.ros_ns if self._simulated else moment.steady_ns
+
+    def seconds(self, moment: Moment) -> float:
+        """The same in seconds, for deadlines: those of a slow simulation are its own."""
+        return self.time_ns(moment) / NANOSECONDS
+
+    def has_stopped(self, moment: Moment) -> bool:
+        """Whether a simulated clock has stood for so long that no deadline on it counts."""
+        return self._simulated and moment.steady_ns - self._moved_ns > MAX_STANDING_NS
 
     def stamp_ns(self, time_ns: int, moment: Moment) -> int:
         """The ROS time of `time_ns`, by the clocks as they were read at `moment`."""
@@ -75,6 +87,8 @@ class Timeline:
     def advance(self, moment: Moment) -> ClockStep | None:
         """Look at the clocks; the step, if the ROS clock has made one since the last look."""
         last, self._last = self._last, moment
+        if last is None or last.ros_ns != moment.ros_ns:
+            self._moved_ns = moment.steady_ns
         if last is None:
             self._expected_offset_ns = moment.offset_ns
             return None

@@ -375,7 +375,7 @@ def test_after_a_clock_step_nothing_is_sent_and_the_arm_comes_to_rest(step_s: fl
     assert not rig.call("engage").success
     assert len(rig.sent) == num_sent
     rig.assert_rest(0.8)
-    rig.wait(0.4)
+    rig.wait(0.4 + max(-step_s, 0.0))
     assert rig.call("engage").success
     rig.chunk(rig.gentle(0.3))
     rig.assert_rest(1.2)
@@ -441,3 +441,105 @@ def test_a_stop_that_no_check_lets_pass_latches() -> None:
     assert "no stop passed the outgoing check (broken on purpose)" in text(reply.command)
     assert rig.guard.stop_latched
     rig.assert_rest(0.9)
+
+
+# Simulation.
+
+
+def simulated(steps: int, factor: float) -> tuple[Guard, list[str]]:
+    """A realtime simulation at `factor` of real time that steps 50 ms; ticks every 20 ms of wall.
+
+    It engages after half a second of its own time and says which faults came.
+    """
+    rig = Rig(sim_clock=True)
+    guard, home = rig.guard, rig.spec.home
+    faults: list[str] = []
+    zeros = np.zeros(7)
+    wall_ns = 0
+    for step in range(steps):
+        ros_ns = S + step * 50_000_000
+        for _ in range(max(round(0.05 / factor / 0.02), 1)):
+            wall_ns += round(min(0.02, 0.05 / factor) * S)
+            guard.on_tick(1, Moment(ros_ns, wall_ns))
+        moment = Moment(ros_ns, wall_ns)
+        guard.on_joint_state(JointSample(ros_ns, np.append(home, 0.04), np.zeros(8)), moment)
+        guard.on_reference(ReferenceSample(ros_ns, home, zeros, zeros), moment)
+        if step == 10:
+            assert guard.engage(moment).success
+        if guard.last_fault is not None:
+            faults.append(guard.last_fault.kind)
+    return guard, faults
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.1, 1.0, 2.0])
+def test_a_slow_or_fast_simulation_has_its_own_deadlines(factor: float) -> None:
+    """Eight seconds of simulated time without a fault; the first chunk is due after ten."""
+    guard, faults = simulated(160, factor)
+    assert not faults
+    assert guard.engaged
+
+
+def test_a_simulation_that_stops_is_a_fault() -> None:
+    """A stopped /clock stops no watch: after ten seconds of wall time."""
+    guard, _ = simulated(20, 1.0)
+    stopped_ns, wall_ns = S + 19 * 50_000_000, 20 * 40_000_000
+    guard.on_tick(1, Moment(stopped_ns, wall_ns + 9 * S))
+    assert guard.engaged
+    guard.on_tick(1, Moment(stopped_ns, wall_ns + 11 * S))
+    assert guard.last_fault is not None
+    assert guard.last_fault.kind == "clock"
+
+
+# Without a reference.
+
+
+def test_while_the_arm_is_led_to_its_start_nothing_else_is_sent() -> None:
+    """Where the controller is on its way is not known: a fault waits for the gentle end."""
+    rig = Rig(expects_reference=False)
+    rig.sends_references = False
+    rig.joint_offset = 0.02
+    rig.engaged()
+    rig.wait(0.3)
+    num_sent = len(rig.sent)
+    rig.take(rig.guard.on_bad_joint_state("a number is not finite", rig.moment))
+    assert not rig.guard.engaged
+    assert "led from rest to rest" in text(rig.call("e_stop").command)
+    rig.guard.reset_stop()
+    assert "still coming to rest" in rig.call("engage").message
+    assert len(rig.sent) == num_sent
+    rig.wait(1.5)
+    assert max(rig.largest_shares().values()) <= 0.1
+
+
+def test_an_arm_far_from_its_last_command_is_led_there_for_longer() -> None:
+    """It was pushed 0.6 rad away while disengaged; 10 % of the limits over that way."""
+    rig = Rig(expects_reference=False)
+    rig.sends_references = False
+    rig.engaged()
+    rig.wait(1.6)
+    rig.call("disengage")
+    rig.joint_offset = np.array([0.6, 0, 0, 0, 0, 0, 0])
+    rig.wait(0.6)
+    assert rig.call("engage").success
+    rig.wait(6.0)
+    np.testing.assert_allclose(rig.commands[-1][0], 0.6, atol=1e-9)
+    assert max(rig.largest_shares().values()) <= 0.1
+
+
+def test_after_a_step_back_it_waits_until_the_clock_has_caught_up() -> None:
+    rig = Rig().engaged()
+    rig.clock_step_s = -2.0
+    rig.wait(1.0)
+    assert "until it has caught up in 1.0 s" in rig.call("engage").message
+    rig.wait(1.3)
+    assert rig.call("engage").success
+
+
+def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:
+    """Both are sent at one moment of the timeline; the arm moves."""
+    rig = Rig(sim_clock=True).engaged().sped_up()
+    rig.wait(0.1)
+    rig.chunk(rig.gentle(0.0))
+    assert rig.call("e_stop").command.arm is not None
+    assert rig.guard.counters["failed_stops"] == 0
+    rig.assert_rest()
