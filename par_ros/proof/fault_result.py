@@ -87,7 +87,7 @@ def not_run(name: str, expected: tuple[str, ...], why: str, num_tries: int) -> F
 def line(result: FaultResult) -> str:
     """One line for a person who waits."""
     verdict = "ok  " if result.passed else ("FAIL" if not result.rig_late else "late")
-    hold = "goes on" if result.goes_on else "never"
+    hold = "goes on" if result.goes_on or result.holds is None else "never"
     if result.time_to_hold_s is not None:
         hold = f"{result.time_to_hold_s:.3f} s of {result.allowed_s:.2f}"
     noticed = "noticed" if result.detected else "MISSED "
