@@ -350,7 +350,7 @@ def markdown_table(result: dict[str, Any]) -> str:
         rows.append("")
         rows.append(
             f"With {100 * one['limit_share']:g} % of the limits, {result['num_chunks']} chunks: "
-            f"{one['unchanged']} unchanged ({100 * one['unchanged_share']:.1f} %), "
+            f"{one['unchanged']} unchanged ({100 * one['unchanged_share']:.2f} %), "
             f"{one['tracked']} tracked, {one['refused']} held."
         )
     return "\n".join(rows)

@@ -39,7 +39,7 @@ def test_a_gentle_motion_passes_and_its_shares_are_those_of_the_motion() -> None
     assert np.isclose(largest["velocity"], 0.25 * (1 - np.cos(0.775 * np.pi)) / 2.175, rtol=0.01)
     assert np.isclose(largest["acceleration"], np.pi / 4 / 15.0, rtol=0.01)
     table = markdown_table(result)
-    assert "100 % of the limits, 2 chunks: 2 unchanged (100.0 %), 0 tracked, 0 held." in table
+    assert "100 % of the limits, 2 chunks: 2 unchanged (100.00 %), 0 tracked, 0 held." in table
 
 
 def test_what_needs_all_of_a_limit_is_tracked_with_a_share_of_it() -> None:
