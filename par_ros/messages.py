@@ -18,6 +18,7 @@ import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
@@ -35,6 +36,8 @@ NANOSECONDS = 1_000_000_000
 # braking tails fewer than a hundred.
 MAX_POINTS = 256
 MAX_JOINTS = 64
+# Serialized: 64 points of 8 joints with velocities and accelerations take 15 KiB.
+MAX_CHUNK_BYTES = 65_536
 
 # encoding -> (element type, channels)
 _ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
@@ -235,6 +238,19 @@ def joint_trajectory_message(
         joint_names=list(trajectory.joint_names),
         points=points,
     )
+
+
+def deserialize_chunk(data: bytes) -> JointTrajectoryMessage:
+    """An action chunk as it came over the wire.
+
+    Raises ValueError, before anything is converted, for more than MAX_CHUNK_BYTES.
+    """
+    if len(data) > MAX_CHUNK_BYTES:
+        raise ValueError(
+            f"a chunk may take at most {MAX_CHUNK_BYTES} bytes, got {len(data)}; check the sender."
+        )
+    message: JointTrajectoryMessage = deserialize_message(data, JointTrajectoryMessage)
+    return message
 
 
 def read_joint_trajectory(

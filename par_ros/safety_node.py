@@ -183,6 +183,8 @@ class SafetyNode(LifecycleNode):
             ACTION_CHUNK.name,
             self._on_chunk,
             ACTION_CHUNK.reader_qos.profile(),
+            # A message of 100,000 points is not even made into an object: that takes seconds.
+            raw=True,
         )
         self._joint_states = self.create_subscription(
             JointState,
@@ -199,13 +201,14 @@ class SafetyNode(LifecycleNode):
 
     # Inputs
 
-    def _on_chunk(self, message: JointTrajectoryMessage) -> None:
+    def _on_chunk(self, data: bytes) -> None:
         if not self._active:
             return
         assert self._guard is not None
         self._take_joint_states()
         self._take_references()
         try:
+            message = messages.deserialize_chunk(data)
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
             reason, moment = str(error), self._now()

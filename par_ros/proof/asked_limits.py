@@ -8,7 +8,10 @@ a data set that par_model.collect wrote (--data-set). Each chunk is looked at af
   s apart, as shares of the limits;
 - curve: the same of the smoothest curve through the chunk's targets (par_ros.control.knot_spline),
   which begins as the arm moves and ends slowly enough to stop: what the guard compares;
-- answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds.
+- answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds,
+  with each share of the limits that it may plan with (--limit-shares; the first one commands the
+  arm). A chunk that is not unchanged is motion that the guard takes away: of a motion planner's at
+  least 99 % should pass unchanged.
 
 With --commanded guarded the simulator's arm is sent what the guard made of the chunk, otherwise
 what the policy asked for.
@@ -29,6 +32,7 @@ import numpy as np
 
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.hermite_curve import control_points
 from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.knot_spline import knot_spline
@@ -41,6 +45,13 @@ _NUM_ACTIONS, _STEP_S = 8, 0.05
 # As in `python -m par_ros sim`.
 _MAX_STEPS = 200
 _QUANTITIES = ("velocity", "acceleration", "jerk")
+_OUTCOMES = ("unchanged", "tracked", "refused")
+# As the guard: so far inside the position limits.
+POSITION_MARGIN_RAD = 0.005
+# What the guard plans with, and all of the limits.
+LIMIT_SHARES = (GuardSettings().limit_share, 1.0)
+# The target for a motion planner's chunks.
+MIN_UNCHANGED_SHARE = 0.99
 
 
 @dataclass
@@ -69,10 +80,17 @@ class Asked:
 class ChunkChain:
     """Chunks one after the other from a standing arm; `take` gives the targets as they are sent."""
 
-    def __init__(self, spec: ArmSpec, asked: Asked, *, guarded: bool) -> None:
-        """guarded: the next chunk starts where the answer ends, else where this one ends."""
+    def __init__(
+        self, spec: ArmSpec, asked: Asked, *, guarded: bool, limit_share: float = 1.0
+    ) -> None:
+        """guarded: the next chunk starts where the answer ends, else where this one ends.
+
+        limit_share: of the limits, what the guard plans with; what is asked is compared with all.
+        """
         self._spec = spec
-        self._filter = SafetyFilter(spec, num_actions=_NUM_ACTIONS, step_s=_STEP_S)
+        planning = planning_spec(spec, limit_share)
+        self._stop_limits = planning.limits
+        self._filter = SafetyFilter(planning, num_actions=_NUM_ACTIONS, step_s=_STEP_S)
         self._spline = knot_spline(0.0, tuple(self._filter.knot_times_s.tolist()))
         self._limits = (
             spec.limits.max_velocity,
@@ -102,7 +120,7 @@ class ChunkChain:
         end_s = float(self._filter.knot_times_s[-1])
         if filtered.nodes is None:
             self._asked.reasons.append(filtered.reason)
-            stop = arm_trajectory(self._spec, braking.stop(start, self._spec.limits))
+            stop = arm_trajectory(self._spec, braking.stop(start, self._stop_limits))
             motion = Motion(stop, start)
             sent = knots.copy()
             sent[:, :-1] = motion.sample(self._filter.knot_times_s).positions
@@ -139,12 +157,18 @@ class ChunkChain:
         self._asked.curves.append(row)
 
 
-class WatchedPolicy:
-    """A policy whose chunks go through a ChunkChain; `guarded`: the arm is sent the answer."""
+def planning_spec(spec: ArmSpec, limit_share: float) -> ArmSpec:
+    """The arm within whose limits the guard plans."""
+    limits = spec.limits.scaled(limit_share).inside(POSITION_MARGIN_RAD)
+    return dataclasses.replace(spec, limits=limits)
 
-    def __init__(self, policy: Any, chain: ChunkChain, *, guarded: bool) -> None:
+
+class WatchedPolicy:
+    """A policy whose chunks go through ChunkChains; `guarded`: the first one's answer is sent."""
+
+    def __init__(self, policy: Any, chains: list[ChunkChain], *, guarded: bool) -> None:
         self._policy = policy
-        self._chain = chain
+        self._chains = chains
         self._guarded = guarded
         self._first = True
         self.spec = policy.spec
@@ -155,17 +179,19 @@ class WatchedPolicy:
 
     def observe(self, observation: Any) -> None:
         if self._first:
-            self._chain.start(observation.measured_joint_positions)
+            for chain in self._chains:
+                chain.start(observation.measured_joint_positions)
             self._first = False
         self._policy.observe(observation)
 
     def act(self) -> Any:
         chunk = self._policy.act()
-        sent = self._chain.take(chunk.joint_positions)
+        answers = [chain.take(chunk.joint_positions) for chain in self._chains]
+        sent = answers[0]
         return dataclasses.replace(chunk, joint_positions=sent) if self._guarded else chunk
 
 
-def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
+def of_policy(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]:
     """Episodes of the shipped policy, or of --checkpoint, in the simulator, without ROS."""
     from par_model.evaluation.direct_loop import run_episode
     from par_model.load_policy import load_policy
@@ -177,9 +203,13 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
     first_seed = FIRST_MEASUREMENT_SEED if options.first_seed is None else options.first_seed
     chosen = task(options.task)
     policy = load_policy(checkpoint_folder(options.checkpoint), backend=options.backend)
-    asked = Asked()
-    chain = ChunkChain(read_arm_spec("panda"), asked, guarded=guarded)
-    watched = WatchedPolicy(policy, chain, guarded=guarded)
+    every = [Asked() for _ in options.limit_shares]
+    asked = every[0]
+    chains = [
+        ChunkChain(read_arm_spec("panda"), one, guarded=guarded, limit_share=share)
+        for one, share in zip(every, options.limit_shares, strict=True)
+    ]
+    watched = WatchedPolicy(policy, chains, guarded=guarded)
     episodes = []
     with ManiSkillArm(chosen, image_size=policy.spec.image_height) as arm:
         for number in range(options.episodes):
@@ -195,7 +225,7 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
             }
             episodes.append(episode)
             print(json.dumps(episode), file=sys.stderr, flush=True)
-    return asked, {
+    return every, {
         "task": options.task,
         "commanded": options.commanded,
         "num_successes": sum(bool(episode["success"]) for episode in episodes),
@@ -203,24 +233,28 @@ def of_policy(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
     }
 
 
-def of_data_set(options: argparse.Namespace) -> tuple[Asked, dict[str, Any]]:
+def of_data_set(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]:
     """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest.
 
     Episodes that were disturbed while they were recorded are left out unless --disturbed: the
     planner looks where the arm has been pushed to, and its targets step there.
     """
-    asked = Asked()
-    chain = ChunkChain(read_arm_spec("panda"), asked, guarded=True)
+    every = [Asked() for _ in options.limit_shares]
+    chains = [
+        ChunkChain(read_arm_spec("panda"), one, guarded=True, limit_share=share)
+        for one, share in zip(every, options.limit_shares, strict=True)
+    ]
     num_episodes = 0
     for actions in _episodes(options.data_set, disturbed=options.disturbed):
         if options.episodes is not None and num_episodes == options.episodes:
             break
         num_episodes += 1
-        # The first target is where the arm stands: the planner's paths begin there.
-        chain.start(actions[0])
-        for begin in range(0, len(actions) - _NUM_ACTIONS + 1, _NUM_ACTIONS):
-            chain.take(actions[begin : begin + _NUM_ACTIONS])
-    return asked, {
+        for chain in chains:
+            # The first target is where the arm stands: the planner's paths begin there.
+            chain.start(actions[0])
+            for begin in range(0, len(actions) - _NUM_ACTIONS + 1, _NUM_ACTIONS):
+                chain.take(actions[begin : begin + _NUM_ACTIONS])
+    return every, {
         "data_set": options.data_set.name,
         "disturbed": options.disturbed,
         "num_episodes": num_episodes,
@@ -248,8 +282,11 @@ def _episodes(folder: Path, *, disturbed: bool) -> Iterator[FloatArray]:
                 yield actions[rows]
 
 
-def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:
-    """What goes into the JSON file."""
+def report(
+    every: list[Asked], limit_shares: tuple[float, ...], about: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """What goes into the JSON file; `every`: by limit share, the first one in detail."""
+    asked = every[0]
     total = len(asked.targets)
     deviations = asked.deviations_rad
     return {
@@ -261,8 +298,16 @@ def report(asked: Asked, about: dict[str, Any], command: str) -> dict[str, Any]:
         "curve_mostly_of": {
             quantity: counts.most_common(1)[0][0] for quantity, counts in asked.joints.items()
         },
-        "outcomes": {name: asked.outcomes[name] for name in ("unchanged", "tracked", "refused")},
+        "outcomes": {name: asked.outcomes[name] for name in _OUTCOMES},
         "unchanged_share": asked.outcomes["unchanged"] / total,
+        "liveness": [
+            {
+                "limit_share": share,
+                **{name: one.outcomes[name] for name in _OUTCOMES},
+                "unchanged_share": one.outcomes["unchanged"] / len(one.targets),
+            }
+            for share, one in zip(limit_shares, every, strict=True)
+        ],
         "tracked_deviation_rad": {
             "p50": float(np.percentile(deviations, 50)) if deviations else None,
             "largest": max(deviations, default=None),
@@ -301,13 +346,13 @@ def markdown_table(result: dict[str, Any]) -> str:
             )
             beyond = f"{values['chunks_beyond']} of {result['num_chunks']}"
             rows.append(f"| {label}: {quantity} | {numbers} | {beyond} |")
-    outcomes = result["outcomes"]
-    rows.append("")
-    rows.append(
-        f"{result['num_chunks']} chunks: {outcomes['unchanged']} unchanged "
-        f"({100 * result['unchanged_share']:.1f} %), {outcomes['tracked']} tracked, "
-        f"{outcomes['refused']} held."
-    )
+    for one in result["liveness"]:
+        rows.append("")
+        rows.append(
+            f"With {100 * one['limit_share']:g} % of the limits, {result['num_chunks']} chunks: "
+            f"{one['unchanged']} unchanged ({100 * one['unchanged_share']:.2f} %), "
+            f"{one['tracked']} tracked, {one['refused']} held."
+        )
     return "\n".join(rows)
 
 
@@ -324,20 +369,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", default="", help="default: the policy that is shipped")
     parser.add_argument("--backend", default="auto", help="runtime of the network")
     parser.add_argument("--commanded", choices=("raw", "guarded"), default="guarded")
+    parser.add_argument(
+        "--limit-shares", type=float, nargs="+", default=LIMIT_SHARES,
+        help="of the limits, what the guard may plan with; the first one commands the arm",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args(arguments)
     try:
         if options.data_set is not None:
-            asked, about = of_data_set(options)
+            every, about = of_data_set(options)
         else:
             options.episodes = 25 if options.episodes is None else options.episodes
-            asked, about = of_policy(options)
+            every, about = of_policy(options)
     except ValueError as error:
         return report_error(error)
-    result = report(asked, about, "python -m par_ros limits " + " ".join(arguments))
+    command = "python -m par_ros limits " + " ".join(arguments)
+    result = report(every, tuple(options.limit_shares), about, command)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(markdown_table(result))
-    for reason in asked.reasons:
+    if options.data_set is not None and result["unchanged_share"] < MIN_UNCHANGED_SHARE:
+        print(f"Fewer than {100 * MIN_UNCHANGED_SHARE:g} % pass unchanged.")
+    for reason in every[0].reasons:
         print(f"held: {reason}")
     return 0

@@ -17,13 +17,7 @@ def main() -> int:
     """Run both until one of them ends, or somebody ends this process."""
     end_with_parent()
     nodes = (
-        NodeEntry(
-            GUARD,
-            GUARD,
-            # A busy machine delays the joint states, which pass through the suite's process.
-            {"arm": "panda", "reference": "topic", "max_joint_state_age_s": 0.3},
-            lifecycle=True,
-        ),
+        NodeEntry(GUARD, GUARD, {"arm": "panda", "reference": "topic"}, lifecycle=True),
         NodeEntry(SUPERVISOR, SUPERVISOR, {"arm": "panda", "dry_run": False}, lifecycle=True),
     )
     try:

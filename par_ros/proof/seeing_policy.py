@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from par_model.interface import ActionChunk, Observation, PolicySpec
+from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.parameters import PolicyNodeParameters, read_arm_spec
 from par_ros.policy_node import PolicyNode
@@ -14,16 +14,18 @@ from par_ros.proof.scripted_camera import IMAGE_SIZE
 from par_ros.proof.scripted_policy import CHUNK_S, KNOT_TIMES_S, Swing
 
 INSTRUCTION = "swing"
+_STANDING_RAD = 1e-5
 
 
 class SwingPolicy:
-    """A Policy that swings from where the first observation of an episode found the arm."""
+    """A Policy that swings from where the arm last stood still."""
 
     def __init__(self, spec: ArmSpec) -> None:
         self._arm = spec
         self._swing: Swing | None = None
         self._num_chunks = 0
         self._stamp_s = 0.0
+        self._measured: FloatArray | None = None
 
     @property
     def spec(self) -> PolicySpec:
@@ -44,8 +46,13 @@ class SwingPolicy:
     def observe(self, observation: Observation) -> None:
         observation.validate(self.spec)
         self._stamp_s = observation.stamp_s
+        measured = observation.measured_joint_positions
+        before, self._measured = self._measured, measured
+        if before is not None and np.abs(measured - before).max() < _STANDING_RAD:
+            # Held: what the swing would be at by now is nowhere near.
+            self._swing = None
         if self._swing is None:
-            measured = observation.measured_joint_positions
+            self._num_chunks = 0
             self._swing = Swing(measured[:-1], self._arm.home, float(measured[-1]))
 
     def act(self) -> ActionChunk:

@@ -4,7 +4,8 @@
 The graph is that of `python -m par_ros loopback` with the shipped policy. Every five seconds the
 memory of each process is read (resident and anonymous, from /proc/PID/smaps_rollup); at the end
 every process that the run had started must be gone. What a watchdog does while nothing is wrong is
-a miss, and is counted: late chunks, dead policy, stale joint states, clock steps.
+a miss, and is counted: late chunks, dead policy, stale joint states, clock steps, a controller
+that is silent or did not take a trajectory.
 
 --pace K runs the arm's time K times faster: the chunk lasts 0.4 / K s, and the arm's velocity,
 acceleration and jerk limits are K, K^2 and K^3 times the arm file's, so that the same motion is as
@@ -27,7 +28,7 @@ from typing import Any
 
 import rclpy
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -42,7 +43,7 @@ from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.paced_policy import PACE_VARIABLE
 from par_ros.resources import resource
 from par_ros.run_results import hardware
-from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, POLICY
+from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, GUARD_STATE, POLICY
 
 _SAMPLE_PERIOD_S = 5.0
 # The first tenth warms up: caches fill, the middleware finds its peers.
@@ -55,6 +56,8 @@ _WATCHDOG_COUNTERS = (
     "fault_dead_policy",
     "fault_joint_states_stale",
     "fault_clock",
+    "fault_reference_silent",
+    "fault_not_taken",
 )
 _LIMIT_POWERS = {
     "max_velocity_rad_s": 1,
@@ -90,7 +93,7 @@ class Memory:
 
 
 class SoakWatch(Node):
-    """Listens to /diagnostics and engages the guard again whenever it has let go."""
+    """Listens to /diagnostics and guard_state; engages the guard whenever it has let go."""
 
     def __init__(self, context: Context) -> None:
         super().__init__("soak_watch", context=context)
@@ -98,6 +101,7 @@ class SoakWatch(Node):
         self.policy: dict[str, str] = {}
         self.disengaged_because: list[str] = []
         self._asked_s = 0.0
+        self._engaged = False
         self._engage = self.create_client(Trigger, ENGAGE.client_name)
         self.create_subscription(
             DiagnosticArray,
@@ -105,19 +109,28 @@ class SoakWatch(Node):
             self._on_diagnostics,
             DIAGNOSTICS.reader_qos.profile(),
         )
+        # Only the guard says here whether it is engaged.
+        self.create_subscription(
+            DiagnosticStatus,
+            GUARD_STATE.name,
+            self._on_guard_state,
+            GUARD_STATE.reader_qos.profile(),
+        )
+
+    def _on_guard_state(self, message: DiagnosticStatus) -> None:
+        status = messages.read_status(message)
+        was_engaged, self._engaged = self._engaged, status.values["engaged"] == "true"
+        if was_engaged and not self._engaged:
+            self.disengaged_because.append(status.message)
+        if not self._engaged:
+            self._engage_again()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in messages.read_diagnostics(message):
             if status.name == POLICY:
                 self.policy = dict(status.values)
             elif status.name == GUARD:
-                was_engaged = self.guard.get("engaged") == "true"
                 self.guard = dict(status.values)
-                if self.guard["engaged"] == "true":
-                    continue
-                if was_engaged:
-                    self.disengaged_because.append(status.message)
-                self._engage_again()
 
     def _engage_again(self) -> None:
         now_s = time.monotonic()
@@ -144,11 +157,8 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
         elif pace != 1.0:
             parameters["arm"] = str(_paced_arm(pace, folder))
             if entry.name == GUARD:
-                parameters |= {
-                    "step_s": 0.05 / pace,
-                    "tail_s": 0.3 / pace,
-                    "splice_s": max(0.03 / pace, 0.002),
-                }
+                # The splice is the network's and the controller's: it stays.
+                parameters |= {"step_s": 0.05 / pace, "tail_s": 0.3 / pace}
             else:
                 parameters["image_rate_hz"] = min(20.0 * pace, 200.0)
         entries.append(dataclasses.replace(entry, parameters=parameters))

@@ -32,13 +32,32 @@ def test_a_gentle_motion_passes_and_its_shares_are_those_of_the_motion() -> None
     for number in range(2):
         chunk = knots(0.4 * number, 0.5)
         np.testing.assert_array_equal(chain.take(chunk), chunk)
-    result = report(asked, {}, "")
+    result = report([asked], (1.0,), {}, "")
     assert result["outcomes"] == {"unchanged": 2, "tracked": 0, "refused": 0}
     largest = {name: values["largest"] for name, values in result["asked"].items()}
     # At 0.775 s, the middle of the last step.
     assert np.isclose(largest["velocity"], 0.25 * (1 - np.cos(0.775 * np.pi)) / 2.175, rtol=0.01)
     assert np.isclose(largest["acceleration"], np.pi / 4 / 15.0, rtol=0.01)
-    assert "2 chunks: 2 unchanged (100.0 %), 0 tracked, 0 held." in markdown_table(result)
+    table = markdown_table(result)
+    assert "100 % of the limits, 2 chunks: 2 unchanged (100.00 %), 0 tracked, 0 held." in table
+
+
+def test_what_needs_all_of_a_limit_is_tracked_with_a_share_of_it() -> None:
+    """The second chunk asks for 97 % of joint 2's acceleration limit."""
+    spec = arm("panda")
+    outcomes = []
+    for share in (0.95, 1.0):
+        asked = Asked()
+        chain = ChunkChain(spec, asked, guarded=False, limit_share=share)
+        chain.start(np.append(spec.home - 0.5, 0.04))
+        for number in range(2):
+            chunk = knots(0.4 * number, 2.2)
+            chunk[:, :7] -= 0.5
+            chain.take(chunk)
+        result = report([asked], (share,), {}, "")
+        assert result["liveness"][0]["limit_share"] == share
+        outcomes.append(result["liveness"][0]["unchanged"])
+    assert outcomes[0] < outcomes[1]
 
 
 def test_what_cannot_be_followed_is_counted_as_held() -> None:
@@ -70,7 +89,7 @@ def test_a_data_set_of_a_planner(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     parquet.write_table(table, folder / "file-000.parquet")
     assert main(["--data-set", str(tmp_path)]) == 0
-    assert "4 chunks: 4 unchanged" in capsys.readouterr().out
+    assert "95 % of the limits, 4 chunks: 4 unchanged" in capsys.readouterr().out
     assert main(["--data-set", str(tmp_path), "--disturbed"]) == 0
     assert "6 chunks: " in capsys.readouterr().out
     assert main(["--data-set", str(tmp_path / "none")]) == 1

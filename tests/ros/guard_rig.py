@@ -22,10 +22,12 @@ from par_ros.parameters import read_arm_spec
 from par_ros.process import PARENT_VARIABLE
 from par_ros.topics import (
     ACTION_CHUNK,
+    CONTROLLER_REFERENCE,
     DIAGNOSTICS,
     E_STOP_STATE,
     EXECUTED_ACTIONS,
     GRIPPER_TRAJECTORY,
+    GUARD_STATE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
@@ -55,7 +57,7 @@ class GuardRig:
         self.executor.add_node(self.node)
         for topic in (
             JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, GRIPPER_TRAJECTORY,
-            EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS,
+            EXECUTED_ACTIONS, E_STOP_STATE, DIAGNOSTICS, GUARD_STATE, CONTROLLER_REFERENCE,
         ):  # fmt: skip
             self._keep(topic)
         self.chunks = self.node.create_publisher(
@@ -64,11 +66,14 @@ class GuardRig:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Before the others are killed: the middleware may crash on the way out of a killed one's
+        # shared memory.
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
         for process in self.processes.values():
             process.kill()
             process.wait()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
     def _keep(self, topic: Topic) -> None:
         kept = self.received.setdefault(topic.name, [])
@@ -88,8 +93,8 @@ class GuardRig:
 
     def start_guard(self, *parameters: str) -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
-        self.start("safety_node", "max_joint_state_age_s:=2.0", "late_after_s:=5.0",
-                   "policy_timeout_s:=20.0", *parameters)  # fmt: skip
+        self.start("safety_node", "reference:=topic", "max_joint_state_age_s:=2.0",
+                   "late_after_s:=5.0", "policy_timeout_s:=20.0", *parameters)  # fmt: skip
         self.bring_up()
 
     def bring_up(self) -> None:
@@ -178,6 +183,16 @@ class GuardRig:
         trajectory = JointTrajectory(self.spec.joint_names, KNOT_TIMES_S, knots)
         self.chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
         return stamp_ns
+
+    def state(self) -> dict[str, str]:
+        """What the guard said last on guard_state."""
+        kept = self.received[GUARD_STATE.name]
+        self.wait_for(lambda: bool(kept), "guard_state")
+        return dict(messages.read_status(kept[-1]).values)
+
+    def wait_for_state(self, **values: str) -> None:
+        """Until guard_state says so."""
+        self.wait_for(lambda: self.state().items() >= values.items(), f"guard_state {values}")
 
     def guard_values(self) -> dict[str, str]:
         """Values of the guard's next status."""

@@ -2,30 +2,58 @@
 """README's table of faults: what is stored is of this suite, kept its promises, and is printed."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from par_ros.proof.faults import FAULTS, FaultResult, main, markdown_table
+from par_ros.proof.fault_case import Fault
+from par_ros.proof.fault_processes import SuiteError
+from par_ros.proof.fault_result import FaultResult, line, not_run, report, result_of
+from par_ros.proof.fault_table import FAULTS
+from par_ros.proof.faults import main, markdown_table, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = ROOT / "docs" / "results" / "faults.json"
 
+GOOD = FaultResult(
+    name="x", detected=True, expected=("y",), seen=("y",), noticed_s=0.1, holds=True,
+    time_to_hold_s=0.4, allowed_s=0.5, goes_on=None, limit_violations=0, late_violations=0,
+    largest_step_rad=0.0, largest_velocity_share=0.1, largest_acceleration_share=0.2,
+    largest_jerk_share=0.3, examples=(),
+)  # fmt: skip
+
+
+def changed(**changes: object) -> FaultResult:
+    return FaultResult(**{**vars(GOOD), **changes})  # type: ignore[arg-type]
+
+
+def test_there_are_many_faults_of_every_kind() -> None:
+    """At least 60, each name once, ten and more of the clock, the joint states and the stops."""
+    names = [fault.name for fault in FAULTS]
+    assert len(set(names)) == len(names) >= 60
+    kinds = Counter(name.split(":")[0] for name in names)
+    assert min(kinds["clock"], kinds["joint states"], kinds["stop"]) >= 10
+    for fault in FAULTS:
+        assert fault.expected or not fault.holds or "killed" in fault.name, fault.name
+
 
 def test_stored_results_are_of_every_fault_and_kept_every_promise() -> None:
-    """At least 24 faults; at rest within the watch's deadline and 0.5 s; no limit broken."""
+    """At rest within the watch's deadline and 0.5 s; no limit broken."""
     content = json.loads(STORED.read_text(encoding="utf-8"))
     by_name = {fault.name: fault for fault in FAULTS}
     assert [row["name"] for row in content["faults"]] == list(by_name)
-    assert len(by_name) == len(FAULTS) >= 24
     for row in content["faults"]:
         fault = by_name[row["name"]]
-        assert row["holds"] == fault.holds, fault.name
-        assert row["allowed_s"] == pytest.approx(fault.watch_s + 0.5), fault.name
-        assert (row["recovered"] is not None) == bool(fault.restarted), fault.name
-        result = FaultResult(**row)
+        result = result_of(row)
+        assert result.holds == fault.holds, fault.name
+        assert result.allowed_s == pytest.approx(fault.allowed_s), fault.name
+        assert (result.recovered is not None) == bool(fault.restarted), fault.name
         assert result.passed, fault.name
-        assert max(result.largest_velocity_share, result.largest_acceleration_share) <= 1.0001
+        if not result.late_pick_ups:
+            shares = result.largest_velocity_share, result.largest_acceleration_share
+            assert max(shares) <= 1.0001, fault.name
     assert content["passed"]
     assert content["num_faults"] == content["num_passed"] == len(FAULTS)
 
@@ -39,17 +67,71 @@ def test_readme_has_the_table_that_the_command_prints(capsys: pytest.CaptureFixt
 
 def test_a_fault_that_went_on_too_long_has_not_passed() -> None:
     """Each promise alone makes the difference."""
-    good = FaultResult(
-        name="x", detected=True, expected="y", seen=("y",), holds=True, time_to_hold_s=0.4,
-        allowed_s=0.5, limit_violations=0, largest_velocity_share=0.1,
-        largest_acceleration_share=0.2, largest_jerk_share=0.3, examples=(),
-    )  # fmt: skip
-    assert good.passed
+    assert GOOD.passed
     for change in (
         {"detected": False},
         {"time_to_hold_s": 0.51},
         {"time_to_hold_s": None},
         {"limit_violations": 1},
         {"recovered": False},
+        {"goes_on": False},
     ):
-        assert not FaultResult(**{**vars(good), **change}).passed, change
+        assert not changed(**change).passed, change
+    assert changed(holds=False, time_to_hold_s=None, goes_on=True).passed
+    # What a late pick-up broke is stated, and is not the guard's.
+    assert changed(late_violations=3, rig_late="late").passed
+
+
+class Tries:
+    """Gives one outcome after the other."""
+
+    def __init__(self, *outcomes: FaultResult | str) -> None:
+        self.left = list(outcomes)
+
+    def run(self, fault: Fault) -> FaultResult:
+        outcome = self.left.pop(0)
+        if isinstance(outcome, str):
+            raise SuiteError(outcome)
+        return outcome
+
+
+FAULT = Fault("x", ("y",), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "num_tries", "passed"),
+    [
+        ((GOOD,), 1, True),
+        ((changed(detected=False),), 1, False),
+        (("the arm did not move", GOOD), 2, True),
+        ((changed(detected=False, rig_late="no CPU"), "no motion", GOOD), 3, True),
+        (("no", "no", "no"), 3, False),
+        # A late pick-up that broke a limit is a reason to try again, and in the end is stated.
+        ((changed(late_violations=1, rig_late="late"), GOOD), 2, True),
+        ((changed(rig_late="late"),), 1, True),
+    ],
+)
+def test_a_case_is_repeated_only_where_the_suite_itself_was_late(
+    outcomes: tuple[FaultResult | str, ...],
+    num_tries: int,
+    passed: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At most twice, every try printed; the guard's own failure is never repeated."""
+    tries = Tries(*outcomes)
+    result = run_case(tries, FAULT)  # type: ignore[arg-type]
+    assert (result.num_tries, result.passed, tries.left) == (num_tries, passed, [])
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == num_tries
+    assert all(re.search(r"\bx\b", text) for text in printed)
+
+
+def test_a_result_is_the_same_from_its_file() -> None:
+    results = [changed(examples=("a", "b")), not_run("z", ("y", "w"), "it did not move", 3)]
+    content = json.loads(json.dumps(report(results, "")))
+    assert [result_of(row) for row in content["faults"]] == results
+    assert not content["passed"]
+    assert content["num_passed"] == 1
+    assert content["num_suite_late"] == 1
+    assert "it did not move" in line(results[1])
+    assert markdown_table(content).count("\n") == 3

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import rclpy
 from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectoryPoint
 
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -24,12 +27,14 @@ from par_ros.parameters import read_arm_spec
 from par_ros.safety_node import SafetyNode
 from par_ros.topics import (
     ACTION_CHUNK,
+    CLOCK,
     E_STOP,
     E_STOP_STATE,
     ENGAGE,
     EXECUTED_ACTIONS,
     GRIPPER_TRAJECTORY,
     GUARD,
+    GUARD_STATE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
@@ -73,7 +78,7 @@ def test_a_strangers_message_is_refused_and_stops_the_arm(rig: GuardRig) -> None
     knots = rig.gentle_knots()
     knots[0, 0] = np.nan
     rig.publish(knots)
-    rig.wait_for(lambda: rig.guard_values()["engaged"] == "false", "disengaging")
+    rig.wait_for_state(engaged="false", fault="not_finite")
     assert rig.guard_values()["fault_not_finite"] == "1"
     rig.engage()
     sent = len(rig.received[JOINT_TRAJECTORY.name])
@@ -129,6 +134,122 @@ def test_a_stop_of_every_publisher_latches(rig: GuardRig, qos: Qos) -> None:
     rig.wait_for(is_latched, "latching")
 
 
+def test_the_latch_outlives_the_lifecycle(rig: GuardRig) -> None:
+    rig.start_guard()
+    rig.engage()
+    assert rig.trigger("e_stop").success
+    for transition in (
+        Transition.TRANSITION_DEACTIVATE,
+        Transition.TRANSITION_CLEANUP,
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+    ):
+        assert rig.change(transition)
+    rig.wait_for_state(engaged="false", stop_latched="true")
+    assert rig.received[E_STOP_STATE.name][-1].data
+    refused = rig.trigger("engage")
+    assert not refused.success
+    assert "reset_stop first" in refused.message
+    assert rig.trigger("reset_stop").success
+    rig.wait_for_state(stop_latched="false")
+    rig.engage()
+
+
+def test_a_stop_before_configure_latches(rig: GuardRig) -> None:
+    rig.start("safety_node", "reference:=topic", "max_joint_state_age_s:=2.0")
+    stopped = rig.trigger("e_stop")
+    assert stopped.success
+    assert "not configured" in stopped.message
+    rig.bring_up()
+    rig.wait_for_state(stop_latched="true")
+    assert "reset_stop first" in rig.trigger("engage").message
+    assert rig.trigger("reset_stop").success
+    rig.engage()
+
+
+def test_guard_state_is_the_guards_and_says_what_happens(rig: GuardRig) -> None:
+    """Engaged, held, a fault, latched; somebody who comes later hears the last of it."""
+    rig.start_guard()
+    rig.wait_for_state(engaged="false", stop_latched="false", fault="")
+    rig.engage()
+    rig.wait_for_state(engaged="true", holding="", fault="")
+    knots = rig.gentle_knots()
+    knots[:, 0] += np.linspace(0.0, 0.9, 8)
+    rig.publish(knots)
+    rig.wait_for_state(engaged="true", holding="limits")
+    knots[3, 2] = np.nan
+    rig.publish(knots)
+    rig.wait_for_state(engaged="false", fault="not_finite")
+    rig.engage()
+    rig.wait_for_state(engaged="true", fault="")
+    rig.trigger("e_stop")
+    rig.wait_for_state(engaged="false", stop_latched="true")
+    late: list[Any] = []
+    rig.node.create_subscription(
+        GUARD_STATE.message_type, GUARD_STATE.name, late.append, GUARD_STATE.reader_qos.profile()
+    )
+    rig.wait_for(lambda: bool(late), "the last state")
+    assert messages.read_status(late[0]).values["stop_latched"] == "true"
+    publishers = rig.node.get_publishers_info_by_topic(f"/{GUARD_STATE.name}")
+    assert [publisher.node_name for publisher in publishers] == [GUARD]
+
+
+def test_a_second_publisher_of_joint_states_is_never_engaged(rig: GuardRig) -> None:
+    """A forgotten joint_state_publisher at zero, 50 times a second; then it is gone."""
+    rig.start_guard()
+    foreign = rig.node.create_publisher(
+        JOINT_STATES.message_type, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
+    )
+
+    def publish_zeros() -> None:
+        now_ns = int(rig.node.get_clock().now().nanoseconds)
+        foreign.publish(
+            messages.joint_state_message(rig.spec.joint_names, np.zeros(8), np.zeros(8), now_ns)
+        )
+
+    timer = rig.node.create_timer(0.02, publish_zeros)
+    rig.wait_for(lambda: foreign.get_subscription_count() >= 2, "the guard's subscription")
+    for _ in range(15):
+        before = len(rig.received[JOINT_STATES.name])
+        rig.wait_for(
+            lambda before=before: len(rig.received[JOINT_STATES.name]) > before + 10, "joint states"
+        )
+        refused = rig.trigger("engage")
+        assert not refused.success
+    assert "two joint_states publishers" in refused.message
+    rig.node.destroy_timer(timer)
+    rig.node.destroy_publisher(foreign)
+    rig.engage()
+
+
+def test_a_chunk_of_100000_points_blocks_nothing(rig: GuardRig) -> None:
+    """Made into an object it would cost the guard seconds; joint states may be 0.5 s old."""
+    rig.start_guard("max_joint_state_age_s:=0.5")
+    rig.engage()
+    rig.publish(rig.gentle_knots())
+    rig.wait_for_one_more(EXECUTED_ACTIONS)
+    huge = JOINT_TRAJECTORY.message_type(joint_names=list(rig.spec.joint_names))
+    huge.points = [JointTrajectoryPoint()] * 100_000
+    rig.chunks.publish(huge)
+    rig.wait_for_state(engaged="false", fault="shape")
+    assert "fault_joint_states_stale" not in rig.guard_values()
+    rig.engage()
+
+
+def test_simulated_time_that_nobody_publishes_disengages(rig: GuardRig) -> None:
+    """use_sim_time set at run time: the clock goes to 0 and stands."""
+    rig.start_guard()
+    rig.engage()
+    value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
+    request = SetParameters.Request(parameters=[Parameter(name="use_sim_time", value=value)])
+    assert rig.call(SetParameters, f"{GUARD}/set_parameters", request).results[0].successful
+    rig.wait_for_state(engaged="false", fault="clock")
+    for _ in range(5):
+        refused = rig.trigger("engage")
+        assert not refused.success
+        rig.wait_for_one_more(JOINT_STATES)
+
+
 def test_a_dry_run_sends_nothing_to_the_controllers(rig: GuardRig) -> None:
     rig.start_guard("dry_run:=true")
     rig.engage()
@@ -153,13 +274,15 @@ def test_in_lockstep_a_disengaged_guard_answers_with_a_hold(rig: GuardRig) -> No
 def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) -> None:
     """The guard gets no CPU while eight joint states and then the chunk arrive, as in lockstep on
     a busy machine: the executor alone would take the chunk first."""
-    rclpy.init(args=["--ros-args", "-p", "mode:=lockstep", "-p", "late_after_s:=5.0"])
+    parameters = ("mode:=lockstep", "late_after_s:=5.0", "use_sim_time:=true")
+    words = [word for parameter in parameters for word in ("-p", parameter)]
+    rclpy.init(args=["--ros-args", *words])
     executor = SingleThreadedExecutor()
     try:
         guard, arm = SafetyNode(), rclpy.create_node("arm")
-        states, chunks = (
+        states, chunks, clock = (
             arm.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-            for topic in (JOINT_STATES, ACTION_CHUNK)
+            for topic in (JOINT_STATES, ACTION_CHUNK, CLOCK)
         )
         executed: list[Any] = []
         arm.create_subscription(
@@ -173,9 +296,10 @@ def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) ->
 
         spec = read_arm_spec("panda")
         home = np.array([0.0, 0.4, 0.0, -2.0, 0.0, 2.4, 0.8, 0.04])
-        start_ns = int(arm.get_clock().now().nanoseconds)
+        start_ns = 10**9
 
         def publish_state(stamp_ns: int) -> None:
+            clock.publish(messages.clock_message(stamp_ns))
             states.publish(
                 messages.joint_state_message(spec.joint_names, home, np.zeros(8), stamp_ns)
             )
@@ -185,6 +309,7 @@ def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) ->
             engage.service_is_ready,
             chunks.get_subscription_count,
             states.get_subscription_count,
+            clock.get_subscription_count,
             lambda: guard.count_publishers(ACTION_CHUNK.name),
         )
         spin_until(executor, lambda: all(is_ready() for is_ready in ready))
@@ -229,13 +354,15 @@ def test_a_restarted_guard_starts_disengaged(rig: GuardRig) -> None:
         lambda: np.allclose(rig.positions()[:7], sent.positions[-1], atol=1e-6), "coming to rest"
     )
     rig.start_guard()
-    assert rig.guard_values()["engaged"] == "false"
+    rig.wait_for_state(engaged="false")
 
 
 def test_it_goes_through_its_lifecycle_and_ends_well(rig: GuardRig) -> None:
     rig.start_guard()
     assert rig.change(Transition.TRANSITION_DEACTIVATE)
-    assert not rig.trigger("engage").success
+    refused = rig.trigger("engage")
+    assert not refused.success
+    assert "not active" in refused.message
     assert rig.change(Transition.TRANSITION_CLEANUP)
     assert rig.change(Transition.TRANSITION_CONFIGURE)
     assert rig.change(Transition.TRANSITION_ACTIVATE)

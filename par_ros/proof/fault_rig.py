@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard and arm as processes, and a node that is their policy, operator and clock.
+
+The policy is this node, or a process of its own where it is to be killed, or the real policy_node
+with a swing for a network where the camera fails. What the arm got is read from the file in which
+it writes down every control cycle. Every wait is bounded.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.node import Node
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import messages
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
+from par_ros.parameters import read_arm_spec
+from par_ros.proof.fault_judge import CycleLog
+from par_ros.proof.fault_processes import FaultProcesses, SuiteError
+from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CAMERA_WORLD, ArmWorld, PickUp
+from par_ros.proof.scripted_policy import CHUNK_S, Swing, chunk_message
+from par_ros.proof.seeing_policy import INSTRUCTION
+from par_ros.topics import (
+    ACTION_CHUNK,
+    DIAGNOSTICS,
+    E_STOP,
+    EXECUTED_ACTIONS,
+    GUARD,
+    GUARD_INPUTS,
+    GUARD_STATE,
+    POLICY,
+)
+
+ARM_PROCESS = "proof.fault_arm"
+POLICY_PROCESS = "proof.scripted_policy"
+SEEING_PROCESS = "proof.seeing_policy"
+CAMERA_PROCESS = "proof.scripted_camera"
+RUNNER_PROCESS = "proof.guard_runner"
+
+GUARD_PARAMETERS = ("reference:=topic",)
+_SERVICE_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 5.0
+_BRING_UP_TIMEOUT_S = 60.0
+# A killed node stays in the ROS graph until its lease ends.
+GRAPH_TIMEOUT_S = 45.0
+_BRING_UP_STEPS = {
+    State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+    State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+}
+_GRIPPER_M = 0.04
+
+
+class FaultRig(Node):
+    """See the module."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("fault_rig")
+        self.spec: ArmSpec = read_arm_spec("panda")
+        self.processes = FaultProcesses(folder)
+        self.log = CycleLog(self.processes.cycles, self.spec.num_arm_joints)
+        # Clients are kept: discovery takes longer than a call. (Node._clients is rclpy's own.)
+        self._service_clients: dict[str, Any] = {}
+        self.counters: dict[str, int] = {}
+        # When each counter was first seen, seconds of the steady clock.
+        self.counted_s: dict[str, float] = {}
+        self.state: dict[str, str] = {}
+        self.camera_faults: set[str] = set()
+        self.pick_ups: list[PickUp] = []
+        # Steady time of what the guard was given, newest last.
+        self.guard_moments_ns: list[int] = []
+        self.executed: dict[int, FloatArray] = {}
+        self.own_steps: list[int] = []
+        # Words that a case adds about itself, and the chunk that it changed.
+        self.seen: set[str] = set()
+        self.injected: JointTrajectoryMessage | None = None
+        self.largest_stall_s = 0.0
+        self.fault_ns = 0
+        self.world = ArmWorld()
+        self._world_of_arm = 0
+        self._swing: Swing | None = None
+        self._next_chunk_s = float("inf")
+        self.num_chunks = 0
+        self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
+        self.mangle_chunk = None
+        self.last_message: JointTrajectoryMessage | None = None
+        self.last_chunk_s = 0.0
+        self.chunks: Any = None
+        self._create_topics()
+
+    def _create_topics(self) -> None:
+        self.stop_topic = self.create_publisher(Bool, E_STOP.name, E_STOP.writer_qos.profile())
+        self._worlds = self.create_publisher(String, ARM_WORLD, 10)
+        self.camera = self.create_publisher(String, CAMERA_WORLD, 10)
+        self.create_subscription(String, ARM_EVENTS, self._on_arm_event, 200)
+        for topic, callback in (
+            (GUARD_STATE, self._on_guard_state),
+            (GUARD_INPUTS, self._on_guard_input),
+            (DIAGNOSTICS, self._on_diagnostics),
+            (EXECUTED_ACTIONS, self._on_executed),
+        ):
+            self.create_subscription(
+                topic.message_type, topic.name, callback, topic.reader_qos.profile()
+            )
+
+    # Time.
+
+    def now_ns(self) -> int:
+        """ROS time of all processes."""
+        return time.time_ns() + self.processes.clock.value_ns
+
+    def step_clock(self, step_s: float) -> None:
+        """Set the clock of all processes."""
+        self.processes.clock.value_ns += round(step_s * NANOSECONDS)
+
+    def mark(self) -> None:
+        """The fault is now."""
+        self.fault_ns = time.monotonic_ns()
+
+    def spin_for(self, duration_s: float) -> None:
+        """Let everything happen for `duration_s`."""
+        self.spin_until(lambda: False, duration_s)
+
+    def spin_until(self, condition: Callable[[], object], timeout_s: float) -> bool:
+        """Spin until `condition` holds; False after `timeout_s`."""
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            now_s = time.monotonic()
+            if now_s >= end_s:
+                return False
+            wait_s = min(0.02, max(self._next_chunk_s - now_s, 0.0), end_s - now_s)
+            rclpy.spin_once(self, timeout_sec=wait_s)
+            self.largest_stall_s = max(self.largest_stall_s, time.monotonic() - now_s - wait_s)
+            if time.monotonic() >= self._next_chunk_s:
+                self._next_chunk_s += CHUNK_S
+                self.publish_chunk()
+        return True
+
+    # Guard and arm.
+
+    def start_guard(self, parameters: tuple[str, ...], *, supervised: bool) -> None:
+        """Start the guard and bring it to active; or have the runner do so."""
+        self.counters, self.counted_s, self.state = {}, {}, {}
+        if supervised:
+            self.processes.start(RUNNER_PROCESS, own_clock=True)
+        else:
+            self.processes.start(GUARD, *parameters)
+        self.bring_up(GUARD, drive=not supervised)
+
+    def start_arm(self) -> None:
+        """The arm at its home, in the world that is."""
+        self.processes.start(ARM_PROCESS)
+        self._world_of_arm = -1
+        before = self.log.num_rows
+        if not self.spin_until(lambda: self.log.num_rows > before + 1, _SERVICE_TIMEOUT_S):
+            text = self.processes.log_tail(ARM_PROCESS)
+            raise SuiteError(f"the suite's arm does not run: {text}")
+        self.set_world(self.world)
+
+    def set_world(self, world: ArmWorld) -> None:
+        """Have the arm in this world; returns when it is."""
+        number = self.world.number + 1
+        self.world = ArmWorld(**{**vars(world), "number": number})
+        message = String(data=self.world.text())
+        end_s = time.monotonic() + _SERVICE_TIMEOUT_S
+        while self._world_of_arm != number:
+            if time.monotonic() > end_s:
+                raise SuiteError("the suite's arm does not answer.")
+            # Again: it may not have been discovered yet.
+            self._worlds.publish(message)
+            self.spin_until(lambda: self._world_of_arm == number, 0.5)
+
+    def bring_up(self, node: str, *, drive: bool = True) -> None:
+        """Wait until a lifecycle node is active; `drive` it there."""
+        # A killed node's services stay in the ROS graph for a while and swallow requests: ask for
+        # the state until the living one answers.
+        end_s = time.monotonic() + _BRING_UP_TIMEOUT_S
+        while time.monotonic() < end_s:
+            state = self.call_once(GetState, f"{node}/get_state", GetState.Request())
+            if state is None:
+                continue
+            if state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+                return
+            step = _BRING_UP_STEPS.get(state.current_state.id)
+            if step is not None and drive:
+                self.change_state(node, step)
+        raise SuiteError(f"{node} did not come up; start it by hand and read its log.")
+
+    def change_state(self, node: str, transition: int) -> bool:
+        """One lifecycle transition; True where it succeeded."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        response = self.call_once(ChangeState, f"{node}/change_state", request)
+        return response is not None and bool(response.success)
+
+    def trigger(self, name: str) -> Any:
+        """Call one of the guard's services."""
+        return self.call(Trigger, name, Trigger.Request())
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call until it is answered."""
+        end_s = time.monotonic() + _SERVICE_TIMEOUT_S
+        while time.monotonic() < end_s:
+            response = self.call_once(service_type, name, request)
+            if response is not None:
+                return response
+        raise SuiteError(f"service {name} did not answer.")
+
+    def call_once(self, service_type: Any, name: str, request: Any) -> Any:
+        """One call; None where no answer comes in time."""
+        if name not in self._service_clients:
+            self._service_clients[name] = self.create_client(service_type, name)
+        client = self._service_clients[name]
+        if not self.spin_until(client.service_is_ready, _ANSWER_TIMEOUT_S):
+            return None
+        future = client.call_async(request)
+        return future.result() if self.spin_until(future.done, _ANSWER_TIMEOUT_S) else None
+
+    def ask(self, service_type: Any, name: str, request: Any) -> Any:
+        """Send a request and go on; the future of its answer."""
+        if name not in self._service_clients:
+            self._service_clients[name] = self.create_client(service_type, name)
+        return self._service_clients[name].call_async(request)
+
+    # The policy.
+
+    def start_policy(self, process: str) -> None:
+        """Begin to swing, from where the arm is; in this process, or in one of that name."""
+        self.num_chunks = 0
+        if process:
+            self._start_policy_process(process)
+            return
+        if self.chunks is None:
+            self.chunks = self.create_publisher(
+                JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+            )
+            self.spin_until(lambda: self.chunks.get_subscription_count() > 0, 5.0)
+        position = self.positions()
+        assert position is not None
+        self._swing = Swing(position, self.spec.home, _GRIPPER_M)
+        self._next_chunk_s = time.monotonic()
+
+    def make_way_for(self, process: str) -> None:
+        """Leave action_chunk to a process that is about to be the policy."""
+        if self.chunks is not None:
+            self.destroy_publisher(self.chunks)
+            self.chunks = None
+        if not self.processes.is_alive(process):
+            # A policy that was killed before is still in the graph for a while.
+            self.wait_for_no_policy()
+
+    def _start_policy_process(self, process: str) -> None:
+        self.make_way_for(process)
+        if self.processes.is_alive(process):
+            return
+        if process == SEEING_PROCESS:
+            self.start_camera()
+            self.processes.start(process, f"instruction:={INSTRUCTION}")
+            self.bring_up(POLICY)
+        else:
+            self.processes.start(process)
+
+    def start_camera(self) -> None:
+        """The camera, where it does not run yet."""
+        if not self.processes.is_alive(CAMERA_PROCESS):
+            self.processes.start(CAMERA_PROCESS)
+        self.spin_until(lambda: self.camera.get_subscription_count() > 0, _SERVICE_TIMEOUT_S)
+
+    def wait_for_no_policy(self) -> None:
+        """Until nobody but this process is left in the graph as a policy."""
+        own = 0 if self.chunks is None else 1
+        self.spin_until(lambda: self.count_publishers(ACTION_CHUNK.name) <= own, GRAPH_TIMEOUT_S)
+
+    def pause_policy(self) -> None:
+        """Send no more chunks from this process."""
+        self._next_chunk_s = float("inf")
+
+    def end_policy_processes(self, but: tuple[str, ...] = ()) -> None:
+        """Ask them to leave, so that the graph forgets them."""
+        for name in {POLICY_PROCESS, SEEING_PROCESS, CAMERA_PROCESS} - set(but):
+            if self.processes.is_alive(name):
+                self.processes.signal(name, signal.SIGCONT)
+                self.processes.signal(name, signal.SIGINT)
+                self.spin_until(lambda name=name: not self.processes.is_alive(name), 5.0)
+            self.processes.end(name)
+
+    def publish_chunk(self) -> None:
+        """The swing's next chunk, through `mangle_chunk`."""
+        assert self._swing is not None
+        knots = self._swing.knots(CHUNK_S * self.num_chunks)
+        self.num_chunks += 1
+        message: JointTrajectoryMessage | None = chunk_message(self.spec, knots, self.now_ns())
+        if self.mangle_chunk is not None and message is not None:
+            message = self.mangle_chunk(message)
+        if message is None:
+            return
+        self.last_message = message
+        self.last_chunk_s = time.monotonic()
+        self.chunks.publish(message)
+
+    # The arm.
+
+    def positions(self) -> FloatArray | None:
+        """The newest command, float64 [J]."""
+        newest = self.log.newest()
+        return None if newest is None else newest[-1, 1:].copy()
+
+    def speed_rad_s(self) -> float:
+        """The fastest joint's."""
+        newest = self.log.newest()
+        if newest is None:
+            return 0.0
+        return float(np.abs(np.diff(newest[:, 1:], axis=0)).max()) * 1000.0
+
+    def _on_arm_event(self, message: String) -> None:
+        content = json.loads(message.data)
+        if content["kind"] == "world":
+            self._world_of_arm = content["number"]
+        elif content["kind"] == "stall":
+            self.largest_stall_s = max(self.largest_stall_s, content["stall_s"])
+        elif content["kind"] == "own_step":
+            self.own_steps.append(content["cycle"])
+        else:
+            self.pick_ups.append(PickUp(**content))
+
+    # The guard.
+
+    def _on_guard_state(self, message: DiagnosticStatus) -> None:
+        self.state = dict(messages.read_status(message).values)
+
+    def _on_guard_input(self, message: DiagnosticStatus) -> None:
+        for pair in message.values:
+            if pair.key == "steady_ns":
+                self.guard_moments_ns.append(int(pair.value))
+                return
+
+    def _on_executed(self, message: JointTrajectoryMessage) -> None:
+        self.executed[messages.stamp_ns(message)] = messages.read_joint_trajectory(
+            message
+        ).positions
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in messages.read_diagnostics(message):
+            if status.name == GUARD:
+                self._count(
+                    {name: int(text) for name, text in status.values.items() if text.isdigit()}
+                )
+            elif status.name == POLICY and status.values.get("camera_fault"):
+                self.camera_faults.add(f"camera_{status.values['camera_fault']}")
+
+    def _count(self, counters: dict[str, int]) -> None:
+        """A guard that was configured anew counts from 0."""
+        for name, count in counters.items():
+            if count != self.counters.get(name, 0):
+                self.counted_s[name] = time.monotonic()
+        self.counters = counters
