@@ -60,7 +60,7 @@ class Engaging:
 
     @property
     def is_start_known(self) -> bool:
-        """Whether start() can tell; in lockstep the reference has to be there, if it is expected."""
+        """Whether start() can tell; in lockstep an expected reference has to be there."""
         waits = self._lockstep and self._expects_reference and self._usable_reference() is None
         return self._joints.newest is not None and not waits
 
