@@ -18,10 +18,17 @@ from par_ros.control.timeline import ClockStep, Moment, Timeline
 
 
 class StopLatch:
-    """The emergency stop's memory; outlives a guard."""
+    """What outlives a guard.
+
+    Attributes:
+        is_set: the emergency stop's latch.
+        settled_ns: until then (timeline) a controller whose reference is not known is led, from
+            rest to rest, to where a guard began.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
+        self.settled_ns = 0
 
 
 class Authority:
@@ -32,8 +39,6 @@ class Authority:
         latch: the emergency stop's.
         holding: why the arm is held although the guard is engaged; empty while it moves.
         last_fault: what disengaged the guard last; None since it was engaged.
-        settled_ns: until then (timeline) a controller whose reference is not known is led, from
-            rest to rest, to where the guard begins.
     """
 
     def __init__(
@@ -65,7 +70,6 @@ class Authority:
         self.engaged = False
         self.holding = ""
         self.last_fault: Fault | None = None
-        self.settled_ns = 0
         self._last_time_ns = 0
         self._ros_ns = self._last_ros_ns = 0
         # A controller may stand until its clock has reached this again (ROS time).
@@ -129,7 +133,7 @@ class Authority:
             time_ns = self.timeline.time_ns(moment)
         if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
             return Command()
-        if time_ns < self.settled_ns:
+        if time_ns < self.latch.settled_ns:
             return log("warning", "the arm is being led from rest to rest, gently, and ends there")
         moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
         if not (moves or retreats or self.lockstep):
@@ -203,7 +207,7 @@ class Authority:
 
     def moves(self, time_ns: int) -> bool:
         """Whether what was commanded has not come to rest yet."""
-        return self._motions.is_moving(time_ns) or time_ns < self.settled_ns
+        return self._motions.is_moving(time_ns) or time_ns < self.latch.settled_ns
 
     def behind_s(self, moment: Moment) -> float:
         """How long it takes until the ROS clock is where it was before it stepped back."""

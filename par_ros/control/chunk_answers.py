@@ -158,7 +158,7 @@ class ChunkAnswers:
 
     def _why_wait(self, time_ns: int) -> tuple[str, str] | None:
         """Why a good chunk is not followed now: one word and a sentence."""
-        if time_ns < self._authority.settled_ns:
+        if time_ns < self._authority.latch.settled_ns:
             return "settling", "the arm is still being led to where the guard begins"
         running = self._motions.running
         judged = running.kind == "standing" or self._reference.confirmed

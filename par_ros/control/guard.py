@@ -401,8 +401,8 @@ class Guard:
         self._watchdog.feed(LIVE_POLICY, now_s, self.settings.first_chunk_timeout_s)
         if not start.settles:
             return Reply(True, "engaged from where the arm is held")
-        command, self._authority.settled_ns = self._commander.settle(start, time_ns, moment)
-        duration_s = (self._authority.settled_ns - time_ns) / NANOSECONDS
+        command, self._authority.latch.settled_ns = self._commander.settle(start, time_ns, moment)
+        duration_s = (self._authority.latch.settled_ns - time_ns) / NANOSECONDS
         return Reply(
             True,
             "engaged from the measured positions; the controller's reference is not known, so the "

@@ -24,7 +24,8 @@ from par_ros.control.timeline import Moment
 MIN_SAMPLES = 5
 MIN_SPAN_S = 0.2
 MAX_SPREAD_RAD = 0.002
-# Samples older than this say nothing about now.
+# The newest must be this new, and those before it no older than the window.
+_FRESH_S = 0.1
 _WINDOW_S = 0.45
 _SAMPLES_KEPT = 512
 # Two machines' clocks may differ by this much.
@@ -119,7 +120,7 @@ class JointWatch:
         if not self._seen:
             return f"no joint state can be used: {self.why_silent()}"
         recent = self._recent(moment)
-        if not recent:
+        if not recent or not self._is_fresh(recent[-1], moment):
             return f"joint states are stale: {self.why_silent()}"
         stopped = self._why_stopped_clock(recent)
         if stopped:
@@ -135,6 +136,13 @@ class JointWatch:
             or self._why_moving(recent[-1].sample)
             or self._why_outside(recent[-1].sample)
         )
+
+    def _is_fresh(self, seen: _Seen, moment: Moment) -> bool:
+        """Whether a sample says something about now."""
+        age_ns = moment.ros_ns - seen.sample.stamp_ns
+        if not self._simulated:
+            age_ns = max(age_ns, moment.steady_ns - seen.moment.steady_ns)
+        return age_ns <= _FRESH_S * NANOSECONDS
 
     def _recent(self, moment: Moment) -> list[_Seen]:
         """Samples of the last moments, by the clock that the arm lives on."""
