@@ -48,6 +48,7 @@ _PERIOD_S = 0.1
 _NUM_WARM_UP = 20
 _NOISE_RAD = 0.004
 _ANSWER_TIMEOUT_S = 1.0
+_TRAJECTORY_TIMEOUT_S = 0.05
 _ENGAGE_TIMEOUT_S = 15.0
 _GRIPPER_M = 0.04
 _TICK_NS = 20_000_000
@@ -177,8 +178,10 @@ class LatencyRig(FaultRig):
         begin_ns = time.time_ns()
         self.chunks.publish(message)
         stamp_ns = messages.stamp_ns(message)
-        if not self.spin_until(
-            lambda: stamp_ns in self.executed and len(self._sent_ns) > 0, _ANSWER_TIMEOUT_S
+        # A chunk that is held is answered without a trajectory.
+        answered = self.spin_until(lambda: stamp_ns in self.executed, _ANSWER_TIMEOUT_S)
+        if not (
+            answered and self.spin_until(lambda: len(self._sent_ns) > 0, _TRAJECTORY_TIMEOUT_S)
         ):
             return "", 0.0
         asked = messages.read_joint_trajectory(message).positions
