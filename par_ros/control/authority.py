@@ -70,6 +70,7 @@ class Authority:
         self.engaged = False
         self.holding = ""
         self.last_fault: Fault | None = None
+        self._stops_settling = False
         self._last_time_ns = 0
         self._ros_ns = self._last_ros_ns = 0
         # A controller may stand until its clock has reached this again (ROS time).
@@ -85,6 +86,7 @@ class Authority:
     def begin(self) -> None:
         """The guard was engaged."""
         self.engaged = True
+        self._stops_settling = False
         self.last_fault = None
         self.holding = ""
 
@@ -134,7 +136,7 @@ class Authority:
         if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
             return Command()
         if time_ns < self.latch.settled_ns:
-            return log("warning", "the arm is being led from rest to rest, gently, and ends there")
+            return self._stop_settling(time_ns, moment)
         moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
         if not (moves or retreats or self.lockstep):
             return Command()
@@ -154,6 +156,18 @@ class Authority:
             )
         self._reference.begin()
         return self._commander.send(motion, moment)
+
+    def _stop_settling(self, time_ns: int, moment: Moment) -> Command:
+        """Where the controller is on its way to the start is not known, but not far from the arm.
+
+        It goes to where the arm is measured, from its own reference: no step, and at rest soon.
+        """
+        sample = self._joints.newest
+        if sample is None or self._stops_settling:
+            return log("warning", "the arm is being led from rest to rest, gently, and ends there")
+        self._stops_settling = True
+        # Should this be lost, the arm is led to the end all the same: `settled_ns` stays.
+        return self._commander.rest_at(sample.positions[:-1], time_ns, moment)
 
     def _physics_runs(self, time_ns: int) -> bool:
         """Lockstep: whether physics is on its way through a chunk, and waits for nobody.

@@ -90,18 +90,27 @@ class Commander:
         """Lead a controller whose reference is not known to the start; and until when.
 
         The guard stands there from the beginning: the way to it is the controller's own, from rest
-        to rest.
+        to rest, and gentle however late it begins.
         """
-        # Gentle however late it is taken.
-        duration_s = stopping.settling_duration_s(self._spec)
-        duration_s += MAX_PICKUP_NS / NANOSECONDS
-        positions = start.state.positions[None].copy()
-        zeros = np.zeros_like(positions)
-        arm = JointTrajectory(
-            self._spec.arm_joint_names, np.array([duration_s]), positions, zeros, zeros
-        )
-        command = Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
+        duration_s = stopping.settling_duration_s(self._spec) + MAX_PICKUP_NS / NANOSECONDS
+        command = self._alone(start.state.positions, duration_s, time_ns, moment)
         return command, time_ns + round(duration_s * NANOSECONDS)
+
+    def rest_at(self, measured: FloatArray, time_ns: int, moment: Moment) -> Command:
+        """The same from the middle of that way to where the arm is measured [J], soon."""
+        limits = self._planning.limits
+        positions = np.clip(measured, limits.min_position, limits.max_position)
+        return self._alone(positions, stopping.SETTLED_STOP_S, time_ns, moment)
+
+    def _alone(
+        self, positions: FloatArray, duration_s: float, time_ns: int, moment: Moment
+    ) -> Command:
+        """A single point at rest: a controller goes there from its own reference."""
+        zeros = np.zeros((1, len(positions)))
+        arm = JointTrajectory(
+            self._spec.arm_joint_names, np.array([duration_s]), positions[None].copy(), zeros, zeros
+        )
+        return Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
 
     def send(self, motion: CommandedMotion, moment: Moment) -> Command:
         """Remember the motion as the running one, and give it as messages want it.

@@ -77,6 +77,7 @@ class Guard:
             max_age_s=settings.max_joint_state_age_s,
             max_engage_speed_rad_s=settings.max_engage_speed_rad_s,
             simulated=simulated,
+            lockstep=settings.lockstep,
         )
         self._reference = ReferenceWatch(timeline)
         self._engaging = Engaging(
@@ -211,10 +212,11 @@ class Guard:
         if stepped is not None:
             return stepped
         self.counters["bad_joint_states"] += 1
+        command = Command()
+        if self._authority.engaged:
+            command = self._authority.trip(Fault("joint_states", reason), moment)
         self._joints.forget()
-        if not self._authority.engaged:
-            return Command()
-        return self._authority.trip(Fault("joint_states", reason), moment)
+        return command
 
     def on_missing_joints(self, names: tuple[str, ...]) -> None:
         """Take note of joints that no joint state has reported."""
@@ -413,12 +415,12 @@ class Guard:
     def disengage(self, moment: Moment) -> Reply:
         """Come to rest and let nothing pass."""
         stepped = self._authority.advance(moment)
+        was_engaged, self._authority.engaged = self._authority.engaged, False
+        command = self._authority.stop(moment) if stepped is None else stepped
         # The arm may be moved by hand, or put back to its start, before the next engage.
         self._joints.forget()
         if stepped is not None:
             return Reply(True, "disengaged by a clock step; the arm comes to rest", stepped)
-        was_engaged, self._authority.engaged = self._authority.engaged, False
-        command = self._authority.stop(moment)
         if not was_engaged:
             return Reply(True, "was not engaged", command)
         return Reply(True, "disengaged; the arm comes to rest", command)
@@ -428,6 +430,7 @@ class Guard:
         stepped = self._authority.advance(moment)
         was_latched, self._authority.latch.is_set = self._authority.latch.is_set, True
         self._authority.engaged = False
+        self.counters["e_stops"] += not was_latched
         if self._authority.is_quiet(moment):
             return Reply(
                 True,
@@ -438,7 +441,6 @@ class Guard:
         command = self._authority.stop(moment)
         if was_latched:
             return Reply(True, "was stopped already", command)
-        self.counters["e_stops"] += 1
         return Reply(True, "stopped; reset_stop and then engage clear it", command)
 
     def reset_stop(self) -> Reply:

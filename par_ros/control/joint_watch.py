@@ -53,9 +53,21 @@ class JointWatch:
     """The newest joint states of one arm."""
 
     def __init__(
-        self, spec: ArmSpec, *, max_age_s: float, max_engage_speed_rad_s: float, simulated: bool
+        self,
+        spec: ArmSpec,
+        *,
+        max_age_s: float,
+        max_engage_speed_rad_s: float,
+        simulated: bool,
+        lockstep: bool,
     ) -> None:
-        """simulated: the ROS clock may run slower than the steady one, but must run."""
+        """What is known of the clock.
+
+        Args:
+            simulated: the ROS clock may run slower than the steady one, but must run.
+            lockstep: /clock may come behind what is stamped with it.
+        """
+        self._max_future_s = np.inf if lockstep else MAX_FUTURE_S
         self._spec = spec
         self._max_age_s = max_age_s
         self._max_speed_rad_s = max_engage_speed_rad_s
@@ -92,7 +104,7 @@ class JointWatch:
 
     def _why_unusable(self, sample: JointSample, moment: Moment) -> str:
         age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
-        if not -MAX_FUTURE_S <= age_s <= self._max_age_s:
+        if not -self._max_future_s <= age_s <= self._max_age_s:
             return (
                 f"joint states must be stamped within {self._max_age_s:g} s of now, the last is "
                 f"{age_s:.3f} s old; check the driver's clock and use_sim_time"

@@ -4,8 +4,8 @@
 joint_trajectory_controller publishes its reference with the time of the control cycle
 (`controller_state`); the simulated arms publish the same on `controller_reference`. A sample is
 compared with the running motion and with the one before it, at the sample's own time. The cycle's
-time is not exactly the time at which the controller sampled its curve, so what a shift of 2 ms
-along the motion explains is no difference.
+time is not exactly the time at which the controller sampled its curve, so what a shift of half a
+millisecond along the motion explains is no difference.
 
 J arm joints. Times are integer nanoseconds of the guard's timeline.
 """
@@ -26,7 +26,7 @@ TAKEN_AFTER_S = 0.02
 _NUM_AGAINST = 2
 # Same curve: rounding, and what a shifted sample's curvature leaves.
 _SAME_RAD = 5e-5
-_MAX_SHIFT_S = 0.002
+_MAX_SHIFT_S = 0.0005
 # At rest a reference is exact.
 _SAME_AT_REST_RAD = 1e-7
 _REST_RAD_S = 1e-3
@@ -149,7 +149,7 @@ class ReferenceWatch:
 
 
 def _follows(sample: ReferenceSample, motion: CommandedMotion, time_ns: int) -> bool:
-    """Whether `sample` lies on `motion` within 2 ms of `time_ns`."""
+    """Whether `sample` lies on `motion` within half a millisecond of `time_ns`."""
     state = motion.state_at(time_ns)
     apart = sample.positions - state.positions
     speed = float(state.velocities @ state.velocities)

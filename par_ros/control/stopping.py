@@ -20,6 +20,10 @@ _MAX_RETREAT_S = 1.0
 # with less, or with more, of them.
 _STOP_SHARES = (1.0, 0.9, 1.04)
 _SETTLING_SHARE = 0.1
+# From the middle of settling, at no more than 10 % of the velocity, to an arm that is no further
+# away than the allowed tracking error: within the acceleration limits, and at rest within 0.5 s
+# however late it is taken.
+SETTLED_STOP_S = 0.4
 # Peaks of the quintic from rest to rest over a way of 1 in a time of 1.
 _QUINTIC_VELOCITY = 1.875
 _QUINTIC_ACCELERATION = 10.0 / np.sqrt(3.0)

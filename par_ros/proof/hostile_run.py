@@ -186,7 +186,9 @@ class HostileRun:
             "text": f"trajectory of {sent.origin}",
             "sent": self._told(sent),
         }
-        settles = sent.origin == "engage" or self.world.is_simulated
+        before = history.sent[max(sent.number - 1, 0)]
+        led = before.origin == "engage" and not self.world.mode.has_reference
+        settles = sent.origin == "engage" or led or self.world.is_simulated
         for fate, kind in (("ahead", "ahead"), ("rejected", "rejected")):
             if fate not in sent.fate or (fate == "ahead" and settles):
                 continue

@@ -90,6 +90,10 @@ class History:
         source = broken.source
         if source is None:
             return OWN_HOLD
+        before = broken.before
+        if before is not None and before.origin == "engage" and not self.has_reference:
+            # The stop's only point is ahead, because from where it begins nobody knows.
+            return LED
         if broken.kind in ("finite", "position"):
             return ""
         if not broken.intended_breaks:

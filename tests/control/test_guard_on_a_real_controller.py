@@ -236,6 +236,20 @@ def test_parts_of_a_joint_state_are_put_together() -> None:
 # What was sent is watched.
 
 
+@pytest.mark.parametrize("pickup_s", [0.055, 0.08])
+def test_a_late_pick_up_of_a_slow_motion_is_noticed(pickup_s: float) -> None:
+    """25 and 50 ms after the splice, at up to 0.3 rad/s: steps of about a milliradian."""
+    rig = Rig().engaged()
+    for _ in range(4):
+        rig.chunk(rig.gentle(0.5))
+        rig.wait(0.4)
+    assert np.abs(rig.controller.reference.velocities).max() > 0.2
+    rig.pickup_s = pickup_s
+    rig.chunk(rig.gentle(-0.5))
+    rig.wait(0.3)
+    assert rig.guard.counters["picked_up_late"] + rig.guard.counters["not_taken"] >= 1
+
+
 @pytest.mark.parametrize("pickup_s", [0.012, 0.02, 0.029])
 def test_a_pick_up_within_the_splice_moves_nothing(pickup_s: float) -> None:
     rig = Rig().engaged()
@@ -493,22 +507,34 @@ def test_a_simulation_that_stops_is_a_fault() -> None:
 # Without a reference.
 
 
-def test_while_the_arm_is_led_to_its_start_nothing_else_is_sent() -> None:
-    """Where the controller is on its way is not known: a fault waits for the gentle end."""
+@pytest.mark.parametrize("after_s", [0.05, 0.3, 0.6, 0.9])
+def test_the_way_to_the_start_is_stopped_too(after_s: float) -> None:
+    """The controller goes on from its own reference to where the arm is, at rest within 0.5 s.
+
+    5 mrad of sag. Its only point is ahead, so a cycle of the controller is wrong by the speed times
+    a millisecond (docs/real_arm.md, "Hand-over"): 10 microradian here, within the acceleration
+    limit, beyond the jerk limit.
+    """
     rig = Rig(expects_reference=False)
     rig.sends_references = False
-    rig.joint_offset = 0.02
+    rig.joint_offset = 0.005
     rig.engaged()
-    rig.wait(0.3)
+    rig.wait(after_s)
     num_sent = len(rig.sent)
-    rig.take(rig.guard.on_bad_joint_state("a number is not finite", rig.moment))
-    assert not rig.guard.engaged
-    assert "led from rest to rest" in text(rig.call("e_stop").command)
+    rig.call("e_stop")
+    rig.call("e_stop")
+    assert len(rig.sent) == num_sent + 1
+    assert "still coming to rest" in _after_reset(rig)
+    rig.wait(0.5)
+    assert not np.diff(rig.commands[-3:], axis=0).any()
+    shares = rig.largest_shares()
+    assert max(shares["velocity"], shares["acceleration"]) <= 1.0
+    assert shares["jerk"] <= 4.0
+
+
+def _after_reset(rig: Rig) -> str:
     rig.guard.reset_stop()
-    assert "still coming to rest" in rig.call("engage").message
-    assert len(rig.sent) == num_sent
-    rig.wait(1.5)
-    assert max(rig.largest_shares().values()) <= 0.1
+    return rig.call("engage").message
 
 
 def test_an_arm_far_from_its_last_command_is_not_engaged() -> None:

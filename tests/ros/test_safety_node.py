@@ -274,7 +274,7 @@ def test_in_lockstep_a_disengaged_guard_answers_with_a_hold(rig: GuardRig) -> No
 def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) -> None:
     """The guard gets no CPU while eight joint states and then the chunk arrive, as in lockstep on
     a busy machine: the executor alone would take the chunk first."""
-    parameters = ("mode:=lockstep", "late_after_s:=5.0", "use_sim_time:=true")
+    parameters = ("mode:=lockstep", "late_after_s:=5.0", "use_sim_time:=true", "reference:=none")
     words = [word for parameter in parameters for word in ("-p", parameter)]
     rclpy.init(args=["--ros-args", *words])
     executor = SingleThreadedExecutor()
