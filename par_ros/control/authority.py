@@ -166,8 +166,10 @@ class Authority:
         if sample is None or self._stops_settling:
             return log("warning", "the arm is being led from rest to rest, gently, and ends there")
         self._stops_settling = True
-        # Should this be lost, the arm is led to the end all the same: `settled_ns` stays.
-        return self._commander.rest_at(sample.positions[:-1], time_ns, moment)
+        command, end_ns = self._commander.rest_at(sample.positions[:-1], time_ns, moment)
+        # Should this be lost, the arm is led to the former end all the same.
+        self.latch.settled_ns = max(self.latch.settled_ns, end_ns)
+        return command
 
     def _physics_runs(self, time_ns: int) -> bool:
         """Lockstep: whether physics is on its way through a chunk, and waits for nobody.

@@ -17,6 +17,7 @@ from par_ros.control.timeline import Moment, Timeline
 
 # Nobody takes a trajectory later than this.
 MAX_PICKUP_NS = 100_000_000
+_END_NS = 20_000_000
 # A trajectory lasts at least this long behind its departure, at rest in the end: a controller
 # rejects one that is over when it arrives, and a stop must not be rejected for coming late.
 _MIN_DURATION_S = 1.0
@@ -93,10 +94,9 @@ class Commander:
         to rest, and gentle however late it begins.
         """
         duration_s = stopping.settling_duration_s(self._spec) + MAX_PICKUP_NS / NANOSECONDS
-        command = self._alone(start.state.positions, duration_s, time_ns, moment)
-        return command, time_ns + round(duration_s * NANOSECONDS)
+        return self._alone(start.state.positions, duration_s, time_ns, moment)
 
-    def rest_at(self, measured: FloatArray, time_ns: int, moment: Moment) -> Command:
+    def rest_at(self, measured: FloatArray, time_ns: int, moment: Moment) -> tuple[Command, int]:
         """The same from the middle of that way to where the arm is measured [J], soon."""
         limits = self._planning.limits
         positions = np.clip(measured, limits.min_position, limits.max_position)
@@ -104,13 +104,15 @@ class Commander:
 
     def _alone(
         self, positions: FloatArray, duration_s: float, time_ns: int, moment: Moment
-    ) -> Command:
+    ) -> tuple[Command, int]:
         """A single point at rest: a controller goes there from its own reference."""
         zeros = np.zeros((1, len(positions)))
         arm = JointTrajectory(
             self._spec.arm_joint_names, np.array([duration_s]), positions[None].copy(), zeros, zeros
         )
-        return Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
+        command = Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
+        # Rounding of message and clock: the last cycle may lie behind it.
+        return command, time_ns + round(duration_s * NANOSECONDS) + _END_NS
 
     def send(self, motion: CommandedMotion, moment: Moment) -> Command:
         """Remember the motion as the running one, and give it as messages want it.
