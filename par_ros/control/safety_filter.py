@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from par_ros.control import braking
-from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.arm_spec import ArmSpec, JointLimits
 from par_ros.control.chunk_form import ChunkForm, Fault, RequestedChunk
 from par_ros.control.chunk_tracking import ChunkTracker
 from par_ros.control.curve_limits import LIMIT_NAMES, BoolArray, CurveLimits
 from par_ros.control.filtered_chunk import Change, FilteredChunk, Join, Outcome
 from par_ros.control.gripper_limit import limited_targets
 from par_ros.control.hermite_curve import Nodes, Pieces, control_points
-from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, MotionState
 from par_ros.control.knot_spline import KnotSpline, knot_spline
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class SafetyFilter:
 
         The gentle tail first; where that runs into a position limit, the firm one.
         """
-        last = nodes.last_state
+        last = _tamed(nodes.last_state, self._limits.joints)
         for tail_s in (self._tail_s, 0.0):
             tail = braking.stop(last, self._limits.joints, tail_s)
             points = control_points(tail.after(Nodes.at(0.0, last)))
@@ -225,6 +225,19 @@ def _workspace(spec: ArmSpec) -> "Workspace | None":
     from par_ros.control.workspace import Workspace
 
     return Workspace(spec.workspace, spec.arm_joint_names)
+
+
+def _tamed(state: MotionState, limits: JointLimits) -> MotionState:
+    """The same, but not absurdly fast: from 60 rad/s ruckig finds no stop.
+
+    The curve that ends so breaks the velocity limit before that, which is always enforced.
+    """
+    fastest, hardest = 3.0 * limits.max_velocity, 20.0 * limits.max_acceleration
+    return MotionState(
+        state.positions,
+        np.clip(state.velocities, -fastest, fastest),
+        np.clip(state.accelerations, -hardest, hardest),
+    )
 
 
 def arm_trajectory(spec: ArmSpec, nodes: Nodes) -> JointTrajectory:

@@ -284,3 +284,14 @@ def test_whatever_passes_keeps_every_limit_at_every_millisecond(
     oracle.advance(1.0)
     assert not oracle.findings.num_violations, oracle.findings.examples
     assert not oracle.velocities.any()
+
+
+def test_a_chunk_of_absurd_speed_is_no_exception() -> None:
+    """Knots 0.3 rad apart, to and fro: the exact curve ends at tens of rad/s."""
+    spec = arm("panda")
+    signs = np.where(np.arange(8) % 2, 1.0, -1.0)
+    wild = spec.home + 12.0 * np.outer(signs, np.ones(7))
+    filtered = make_filter(spec).apply(
+        Join(MotionState.at_rest(spec.home)), np.column_stack((wild, np.full(8, 0.02))), 0.02
+    )
+    assert filtered.outcome != "unchanged"
