@@ -4,7 +4,7 @@
 import numpy as np
 
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.proof.limit_oracle import PERIOD_S, ControllerOracle
+from tests.control.limit_oracle import PERIOD_S, ControllerOracle
 from tests.control.arms import arm
 
 

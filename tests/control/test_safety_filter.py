@@ -18,7 +18,7 @@ from par_ros.control.safety_filter import (
     SafetyFilter,
     arm_trajectory,
 )
-from par_ros.proof.limit_oracle import ControllerOracle
+from tests.control.limit_oracle import ControllerOracle
 from tests.control.arms import arm, knots
 
 TIMES = 0.05 * np.arange(1, 9)
