@@ -38,9 +38,7 @@ def guard_state(name: str, guard: Guard) -> messages.Status:
     return messages.Status(name, level, text, values)
 
 
-def diagnostics(
-    name: str, guard: Guard, last_event: str, num_policies: int, more: dict[str, str]
-) -> messages.Status:
+def diagnostics(name: str, guard: Guard, last_event: str, more: dict[str, str]) -> messages.Status:
     """The same with the counters, for people and reports."""
     level, text = state_of(guard)
     values = {
@@ -50,7 +48,6 @@ def diagnostics(
         "holds": str(guard.counters["holds"]),
         "changes": str(guard.counters["tracked"]),
         "last_hold_reason": last_event,
-        "num_policies": str(num_policies),
         **more,
         **{name: str(count) for name, count in sorted(guard.counters.items()) if name != "holds"},
     }

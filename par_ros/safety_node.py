@@ -9,7 +9,6 @@ in every state of the lifecycle, and its latch survives them all.
 
 import sys
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -24,6 +23,7 @@ from par_ros.control.guard import Guard, StopLatch
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
+from par_ros.guard_outputs import GuardOutputs
 from par_ros.parameters import (
     SafetyNodeParameters,
     declare,
@@ -35,20 +35,12 @@ from par_ros.process import ClockReader, report_error, run_node, transition
 from par_ros.reference_input import ReferenceInput
 from par_ros.topics import (
     ACTION_CHUNK,
-    DIAGNOSTICS,
     DISENGAGE,
     E_STOP,
     E_STOP_STATE,
     ENGAGE,
-    EXECUTED_ACTIONS,
-    GRIPPER_TRAJECTORY,
-    GRIPPER_TRAJECTORY_SHADOW,
     GUARD,
-    GUARD_INPUTS,
-    GUARD_STATE,
     JOINT_STATES,
-    JOINT_TRAJECTORY,
-    JOINT_TRAJECTORY_SHADOW,
     RESET_STOP,
     STOP,
     sensor_qos,
@@ -78,10 +70,6 @@ class SafetyNode(LifecycleNode):
         self._reference: ReferenceInput | None = None
         # The newest joint state that the guard was given: its stamp, and both clocks then.
         self._joint_state_taken: tuple[int, Moment] | None = None
-        # Two arms' guards share /diagnostics.
-        self._status_name = messages.status_name(self)
-        self._last_event = ""
-        self._reported = (0, 0)
         self._create_stop()
 
     def _create_stop(self) -> None:
@@ -113,7 +101,7 @@ class SafetyNode(LifecycleNode):
             report_error(error)
             return TransitionCallbackReturn.FAILURE
         self._selector = JointStateSelector(spec.joint_names)
-        self._create_outputs()
+        self._outputs = GuardOutputs(self, dry_run=self._settings.dry_run)
         self._create_inputs()
         self._note_input("configure", self._now())
         self._publish_state()
@@ -146,8 +134,7 @@ class SafetyNode(LifecycleNode):
         if self._reference is not None:
             self._reference.destroy(self)
             self._reference = None
-        for publisher in self._outputs:
-            self.destroy_publisher(publisher)
+        self._outputs.destroy()
         for service in self._services_served:
             self.destroy_service(service)
         return TransitionCallbackReturn.SUCCESS
@@ -156,25 +143,6 @@ class SafetyNode(LifecycleNode):
         self._disengage_and_send()
         self._active = False
         return TransitionCallbackReturn.SUCCESS
-
-    def _create_outputs(self) -> None:
-        dry_run = self._settings.dry_run
-        arm_topic = JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY
-        gripper_topic = GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY
-        self._outputs = [
-            self.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-            for topic in (
-                arm_topic,
-                gripper_topic,
-                EXECUTED_ACTIONS,
-                DIAGNOSTICS,
-                GUARD_STATE,
-                GUARD_INPUTS,
-            )
-        ]
-        self._arm, self._gripper, self._executed, self._status, self._state, self._taken = (
-            self._outputs
-        )
 
     def _create_inputs(self) -> None:
         lockstep = self._settings.mode == "lockstep"
@@ -347,8 +315,7 @@ class SafetyNode(LifecycleNode):
         if reply.success or _is_something(reply.command):
             # auto_engage asks at every tick until it may.
             self._note_input("engage", moment)
-        # From rest to rest: it may be taken late.
-        self._publish(reply.command)
+        self._send(reply.command, moment)
         return reply
 
     def _disengage_and_send(self) -> Reply:
@@ -375,92 +342,50 @@ class SafetyNode(LifecycleNode):
         assert self._guard is not None
         within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
         for attempt in range(_SEND_TRIES):
-            if command.arm is None or self._guard.settings.lockstep:
+            if command.arm is None or not command.has_splice or self._guard.settings.lockstep:
                 break
             now = self._now()
             if now.steady_ns - moment.steady_ns <= within_ns:
                 break
-            self._report(command)
+            self._outputs.report(command)
             last = attempt == _SEND_TRIES - 1
             self._note_input("withdraw", now, last=str(last).lower())
             command, moment = self._guard.withdraw(now, last=last), now
         self._publish(command)
 
     def _publish(self, command: Command) -> None:
-        if command.arm is not None:
-            self._arm.publish(messages.joint_trajectory_message(command.arm, command.stamp_ns))
-        if command.gripper is not None:
-            self._gripper.publish(
-                messages.joint_trajectory_message(command.gripper, command.stamp_ns)
-            )
-        if command.executed is not None:
-            self._executed.publish(
-                messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)
-            )
-        self._report(command)
-        if self._holds_and_changes() != self._reported:
+        assert self._guard is not None
+        self._outputs.publish(command)
+        if self._outputs.has_news(self._guard):
             self._publish_state()
 
-    def _report(self, command: Command) -> None:
-        for event in command.events:
-            self._last_event = event.text
-            # One call site a level: rclpy ties each to one severity.
-            if event.level == "error":
-                self.get_logger().error(event.text)
-            elif event.level == "warning":
-                self.get_logger().warning(event.text)
-            else:
-                self.get_logger().info(event.text)
-
     def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
-        """Say what the guard was just given and when, so that a recording can be replayed.
-
-        Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
-        joint state the guard had seen them, and the `joint_` moment when it took that one.
-        """
-        values = {"kind": kind, **guard_report.moment_values(moment), "joint_stamp_ns": ""}
-        if self._joint_state_taken is not None:
-            stamp_ns, taken = self._joint_state_taken
-            values["joint_stamp_ns"] = str(stamp_ns)
-            values |= guard_report.moment_values(taken, "joint_")
-        values |= {"num_policies": str(self._num_policies), **details}
-        status = messages.Status(self._status_name, messages.OK, kind, values)
-        self._taken.publish(messages.status_message(status))
+        """Say what the guard was just given and when, so that a recording can be replayed."""
+        self._outputs.note_input(
+            kind, moment, self._joint_state_taken, num_policies=str(self._num_policies), **details
+        )
 
     def _publish_e_stop_state(self) -> None:
         self._stop_state.publish(Bool(data=self._latch.is_set))
 
-    def _holds_and_changes(self) -> tuple[int, int]:
-        assert self._guard is not None
-        counters = self._guard.counters
-        return counters["holds"], counters["tracked"]
-
     def _publish_state(self) -> None:
-        guard = self._guard
-        if guard is None:
+        if self._guard is None:
             return
-        self._reported = self._holds_and_changes()
-        state = guard_report.guard_state(self._status_name, guard)
-        self._state.publish(messages.status_message(state))
         self._publish_e_stop_state()
         more = {
             "dry_run": str(self._settings.dry_run).lower(),
-            "reference": self._reference_text(),
+            "reference": self._reference_text(self._guard),
+            "num_policies": str(self._num_policies),
         }
-        status = guard_report.diagnostics(
-            self._status_name, guard, self._last_event, self._num_policies, more
-        )
-        message: DiagnosticArray = messages.diagnostics_message((status,), self._now().ros_ns)
-        self._status.publish(message)
+        self._outputs.publish_state(self._guard, more, self._now())
 
-    def _reference_text(self) -> str:
+    def _reference_text(self, guard: Guard) -> str:
         """Which of the two holds: is it known what the controller commands?"""
         if self._reference is None:
             return "none: engaging leads the arm to where it is measured"
         if self._reference.fault:
             return f"{self._reference.topic_name}: {self._reference.fault}"
-        assert self._guard is not None
-        heard = "" if self._guard.has_reference else ", nothing has come"
+        heard = "" if guard.has_reference else ", nothing has come"
         return f"{self._reference.topic_name}{heard}"
 
     def _now(self) -> Moment:

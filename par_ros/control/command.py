@@ -27,6 +27,8 @@ class Command:
         stamp_ns: header.stamp of both, ROS time: zero of their times.
         executed: L points of all joints as they are really sent; executed_stamp_ns is the chunk's.
         events: for the log.
+        has_splice: whether `arm` departs from the running motion at the splice's end, so that it
+            must be sent in time.
     """
 
     arm: JointTrajectory | None = None
@@ -35,6 +37,7 @@ class Command:
     executed: JointTrajectory | None = None
     executed_stamp_ns: int = 0
     events: tuple[Event, ...] = ()
+    has_splice: bool = True
 
     def saying(self, level: Level, text: str) -> "Command":
         """The same with one more event, the first."""

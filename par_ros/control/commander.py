@@ -110,7 +110,8 @@ class Commander:
         arm = JointTrajectory(
             self._spec.arm_joint_names, np.array([duration_s]), positions[None].copy(), zeros, zeros
         )
-        command = Command(arm=arm, stamp_ns=self._timeline.stamp_ns(time_ns, moment))
+        stamp_ns = self._timeline.stamp_ns(time_ns, moment)
+        command = Command(arm=arm, stamp_ns=stamp_ns, has_splice=False)
         # Rounding of message and clock: the last cycle may lie behind it.
         return command, time_ns + round(duration_s * NANOSECONDS) + _END_NS
 

@@ -307,6 +307,9 @@ class Guard:
         A chunk is held. A stop is planned anew from now, unless this was the last try.
         """
         running = self._motions.running
+        if running.kind in ("standing", "found"):
+            # Nothing that departs from a motion was sent.
+            return Command()
         self._motions.withdraw()
         self._reference.begin()
         self.counters["withdrawn"] += 1

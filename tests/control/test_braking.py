@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from par_ros.control import braking
 from par_ros.control.joint_trajectory import JointTrajectory, Motion, MotionState
 from par_ros.control.safety_filter import arm_trajectory
-from tests.control.limit_oracle import ControllerOracle
 from tests.control.arms import arm
+from tests.control.limit_oracle import ControllerOracle
 
 shares = st.lists(st.floats(-1.0, 1.0), min_size=7, max_size=7).map(np.array)
 

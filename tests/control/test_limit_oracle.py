@@ -4,8 +4,8 @@
 import numpy as np
 
 from par_ros.control.joint_trajectory import JointTrajectory
-from tests.control.limit_oracle import PERIOD_S, ControllerOracle
 from tests.control.arms import arm
+from tests.control.limit_oracle import PERIOD_S, ControllerOracle
 
 
 def test_samples_are_those_of_the_quintic_and_its_derivatives() -> None:

@@ -18,8 +18,8 @@ from par_ros.control.safety_filter import (
     SafetyFilter,
     arm_trajectory,
 )
-from tests.control.limit_oracle import ControllerOracle
 from tests.control.arms import arm, knots
+from tests.control.limit_oracle import ControllerOracle
 
 TIMES = 0.05 * np.arange(1, 9)
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What safety_node publishes of its guard: commands, what the policy is told, and its state."""
+
+from rclpy.node import Node
+
+from par_ros import guard_report, messages
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard
+from par_ros.control.timeline import Moment
+from par_ros.topics import (
+    DIAGNOSTICS,
+    EXECUTED_ACTIONS,
+    GRIPPER_TRAJECTORY,
+    GRIPPER_TRAJECTORY_SHADOW,
+    GUARD_INPUTS,
+    GUARD_STATE,
+    JOINT_TRAJECTORY,
+    JOINT_TRAJECTORY_SHADOW,
+)
+
+
+class GuardOutputs:
+    """The publishers of one configured guard, and its log."""
+
+    def __init__(self, node: Node, *, dry_run: bool) -> None:
+        """dry_run: commands go to the shadow topics."""
+        self._node = node
+        # Two arms' guards share /diagnostics.
+        self._name = messages.status_name(node)
+        self._last_event = ""
+        self._reported = (0, 0)
+        topics = (
+            JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY,
+            GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY,
+            EXECUTED_ACTIONS,
+            DIAGNOSTICS,
+            GUARD_STATE,
+            GUARD_INPUTS,
+        )
+        self._publishers = [
+            node.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
+            for topic in topics
+        ]
+        self._arm, self._gripper, self._executed, self._status, self._state, self._taken = (
+            self._publishers
+        )
+
+    def destroy(self) -> None:
+        """Stop publishing."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+    def publish(self, command: Command) -> None:
+        """Send what a command has, the arm's part first, and log its events."""
+        if command.arm is not None:
+            self._arm.publish(messages.joint_trajectory_message(command.arm, command.stamp_ns))
+        if command.gripper is not None:
+            self._gripper.publish(
+                messages.joint_trajectory_message(command.gripper, command.stamp_ns)
+            )
+        if command.executed is not None:
+            self._executed.publish(
+                messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)
+            )
+        self.report(command)
+
+    def report(self, command: Command) -> None:
+        """Log the events of a command."""
+        logger = self._node.get_logger()
+        for event in command.events:
+            self._last_event = event.text
+            # One call site a level: rclpy ties each to one severity.
+            if event.level == "error":
+                logger.error(event.text)
+            elif event.level == "warning":
+                logger.warning(event.text)
+            else:
+                logger.info(event.text)
+
+    def note_input(
+        self, kind: str, moment: Moment, joint_state: tuple[int, Moment] | None, **details: str
+    ) -> None:
+        """Say what the guard was given and when.
+
+        Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
+        joint state the guard had seen them, and the `joint_` moment when it took that one.
+        """
+        values = {"kind": kind, **guard_report.moment_values(moment), "joint_stamp_ns": ""}
+        if joint_state is not None:
+            stamp_ns, taken = joint_state
+            values["joint_stamp_ns"] = str(stamp_ns)
+            values |= guard_report.moment_values(taken, "joint_")
+        status = messages.Status(self._name, messages.OK, kind, values | details)
+        self._taken.publish(messages.status_message(status))
+
+    def has_news(self, guard: Guard) -> bool:
+        """Whether holds or changes were counted since the state was published."""
+        return _holds_and_changes(guard) != self._reported
+
+    def publish_state(self, guard: Guard, more: dict[str, str], moment: Moment) -> None:
+        """guard_state, and the same with the counters and `more` on /diagnostics."""
+        self._reported = _holds_and_changes(guard)
+        state = guard_report.guard_state(self._name, guard)
+        self._state.publish(messages.status_message(state))
+        status = guard_report.diagnostics(self._name, guard, self._last_event, more)
+        self._status.publish(messages.diagnostics_message((status,), moment.ros_ns))
+
+
+def _holds_and_changes(guard: Guard) -> tuple[int, int]:
+    return guard.counters["holds"], guard.counters["tracked"]
