@@ -24,11 +24,13 @@ class StopLatch:
         is_set: the emergency stop's latch.
         settled_ns: until then (timeline) a controller whose reference is not known is led, from
             rest to rest, to where a guard began.
+        settling_is_stopped: whether it was sent a stop on that way.
     """
 
     def __init__(self) -> None:
         self.is_set = False
         self.settled_ns = 0
+        self.settling_is_stopped = False
 
 
 class Authority:
@@ -70,7 +72,6 @@ class Authority:
         self.engaged = False
         self.holding = ""
         self.last_fault: Fault | None = None
-        self._stops_settling = False
         self._last_time_ns = 0
         self._ros_ns = self._last_ros_ns = 0
         # A controller may stand until its clock has reached this again (ROS time).
@@ -86,7 +87,7 @@ class Authority:
     def begin(self) -> None:
         """The guard was engaged."""
         self.engaged = True
-        self._stops_settling = False
+        self.latch.settling_is_stopped = False
         self.last_fault = None
         self.holding = ""
 
@@ -163,9 +164,9 @@ class Authority:
         It goes to where the arm is measured, from its own reference: no step, and at rest soon.
         """
         sample = self._joints.newest
-        if sample is None or self._stops_settling:
+        if sample is None or self.latch.settling_is_stopped:
             return log("warning", "the arm is being led from rest to rest, gently, and ends there")
-        self._stops_settling = True
+        self.latch.settling_is_stopped = True
         command, end_ns = self._commander.rest_at(sample.positions[:-1], time_ns, moment)
         # Should this be lost, the arm is led to the former end all the same.
         self.latch.settled_ns = max(self.latch.settled_ns, end_ns)

@@ -133,7 +133,8 @@ class History:
         if source.number == 0:
             return ""
         last = self.sent[source.number - 1]
-        if broken.before is None and last.picked_up_ns is not None:
+        ran = any(sent.picked_up_ns is not None for sent in self.sent[: source.number])
+        if broken.before is None and ran:
             # The controller left that trajectory by itself.
             return OWN_HOLD_UNREPORTED if self._is_unreported(source, broken.held_ns) else ""
         if last.fate & {"late"} and last.picked_up_ns is None:

@@ -38,6 +38,7 @@ from par_ros.proof.hostile_wire import Wire
 _STEADY_BEGIN_NS = 5_000 * NANOSECONDS
 _ALLOWED_S = {"tracking_error": 1.5}
 _STOP_ALLOWED_S = 0.5
+_SIMULATOR_WAITS_S = 0.15
 # Nothing is sent after a clock step; the running motion ends by itself.
 _CLOCK_ALLOWED_S = 0.85
 _CHUNK_S = 0.4
@@ -192,6 +193,9 @@ class HostileWorld:
         stepped_ns = self.now_ns - NANOSECONDS
         if any(at_ns >= stepped_ns for at_ns, _ in self.history.clock_steps):
             allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}_after_clock"
+        if self.mode.sim_clock:
+            # The stop waits for the splice, which is longer there, and for two control steps.
+            allowed_s += _SIMULATOR_WAITS_S
         if self.mode.lockstep:
             # Physics runs through its chunk first; the next answer stops it.
             allowed_s, label = allowed_s + _CHUNK_S, f"{label}_lockstep"
