@@ -97,7 +97,10 @@ class History:
         if broken.kind in ("finite", "position"):
             return ""
         if not broken.intended_breaks:
-            return self._clock_excuse(broken)
+            reason = self._clock_excuse(broken)
+            if reason or not broken.at_handover:
+                return reason
+            return self._excuse_of_belief(source, broken)
         if "frozen" in source.fate:
             return FROZEN
         if not broken.at_handover:
@@ -132,12 +135,18 @@ class History:
         """Where the controller ran something else than the guard had sent last."""
         if source.number == 0:
             return ""
-        last = self.sent[source.number - 1]
+        reason = self._excuse_of_last(self.sent[source.number - 1], source)
         ran = any(sent.picked_up_ns is not None for sent in self.sent[: source.number])
-        if broken.before is None and ran:
-            # The controller left that trajectory by itself.
+        if not reason and broken.before is None and ran:
+            # The controller left what it followed by itself.
             return OWN_HOLD_UNREPORTED if self._is_unreported(source, broken.held_ns) else ""
-        if last.fate & {"late"} and last.picked_up_ns is None:
+        return reason
+
+    def _excuse_of_last(self, last: SentTrajectory, source: SentTrajectory) -> str:
+        """Where the trajectory sent before `source` never ran, and that could not be known."""
+        if last.picked_up_ns is not None:
+            return ""
+        if last.fate & {"late"}:
             return OVERTAKEN
         if not last.fate & {"lost", "rejected"}:
             return ""
@@ -167,10 +176,14 @@ class History:
             watch.stop_ns - _AROUND_STOP_NS, watch.last_motion_ns or watch.stop_ns
         ):
             return FOLLOWS_CLOCK
+        last = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]
+        is_led = bool(last) and last[0].origin == "engage" and not self.has_reference
+        if is_led and self.stepped_ns(last[0].given_steady_ns, watch.stop_ns):
+            # The controller goes there by its own clock, which went back.
+            return CLOCK_STEP
         if watch.rest_s > _MAX_REST_S:
             return ""
-        last = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]
-        if last and last[0].origin == "engage" and not self.has_reference:
+        if is_led:
             return LED
         begin_ns = watch.stop_ns - _AROUND_STOP_NS
         end_ns = watch.stop_ns + _AROUND_STOP_NS
