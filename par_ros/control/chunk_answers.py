@@ -232,7 +232,10 @@ class ChunkAnswers:
         if not self._engaging.is_start_known:
             return False
         start = self._engaging.start()
-        found = self._commander.found(start, time_ns)
-        self._motions.clear()
-        self._motions.take(found)
+        self._motions.stand_at(start.state.positions, start.gripper_m, time_ns)
+        if self.settings.lockstep:
+            # Physics waits in this very state, and stops from it.
+            found = self._commander.found(start, time_ns)
+            self._motions.clear()
+            self._motions.take(found)
         return True

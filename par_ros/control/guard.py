@@ -248,15 +248,28 @@ class Guard:
             return self._adopt(moment)
         if verdict == "not_taken":
             return self._take_back(moment)
-        if verdict == "elsewhere" and self._authority.engaged:
+        if verdict == "elsewhere":
+            return self._lose_track(moment)
+        return Command()
+
+    def _lose_track(self, moment: Moment) -> Command:
+        """The controller follows what was not sent: from where a stop would begin is not known."""
+        command = Command()
+        if self._authority.engaged:
             fault = Fault(
                 "foreign_motion",
                 "the controller follows a motion that the guard has not sent; check for other "
                 "publishers on its topic, and for limits in the controller that clip commands.",
             )
-            # From where a stop would have to begin is not known.
-            return self._authority.trip(fault, moment, stops=False)
-        return Command()
+            command = self._authority.trip(fault, moment, stops=False)
+        reference = self._reference.newest
+        assert reference is not None
+        time_ns = self._authority.timeline.time_ns(moment)
+        gripper_m = self._motions.running.gripper_at(time_ns)
+        self._motions.clear()
+        if self._reference.is_at_rest:
+            self._motions.stand_at(reference.positions.copy(), gripper_m, time_ns)
+        return command
 
     def _adopt(self, moment: Moment) -> Command:
         """The controller stands elsewhere (it holds where it measured): so does the guard."""
@@ -442,6 +455,13 @@ class Guard:
                 stepped or Command(),
             )
         command = self._authority.stop(moment)
+        if not self._motions and self._reference.is_known and not self._reference.is_at_rest:
+            return Reply(
+                True,
+                "latched; the controller follows a motion that the guard has not sent: stop it at "
+                "the controller or the robot",
+                command,
+            )
         if was_latched:
             return Reply(True, "was stopped already", command)
         return Reply(True, "stopped; reset_stop and then engage clear it", command)

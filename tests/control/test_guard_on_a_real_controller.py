@@ -568,3 +568,35 @@ def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:
     assert rig.call("e_stop").command.arm is not None
     assert rig.guard.counters["failed_stops"] == 0
     rig.assert_rest()
+
+
+def test_after_a_motion_that_is_not_the_guards_no_stop_begins_on_its_own_curve() -> None:
+    """A chunk is lost while the controller holds 66 microradian elsewhere: neither is followed.
+
+    The controller stands; a stop from where the lost chunk would be now is a step of centimetres.
+    """
+    rig = Rig(chunk_start="observation").engaged()
+    rig.wait(0.1)
+    rig.loses_trajectories = True
+    assert rig.chunk(rig.gentle(2.0)).arm is not None
+    rig.loses_trajectories = False
+    rig.wait(0.01)
+    rig.controller.hold(rig.spec.home + 6.6e-5)
+    rig.wait(0.3)
+    rig.commands = rig.commands[-3:]
+    assert rig.guard.last_fault is not None
+    rig.call("e_stop")
+    rig.assert_rest()
+    np.testing.assert_allclose(rig.commands[-1], rig.spec.home + 6.6e-5, atol=1e-9)
+
+
+def test_a_guard_that_was_started_anew_sends_no_stop_of_what_it_has_not_sent() -> None:
+    """The one before moved the arm when it was killed; that motion ends at rest by itself."""
+    rig = Rig().engaged().sped_up()
+    rig.guard = Guard(rig.spec, GuardSettings())
+    rig.wait(0.05)
+    held = rig.chunk(np.column_stack((np.tile(rig.spec.home, (8, 1)), np.full(8, 0.04))))
+    assert held.arm is None
+    rig.wait(0.02)
+    assert rig.call("disengage").command.arm is None
+    rig.assert_rest(0.9)
