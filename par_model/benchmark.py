@@ -425,7 +425,7 @@ def _memory(device: torch.device) -> Result:
 
 def _kernel_launches(rigs: dict[str, Rig], device: torch.device) -> Result | None:
     """Of one control step, by the profiler: CUDA kernels that ran, and launches by the host (a
-    CUDA graph is one). None on a CPU, where there are none."""
+    CUDA graph is one). None on a CPU: no kernels are launched."""
     if device.type != "cuda":
         return None
     from torch.autograd import DeviceType

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that others may have written or damaged: an object, or a ValueError that says what is wrong.
+"""JSON that others may have written or damaged: an object, or a ValueError that names the fault.
 
 Everything that a checkpoint or an export states about itself is read here, and so is the rule for
 the names of files in such folders: a name in the folder, never a way out of it.

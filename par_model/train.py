@@ -409,7 +409,7 @@ def _instruction_table(model: ModelConfig, sets: list[DemonstrationSet]) -> Inst
 
 
 def _task_name(instruction: str) -> str:
-    """The task of a sentence; a sentence that is none of ours is a task of its own."""
+    """The task of an instruction; an instruction of no task here counts as a task of its own."""
     for task in TASKS.values():
         if task.instruction == instruction:
             return task.name

@@ -94,7 +94,7 @@ class Recording:
 
 
 class EpisodeNode(Node):
-    """See the module. `run` blocks the calling thread while another one spins."""
+    """Runs the episodes: `run` blocks the calling thread while another one spins."""
 
     def __init__(self) -> None:
         super().__init__(EPISODES)

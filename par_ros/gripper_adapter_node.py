@@ -77,7 +77,7 @@ class GripperAdapterNode(LifecycleNode):
         try:
             self._actions = gripper_actions(spec.gripper)
         except ValueError as error:
-            # Guard and arm may run without a gripper; /diagnostics says what is missing.
+            # Guard and arm may run without a gripper; /diagnostics names what is missing.
             self._missing = str(error)
         self._action_clients = self._make_clients(self._actions)
         self._status = self.create_publisher(

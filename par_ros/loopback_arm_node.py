@@ -70,7 +70,7 @@ def draw_joints(
 
 
 class LoopbackArmNode(Node):
-    """See the module."""
+    """Follows trajectories, and publishes joints, reference and a drawn picture."""
 
     def __init__(self) -> None:
         super().__init__("loopback_arm_node")

@@ -48,7 +48,7 @@ _MATCH_POLL_S = 0.02
 
 
 class RecorderNode(LifecycleNode):
-    """See the module."""
+    """Writes every message of its topics, as it came, to one file."""
 
     def __init__(self) -> None:
         super().__init__(RECORDER)

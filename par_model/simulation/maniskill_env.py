@@ -206,7 +206,7 @@ def _panda_meshes(light: bool) -> Iterator[None]:
     """ManiSkill takes the robot's file from its class whenever it builds a scene.
 
     The stock file is put back afterwards: the planners read the class too, and other environments
-    of this process are none of our business.
+    of this process must keep theirs.
     """
     _, panda, _ = _import_maniskill()
     stock_urdf = panda.urdf_path

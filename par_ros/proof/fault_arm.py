@@ -55,7 +55,7 @@ def system_offset_ns() -> int:
 
 
 class FaultArmNode(Node):
-    """See the module."""
+    """The arm process: controller, joint states and reference."""
 
     def __init__(self) -> None:
         super().__init__("fault_arm")

@@ -63,7 +63,7 @@ _GRIPPER_M = 0.04
 
 
 class FaultRig(Node):
-    """See the module."""
+    """Starts the processes, injects what a row asks for, and listens."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("fault_rig")

@@ -45,7 +45,7 @@ _CHUNK_S = 0.4
 
 
 class HostileWorld:
-    """See the module; `random` draws what is no disturbance."""
+    """Guard, controller, arm and clock on one queue of events; `random` draws no disturbance."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ _OLD_S = 0.6
 
 
 class ScriptedCameraNode(Node):
-    """See the module."""
+    """Publishes pictures until it is ended."""
 
     def __init__(self) -> None:
         super().__init__("scripted_camera")

@@ -6,15 +6,18 @@ import array
 import builtins
 import sys
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from par_ros import messages
-from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 
 STAMP_NS = 12_345_678_901
 
@@ -226,3 +229,44 @@ def test_camera_info_holds_the_matrix() -> None:
     message = messages.camera_info(matrix, 128, 128, STAMP_NS, "camera")
     np.testing.assert_array_equal(np.reshape(message.k, (3, 3)), matrix)
     np.testing.assert_array_equal(np.reshape(message.p, (3, 4))[:, :3], matrix)
+
+
+def controller_state(**points: JointTrajectoryPoint) -> SimpleNamespace:
+    """control_msgs/JointTrajectoryControllerState, as far as it is read; stamped 7.5 s."""
+    header = Header(stamp=Time(sec=7, nanosec=500_000_000))
+    return SimpleNamespace(header=header, joint_names=["b", "other", "a"], **points)
+
+
+@pytest.mark.parametrize("field", ["reference", "desired"])
+def test_a_controller_s_reference_is_read_in_the_arm_s_order(field: str) -> None:
+    """`desired` is Humble's name. No accelerations count as zero, no scaling as full speed."""
+    point = JointTrajectoryPoint(positions=[2.0, 9.0, 1.0], velocities=[0.2, 0.9, 0.1])
+    sample = messages.read_controller_state(controller_state(**{field: point}), ("a", "b"))
+    assert sample.stamp_ns == 7_500_000_000
+    np.testing.assert_array_equal(sample.positions, [1.0, 2.0])
+    np.testing.assert_array_equal(sample.velocities, [0.1, 0.2])
+    np.testing.assert_array_equal(sample.accelerations, [0.0, 0.0])
+    assert sample.speed_scaling == 1.0
+
+
+def test_a_slowed_controller_says_so() -> None:
+    state = controller_state(reference=JointTrajectoryPoint(positions=[2.0, 9.0, 1.0]))
+    state.speed_scaling_factor = 0.5
+    assert messages.read_controller_state(state, ("a", "b")).speed_scaling == 0.5
+
+
+def test_another_controller_s_state_is_named() -> None:
+    state = controller_state(reference=JointTrajectoryPoint(positions=[2.0, 9.0, 1.0]))
+    with pytest.raises(ValueError, match="check that it is the arm controller's"):
+        messages.read_controller_state(state, ("a", "c"))
+
+
+def test_a_simulated_arm_s_reference_is_read_as_it_was_written() -> None:
+    state = MotionState(np.array([1.0, 2.0]), np.array([0.1, 0.2]), np.array([3.0, 4.0]))
+    message = messages.reference_message(("a", "b"), state, 7_500_000_000)
+    sample = messages.read_reference(message, ("b", "a"))
+    assert sample.stamp_ns == 7_500_000_000
+    np.testing.assert_array_equal(sample.positions, [2.0, 1.0])
+    np.testing.assert_array_equal(sample.accelerations, [4.0, 3.0])
+    with pytest.raises(ValueError, match="must be one point of"):
+        messages.read_reference(message, ("a", "c"))
