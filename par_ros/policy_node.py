@@ -133,7 +133,7 @@ class Times:
 
 
 class PolicyNode(LifecycleNode):
-    """Pictures and joints in, chunks out. `load_policy` makes the policy from the parameters; it runs in configure."""
+    """`load_policy` makes the policy from the parameters; it runs in configure."""
 
     def __init__(self, load_policy: LoadPolicy) -> None:
         super().__init__(POLICY)

@@ -202,8 +202,8 @@ CONTROLLER_REFERENCE = Topic(
 GUARD_STATE = Topic(
     "guard_state", DiagnosticStatus, _LATCHED, _LATCHED,
     (GUARD,), (ARM, ANYONE),
-    "engaged, stop_latched, holding, reason and reference of the guard, which alone may write "
-    "here; at each change and every second",
+    "engaged, stop_latched, holding and fault of the guard, which alone may write here; at each "
+    "change and every second",
 )  # fmt: skip
 E_STOP_STATE = Topic(
     "e_stop_state", Bool, _LATCHED, _LATCHED,
