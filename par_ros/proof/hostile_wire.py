@@ -71,7 +71,10 @@ class Wire:
             sent.fate.add("off")
             return
         cycle = world.cycles.picks_up(world.now_ns)
-        if world.cycles.ros_ns(cycle) > sent.splice_end_ns:
+        picked_up_ns = int(world.cycles.steady_ns(cycle, cycle + 1)[0])
+        # By either clock: a clock that goes back does not give the motion before its time back.
+        steady_end_ns = sent.given_steady_ns + world.history.splice_ns
+        if world.cycles.ros_ns(cycle) > sent.splice_end_ns or picked_up_ns > steady_end_ns:
             sent.fate.add("late")
         world.controller.receive(sent, world.now_ns)
 
