@@ -172,9 +172,10 @@ class ChunkAnswers:
         The clock stands there too; it counts where joint states are lost or wrongly stamped.
         """
         sample = self._joints.newest
-        clock_ns = moment.ros_ns - round(self.settings.step_s * NANOSECONDS / 2)
-        newest_ns = clock_ns if sample is None else max(sample.stamp_ns, clock_ns)
-        beyond_s = (newest_ns - chunk.stamp_ns) / NANOSECONDS
+        clock_s = (moment.ros_ns - chunk.stamp_ns) / NANOSECONDS
+        beyond_s = clock_s if clock_s > self.settings.step_s / 2 else 0.0
+        if sample is not None:
+            beyond_s = max(beyond_s, (sample.stamp_ns - chunk.stamp_ns) / NANOSECONDS)
         if beyond_s > 0.0:
             self._counters["late"] += 1
             return log(

@@ -560,6 +560,34 @@ def test_after_a_step_back_it_waits_until_the_clock_has_caught_up() -> None:
     assert rig.call("engage").success
 
 
+def test_after_a_step_back_it_waits_for_what_the_controller_has_left_to_run_too() -> None:
+    """Humble's controller stands until its clock has caught up, and then ends its motion."""
+    rig = Rig().engaged().sped_up()
+    rig.chunk(rig.gentle(0.3))
+    rig.wait(0.05)
+    rig.clock_step_s = -1.0
+    # By now the clock is where it was, and the chunk had more than 0.3 s left.
+    rig.wait(1.1)
+    assert "until it has caught up" in rig.call("engage").message
+    rig.wait(1.0)
+    assert rig.call("engage").success
+
+
+def test_a_sample_on_neither_motion_after_the_splice_is_a_late_pick_up() -> None:
+    """Taken late, the controller goes from the motion before to the next point of the new one."""
+    rig = Rig().engaged()
+    rig.sped_up()
+    rig.chunk(rig.gentle(-0.3))
+    rig.wait(0.032)
+    on_the_way = rig.reference()
+    rig.guard.on_reference(
+        dataclasses.replace(on_the_way, positions=on_the_way.positions + 9e-4), rig.moment
+    )
+    rig.wait(0.2)
+    assert rig.guard.counters["picked_up_late"] == 1
+    assert rig.guard.engaged
+
+
 def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:
     """Both are sent at one moment of the timeline; the arm moves."""
     rig = Rig(sim_clock=True).engaged().sped_up()
