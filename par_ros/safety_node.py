@@ -104,6 +104,7 @@ class SafetyNode(LifecycleNode):
         self._outputs = GuardOutputs(self, dry_run=self._settings.dry_run)
         self._create_inputs()
         self._note_input("configure", self._now())
+        self._outputs.publish_notes()
         self._publish_state()
         self.get_logger().info(f"arm {spec.name}; limits: {spec.source}")
         return TransitionCallbackReturn.SUCCESS
@@ -180,8 +181,8 @@ class SafetyNode(LifecycleNode):
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
             reason, moment = str(error), self._now()
-            self._send(self._guard.on_bad_chunk(reason, moment), moment)
             self._note_input("bad_chunk", moment, reason=reason)
+            self._send(self._guard.on_bad_chunk(reason, moment), moment)
             return
         chunk = RequestedChunk(
             messages.stamp_ns(message),
@@ -241,7 +242,9 @@ class SafetyNode(LifecycleNode):
         if not samples:
             return
         moment = self._now()
-        self._note_input("references", moment, samples=guard_report.pack_references(samples))
+        if self._outputs.is_recorded:
+            packed = guard_report.pack_references(samples)
+            self._note_input("references", moment, samples=packed)
         for sample in samples:
             self._send(self._guard.on_reference(sample, moment), moment)
 
@@ -290,6 +293,7 @@ class SafetyNode(LifecycleNode):
         else:
             reply = self._guard.reset_stop()
             self._note_input("reset_stop", self._now())
+            self._outputs.publish_notes()
         self._publish_e_stop_state()
         return self._finish(response, reply)
 
