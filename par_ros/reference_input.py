@@ -11,7 +11,6 @@ from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
 from par_ros import messages
 from par_ros.control.reference_watch import ReferenceSample
@@ -83,7 +82,8 @@ class ReferenceInput:
         samples = []
         for data in waiting:
             try:
-                samples.append(self._read(deserialize_message(data, self._type), self._joint_names))
+                message = messages.deserialize_reference(data, self._type)
+                samples.append(self._read(message, self._joint_names))
                 self.fault = ""
             except ValueError as error:
                 self.fault = str(error)

@@ -152,7 +152,7 @@ class SafetyNode(LifecycleNode):
             ACTION_CHUNK.name,
             self._on_chunk,
             ACTION_CHUNK.reader_qos.profile(),
-            # A message of 100,000 points is not even made into an object: that takes seconds.
+            # A message of 100,000 points or joints is not made into an object: that takes seconds.
             raw=True,
         )
         self._joint_states = self.create_subscription(
@@ -161,6 +161,7 @@ class SafetyNode(LifecycleNode):
             self._on_joint_state,
             sensor_qos(JOINT_STATES, reliable=lockstep),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=True,
         )
         self._inputs = [self._chunks, self._joint_states]
         self._services_served = [
@@ -206,15 +207,16 @@ class SafetyNode(LifecycleNode):
                 return
             self._on_joint_state(taken[0])
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _on_joint_state(self, data: bytes) -> None:
         if not self._active:
             return
         assert self._guard is not None
         moment = self._now()
-        if not set(message.name) & set(self._selector.joint_names):
-            # Another robot's joints, or another part's: on some systems all share one topic.
-            return
         try:
+            message = messages.deserialize_joint_state(data)
+            if not set(message.name) & set(self._selector.joint_names):
+                # Another robot's joints, or another part's: on some systems all share one topic.
+                return
             raw = messages.read_joint_state(message)
             sample = self._selector.take(
                 raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
