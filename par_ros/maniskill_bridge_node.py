@@ -7,7 +7,8 @@ trajectory's sample at t0 + k * 0.05 s.
 
 lockstep: physics waits until arm and gripper trajectories carry the stamp of the last picture, then
 runs one chunk. Until the first answer of an episode the first observation is repeated, with the
-same stamp, as a camera keeps looking at an arm that stands. realtime: physics never waits.
+same stamp, as a camera keeps looking at an arm that stands. realtime: physics never waits; /clock
+shows each control step some time before its target is sampled (control/step_pace.py).
 
 The main thread simulates and draws; another one spins. Simulation time never goes back: each
 episode starts EPISODE_GAP_S after the last one ended.
@@ -34,6 +35,7 @@ from par_model.simulation.tasks import CONTROL_STEP_S, Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory, MotionState
+from par_ros.control.step_pace import StepPace
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
@@ -149,7 +151,11 @@ class ManiSkillBridgeNode(Node):
         self._arm: ManiSkillArm | None = None
         self._episode: Episode | None = None
         self._next_start_ns = FIRST_TIME_NS
-        self._late_steps = 0
+        self._pace = StepPace(
+            CONTROL_STEP_S / self._settings.real_time_factor,
+            self._settings.clock_lead_s,
+            time.monotonic(),
+        )
         self._outputs = {
             topic.name: self.create_publisher(
                 topic.message_type, topic.name, topic.writer_qos.profile()
@@ -223,11 +229,12 @@ class ManiSkillBridgeNode(Node):
     def _publish_diagnostics(self) -> None:
         episode = self._episode
         rate = "" if episode is None else _text(_step_rate_hz(episode))
+        late_steps = self._pace.num_late
         status = messages.Status(
             messages.status_name(self),
-            messages.WARN if self._late_steps else messages.OK,
-            f"{self._late_steps} control steps came late" if self._late_steps else "simulating",
-            {"step_rate_hz": rate, "late_steps": str(self._late_steps)},
+            messages.WARN if late_steps else messages.OK,
+            f"{late_steps} control steps came late" if late_steps else "simulating",
+            {"step_rate_hz": rate, "late_steps": str(late_steps)},
         )
         now_ns = self.get_clock().now().nanoseconds
         self._outputs[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
@@ -309,29 +316,33 @@ class ManiSkillBridgeNode(Node):
 
     def _realtime(self) -> None:
         """Act on what comes until the next control step is due, then make it; for ever."""
-        period_s = CONTROL_STEP_S / self._settings.real_time_factor
-        due_s = time.monotonic() + period_s
+        self._pace.restart(time.monotonic())
         while True:
             episode = self._episode
-            remaining_s = due_s - time.monotonic()
-            if episode is not None and remaining_s <= 0.0:
-                self._step(episode)
-                due_s += period_s
-                if due_s < time.monotonic():
-                    # Late is late: the simulation falls behind, and never hurries after.
-                    self._late_steps += 1
-                    due_s = time.monotonic()
-                continue
-            event = self._next_event(_IDLE_PERIOD_S if episode is None else remaining_s)
+            wait_s = _IDLE_PERIOD_S if episode is None else self._pace.wait_s(time.monotonic())
+            # What has come already goes first: it is in time for a step that is due.
+            event = self._next_event(wait_s)
             if isinstance(event, ResetRequest):
                 self._reset(event)
-                due_s = time.monotonic() + period_s
-            elif isinstance(event, Command) and episode is not None:
+                self._pace.restart(time.monotonic())
+            elif episode is None:
+                continue
+            elif isinstance(event, Command):
                 self._follow(event, episode.time_ns)
                 if episode.moving_since_s is None:
                     episode.moving_since_s = event.received_s
-            elif isinstance(event, Answered) and episode is not None:
+            elif isinstance(event, Answered):
                 self._note_answer(episode, event.stamp_ns, event.received_s)
+            else:
+                self._pass_time(episode)
+
+    def _pass_time(self, episode: Episode) -> None:
+        """Announce the next control step, or make it; nothing where neither is due."""
+        due = self._pace.take(time.monotonic())
+        if due == "announce":
+            self._outputs[CLOCK.name].publish(messages.clock_message(episode.time_ns + STEP_NS))
+        elif due == "step":
+            self._step(episode)
 
     def _next_event(self, timeout_s: float) -> ResetRequest | Command | Answered | None:
         try:
