@@ -130,8 +130,13 @@ class SimArguments:
         choices=("enforce", "warn", "none"),
     )
     splice_s: float = parameter(
-        CONTROL_STEP_S, "realtime: a chunk takes over this long after it came; a control step, so "
-        "that physics may make one in between", unit="s", minimum=0.002, maximum=0.1,
+        0.002, "realtime: a chunk departs from the running motion this long after it came; the "
+        "arm stands between control steps", unit="s", minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    clock_lead_s: float = parameter(
+        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
+        "is sampled, so that what the guard has sent is there; at most half a step",
+        unit="s", minimum=0.0, maximum=0.1,
     )  # fmt: skip
     limit_share: float = parameter(
         1.0, "share of the velocity, acceleration and jerk limits that the guard plans with",
@@ -266,6 +271,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     instruction = arguments.instruction or task(arguments.task).instruction
     _require_instruction("sim", instruction, Path(checkpoint))
     sim_time = {"use_sim_time": True}
+    step_s = CONTROL_STEP_S / arguments.real_time_factor
+    clock_lead_s = min(arguments.clock_lead_s, step_s / 2)
     nodes = (
         NodeEntry(
             BRIDGE,
@@ -277,6 +284,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "max_steps": arguments.max_steps,
                 "image_every": arguments.image_every,
                 "real_time_factor": arguments.real_time_factor,
+                "clock_lead_s": clock_lead_s,
             },
         ),
         NodeEntry(
@@ -287,7 +295,10 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "mode": arguments.mode,
                 "limit_checks": arguments.limit_checks,
                 "reference": "topic",
+                # The arm stands between control steps: a chunk loses no step by waiting for one.
+                "chunk_start": "control_step",
                 "splice_s": arguments.splice_s,
+                "clock_lead_s": clock_lead_s,
                 "limit_share": arguments.limit_share,
                 **sim_time,
             },

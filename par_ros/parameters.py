@@ -172,7 +172,8 @@ class SafetyNodeParameters:
     chunk_start: str = parameter(
         "arrival",
         "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
-        "from its observation and loses what is already due",
+        "from its observation and loses what is already due; control_step: with a simulator's "
+        "clock, at the control step at which it comes, with all its actions",
         choices=typing.get_args(ChunkStart),
     )
     reference: str = parameter(
@@ -202,6 +203,11 @@ class SafetyNodeParameters:
         0.03, "a new motion follows the running one for this long, so that a controller may take "
         "it at any time until then; two thirds of it are the guard's own", unit="s",
         minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    clock_lead_s: float = parameter(
+        0.012, "with a simulator's clock, realtime: it shows a control step this long, in wall "
+        "time, before the arm makes it; half of it is the guard's own", unit="s",
+        minimum=0.0, maximum=0.1,
     )  # fmt: skip
     limit_share: float = parameter(
         0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
@@ -243,6 +249,11 @@ class ManiSkillBridgeParameters:
     real_time_factor: float = parameter(
         1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
     )
+    clock_lead_s: float = parameter(
+        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
+        "is sampled, so that what was sent before is in time for it", unit="s",
+        minimum=0.0, maximum=0.1,
+    )  # fmt: skip
     answer_timeout_s: float = parameter(
         60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
         minimum=0.1, maximum=3600.0,

@@ -33,6 +33,7 @@ from par_ros.parameters import (
 )
 from par_ros.process import ClockReader, report_error, run_node, transition
 from par_ros.reference_input import ReferenceInput
+from par_ros.simulated_clock import SimulatedClock
 from par_ros.topics import (
     ACTION_CHUNK,
     DISENGAGE,
@@ -68,6 +69,8 @@ class SafetyNode(LifecycleNode):
         self._num_ticks = 0
         self._num_policies = 0
         self._reference: ReferenceInput | None = None
+        # Of a simulation in real time.
+        self._simulated_clock: SimulatedClock | None = None
         # The newest joint state that the guard was given: its stamp, and both clocks then.
         self._joint_state_taken: tuple[int, Moment] | None = None
         self._create_stop()
@@ -100,6 +103,8 @@ class SafetyNode(LifecycleNode):
         except ValueError as error:
             report_error(error)
             return TransitionCallbackReturn.FAILURE
+        if use_sim_time and not settings.lockstep:
+            self._simulated_clock = SimulatedClock(self, self._settings.clock_lead_s)
         self._selector = JointStateSelector(spec.joint_names)
         self._outputs = GuardOutputs(self, dry_run=self._settings.dry_run)
         self._create_inputs()
@@ -132,9 +137,10 @@ class SafetyNode(LifecycleNode):
         self._guard = None
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        if self._reference is not None:
-            self._reference.destroy(self)
-            self._reference = None
+        for source in (self._reference, self._simulated_clock):
+            if source is not None:
+                source.destroy(self)
+        self._reference = self._simulated_clock = None
         self._outputs.destroy()
         for service in self._services_served:
             self.destroy_service(service)
@@ -341,23 +347,30 @@ class SafetyNode(LifecycleNode):
     # Outputs
 
     def _send(self, command: Command, moment: Moment) -> None:
-        """Publish, unless it has become too late for the splice: then what the guard says instead.
+        """Publish, unless it has become too late for the arm: then what the guard says instead.
 
         moment: what the guard was given, from which the splice counts.
         """
         assert self._guard is not None
-        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
         for attempt in range(_SEND_TRIES):
             if command.arm is None or not command.has_splice or self._guard.settings.lockstep:
                 break
             now = self._now()
-            if now.steady_ns - moment.steady_ns <= within_ns:
+            if self._is_in_time(moment, now):
                 break
             self._outputs.report(command)
             last = attempt == _SEND_TRIES - 1
             self._note_input("withdraw", now, last=str(last).lower())
             command, moment = self._guard.withdraw(now, last=last), now
         self._publish(command)
+
+    def _is_in_time(self, moment: Moment, now: Moment) -> bool:
+        """Whether what was planned at `moment` reaches the arm before it has departed from it."""
+        if self._simulated_clock is not None:
+            return self._simulated_clock.is_in_time(moment, now)
+        assert self._guard is not None
+        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
+        return now.steady_ns - moment.steady_ns <= within_ns
 
     def _publish(self, command: Command) -> None:
         assert self._guard is not None

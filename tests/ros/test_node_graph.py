@@ -112,7 +112,11 @@ def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
     episodes = nodes["episode_node"].parameters
     assert (episodes["episodes"], episodes["first_seed"], episodes["task"]) == (5, 77, "StackCube")
     assert episodes["report"] == str(Path("somewhere").absolute())
-    assert nodes["safety_node"].parameters["mode"] == "realtime"
+    guard = nodes["safety_node"].parameters
+    assert (guard["mode"], guard["chunk_start"]) == ("realtime", "control_step")
+    assert guard["splice_s"] == 0.002
+    # Both must agree on which control steps are still open.
+    assert guard["clock_lead_s"] == bridge["clock_lead_s"] == 0.012
 
 
 def test_what_is_not_given_is_not_set(checkpoint: str) -> None:
