@@ -26,7 +26,7 @@ MODES: Mapping[str, GuardMode] = {
     "arm_observation": GuardMode(False, False, "observation", True),
     "arm_unreported": GuardMode(False, False, "arrival", False),
     "arm_observation_unreported": GuardMode(False, False, "observation", False),
-    "simulator": GuardMode(False, True, "arrival", True),
+    "simulator": GuardMode(False, True, "control_step", True),
     "simulator_observation": GuardMode(False, True, "observation", True),
     "lockstep": GuardMode(True, False, "arrival", True),
 }
