@@ -13,6 +13,7 @@ MIB = 1 << 20
 # The one foreign format that has to be read; there with weights_only=True.
 MAY_CALL_TORCH_LOAD = {"par_model/nova_weights.py"}
 REGISTRY = re.compile(r"https?://[^\s]*(debian|pypi|pythonh|npm|ubuntu)", re.IGNORECASE)
+BINARY_SUFFIXES = {".safetensors", ".mp4", ".png", ".jpg", ".webp", ".parquet", ".npz", ".onnx"}
 SKIPPED_FOLDERS = {".git", ".venv", "build", "install", "log", "runs", "reports", "datasets"}
 
 
@@ -59,7 +60,7 @@ def test_nothing_is_unpickled() -> None:
 def test_no_registry_or_home_folder_is_named() -> None:
     """A clone works with whatever mirror its machine uses, in whatever folder."""
     for path in tracked_files():
-        if path.suffix in {".safetensors", ".mp4", ".png", ".jpg", ".parquet", ".npz", ".onnx"}:
+        if path.suffix in BINARY_SUFFIXES:
             continue
         text = path.read_text(encoding="utf-8")
         match = REGISTRY.search(text)
