@@ -131,7 +131,7 @@ def result_of(row: dict[str, Any]) -> FaultResult:
 
 
 def markdown_table(content: dict[str, Any]) -> str:
-    """The README's table, from what report() gives."""
+    """The table of docs/lab_notebook/faults.md, from what report() gives."""
     rows = [
         "| Fault | Noticed | At rest after | Allowed | Velocity | Acceleration | Jerk "
         "| Limits broken | Moves again after |",
