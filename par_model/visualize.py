@@ -162,7 +162,7 @@ def _tasks_of(options: argparse.Namespace) -> Iterator[tuple[StoredRollouts, str
 
 
 def _checkpoint_of(stored: StoredRollouts, asked: Path | None) -> Path:
-    """The checkpoint of a result. Raises ValueError if it is not there or has other weights."""
+    """The checkpoint of a result. Raises ValueError if it is missing or has other weights."""
     checkpoint = asked or Path(stored.settings["checkpoint"])
     checkpoint_hash(checkpoint)
     expected = stored.settings.get("weights_sha256")

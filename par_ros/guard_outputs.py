@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What safety_node publishes of its guard: commands, what the policy is told, and its state."""
+"""What safety_node publishes: commands, executed actions and the guard's state."""
 
 from rclpy.node import Node
 
@@ -80,7 +80,7 @@ class GuardOutputs:
     def note_input(
         self, kind: str, moment: Moment, joint_state: tuple[int, Moment] | None, **details: str
     ) -> None:
-        """Say what the guard was given and when.
+        """Publish one input of the guard with its times, for a replay.
 
         Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
         joint state the guard had seen them, and the `joint_` moment when it took that one.

@@ -68,7 +68,7 @@ NUM_ARM_JOINTS = 7
 
 @dataclass(frozen=True)
 class Reading:
-    """What the sensors said at one moment; the picture, where there is one, is being drawn."""
+    """One reading of the sensors; its picture, if any, is still being drawn."""
 
     time_ns: int
     positions: FloatArray
@@ -79,7 +79,7 @@ class Reading:
 
 
 class NoAnswerError(ValueError):
-    """Lockstep: nobody answered an observation."""
+    """Lockstep: an observation got no answer."""
 
 
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ class ManiSkillBridgeNode(Node):
     def _publish_observation(
         self, episode: Episode, reading: Reading, picture: ImageArray | None
     ) -> None:
-        """Clock first: whoever reads the rest shall know what time it is."""
+        """The clock is published first, so that readers of the other topics have the time."""
         assert self._arm is not None
         time_ns = reading.time_ns
         self._outputs[CLOCK.name].publish(messages.clock_message(time_ns))
