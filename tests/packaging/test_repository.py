@@ -2,6 +2,7 @@
 """What may not be in the tree: pickle, large files, names of machines; and README's fixed parts."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -157,3 +158,16 @@ def test_commands_in_the_docs_exist() -> None:
         for module in re.findall(r"-m (par_(?:model|ros)\.\w+)", text):
             path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
             assert path.exists() or module.endswith(".X"), f"{page.name} names {module}"
+
+
+def test_launch_arguments_in_the_docs_exist() -> None:
+    """Each name:= behind `./par sim`, `real_arm` or `loopback`, on the same line."""
+    graph = pytest.importorskip("par_ros.node_graph")
+    num_names = 0
+    for page in pages():
+        for kind, rest in re.findall(r"\./par (sim|real_arm|loopback) ([^`\n]*)", page.read_text()):
+            known = {field.name for field in dataclasses.fields(graph.GRAPHS[kind].arguments_type)}
+            names = re.findall(r"(\w+):=", rest)
+            num_names += len(names)
+            assert set(names) <= known, f"{page.name}: {kind} has no {set(names) - known}"
+    assert num_names > 20
