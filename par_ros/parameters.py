@@ -76,9 +76,7 @@ class PolicyNodeParameters:
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
     instruction: str = parameter(
-        "",
-        "instruction for the policy, one that the checkpoint knows; read at ~/reset",
-        read_only=False,
+        "", "instruction for the policy, known to the checkpoint; read at ~/reset", read_only=False
     )
     policy_seed: int = parameter(
         0, "seed of all sampling in an episode; read at ~/reset", minimum=0, read_only=False
