@@ -4,11 +4,13 @@
     python -m par_model.visualize prediction --checkpoint C --task PushCube --out docs/figures
     python -m par_model.visualize positions --evaluation paper.json --out docs/figures
     python -m par_model.visualize failures --evaluation paper.json --out docs/figures
+    python -m par_model.visualize tasks --checkpoint C --out docs/figures
     python -m par_model.visualize all --checkpoint C --evaluation paper.json --out reports/figures
 
 prediction: what the policy expects to see beside what its actions lead to (paper, Fig. 4).
 positions: success by where the cube lay. failures: failed rollouts by kind, filmed again.
-all: everything, with a page figures.html. Results are those of `python -m par_model.evaluate`.
+tasks: one successful episode of each task, side by side, as an animated WebP.
+all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from par_model.visualization.failures import (
     film,
     write_failures,
 )
+from par_model.visualization.moving_picture import film_success, write_moving_picture
 from par_model.visualization.page import Shown, write_page
 from par_model.visualization.positions import write_positions
 from par_model.visualization.prediction import record_prediction, write_prediction
@@ -113,8 +116,33 @@ def show_failures(options: argparse.Namespace) -> Iterator[Shown]:
         )
 
 
+def show_tasks(options: argparse.Namespace) -> Iterator[Shown]:
+    """One successful episode of each task, side by side: an animated WebP."""
+    names = list(TASKS) if options.task is None else [options.task]
+    policy = load_policy(
+        options.checkpoint, backend=options.backend, context_slots=options.context_slots
+    )
+    seeds = range(options.seed, options.seed + options.most_seeds)
+    episodes = [
+        film_success(
+            name, policy, seeds, max_steps=options.max_steps, picture_size=options.picture_size
+        )
+        for name in names
+    ]
+    yield Shown(
+        "One success a task",
+        ". ".join(
+            f"{episode.task}: seed {episode.seed}, {episode.num_steps} steps; seeds that failed "
+            f"before it: {', '.join(map(str, episode.failed_seeds)) or 'none'}"
+            for episode in episodes
+        )
+        + ".",
+        (write_moving_picture(episodes, options.out / "tasks.webp"),),
+    )
+
+
 def show_all(options: argparse.Namespace) -> Iterator[Shown]:
-    """All figures and a page figures.html."""
+    """Predictions, positions, failures and a page figures.html."""
     figures = []
     for show in (show_predictions, show_positions, show_failures):
         for shown in show(options):
@@ -134,7 +162,7 @@ def _tasks_of(options: argparse.Namespace) -> Iterator[tuple[StoredRollouts, str
 
 
 def _checkpoint_of(stored: StoredRollouts, asked: Path | None) -> Path:
-    """The checkpoint of a result. Raises ValueError if it is not there or has other weights."""
+    """The checkpoint of a result. Raises ValueError if it is missing or has other weights."""
     checkpoint = asked or Path(stored.settings["checkpoint"])
     checkpoint_hash(checkpoint)
     expected = stored.settings.get("weights_sha256")
@@ -152,11 +180,14 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    figures = parser.add_subparsers(required=True, metavar="prediction|positions|failures|all")
+    figures = parser.add_subparsers(
+        required=True, metavar="prediction|positions|failures|tasks|all"
+    )
     for name, run in (
         ("prediction", show_predictions),
         ("positions", show_positions),
         ("failures", show_failures),
+        ("tasks", show_tasks),
         ("all", show_all),
     ):
         figure = figures.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -173,21 +204,29 @@ def _add_options(figure: argparse.ArgumentParser, name: str) -> None:
         figure.add_argument(
             "--checkpoint",
             type=Path,
-            required=name in ("prediction", "all"),
+            required=name in ("prediction", "tasks", "all"),
             help="folder of the checkpoint"
             + (" (default: the one that was measured)" if name == "failures" else ""),
         )
-    if name != "prediction":
+    if name not in ("prediction", "tasks"):
         figure.add_argument(
             "--evaluation", type=Path, nargs="+", required=True, metavar="JSON", help="results"
         )
-    if name in ("prediction", "all"):
+    if name in ("prediction", "tasks", "all"):
         figure.add_argument("--seed", type=int, default=FIRST_MEASUREMENT_SEED, help="reset seed")
         figure.add_argument("--backend", choices=BACKENDS, default="auto")
-        figure.add_argument("--policy-seed", type=int, default=0)
         figure.add_argument("--max-steps", type=int, default=200)
         figure.add_argument(
             "--context-slots", type=int, help="observations remembered (default: checkpoint's)"
+        )
+    if name in ("prediction", "all"):
+        figure.add_argument("--policy-seed", type=int, default=0)
+    if name == "tasks":
+        figure.add_argument(
+            "--most-seeds", type=int, default=10, help="seeds tried for a success (default 10)"
+        )
+        figure.add_argument(
+            "--picture-size", type=int, default=256, metavar="PX", help="height and width of a task"
         )
     if name in ("failures", "all"):
         figure.add_argument(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What safety_node publishes of its guard: commands, what the policy is told, and its state."""
+"""What safety_node publishes: commands, executed actions and the guard's state."""
 
 from rclpy.node import Node
 

@@ -62,7 +62,7 @@ NUM_ARM_JOINTS = 7
 
 
 class NoAnswerError(ValueError):
-    """Lockstep: nobody answered an observation."""
+    """Lockstep: an observation got no answer."""
 
 
 @dataclass(frozen=True)

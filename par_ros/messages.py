@@ -133,14 +133,14 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
 
 
 def image_bytes(message: Image) -> ImageArray:
-    """uint8 [N]: a view of the picture's bytes as they came, whatever they mean."""
+    """uint8 [N]: a view of the picture's bytes, in any encoding."""
     return np.frombuffer(message.data, np.uint8) if len(message.data) else np.zeros(0, np.uint8)
 
 
 def image_to_rgb(message: Image) -> ImageArray:
     """uint8 [H, W, 3] RGB of a colour picture; not to be written into.
 
-    Raises ValueError for what is not a colour picture: grey and depth are never made up into RGB.
+    Raises ValueError for what is not a colour picture: grey and depth are never converted to RGB.
     """
     if message.encoding == "rgb8":
         return image_to_array(message)
@@ -278,7 +278,7 @@ def _deserialize(data: bytes, message_type: Any, what: str) -> Any:
 def read_joint_trajectory(
     message: JointTrajectoryMessage, max_points: int = MAX_POINTS
 ) -> JointTrajectory:
-    """The points as arrays; values are not judged here.
+    """The points as arrays; their values are not checked here.
 
     Raises ValueError, before anything is converted, for more than `max_points` points or
     MAX_JOINTS joints; and for what has no rectangular form: no points, or points whose positions,

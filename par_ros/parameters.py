@@ -76,7 +76,7 @@ class PolicyNodeParameters:
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
     instruction: str = parameter(
-        "", "what the policy is told to do, word for word; read at ~/reset", read_only=False
+        "", "instruction for the policy, known to the checkpoint; read at ~/reset", read_only=False
     )
     policy_seed: int = parameter(
         0, "seed of all sampling in an episode; read at ~/reset", minimum=0, read_only=False
@@ -99,7 +99,7 @@ class PolicyNodeParameters:
     )
     mode: str = parameter(
         "realtime",
-        "lockstep: physics waits, images are read reliably; realtime: nobody waits",
+        "lockstep: physics waits, images are read reliably; realtime: physics does not wait",
         choices=typing.get_args(Mode),
     )
     predict_images: bool = parameter(
@@ -320,7 +320,7 @@ class EpisodeNodeParameters:
     """episode_node."""
 
     task: str = parameter("PushCube", "ManiSkill task")
-    instruction: str = parameter("", "what the policy is told; empty: the task's own sentence")
+    instruction: str = parameter("", "instruction for the policy; empty: the task's own")
     episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
     first_seed: int = parameter(
         20_241_201, "seed of the first episode; the i-th has first_seed + i",
@@ -434,7 +434,7 @@ def parse_text(owner: str, field: "dataclasses.Field[Any]", text: str) -> Scalar
 
 
 def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
-    """What `parameter(...)` said of a field."""
+    """The Constraint that `parameter(...)` stored in a field."""
     constraint = field.metadata["constraint"]
     assert isinstance(constraint, Constraint)
     return constraint
@@ -450,7 +450,7 @@ def value_type(field: "dataclasses.Field[Any]") -> type:
 
 
 def read_yaml(path: Path) -> Mapping[str, object]:
-    """The mapping in a YAML file. Raises ValueError with one sentence where there is none."""
+    """The mapping in a YAML file. Raises ValueError if the file has none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -491,7 +491,7 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
 
 
 def expects_reference(parameters: SafetyNodeParameters) -> bool:
-    """Whether the guard hears what the controller commands."""
+    """Whether the guard must receive the controller's reference."""
     return parameters.reference != "none" and not parameters.dry_run
 
 

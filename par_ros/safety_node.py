@@ -242,7 +242,7 @@ class SafetyNode(LifecycleNode):
         self._send(command, moment)
 
     def _take_references(self) -> None:
-        """What the controller has said: all of it while a motion is to be seen taken."""
+        """The controller's reference: every sample while a pick-up is awaited, else the newest."""
         if self._reference is None:
             return
         assert self._guard is not None
@@ -379,7 +379,7 @@ class SafetyNode(LifecycleNode):
             self._publish_state()
 
     def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
-        """Say what the guard was just given and when, so that a recording can be replayed."""
+        """Publish the guard's latest input with its times, so that a recording can be replayed."""
         self._outputs.note_input(
             kind, moment, self._joint_state_taken, num_policies=str(self._num_policies), **details
         )
@@ -399,7 +399,7 @@ class SafetyNode(LifecycleNode):
         self._outputs.publish_state(self._guard, more, self._now())
 
     def _reference_text(self, guard: Guard) -> str:
-        """Which of the two holds: is it known what the controller commands?"""
+        """Tell the guard whether the controller's reference is available."""
         if self._reference is None:
             return "none: engaging leads the arm to where it is measured"
         if self._reference.fault:

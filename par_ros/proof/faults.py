@@ -95,7 +95,9 @@ def main(arguments: list[str]) -> int:
         "--resume", action="store_true", help="leave out what the file of --json holds already"
     )
     parser.add_argument(
-        "--table", type=Path, help="run nothing: print the README's table from this JSON file"
+        "--table",
+        type=Path,
+        help="run nothing: print the table of docs/lab_notebook/faults.md from this JSON file",
     )
     options = parser.parse_args(arguments)
     if options.table is not None:

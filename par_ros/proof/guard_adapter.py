@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guards behind one face, so that the same hostile world can judge another checkout's guard.
+"""One interface for several guards, so that the fuzzer can judge another checkout's guard.
 
 `use_guard_of` makes this process import par_ros (all but par_ros.proof) from another folder; it
 must run before anything of the guard is imported. `make_guard` builds whichever guard is there.

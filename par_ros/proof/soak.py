@@ -93,7 +93,7 @@ class Memory:
 
 
 class SoakWatch(Node):
-    """Listens to /diagnostics and guard_state; engages the guard whenever it has let go."""
+    """Listens to /diagnostics and guard_state; engages the guard whenever it is disengaged."""
 
     def __init__(self, context: Context) -> None:
         super().__init__("soak_watch", context=context)
@@ -320,7 +320,7 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; 0 where memory was flat, no watchdog fired and nobody was left."""
+    """The command; 0 where memory was flat, no watchdog fired and no process was left."""
     parser = argparse.ArgumentParser(prog="python -m par_ros soak", description=__doc__)
     parser.add_argument("--chunks", type=int, default=10_000)
     parser.add_argument("--pace", type=float, default=1.0, help="1 to 5: times faster")

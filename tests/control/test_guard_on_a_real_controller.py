@@ -512,8 +512,8 @@ def test_the_way_to_the_start_is_stopped_too(after_s: float) -> None:
     """The controller goes on from its own reference to where the arm is, at rest within 0.5 s.
 
     5 mrad of sag. Its only point is ahead, so a cycle of the controller is wrong by the speed times
-    a millisecond (docs/real_arm.md, "Hand-over"): 10 microradian here, within the acceleration
-    limit, beyond the jerk limit.
+    a millisecond (docs/how_to/run_on_a_real_arm.md, "Hand-over"): 10 microradian here, within the
+    acceleration limit, beyond the jerk limit.
     """
     rig = Rig(expects_reference=False)
     rig.sends_references = False

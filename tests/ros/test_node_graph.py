@@ -246,7 +246,7 @@ def test_an_instruction_is_asked_for_before_anything_starts(
 ) -> None:
     if content is not None:
         (Path(checkpoint) / "instructions.json").write_text(content)
-    with pytest.raises(ValueError, match=r"^real_arm: instruction is missing, what"):
+    with pytest.raises(ValueError, match=r"^real_arm: instruction is missing; the checkpoint"):
         real_arm_graph(RealArmArguments(checkpoint=checkpoint))
     real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push."))
 
