@@ -203,17 +203,17 @@ class PolicyNode(LifecycleNode):
     # Callbacks
 
     def _on_image(self, message: Image) -> None:
-        assert self._turn is not None
-        now = self._now()
-        pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
+        now, turn = self._now(), self._turn
         with self._lock:
-            self._act_on(self._turn.take_picture(message, pixels, stamp_ns, now))
+            if turn is None or not turn.is_active:
+                return
+            pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
+            self._act_on(turn.take_picture(message, pixels, stamp_ns, now))
 
     def _on_joint_state(self, message: JointState) -> None:
         turn = self._turn
-        assert turn is not None
         with self._lock:
-            if not turn.is_active or not turn.knows_joints(message.name):
+            if turn is None or not turn.is_active or not turn.knows_joints(message.name):
                 return
             try:
                 sample = messages.read_joint_state(message)
@@ -232,10 +232,9 @@ class PolicyNode(LifecycleNode):
 
     def _on_executed_actions(self, message: JointTrajectoryMessage) -> None:
         turn = self._turn
-        assert turn is not None
         stamp_ns = messages.stamp_ns(message)
         with self._lock:
-            if not turn.awaits_executed_actions(stamp_ns):
+            if turn is None or not turn.awaits_executed_actions(stamp_ns):
                 return
             try:
                 executed = messages.read_joint_trajectory(message)

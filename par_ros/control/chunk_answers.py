@@ -104,10 +104,7 @@ class ChunkAnswers:
     def withdrawn(self, moment: Moment) -> Command:
         """The answer to the last chunk took too long to be sent: it is held."""
         self._authority.hold("slow")
-        text = (
-            f"chunk held: the guard needed more than {self.settings.send_within_s:.3g} s; check "
-            "the machine's load."
-        )
+        text = "chunk held: the guard took too long to answer it; check the machine's load."
         if self._answered is None:
             return log("warning", text)
         time_ns = self._authority.timeline.time_ns(moment)
