@@ -436,13 +436,15 @@ class ActStep(nn.Module):
         self.attend = operations.attend
         self.clip_range = model.config.action_diffusion.clip_range
         self.kind = kind
+        # torch.compile cannot read the fields of a dataclass that inherits them.
+        self.num_coefficients = len(fields(kind))
 
     def forward(self, current_1LA: Tensor, *tensors: Tensor) -> Tensor:
         """`tensors` are the sampler's coefficients (0-d), each block's keys, then values, then
         nine norm rows [C] a block and two for the last norm."""
         blocks = self.head.blocks
         source = iter(tensors)
-        coefficients = [next(source) for _ in fields(self.kind)]
+        coefficients = [next(source) for _ in range(self.num_coefficients)]
         keys, values = ([next(source) for _ in blocks] for _ in range(2))
         rows = list(source)
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from par_model.backends.graphs import build_graphs
 from par_model.backends.policy_graphs import SlotInputs
 from par_model.backends.static_graphs import as_float32
+from par_model.backends.torch_compiled import InPlaceOperations
 from par_model.config import preset
 from par_model.export.goldens import deviations, replay, rollout_steps
 from tests.backends.runtimes import (
@@ -136,6 +138,16 @@ def test_what_a_run_returned_is_not_changed_by_the_next(graphs, checkpoint, step
     chunk = graphs.act(context, steps[0].noise, 0)
     graphs.act(context, steps[1].noise, 0)
     np.testing.assert_array_equal(chunk, graphs.act(context, steps[0].noise, 0))
+
+
+@pytest.mark.parametrize("name", ["step", "act"])
+def test_torch_compile_traces_a_graph_whole(name, checkpoint):
+    """The slow runtime "compiled" without its compiler: the graph has no break, outputs agree."""
+    graph = build_graphs(checkpoint, InPlaceOperations(), "ddim", 1, [name])[name]
+    traced = torch.compile(graph.module, fullgraph=True, dynamic=False, backend="eager")
+    with torch.inference_mode():
+        inputs = graph.example_inputs()
+        torch.testing.assert_close(traced(*inputs), graph.module(*inputs))
 
 
 @pytest.mark.gpu
