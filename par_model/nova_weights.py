@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from par_model.config import (
-    PRESETS,
     DiffusionConfig,
     EncoderConfig,
     FrameCodecConfig,
@@ -31,6 +30,7 @@ from par_model.config import (
     ModelConfig,
 )
 from par_model.json_file import read_object, require_plain_name
+from par_model.presets import PRESETS
 
 Form = Literal["par", "nova"]
 

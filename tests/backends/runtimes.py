@@ -15,8 +15,8 @@ import torch
 from par_model.backends.static_graphs import StaticCache, StaticGraphs
 from par_model.backends.torch_compiled import TorchCompiled
 from par_model.backends.torch_eager import TorchEager
-from par_model.config import preset
 from par_model.export.untrained import untrained_checkpoint
+from par_model.presets import preset
 
 CPU = torch.device("cpu")
 NUM_STEPS = 4

@@ -15,8 +15,8 @@ from par_model.backends.graphs import build_graphs
 from par_model.backends.policy_graphs import SlotInputs
 from par_model.backends.static_graphs import as_float32
 from par_model.backends.torch_compiled import InPlaceOperations
-from par_model.config import preset
 from par_model.export.goldens import deviations, replay, rollout_steps
+from par_model.presets import preset
 from tests.backends.runtimes import (
     RUNTIMES,
     eager,

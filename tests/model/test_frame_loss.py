@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from par_model import model as model_module
-from par_model.config import preset
 from par_model.frame_head import sample_mask_ratio, set_sizes, visible_tokens
 from par_model.model import TrainingBatch
+from par_model.presets import preset
 from tests.model.fixtures import random_model
 
 

@@ -16,7 +16,6 @@ import torch
 
 from par_model import nova_weights
 from par_model.checkpoint import load_checkpoint
-from par_model.config import preset
 from par_model.convert_nova import main as convert
 from par_model.describe import PAPER_MILLIONS, parameter_table
 from par_model.frame_head import patchify
@@ -31,6 +30,7 @@ from par_model.nova_weights import (
     nova_shapes,
     our_name,
 )
+from par_model.presets import preset
 from tests.model.nova_folder import (
     DDPM_CONFIG,
     FLOW_CONFIG,

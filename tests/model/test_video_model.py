@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from par_model import video_generation
-from par_model.config import preset
+from par_model.presets import preset
 from par_model.video_generation import GenerationConfig, generate_latents
 from tests.model.fixtures import random_clip, random_model
 

@@ -17,7 +17,10 @@ ARM_SIDE = tuple(
     f"par_ros.{name}"
     for name in ("safety_node", "real_arm_node", "gripper_adapter_node", "loopback_arm_node")
 )
-TORCH_FREE = ("par_model", "par_model.interface", "par_model.config", "par_ros", "par_ros.topics")
+TORCH_FREE = (
+    "par_model", "par_model.interface", "par_model.config", "par_model.presets", "par_ros",
+    "par_ros.topics",
+)  # fmt: skip
 MODEL = tuple(
     f"par_model.{name}"
     for name in (
