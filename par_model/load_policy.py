@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from par_model.action_head import ActionDit
 from par_model.backends.cpu_choice import control_step_ms, cpu_name
 from par_model.backends.graphs import context_slots, require_static
 from par_model.backends.policy_graphs import PolicyGraphs
@@ -142,8 +143,10 @@ def _with_spacing(
         )
     diffusion = dataclasses.replace(checkpoint.config.action_diffusion, spacing=spacing)
     config = dataclasses.replace(checkpoint.config, action_diffusion=diffusion)
-    # The model was loaded for this policy alone, and reads its own configuration.
+    # The model was loaded for this policy alone; its head has its own copy of the noise process.
     checkpoint.model.config = config
+    if isinstance(checkpoint.model.action_head, ActionDit):
+        checkpoint.model.action_head.diffusion = diffusion
     return dataclasses.replace(checkpoint, config=config)
 
 

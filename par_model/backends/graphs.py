@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from par_model.action_dit import ActionDit, CrossAttention, DitModulation
+from par_model.action_head import ActionDit, CrossAttention, DitModulation
 from par_model.causal_mask import causal_mask
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
@@ -434,7 +434,7 @@ class ActStep(nn.Module):
         super().__init__()
         self.head = model.action_head
         self.attend = operations.attend
-        self.clip_range = model.config.action_diffusion.clip_range
+        self.clip_range = model.action_head.diffusion.clip_range
         self.kind = kind
         # torch.compile cannot read the fields of a dataclass that inherits them.
         self.num_coefficients = len(fields(kind))
@@ -495,10 +495,9 @@ class ActGraph(nn.Module):
         self, model: PARModel, operations: GraphOperations, sampler: str, num_steps: int
     ) -> None:
         super().__init__()
-        config = model.config.action_diffusion
-        steps = sampling_coefficients(config, sampler, num_steps)
+        steps = sampling_coefficients(model.action_head.diffusion, sampler, num_steps)
         coefficients = torch.tensor([astuple(step) for step in steps])
-        modulations = model.action_modulations(sampler, num_steps)
+        modulations = model.action_head.modulations(sampler, num_steps)
         rows = torch.stack([_norm_rows(modulation) for modulation in modulations])
         self.register_buffer("coefficients", coefficients.to(rows.device), persistent=False)
         self.register_buffer("rows", rows, persistent=False)

@@ -57,7 +57,7 @@ class TorchEager:
         self.sampler = sampler or sampling.action_sampler
         self.num_steps = sampling.action_num_steps if num_steps is None else num_steps
         with torch.inference_mode():
-            self.modulations = self.model.action_modulations(self.sampler, self.num_steps)
+            self.modulations = self.model.action_head.modulations(self.sampler, self.num_steps)
         self._anchor: EagerContext | None = None
 
     @property
@@ -136,7 +136,9 @@ class TorchEager:
         generator = torch.Generator(self.device).manual_seed(seed)
         sampling = self.config.sampling
         latent = self.model.predict_frame(
-            self.model.frame_condition(context.frame, None if anchor is None else anchor.frame),
+            self.model.frame_head.condition(
+                context.frame, None if anchor is None else anchor.frame
+            ),
             generation_order(self.config.num_image_tokens, generator),
             generator,
             sampling.frame_sampler,

@@ -51,9 +51,9 @@ def test_block_masked_equals_cached_with_mixer(model):
     clip = random_clip(model.config, NUM_SLOTS, batch_size=2)
     full, steps = masked(model, clip.text, clip.latents), cached(model, clip.text, clip.latents)
     assert (full - steps).abs().max() < 1e-12
-    conditions = model.clip_conditions(full)
+    conditions = model.frame_head.clip_conditions(full)
     for slot in range(1, NUM_SLOTS):
-        condition = model.frame_condition(steps[:, slot], steps[:, 0])
+        condition = model.frame_head.condition(steps[:, slot], steps[:, 0])
         assert (conditions[:, slot] - condition).abs().max() < 1e-12
     assert torch.equal(conditions[:, 0], full[:, 0])
 

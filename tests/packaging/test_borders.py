@@ -24,7 +24,7 @@ TORCH_FREE = (
 MODEL = tuple(
     f"par_model.{name}"
     for name in (
-        "model", "policy", "transformer", "action_dit", "frame_head", "kv_cache", "interface",
+        "model", "policy", "transformer", "action_head", "frame_head", "kv_cache", "interface",
     )
 )  # fmt: skip
 AROUND_THE_MODEL = tuple(
