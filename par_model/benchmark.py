@@ -30,14 +30,13 @@ import numpy as np
 import torch
 
 from par_model.backends.cpu_choice import cpu_name
-from par_model.backends.graphs import context_capacity, context_slots
-from par_model.backends.policy_graphs import PolicyGraphs, SlotInputs
-from par_model.backends.static_graphs import as_float32
 from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import ModelConfig
-from par_model.export.goldens import RolloutStep, rollout_steps
-from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
+from par_model.graphs.contract import context_capacity, context_slots
+from par_model.graphs.goldens import RolloutStep, rollout_steps
+from par_model.graphs.manifest import FILE_NAME, sha256_of
+from par_model.graphs.policy_graphs import PolicyGraphs, SlotInputs, as_float32
 from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs, runtime_device
 from par_model.model import PARModel
 from par_model.presets import preset

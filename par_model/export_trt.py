@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from par_model.backends.graphs import GRAPH_NAMES
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.export.build import build_engines
-from par_model.export.manifest import (
+from par_model.graphs.contract import GRAPH_NAMES
+from par_model.graphs.manifest import (
     DTYPES,
     FILE_NAME,
     PRECISIONS,

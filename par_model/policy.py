@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
+from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
 from par_model.instruction import InstructionTable
 from par_model.interface import (
     ActionChunk,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PolicyGraphs over graphs of static shapes: positions, slots and caches, on the host.
 
-A GraphRuntime only runs named graphs (graphs.py) on buffers; what may be run is decided here, once
-for all runtimes: a position out of range is refused before anything is launched (TensorRT would
-drop the write in silence), a shorter cache stays valid, a long history is re-encoded.
+A GraphRuntime only runs named graphs (graphs/contract.py) on buffers; what may be run is decided
+here, once for all runtimes: a position out of range is refused before anything is launched
+(TensorRT would drop the write in silence), a shorter cache stays valid, a long history is
+re-encoded.
 """
 
 import weakref
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.backends.graphs import context_capacity, context_slots, rebase_slots
-from par_model.backends.policy_graphs import Float32Array, SlotInputs
 from par_model.backends.torch_eager import EagerContext, TorchEager
 from par_model.checkpoint import Checkpoint
+from par_model.graphs.contract import context_capacity, context_slots, rebase_slots
+from par_model.graphs.policy_graphs import Float32Array, SlotInputs, as_float32
 from par_model.interface import ImageArray
 
 
@@ -202,14 +203,6 @@ class StaticGraphs:
             torch.as_tensor(value).to(**to) for value in (context.frame, context.action)
         )
         return EagerContext(frame, action)
-
-
-def as_float32(value: Any) -> Float32Array:
-    """A runtime's array as numpy."""
-    if isinstance(value, Tensor):
-        value = value.detach().float().cpu().numpy()
-    result: Float32Array = np.asarray(value, dtype=np.float32)
-    return result
 
 
 def _index(value: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.backends.policy_graphs import Float32Array, SlotInputs
 from par_model.checkpoint import Checkpoint
 from par_model.frame_head import generation_order
+from par_model.graphs.policy_graphs import Float32Array, SlotInputs
 from par_model.interface import ImageArray
 from par_model.kv_cache import KVCache
 

@@ -89,7 +89,7 @@ def _tensorrt(checkpoint, export):
     pytest.importorskip("tensorrt", reason="pip install '.[trt]'")
     from par_model.backends.tensorrt import TensorRTRuntime
     from par_model.export.build import build_engines
-    from par_model.export.manifest import Manifest
+    from par_model.graphs.manifest import Manifest
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(export, folder, dirs_exist_ok=True)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.backends.graphs import build_graphs
-from par_model.backends.policy_graphs import SlotInputs
-from par_model.backends.static_graphs import as_float32
 from par_model.backends.torch_compiled import InPlaceOperations
-from par_model.export.goldens import deviations, replay, rollout_steps
+from par_model.graphs.goldens import deviations, replay, rollout_steps
+from par_model.graphs.modules import build_graphs
+from par_model.graphs.policy_graphs import SlotInputs, as_float32
 from par_model.presets import preset
 from tests.backends.runtimes import (
     RUNTIMES,

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from par_model.export.manifest import Manifest, sha256_of
+from par_model.graphs.manifest import Manifest, sha256_of
 
 pytestmark = pytest.mark.slow
 

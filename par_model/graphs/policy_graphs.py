@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from par_model.config import ModelConfig
 from par_model.interface import ImageArray
@@ -76,3 +77,11 @@ class PolicyGraphs(Protocol):
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [H, W, 3]."""
+
+
+def as_float32(value: Any) -> Float32Array:
+    """A runtime's array as numpy."""
+    if isinstance(value, Tensor):
+        value = value.detach().float().cpu().numpy()
+    result: Float32Array = np.asarray(value, dtype=np.float32)
+    return result

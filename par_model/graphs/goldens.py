@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from par_model.backends.graphs import context_slots, rebase_slots
-from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
-from par_model.backends.static_graphs import as_float32
 from par_model.config import ModelConfig
+from par_model.graphs.contract import context_slots, rebase_slots
+from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs, as_float32
 from par_model.instruction import InstructionTable
 from par_model.interface import ImageArray
 
