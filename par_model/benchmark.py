@@ -159,7 +159,7 @@ class Rig:
                 tuple(step.actions for step in before),
                 tuple(step.proprio for step in before),
             )
-            _, self.cache = graphs.extend(self.cache, slots, 0, True)
+            self.cache = graphs.extend(self.cache, slots, 0, True).cache
         self.latent = graphs.encode(self.newest.image)
         self.context = self.extend()
 
@@ -171,8 +171,7 @@ class Rig:
         slot = SlotInputs(
             (self.latent if latent is None else latent,), (step.actions,), (step.proprio,)
         )
-        context, _ = self.graphs.extend(self.cache, slot, self.fill, self.fill == 0)
-        return context
+        return self.graphs.extend(self.cache, slot, self.fill, self.fill == 0).last
 
     def act(self) -> Any:
         return self.graphs.act(self.context, self.newest.noise, 0)

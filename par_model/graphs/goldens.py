@@ -76,9 +76,10 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
             slots = slots[len(slots) - rebase_slots(config) :]
             cache = graphs.rewind_to_instruction(cache)
             if slots:
-                _, cache = graphs.extend(cache, _inputs(slots), 0, True)
+                cache = graphs.extend(cache, _inputs(slots), 0, True).cache
         slot = (graphs.encode(step.image), step.actions, step.proprio)
-        context, cache = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+        extended = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+        context, cache = extended.last, extended.cache
         slots.append(slot)
         yield {
             "frame_context": as_float32(context.frame),

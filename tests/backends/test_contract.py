@@ -47,7 +47,9 @@ def slots_of(graphs, steps):
 
 
 def append(graphs, cache, steps, first_slot):
-    return graphs.extend(cache, slots_of(graphs, steps), first_slot, first_slot == 0)
+    """(context of the last slot, longer cache)"""
+    extended = graphs.extend(cache, slots_of(graphs, steps), first_slot, first_slot == 0)
+    return extended.last, extended.cache
 
 
 def close(context, other):
@@ -106,14 +108,14 @@ def test_rewound_to_the_instruction_it_starts_anew(graphs, checkpoint, steps):
 def test_many_slots_at_once_are_the_same_as_one_by_one(graphs, checkpoint, steps):
     """3 slots are the rebase graph, 2 are not."""
     for count in (2, checkpoint.config.num_slots // 2):
-        whole, _ = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:count], 0)
-        anchor = graphs.first_slot_context()
+        start = graphs.prefill(text_of(checkpoint))
+        whole = graphs.extend(start, slots_of(graphs, steps[:count]), 0, True)
         cache = graphs.prefill(text_of(checkpoint))
         for n in range(count):
             last, cache = append(graphs, cache, steps[n : n + 1], n)
             if n == 0:
-                close(anchor, last)
-        close(whole, last)
+                close(whole.first, last)
+        close(whole.last, last)
 
 
 def test_two_episodes_in_one_process_share_nothing(graphs, checkpoint, steps):
