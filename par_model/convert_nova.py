@@ -28,14 +28,12 @@ from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
 from par_model.model import PARModel
 from par_model.normalization import Statistics
+from par_model.nova_config import RESOLUTIONS, model_config, shift_factor
 from par_model.nova_weights import (
-    RESOLUTIONS,
     Conversion,
     dropped_names,
     load_nova_transformer,
     load_nova_vae,
-    model_config,
-    shift_factor,
 )
 from par_model.presets import ABLATIONS
 from par_model.simulation.tasks import TASKS
