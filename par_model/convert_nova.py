@@ -23,20 +23,19 @@ import numpy as np
 import torch
 
 from par_model.checkpoint import save_checkpoint
-from par_model.config import ABLATIONS, ModelConfig, ObservationMode, OverflowMode
+from par_model.config import ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
 from par_model.model import PARModel
 from par_model.normalization import Statistics
+from par_model.nova_config import RESOLUTIONS, model_config, shift_factor
 from par_model.nova_weights import (
-    RESOLUTIONS,
     Conversion,
     dropped_names,
     load_nova_transformer,
     load_nova_vae,
-    model_config,
-    shift_factor,
 )
+from par_model.presets import ABLATIONS
 from par_model.simulation.tasks import TASKS
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

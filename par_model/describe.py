@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from par_model.checkpoint import load_checkpoint, save_checkpoint
-from par_model.config import PRESETS, ModelConfig, preset
+from par_model.config import ModelConfig
 from par_model.export.untrained import untrained_checkpoint
 from par_model.interface import FloatArray, Observation
 from par_model.load_policy import load_policy
 from par_model.model import PARModel, count_parameters
+from par_model.presets import PRESETS, preset
 from par_model.roofline import (
     GPUS,
     Networks,

@@ -4,7 +4,7 @@
 The schedulers are diffusers'. Paper, section 3.1 and Eqs. 3 to 5; DDIM, DPM-Solver++ and flow
 matching reduce the number of steps.
 
-Shape letters: R repeated draws, B batch.
+Shape letters: R repeated draws, M samples.
 """
 
 import copy
@@ -184,6 +184,31 @@ def denoise_step(
     if clip_range is not None:
         clean = clean.clamp(-clip_range, clip_range)
     return step.next_signal * clean + step.next_spread * predicted
+
+
+def denoising_errors(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    config: DiffusionConfig,
+    num_draws: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The diffusion loss before averaging (Eqs. 4 and 10): squared errors of what `predict` says at
+    random times and noises.
+
+    Args:
+        predict: (noisy samples, their diffusion times) to the network's prediction.
+        clean: [M, ...], samples.
+        num_draws: R, times and noises of each sample.
+
+    Returns:
+        [R * M, ...], all samples of the first draw before those of the second.
+    """
+    clean = clean.repeat(num_draws, *(1 for _ in clean.shape[1:]))
+    times = draw_times(config, clean.shape[0], generator)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device).to(clean.dtype)
+    noisy, target = add_noise(config, clean, noise, times)
+    return (predict(noisy, times) - target).square()
 
 
 def draw_times(config: DiffusionConfig, count: int, generator: torch.Generator) -> Tensor:

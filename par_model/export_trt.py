@@ -18,13 +18,12 @@ from pathlib import Path
 
 import torch
 
-from par_model.backends.graphs import GRAPH_NAMES
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
-from par_model.config import preset
 from par_model.export.build import build_engines
-from par_model.export.manifest import (
+from par_model.graphs.contract import GRAPH_NAMES
+from par_model.graphs.manifest import (
     DTYPES,
     FILE_NAME,
     PRECISIONS,
@@ -32,6 +31,7 @@ from par_model.export.manifest import (
     sha256_of,
     verify_files,
 )
+from par_model.presets import preset
 
 STAGES = ("export", "check", "build", "verify")
 _ONNX_ROUTE, _TORCH_ROUTE = "onnx", "torch-tensorrt"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From Z_O to the next latent: image encoder (set by set) and diffusion MLP (NOVA, section 3.3).
+"""From Z_O to the next latent: image encoder (set by set) and diffusion MLP (NOVA, section 3.3);
+networks, loss and sampling.
 
 Image tokens are patches of a latent, row-major, each ordered (dy, dx, channel).
 
-Shape letters: B batch, N image tokens, V visible tokens, K condition tokens, C width,
-E values of an image token, M tokens of any number.
+Shape letters: B batch, S slots, N image tokens, V visible tokens, K condition tokens, C width,
+E values of an image token, M tokens of any number, c h w of a latent.
 """
 
 import itertools
@@ -15,8 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from par_model.config import EncoderConfig, FrameDecoderConfig
+from par_model.config import ModelConfig
+from par_model.diffusion import denoising_errors, sample, sampling_times
 from par_model.layers import AdaptiveNorm, Block, SiluMlp, sinusoid, spatial_embedding
+from par_model.transformer import Mixer
 
 
 def patchify(latents_Bchw: Tensor, patch: int) -> Tensor:
@@ -43,16 +46,19 @@ class ImageEncoder(nn.Module):
     """Masked set prediction: the first half of the blocks sees [condition; known tokens],
     the second half [condition; all tokens]. Bidirectional, no mask, no cache."""
 
-    def __init__(self, config: EncoderConfig, token_width: int, rows: int, columns: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed = nn.Linear(token_width, config.width)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(1, config.width))
+        stack, width = config.image_encoder, config.image_encoder.width
+        self.embed = nn.Linear(config.image_token_width, width)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+            Block(width, stack.num_heads, stack.mlp_ratio) for _ in range(stack.depth)
         )
-        self.norm = nn.LayerNorm(config.width, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        rows = config.latent_height // config.image_patch
+        columns = config.latent_width // config.image_patch
         self.register_buffer(
-            "positions", spatial_embedding(rows, columns, config.width).float(), persistent=False
+            "positions", spatial_embedding(rows, columns, width).float(), persistent=False
         )
 
     def forward(
@@ -109,18 +115,25 @@ class FrameDecoderBlock(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """The diffusion MLP: (noisy token, t, z) -> noise, each token on its own (paper, Eq. 4)."""
+    """The diffusion MLP: (noisy token, t, z) -> noise, each token on its own (paper, Eq. 4).
 
-    def __init__(self, config: FrameDecoderConfig, token_width: int, condition_width: int) -> None:
+    Attributes:
+        diffusion: the noise process that `loss` trains on and `sample` reverses.
+        num_draws: times and noises that `loss` draws for each token.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.width
-        self.time_frequencies = config.time_frequencies
-        self.embed = nn.Linear(token_width, width)
-        self.timestep_proj = SiluMlp(config.time_frequencies, width, width)
-        self.condition_proj = SiluMlp(condition_width, width, width)
-        self.blocks = nn.ModuleList(FrameDecoderBlock(width) for _ in range(config.depth))
+        self.diffusion = config.frame_diffusion
+        self.num_draws = config.loss.num_draws
+        mlp, width = config.frame_decoder, config.frame_decoder.width
+        self.time_frequencies = mlp.time_frequencies
+        self.embed = nn.Linear(config.image_token_width, width)
+        self.timestep_proj = SiluMlp(mlp.time_frequencies, width, width)
+        self.condition_proj = SiluMlp(config.transformer.width, width, width)
+        self.blocks = nn.ModuleList(FrameDecoderBlock(width) for _ in range(mlp.depth))
         self.norm = AdaptiveNorm(width, width, 2)
-        self.head = nn.Linear(width, token_width)
+        self.head = nn.Linear(width, config.image_token_width)
 
     def time_condition(self, times_M: Tensor) -> Tensor:
         """Diffusion times to [M, C]."""
@@ -138,16 +151,189 @@ class FrameDecoder(nn.Module):
         x_MC, _ = self.norm(x_MC, condition_MC)
         return self.head(x_MC)
 
+    def loss(self, z_MC: Tensor, tokens_ME: Tensor, generator: torch.Generator) -> Tensor:
+        """Eq. 4, 0-d: one t and one noise per token and draw."""
+        errors = denoising_errors(
+            lambda noisy, times: self(
+                noisy,
+                self.time_condition(times),
+                self.condition_proj(z_MC).repeat(self.num_draws, 1),
+            ),
+            tokens_ME,
+            self.diffusion,
+            self.num_draws,
+            generator,
+        )
+        return errors.mean()
+
+    def sample(
+        self,
+        z_BMC: Tensor,
+        noise_BME: Tensor,
+        sampler: str,
+        num_steps: int,
+        guidance: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Tokens like `noise_BME`. Where `guidance` is not 1, z has twice as many rows: the second
+        half are those without instruction."""
+        condition = self.condition_proj(z_BMC)
+        times = sampling_times(self.diffusion, sampler, num_steps).to(z_BMC.device)
+        time_conditions = self.time_condition(times)
+
+        def predict(noisy: Tensor, index: int) -> Tensor:
+            if guidance == 1.0:
+                return self(noisy, time_conditions[index], condition)
+            both = self(noisy.repeat(2, 1, 1), time_conditions[index], condition)
+            conditioned, null = both.chunk(2)
+            return null + guidance * (conditioned - null)
+
+        return sample(predict, noise_BME, self.diffusion, sampler, num_steps, generator)
+
 
 class FrameRegressor(nn.Module):
     """PAR-Discrete's head for frames: an MLP from z to the token."""
 
-    def __init__(self, condition_width: int, hidden: int, token_width: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.mlp = SiluMlp(condition_width, hidden, token_width)
+        self.mlp = SiluMlp(
+            config.transformer.width, config.frame_decoder.width, config.image_token_width
+        )
 
     def forward(self, z_MC: Tensor) -> Tensor:
         return self.mlp(z_MC)
+
+    def loss(self, z_MC: Tensor, tokens_ME: Tensor, generator: torch.Generator) -> Tensor:
+        """As `FrameDecoder.loss`, of the tokens themselves; draws nothing."""
+        return (self(z_MC) - tokens_ME).square().mean()
+
+    def sample(
+        self,
+        z_BMC: Tensor,
+        noise_BME: Tensor,
+        sampler: str,
+        num_steps: int,
+        guidance: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """As `FrameDecoder.sample`; reads z only, and has no guidance."""
+        return self(z_BMC[: noise_BME.shape[0]])
+
+
+def make_frame_decoder(config: ModelConfig) -> FrameDecoder | FrameRegressor:
+    """The decoder that `config.frame_head` names."""
+    return FrameDecoder(config) if config.frame_head == "diffusion" else FrameRegressor(config)
+
+
+class FrameHead:
+    """Z_O to the next latent: what the image encoder is told, the loss, and the generation.
+
+    No module itself: mixer, image encoder and decoder are the PARModel's, under the names that
+    they have in checkpoint files.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mixer: Mixer | None,
+        image_encoder: ImageEncoder,
+        decoder: FrameDecoder | FrameRegressor,
+    ) -> None:
+        self._config = config
+        self._mixer, self._image_encoder, self._decoder = mixer, image_encoder, decoder
+
+    def condition(self, z_BKC: Tensor, anchor_BKC: Tensor | None) -> Tensor:
+        """Z_O of a slot to what the image encoder is told.
+
+        Args:
+            anchor_BKC: Z_O of the context's first slot, which the mixer scales and shifts;
+                None where this is that first slot: its output is used as it is.
+        """
+        if self._mixer is None or anchor_BKC is None:
+            return z_BKC
+        return self._mixer(z_BKC, anchor_BKC)
+
+    def clip_conditions(self, z_BSKC: Tensor) -> Tensor:
+        """`condition` of every slot of a clip, anchored at its first."""
+        anchor = z_BSKC[:, :1]
+        if self._mixer is None:
+            return z_BSKC
+        return torch.cat((anchor, self._mixer(z_BSKC[:, 1:], anchor)), dim=1)
+
+    def loss(
+        self,
+        z_BSKC: Tensor,
+        latents_BSchw: Tensor,
+        valid_BS: Tensor,
+        generator: torch.Generator,
+        checkpoint_gradients: bool = False,
+    ) -> Tensor:
+        """L_obs of the paper's Eq. 11, 0-d: Eq. 4 on NOVA's masked sets, t and noise per token, on
+        a random share of the frames.
+
+        Args:
+            z_BSKC: Z_O of each slot, raw.
+            latents_BSchw: what followed each slot.
+            valid_BS: bool, which of the latents count.
+        """
+        loss = self._config.loss
+        valid_M = valid_BS.flatten().nonzero().squeeze(1)
+        count = max(1, round(loss.frame_fraction * valid_M.shape[0]))
+        if loss.frame_weight == 0 or valid_M.shape[0] == 0:
+            return z_BSKC.new_zeros(())
+        order = torch.rand(valid_M.shape[0], generator=generator, device=valid_M.device).argsort()
+        chosen_M = valid_M[order[:count]]
+        condition_MKC = self.clip_conditions(z_BSKC).flatten(0, 1)[chosen_M]
+        tokens_MNE = patchify(latents_BSchw.flatten(0, 1)[chosen_M], self._config.image_patch)
+        ratio = sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator)
+        visible, masked_MN = visible_tokens(count, tokens_MNE.shape[1], ratio, generator)
+        z_MNC = self._image_encoder(tokens_MNE, visible, condition_MKC, checkpoint_gradients)
+        return self._decoder.loss(z_MNC[masked_MN], tokens_MNE[masked_MN], generator)
+
+    def sample(
+        self,
+        condition_BKC: Tensor,
+        order_N: Tensor,
+        generator: torch.Generator,
+        sampler: str,
+        num_steps: int,
+        num_sets: int,
+        null_condition_BKC: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """The next latent [B, c, h, w], set by set (paper, Eq. 7).
+
+        Args:
+            condition_BKC: Z_O through `condition`.
+            order_N: the random order of image tokens, one per episode.
+            null_condition_BKC: the same without instruction; needed where guidance is not 1.
+
+        Raises:
+            ValueError: guidance without `null_condition_BKC`; as `make_scheduler`.
+        """
+        config = self._config
+        if guidance != 1.0:
+            if null_condition_BKC is None:
+                raise ValueError("guidance other than 1 needs the condition without instruction.")
+            condition_BKC = torch.cat((condition_BKC, null_condition_BKC))
+        batch_size, num_tokens = condition_BKC.shape[0], config.num_image_tokens
+        single = batch_size // 2 if guidance != 1.0 else batch_size
+        tokens = condition_BKC.new_zeros(batch_size, num_tokens, config.image_token_width)
+        done = 0
+        for size in set_sizes(num_tokens, num_sets):
+            visible = order_N[:done].expand(batch_size, -1)
+            chosen = order_N[done : done + size]
+            z = self._image_encoder(tokens, visible, condition_BKC)[:, chosen]
+            noise = torch.randn(
+                single, num_tokens, config.image_token_width, generator=generator, device=z.device
+            )
+            values = self._decoder.sample(
+                z, noise[:, chosen].to(z.dtype), sampler, num_steps, guidance, generator
+            )
+            tokens = tokens.index_copy(1, chosen, values.repeat(batch_size // single, 1, 1))
+            done += size
+        rows = config.latent_height // config.image_patch
+        return unpatchify(tokens[:single], config.image_patch, rows)
 
 
 def visible_tokens(

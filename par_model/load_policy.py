@@ -13,15 +13,16 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from par_model.action_head import ActionDit
 from par_model.backends.cpu_choice import control_step_ms, cpu_name
-from par_model.backends.graphs import context_slots, require_static
-from par_model.backends.policy_graphs import PolicyGraphs
-from par_model.backends.static_graphs import GraphRuntime, StaticGraphs, as_float32
+from par_model.backends.static_graphs import GraphRuntime, StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import TimestepSpacing
-from par_model.export.goldens import replay, rollout_steps
-from par_model.export.manifest import FILE_NAME, sha256_of
+from par_model.graphs.contract import context_slots, require_static
+from par_model.graphs.goldens import replay, rollout_steps
+from par_model.graphs.manifest import FILE_NAME, sha256_of
+from par_model.graphs.policy_graphs import PolicyGraphs, as_float32
 from par_model.policy import PARPolicy
 
 BACKENDS = ("auto", "tensorrt", "compiled", "onnx", "eager")
@@ -142,8 +143,10 @@ def _with_spacing(
         )
     diffusion = dataclasses.replace(checkpoint.config.action_diffusion, spacing=spacing)
     config = dataclasses.replace(checkpoint.config, action_diffusion=diffusion)
-    # The model was loaded for this policy alone, and reads its own configuration.
+    # The model was loaded for this policy alone; its head has its own copy of the noise process.
     checkpoint.model.config = config
+    if isinstance(checkpoint.model.action_head, ActionDit):
+        checkpoint.model.action_head.diffusion = diffusion
     return dataclasses.replace(checkpoint, config=config)
 
 

@@ -2,31 +2,22 @@
 """PAR: the parts put together. training_loss, extend (new physical tokens), predict_actions,
 predict_frame. Weights only; an episode's state is in policy.py.
 
-Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S tokens, C width,
-D action width, J joints, P numbers of a scene, E values of an image token, c h w of a latent,
-R draws, M any number.
+Shape letters: B batch, N slots, T text tokens, K frame tokens, Z context tokens of the action
+head, L actions, S tokens, C width, D action width, J joints, P numbers of a scene, c h w of a
+latent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from par_model.action_dit import ActionDit, ActionRegressor, DitModulation
+from par_model.action_head import DitModulation, make_action_head
 from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_layout
 from par_model.config import ModelConfig
-from par_model.diffusion import add_noise, draw_times, sample, sampling_times
-from par_model.frame_head import (
-    FrameDecoder,
-    FrameRegressor,
-    ImageEncoder,
-    patchify,
-    sample_mask_ratio,
-    set_sizes,
-    unpatchify,
-    visible_tokens,
-)
+from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
 from par_model.kv_cache import KVCache
 from par_model.physical_tokenizer import PhysicalTokenizer
 from par_model.transformer import Mixer, Rotation, Transformer, attend_masked, attend_slot
@@ -92,28 +83,10 @@ class PARModel(nn.Module):
         self.tokenizer = PhysicalTokenizer(config)
         self.transformer = Transformer(config.transformer) if config.autoregressive else None
         self.mixer = Mixer(width, config.mixer_rank) if config.mixer_rank else None
-        self.image_encoder = ImageEncoder(
-            config.image_encoder,
-            config.image_token_width,
-            config.latent_height // config.image_patch,
-            config.latent_width // config.image_patch,
-        )
-        self.frame_decoder: FrameDecoder | FrameRegressor
-        if config.frame_head == "diffusion":
-            self.frame_decoder = FrameDecoder(config.frame_decoder, config.image_token_width, width)
-        else:
-            self.frame_decoder = FrameRegressor(
-                width, config.frame_decoder.width, config.image_token_width
-            )
-        self.action_head: ActionDit | ActionRegressor | None = None
-        if not config.num_actions:
-            pass
-        elif config.action_head == "diffusion":
-            self.action_head = ActionDit(
-                config.action_dit, config.action_width, config.num_actions, width
-            )
-        else:
-            self.action_head = ActionRegressor(width, config.action_dit.width, config.action_width)
+        self.image_encoder = ImageEncoder(config)
+        self.frame_decoder = make_frame_decoder(config)
+        self.frame_head = FrameHead(config, self.mixer, self.image_encoder, self.frame_decoder)
+        self.action_head = make_action_head(config)
 
         layout = token_layout(
             config.num_text_tokens, config.num_slots, config.num_frame_tokens, config.num_actions
@@ -169,8 +142,22 @@ class PARModel(nn.Module):
         checkpoint_gradients: bool = False,
     ) -> Losses:
         """Eq. 11 of a `training_context`."""
-        action = self._action_loss(context, batch, generator)
-        frame = self._frame_loss(context, batch, generator, checkpoint_gradients)
+        action = context.action_BNZC.new_zeros(())
+        if self.action_head is not None:
+            chosen = batch.action_valid_BNL.any(dim=-1)
+            action = self.action_head.loss(
+                context.action_BNZC[chosen],
+                batch.actions_BNLD[chosen],
+                batch.action_valid_BNL[chosen],
+                generator,
+            )
+        frame = self.frame_head.loss(
+            context.frame_BNKC,
+            batch.latents_BNchw[:, 1:],
+            batch.frame_valid_BN,
+            generator,
+            checkpoint_gradients,
+        )
         weights = self.config.loss
         total = weights.frame_weight * frame + weights.action_weight * action
         return Losses(total, frame, action)
@@ -231,70 +218,6 @@ class PARModel(nn.Module):
         text = text_BTC.unsqueeze(1).expand(-1, slot_tokens.shape[1], -1, -1)
         frames = slot_tokens[:, :, : self.config.num_frame_tokens]
         return Context(frames, torch.cat((slot_tokens, text), dim=2))
-
-    def _action_loss(
-        self, context: Context, batch: TrainingBatch, generator: torch.Generator
-    ) -> Tensor:
-        """L_act of Eq. 11: Eq. 10 over the chunk, one t per chunk and draw (section 4.3)."""
-        if self.action_head is None:
-            return context.frame_BNKC.new_zeros(())
-        chosen = batch.action_valid_BNL.any(dim=-1)
-        z_MZC, target_MLD = context.action_BNZC[chosen], batch.actions_BNLD[chosen]
-        valid_ML = batch.action_valid_BNL[chosen]
-        if isinstance(self.action_head, ActionRegressor):
-            error_ML = (self.action_head(self._regressed(z_MZC)) - target_MLD).square().mean(-1)
-            return _masked_mean(error_ML, valid_ML)
-        config = self.config.action_diffusion
-        num_draws = self.config.loss.num_draws
-        context_kv = self.action_head.context(z_MZC)
-        repeated = type(context_kv)(
-            tuple(k.repeat(num_draws, 1, 1, 1) for k in context_kv.keys),
-            tuple(v.repeat(num_draws, 1, 1, 1) for v in context_kv.values),
-        )
-        clean = target_MLD.repeat(num_draws, 1, 1)
-        times = draw_times(config, clean.shape[0], generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device).to(clean.dtype)
-        noisy, target = add_noise(config, clean, noise, times)
-        predicted = self.action_head(noisy, self.action_head.modulation(times), repeated)
-        error_ML = (predicted - target).square().mean(-1)
-        return _masked_mean(error_ML, valid_ML.repeat(num_draws, 1))
-
-    def _frame_loss(
-        self,
-        context: Context,
-        batch: TrainingBatch,
-        generator: torch.Generator,
-        checkpoint_gradients: bool,
-    ) -> Tensor:
-        """L_obs of Eq. 11: Eq. 4 on NOVA's masked sets, t and noise per token, on a random share of
-        the frames."""
-        config, loss = self.config.frame_diffusion, self.config.loss
-        valid_M = batch.frame_valid_BN.flatten().nonzero().squeeze(1)
-        count = max(1, round(loss.frame_fraction * valid_M.shape[0]))
-        if loss.frame_weight == 0 or valid_M.shape[0] == 0:
-            return context.frame_BNKC.new_zeros(())
-        order = torch.rand(valid_M.shape[0], generator=generator, device=valid_M.device).argsort()
-        chosen_M = valid_M[order[:count]]
-        condition_MKC = self.clip_conditions(context.frame_BNKC).flatten(0, 1)[chosen_M]
-        tokens_MNE = patchify(
-            batch.latents_BNchw[:, 1:].flatten(0, 1)[chosen_M], self.config.image_patch
-        )
-        ratio = sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator)
-        visible, masked_MN = visible_tokens(count, tokens_MNE.shape[1], ratio, generator)
-        z_MNC = self.image_encoder(tokens_MNE, visible, condition_MKC, checkpoint_gradients)
-        z_MC, clean_ME = z_MNC[masked_MN], tokens_MNE[masked_MN]
-        if isinstance(self.frame_decoder, FrameRegressor):
-            return (self.frame_decoder(z_MC) - clean_ME).square().mean()
-        clean = clean_ME.repeat(loss.num_draws, 1)
-        times = draw_times(config, clean.shape[0], generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device).to(clean.dtype)
-        noisy, target = add_noise(config, clean, noise, times)
-        predicted = self.frame_decoder(
-            noisy,
-            self.frame_decoder.time_condition(times),
-            self.frame_decoder.condition_proj(z_MC).repeat(loss.num_draws, 1),
-        )
-        return (predicted - target).square().mean()
 
     # ---- inference
 
@@ -367,61 +290,18 @@ class PARModel(nn.Module):
         offset = torch.tensor([moved], device=layout.slots.device) if moved else None
         return self.tokenizer.rotation(layout, offset)
 
-    def frame_condition(self, z_BKC: Tensor, anchor_BKC: Tensor | None) -> Tensor:
-        """Z_O of a slot to what the image encoder is told.
-
-        Args:
-            anchor_BKC: Z_O of the context's first slot, which the mixer scales and shifts;
-                None where this is that first slot: its output is used as it is.
-        """
-        if self.mixer is None or anchor_BKC is None:
-            return z_BKC
-        return self.mixer(z_BKC, anchor_BKC)
-
-    def clip_conditions(self, z_BNKC: Tensor) -> Tensor:
-        """`frame_condition` of every slot of a clip, anchored at its first."""
-        anchor = z_BNKC[:, :1]
-        if self.mixer is None:
-            return z_BNKC
-        return torch.cat((anchor, self.mixer(z_BNKC[:, 1:], anchor)), dim=1)
-
-    def action_modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
-        """The Action-DiT's norm statistics of every sampling step: once a schedule."""
-        if not isinstance(self.action_head, ActionDit):
-            return []
-        times = sampling_times(self.config.action_diffusion, sampler, num_steps)
-        device = self.tokenizer.begin_of_action.device
-        return [self.action_head.modulation(time.to(device).view(1)) for time in times]
-
     def predict_actions(
         self,
         z_BZC: Tensor,
         noise_BLD: Tensor,
         sampler: str,
         num_steps: int,
-        modulations: list[DitModulation] | None = None,
+        modulations: Sequence[DitModulation] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Sample A_n given Z_A: normalised actions [B, L, D]."""
+        """A_n given Z_A, normalised: [B, L, D]. Arguments as of `ActionDit.sample`."""
         assert self.action_head is not None, "the video model has no actions"
-        if isinstance(self.action_head, ActionRegressor):
-            return self.action_head(self._regressed(z_BZC))
-        head = self.action_head
-        context = head.context(z_BZC)
-        steps = modulations or self.action_modulations(sampler, num_steps)
-        return sample(
-            lambda noisy, index: head(noisy, steps[index], context),
-            noise_BLD,
-            self.config.action_diffusion,
-            sampler,
-            num_steps,
-            generator,
-        )
-
-    def _regressed(self, z_MZC: Tensor) -> Tensor:
-        """The L rows a regression head reads: the slot's action positions."""
-        start = self.config.num_frame_tokens if self.transformer is None else 0
-        return z_MZC[:, start : start + self.config.num_actions]
+        return self.action_head.sample(z_BZC, noise_BLD, sampler, num_steps, modulations, generator)
 
     def predict_frame(
         self,
@@ -434,67 +314,18 @@ class PARModel(nn.Module):
         null_condition_BKC: Tensor | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Generate the next latent [B, c, h, w], set by set (paper, Eq. 7).
-
-        Args:
-            condition_BKC: Z_O through `frame_condition`.
-            order_N: the random order of image tokens, one per episode.
-            null_condition_BKC: the same without instruction; needed where guidance is not 1.
-        """
-        config = self.config
-        if guidance != 1.0:
-            if null_condition_BKC is None:
-                raise ValueError("guidance other than 1 needs the condition without instruction.")
-            condition_BKC = torch.cat((condition_BKC, null_condition_BKC))
-        batch_size, num_tokens = condition_BKC.shape[0], config.num_image_tokens
-        single = batch_size // 2 if guidance != 1.0 else batch_size
-        tokens = condition_BKC.new_zeros(batch_size, num_tokens, config.image_token_width)
-        done = 0
-        for size in set_sizes(num_tokens, num_sets):
-            visible = order_N[:done].expand(batch_size, -1)
-            chosen = order_N[done : done + size]
-            z = self.image_encoder(tokens, visible, condition_BKC)[:, chosen]
-            noise = torch.randn(
-                single, num_tokens, config.image_token_width, generator=generator, device=z.device
-            )
-            values = self._sample_tokens(
-                z, noise[:, chosen].to(z.dtype), sampler, num_steps, guidance, generator
-            )
-            tokens = tokens.index_copy(1, chosen, values.repeat(batch_size // single, 1, 1))
-            done += size
-        rows = config.latent_height // config.image_patch
-        return unpatchify(tokens[:single], config.image_patch, rows)
-
-    def _sample_tokens(
-        self,
-        z_BMC: Tensor,
-        noise_BME: Tensor,
-        sampler: str,
-        num_steps: int,
-        guidance: float,
-        generator: torch.Generator,
-    ) -> Tensor:
-        if isinstance(self.frame_decoder, FrameRegressor):
-            return self.frame_decoder(z_BMC[: noise_BME.shape[0]])
-        decoder = self.frame_decoder
-        condition = decoder.condition_proj(z_BMC)
-        times = sampling_times(self.config.frame_diffusion, sampler, num_steps).to(z_BMC.device)
-        time_conditions = decoder.time_condition(times)
-
-        def predict(noisy: Tensor, index: int) -> Tensor:
-            if guidance == 1.0:
-                return decoder(noisy, time_conditions[index], condition)
-            both = decoder(noisy.repeat(2, 1, 1), time_conditions[index], condition)
-            conditioned, null = both.chunk(2)
-            return null + guidance * (conditioned - null)
-
-        config = self.config.frame_diffusion
-        return sample(predict, noise_BME, config, sampler, num_steps, generator)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(values.dtype)
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+        """The next latent [B, c, h, w] given Z_O through `frame_head.condition`. Arguments as of
+        `FrameHead.sample`."""
+        return self.frame_head.sample(
+            condition_BKC,
+            order_N,
+            generator,
+            sampler,
+            num_steps,
+            num_sets,
+            null_condition_BKC,
+            guidance,
+        )
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
+from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
 from par_model.instruction import InstructionTable
 from par_model.interface import (
     ActionChunk,
@@ -219,13 +219,14 @@ class PARPolicy:
         starts_with_boa: bool,
     ) -> None:
         latents, actions, proprio = zip(*slots, strict=True)
-        episode.context, episode.cache = self._graphs.extend(
+        extended = self._graphs.extend(
             episode.cache,
             SlotInputs(latents, actions, proprio),
             episode.next_slot,
             starts_with_boa,
         )
+        episode.context, episode.cache = extended.last, extended.cache
         if starts_with_boa:
-            episode.anchor = self._graphs.first_slot_context()
+            episode.anchor = extended.first
         episode.slots = [*episode.slots, *slots]
         episode.next_slot += len(slots)

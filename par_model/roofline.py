@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from par_model.action_dit import ActionDit
+from par_model.action_head import ActionDit
 from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.frame_head import FrameDecoder, set_sizes

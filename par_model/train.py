@@ -25,12 +25,13 @@ import torch
 from tqdm import tqdm
 
 from par_model.checkpoint import is_checkpoint, load_checkpoint
-from par_model.config import PRESETS, ModelConfig, preset
+from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray
 from par_model.json_file import read_object
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
+from par_model.presets import PRESETS, preset
 from par_model.simulation.tasks import TASKS
 from par_model.training.ablations import ABLATIONS, FULL, ablated_model
 from par_model.training.clip_config import ClipConfig

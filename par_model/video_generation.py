@@ -83,7 +83,7 @@ def generate_latents(
         seen = latent_Bchw.repeat(2 if guided else 1, 1, 1, 1).unsqueeze(1)
         context, cache = model.extend(cache, text_BTC, seen, none, None, slot, slot == 0)
         z_BKC = context.frame_BNKC[:, 0]
-        condition = model.frame_condition(z_BKC, anchor)
+        condition = model.frame_head.condition(z_BKC, anchor)
         anchor = z_BKC if slot == 0 else anchor
         if slot == 0 and first_latent_Bchw is not None:
             latent_Bchw = first_latent_Bchw

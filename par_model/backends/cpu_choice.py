@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from par_model.backends.policy_graphs import Float32Array, PolicyGraphs
-from par_model.export.goldens import replay, rollout_steps
+from par_model.graphs.goldens import replay, rollout_steps
+from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs
 from par_model.json_file import read_object
 
 _FILE_NAME = "control_step_ms.json"

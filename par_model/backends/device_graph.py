@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.backends.graphs import GraphSpec, TensorSpec
+from par_model.graphs.contract import GraphSpec, TensorSpec
 
 Buffers = Mapping[str, Tensor]
 # Enqueues one run on the current stream: reads the input buffers, writes the output buffers.

@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from par_model.backends.graphs import GraphSpec
-from par_model.export.manifest import Manifest, verify_files
+from par_model.graphs.contract import GraphSpec
+from par_model.graphs.manifest import Manifest, verify_files
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 # What it raises for operators that it does not have, by version.

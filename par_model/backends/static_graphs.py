@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PolicyGraphs over graphs of static shapes: positions, slots and caches, on the host.
 
-A GraphRuntime only runs named graphs (graphs.py) on buffers; what may be run is decided here, once
-for all runtimes: a position out of range is refused before anything is launched (TensorRT would
-drop the write in silence), a shorter cache stays valid, a long history is re-encoded.
+A GraphRuntime only runs named graphs (graphs/contract.py) on buffers; what may be run is decided
+here, once for all runtimes: a position out of range is refused before anything is launched
+(TensorRT would drop the write in silence), a shorter cache stays valid, a long history is
+re-encoded.
 """
 
 import weakref
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.backends.graphs import context_capacity, context_slots, rebase_slots
-from par_model.backends.policy_graphs import Float32Array, SlotInputs
 from par_model.backends.torch_eager import EagerContext, TorchEager
 from par_model.checkpoint import Checkpoint
+from par_model.graphs.contract import context_capacity, context_slots, rebase_slots
+from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, as_float32
 from par_model.interface import ImageArray
 
 
@@ -84,7 +85,6 @@ class StaticGraphs:
         self.runtime = runtime
         self._pictures = pictures
         self._free: list[Any] = []
-        self._anchor: StaticContext | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +101,7 @@ class StaticGraphs:
 
     def extend(
         self, cache: StaticCache, slots: SlotInputs, first_slot: int, starts_with_boa: bool
-    ) -> tuple[StaticContext, StaticCache]:
+    ) -> Extended:
         """As PolicyGraphs.extend.
 
         Raises:
@@ -118,11 +118,8 @@ class StaticGraphs:
                 contexts += self._run(
                     "step", replace(cache, length=length), one, first_slot + index
                 )
-        if starts_with_boa:
-            self._anchor = contexts[0]
-        return contexts[-1], replace(
-            cache, length=cache.length + len(slots) * self.config.slot_length
-        )
+        length = cache.length + len(slots) * self.config.slot_length
+        return Extended(contexts[0], contexts[-1], replace(cache, length=length))
 
     def rewind_to_instruction(self, cache: StaticCache) -> StaticCache:
         return cache.rewind(self.config.num_text_tokens)
@@ -131,10 +128,6 @@ class StaticGraphs:
         raise ValueError(
             "overflow 'slide' moves cache rows, which static graphs cannot; use backend 'eager'."
         )
-
-    def first_slot_context(self) -> StaticContext:
-        assert self._anchor is not None
-        return self._anchor
 
     def act(self, context: StaticContext, noise: Float32Array, seed: int) -> Float32Array:
         """As PolicyGraphs.act; the samplers of static graphs draw nothing on the way, so `seed` is
@@ -202,14 +195,6 @@ class StaticGraphs:
             torch.as_tensor(value).to(**to) for value in (context.frame, context.action)
         )
         return EagerContext(frame, action)
-
-
-def as_float32(value: Any) -> Float32Array:
-    """A runtime's array as numpy."""
-    if isinstance(value, Tensor):
-        value = value.detach().float().cpu().numpy()
-    result: Float32Array = np.asarray(value, dtype=np.float32)
-    return result
 
 
 def _index(value: int) -> np.ndarray[Any, np.dtype[np.int64]]:

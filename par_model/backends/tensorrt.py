@@ -14,10 +14,15 @@ import torch
 from torch import Tensor
 
 from par_model.backends.device_graph import Bind, Buffers, DeviceGraph, Launch, empty, empty_cache
-from par_model.backends.graphs import GraphSpec
-from par_model.export.build import compiler_flags, current_target, started, tensorrt_module
-from par_model.export.engine_files import Target, engine_key, read_engine
-from par_model.export.manifest import Manifest, verify_files
+from par_model.backends.tensorrt_module import (
+    compiler_flags,
+    current_target,
+    started,
+    tensorrt_module,
+)
+from par_model.graphs.contract import GraphSpec
+from par_model.graphs.engine_files import Target, engine_key, read_engine
+from par_model.graphs.manifest import Manifest, verify_files
 
 
 class TensorRTRuntime:

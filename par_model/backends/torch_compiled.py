@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from par_model.backends.device_graph import Buffers, DeviceGraph, Launch, empty_cache
-from par_model.backends.graphs import Graph, attend_fused, build_graphs
 from par_model.checkpoint import Checkpoint
+from par_model.graphs.contract import Graph
+from par_model.graphs.modules import build_graphs
+from par_model.graphs.operations import attend_fused
 from par_model.layers import rotate_pairs
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.backends.policy_graphs import Float32Array, SlotInputs
 from par_model.checkpoint import Checkpoint
 from par_model.frame_head import generation_order
+from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs
 from par_model.interface import ImageArray
 from par_model.kv_cache import KVCache
 
@@ -57,8 +57,7 @@ class TorchEager:
         self.sampler = sampler or sampling.action_sampler
         self.num_steps = sampling.action_num_steps if num_steps is None else num_steps
         with torch.inference_mode():
-            self.modulations = self.model.action_modulations(self.sampler, self.num_steps)
-        self._anchor: EagerContext | None = None
+            self.modulations = self.model.action_head.modulations(self.sampler, self.num_steps)
 
     @property
     def name(self) -> str:
@@ -80,7 +79,7 @@ class TorchEager:
     @torch.inference_mode()
     def extend(
         self, cache: EagerCache, slots: SlotInputs, first_slot: int, starts_with_boa: bool
-    ) -> tuple[EagerContext, EagerCache]:
+    ) -> Extended:
         """As PolicyGraphs.extend. Raises ValueError where the slots do not fit into the cache."""
         self._require_room(cache, len(slots))
         context, keys_values = self.model.extend(
@@ -92,10 +91,10 @@ class TorchEager:
             first_slot,
             starts_with_boa,
         )
-        if starts_with_boa:
-            self._anchor = EagerContext(context.frame_BNKC[:, 0], context.action_BNZC[:, 0])
-        last = EagerContext(context.frame_BNKC[:, -1], context.action_BNZC[:, -1])
-        return last, EagerCache(keys_values, cache.text)
+        first, last = (
+            EagerContext(context.frame_BNKC[:, n], context.action_BNZC[:, n]) for n in (0, -1)
+        )
+        return Extended(first, last, EagerCache(keys_values, cache.text))
 
     def rewind_to_instruction(self, cache: EagerCache) -> EagerCache:
         if cache.keys_values is None:
@@ -111,10 +110,6 @@ class TorchEager:
             return cache
         shorter = cache.keys_values.evict(self.config.num_text_tokens, self.config.slot_length)
         return EagerCache(shorter, cache.text)
-
-    def first_slot_context(self) -> EagerContext:
-        assert self._anchor is not None
-        return self._anchor
 
     @torch.inference_mode()
     def act(self, context: EagerContext, noise: Float32Array, seed: int) -> Float32Array:
@@ -136,7 +131,9 @@ class TorchEager:
         generator = torch.Generator(self.device).manual_seed(seed)
         sampling = self.config.sampling
         latent = self.model.predict_frame(
-            self.model.frame_condition(context.frame, None if anchor is None else anchor.frame),
+            self.model.frame_head.condition(
+                context.frame, None if anchor is None else anchor.frame
+            ),
             generation_order(self.config.num_image_tokens, generator),
             generator,
             sampling.frame_sampler,

@@ -10,15 +10,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from par_model.backends.graphs import CONTRACT_VERSION, context_slots
 from par_model.checkpoint import Checkpoint
-from par_model.export.manifest import Manifest, verify_files
 from par_model.export.onnx_graphs import (
     FUSED_OPSET,
     ExportRequest,
     export_checkpoint,
     exporter_versions,
 )
+from par_model.graphs.contract import CONTRACT_VERSION, context_slots
+from par_model.graphs.manifest import Manifest, verify_files
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from par_model.backends.graphs import GraphSpec, TensorSpec
 from par_model.export.build import compile_graph
-from par_model.export.manifest import Manifest
 from par_model.export.onnx_graphs import FUSED_OPSET
+from par_model.graphs.contract import GraphSpec, TensorSpec
+from par_model.graphs.manifest import Manifest
 
 # Operators that read or make shapes from values: TensorRT would need profiles for them.
 _FORBIDDEN = ("NonZero", "If", "Loop", "Scan", "SequenceConstruct")

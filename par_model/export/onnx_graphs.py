@@ -24,23 +24,21 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from par_model.backends.graphs import (
+from par_model.backends.torch_eager import TorchEager
+from par_model.checkpoint import Checkpoint
+from par_model.export.unrolled_act import export_unrolled
+from par_model.graphs.act_graph import ActGraph
+from par_model.graphs.contract import (
     CONTRACT_VERSION,
-    ActGraph,
-    AttendMasked,
     Graph,
-    attend_by_products,
-    attend_fused,
-    build_graphs,
     context_capacity,
     context_slots,
     require_static,
 )
-from par_model.backends.torch_eager import TorchEager
-from par_model.checkpoint import Checkpoint
-from par_model.export.goldens import record_goldens
-from par_model.export.manifest import DTYPES, FILE_NAME, GOLDENS, Manifest, Precision, sha256_of
-from par_model.export.unrolled_act import export_unrolled
+from par_model.graphs.goldens import record_goldens
+from par_model.graphs.manifest import DTYPES, FILE_NAME, GOLDENS, Manifest, Precision, sha256_of
+from par_model.graphs.modules import build_graphs
+from par_model.graphs.operations import AttendMasked, attend_by_products, attend_fused
 from par_model.layers import rotate_pairs
 
 FUSED_OPSET, PLAIN_OPSET = 24, 20

@@ -15,7 +15,8 @@ import torch
 from onnx import NodeProto, numpy_helper
 from torch import Tensor, nn
 
-from par_model.backends.graphs import ActGraph, Graph
+from par_model.graphs.act_graph import ActGraph
+from par_model.graphs.contract import Graph
 
 # (module, example inputs, input names, output names, file) -> writes the file
 ExportModule = Callable[[nn.Module, Sequence[Tensor], Sequence[str], Sequence[str], Path], None]

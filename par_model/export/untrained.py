@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from par_model.action_dit import ActionDit
+from par_model.action_head import ActionDit
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig, to_json
 from par_model.frame_codec import FrameCodec

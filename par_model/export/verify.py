@@ -6,8 +6,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from par_model.backends.policy_graphs import PolicyGraphs
-from par_model.export.goldens import (
+from par_model.graphs.goldens import (
     Deviation,
     Tensors,
     compare_goldens,
@@ -16,7 +15,8 @@ from par_model.export.goldens import (
     require_close,
     rollout_steps,
 )
-from par_model.export.manifest import GOLDENS, Manifest
+from par_model.graphs.manifest import GOLDENS, Manifest
+from par_model.graphs.policy_graphs import PolicyGraphs
 
 LONG_ROLLOUT_STEPS = 50
 

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from par_model.config import ABLATIONS as PAPER_ABLATIONS
 from par_model.config import ModelConfig
+from par_model.presets import ABLATIONS as PAPER_ABLATIONS
 from par_model.training.clip_config import ClipConfig
 
 FULL = "full"

@@ -15,8 +15,8 @@ import torch
 from par_model.backends.static_graphs import StaticCache, StaticGraphs
 from par_model.backends.torch_compiled import TorchCompiled
 from par_model.backends.torch_eager import TorchEager
-from par_model.config import preset
 from par_model.export.untrained import untrained_checkpoint
+from par_model.presets import preset
 
 CPU = torch.device("cpu")
 NUM_STEPS = 4
@@ -89,7 +89,7 @@ def _tensorrt(checkpoint, export):
     pytest.importorskip("tensorrt", reason="pip install '.[trt]'")
     from par_model.backends.tensorrt import TensorRTRuntime
     from par_model.export.build import build_engines
-    from par_model.export.manifest import Manifest
+    from par_model.graphs.manifest import Manifest
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(export, folder, dirs_exist_ok=True)

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from par_model.backends.graphs import CONTRACT_VERSION, attend_fused, build_graphs
 from par_model.backends.torch_eager import TorchEager
-from par_model.export.engine_files import Target, engine_key, write_engine
-from par_model.export.goldens import record_goldens
-from par_model.export.manifest import GOLDENS, Manifest, sha256_of
 from par_model.export.onnx_graphs import write_rows_plain
+from par_model.graphs.contract import CONTRACT_VERSION
+from par_model.graphs.engine_files import Target, engine_key, write_engine
+from par_model.graphs.goldens import record_goldens
+from par_model.graphs.manifest import GOLDENS, Manifest, sha256_of
+from par_model.graphs.modules import build_graphs
+from par_model.graphs.operations import attend_fused
 from par_model.layers import rotate_pairs
 
 TARGET = Target("tensorrt", "11.4.0.106", "8.0", "NVIDIA A100-SXM4-80GB", "580.65.06")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from par_model import benchmark
+from par_model.latency import summary
 
 
 def test_percentiles():
     """1 to 1000 ms: p50 500.5, p95 950.05, p99 990.01, max 1000."""
-    times = benchmark.summary(np.arange(1, 1001))
+    times = summary(np.arange(1, 1001))
     assert times["p50"] == pytest.approx(500.5)
     assert times["p95"] == pytest.approx(950.05)
     assert times["p99"] == pytest.approx(990.01)

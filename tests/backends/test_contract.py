@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.backends.policy_graphs import SlotInputs
-from par_model.backends.static_graphs import as_float32
-from par_model.config import preset
-from par_model.export.goldens import deviations, replay, rollout_steps
+from par_model.backends.torch_compiled import InPlaceOperations
+from par_model.graphs.goldens import deviations, replay, rollout_steps
+from par_model.graphs.modules import build_graphs
+from par_model.graphs.policy_graphs import SlotInputs, as_float32
+from par_model.presets import preset
 from tests.backends.runtimes import (
     RUNTIMES,
     eager,
@@ -46,7 +47,9 @@ def slots_of(graphs, steps):
 
 
 def append(graphs, cache, steps, first_slot):
-    return graphs.extend(cache, slots_of(graphs, steps), first_slot, first_slot == 0)
+    """(context of the last slot, longer cache)"""
+    extended = graphs.extend(cache, slots_of(graphs, steps), first_slot, first_slot == 0)
+    return extended.last, extended.cache
 
 
 def close(context, other):
@@ -105,14 +108,14 @@ def test_rewound_to_the_instruction_it_starts_anew(graphs, checkpoint, steps):
 def test_many_slots_at_once_are_the_same_as_one_by_one(graphs, checkpoint, steps):
     """3 slots are the rebase graph, 2 are not."""
     for count in (2, checkpoint.config.num_slots // 2):
-        whole, _ = append(graphs, graphs.prefill(text_of(checkpoint)), steps[:count], 0)
-        anchor = graphs.first_slot_context()
+        start = graphs.prefill(text_of(checkpoint))
+        whole = graphs.extend(start, slots_of(graphs, steps[:count]), 0, True)
         cache = graphs.prefill(text_of(checkpoint))
         for n in range(count):
             last, cache = append(graphs, cache, steps[n : n + 1], n)
             if n == 0:
-                close(anchor, last)
-        close(whole, last)
+                close(whole.first, last)
+        close(whole.last, last)
 
 
 def test_two_episodes_in_one_process_share_nothing(graphs, checkpoint, steps):
@@ -136,6 +139,16 @@ def test_what_a_run_returned_is_not_changed_by_the_next(graphs, checkpoint, step
     chunk = graphs.act(context, steps[0].noise, 0)
     graphs.act(context, steps[1].noise, 0)
     np.testing.assert_array_equal(chunk, graphs.act(context, steps[0].noise, 0))
+
+
+@pytest.mark.parametrize("name", ["step", "act"])
+def test_torch_compile_traces_a_graph_whole(name, checkpoint):
+    """The slow runtime "compiled" without its compiler: the graph has no break, outputs agree."""
+    graph = build_graphs(checkpoint, InPlaceOperations(), "ddim", 1, [name])[name]
+    traced = torch.compile(graph.module, fullgraph=True, dynamic=False, backend="eager")
+    with torch.inference_mode():
+        inputs = graph.example_inputs()
+        torch.testing.assert_close(traced(*inputs), graph.module(*inputs))
 
 
 @pytest.mark.gpu

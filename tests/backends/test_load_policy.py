@@ -75,8 +75,8 @@ def test_an_onnx_runtime_that_is_too_old_is_a_sentence(tmp_path):
     require_onnx()
     import onnx
 
-    from par_model.backends.graphs import GraphSpec
     from par_model.backends.onnx import BoundGraph
+    from par_model.graphs.contract import GraphSpec
 
     value = onnx.helper.make_tensor_value_info
     ends = [value(name, onnx.TensorProto.FLOAT, (1,)) for name in ("given", "same")]

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.diffusion import make_scheduler, sample, sampling_coefficients
+from par_model.presets import preset
 
 VELOCITY = preset("par_small").action_diffusion
 ACTIONS = dataclasses.replace(VELOCITY, prediction="epsilon")

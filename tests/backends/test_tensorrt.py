@@ -15,9 +15,9 @@ import torch
 from par_model.backends import device_graph
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.tensorrt import TensorRTRuntime
-from par_model.export.goldens import replay, rollout_steps
-from par_model.export.manifest import GOLDENS
 from par_model.export.verify import verify_goldens
+from par_model.graphs.goldens import replay, rollout_steps
+from par_model.graphs.manifest import GOLDENS
 from par_model.policy import PARPolicy
 from tests.backends.runtimes import CPU, NUM_STEPS, eager, require_onnx, text_of
 from tests.model.fixtures import random_observation
@@ -186,7 +186,7 @@ def test_wrong_numbers_are_refused_by_the_golden_step(built, checkpoint):
 
 
 def test_every_name_of_the_binding_exists():
-    """Attributes that backends/tensorrt.py and export/build.py use on TensorRT's objects."""
+    """Attributes that backends/tensorrt*.py and export/build.py use on TensorRT's objects."""
     trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx==1.7.1.116")
     owners = {
         "trt": trt,
@@ -198,7 +198,11 @@ def test_every_name_of_the_binding_exists():
         "config": trt.IBuilderConfig,
         "runtime": trt.Runtime,
     }
-    modules = ("par_model.backends.tensorrt", "par_model.export.build")
+    modules = (
+        "par_model.backends.tensorrt",
+        "par_model.backends.tensorrt_module",
+        "par_model.export.build",
+    )
     used = set()
     for module in modules:
         tree = ast.parse(Path(importlib.import_module(module).__file__).read_text())

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.export.untrained import untrained_checkpoint
+from par_model.presets import preset
 from tests.backends.runtimes import require_onnx
 
 

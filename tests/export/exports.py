@@ -3,8 +3,9 @@
 
 import dataclasses
 
-from par_model.config import EncoderConfig, preset
+from par_model.config import EncoderConfig
 from par_model.export.untrained import untrained_checkpoint
+from par_model.presets import preset
 
 SMALL_CODEC = dataclasses.replace(preset("par_small").codec, latent_channels=4)
 

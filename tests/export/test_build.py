@@ -12,10 +12,12 @@ import torch
 from onnx import TensorProto, helper
 
 from par_model import export_trt
-from par_model.config import EncoderConfig, preset
-from par_model.export.build import compile_graph, tensorrt_module
-from par_model.export.engine_files import EngineKey, write_engine
+from par_model.backends.tensorrt_module import tensorrt_module
+from par_model.config import EncoderConfig
+from par_model.export.build import compile_graph
 from par_model.export.untrained import untrained_checkpoint
+from par_model.graphs.engine_files import EngineKey, write_engine
+from par_model.presets import preset
 
 
 def test_without_tensorrt_the_line_that_installs_it_is_said():

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from par_model.export.manifest import Manifest, sha256_of
+from par_model.graphs.manifest import Manifest, sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -127,9 +127,9 @@ def test_other_weights_are_refused_by_the_goldens(export_copy):
     """A file that was changed together with its hash still has to give the golden answers."""
     from par_model.backends.onnx import OnnxRuntime
     from par_model.backends.static_graphs import StaticGraphs
-    from par_model.config import preset
     from par_model.export.untrained import untrained_checkpoint
     from par_model.export.verify import verify_goldens
+    from par_model.presets import preset
     from tests.backends.runtimes import eager
 
     data = export_copy / "step.onnx.data"

@@ -6,8 +6,8 @@ import pytest
 
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
-from par_model.config import preset
 from par_model.export.untrained import untrained_checkpoint
+from par_model.presets import preset
 from tests.backends.runtimes import CPU, require_onnx
 from tests.export.exports import full_width_cut
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from par_model.config import preset
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
 from par_model.interface import Observation
 from par_model.model import PARModel
 from par_model.normalization import Statistics
+from par_model.presets import preset
 
 JOINT_NAMES = (*(f"panda_joint{i}" for i in range(1, 8)), "panda_finger_joint1")
 INSTRUCTIONS = ("push the cube", "pick the cube")

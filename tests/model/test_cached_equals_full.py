@@ -5,8 +5,8 @@
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.model import PARModel
+from par_model.presets import preset
 from par_model.transformer import attend_masked, attend_slot
 from tests.model.fixtures import random_clip, random_model
 

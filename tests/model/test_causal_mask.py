@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from par_model.causal_mask import MaskRules, causal_mask, token_layout
-from par_model.config import preset
+from par_model.presets import preset
 from tests.model.fixtures import random_clip, random_model
 
 FIGURE_3 = """

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from par_model.checkpoint import save_checkpoint
-from par_model.config import FrameCodecConfig, preset
+from par_model.config import FrameCodecConfig
 from par_model.load_policy import load_policy
+from par_model.presets import preset
 from par_model.training.latent_cache import ShiftConfig, encode_variants
 from tests.model.fixtures import INSTRUCTIONS, random_checkpoint_parts, random_observation
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from par_model.config import preset
 from par_model.describe import cache_drift, main
+from par_model.presets import preset
 from par_model.roofline import GPUS, Networks, frame_phases, gpu_of, policy_phases
 from tests.model.fixtures import random_model
 

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.diffusion import add_noise, draw_times, make_scheduler, sample, sampling_times
+from par_model.presets import preset
 
 VELOCITY = preset("par_small").action_diffusion
 CONFIG = dataclasses.replace(VELOCITY, prediction="epsilon", spacing="leading")

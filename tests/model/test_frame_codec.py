@@ -9,9 +9,9 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.frame_codec import FrameCodec
 from par_model.model import PARModel
+from par_model.presets import preset
 
 
 @pytest.fixture(scope="module")

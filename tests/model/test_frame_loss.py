@@ -2,15 +2,16 @@
 """Sets and losses. N = 1440 tokens in K = 64 sets are 63 sets of 2 to 36 (one is empty), K = 128
 gives 126. Every target is drawn 4 times, t per token for frames and per chunk for actions."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
-from par_model import model as model_module
-from par_model.config import preset
+from par_model import action_head, diffusion
 from par_model.frame_head import sample_mask_ratio, set_sizes, visible_tokens
 from par_model.model import TrainingBatch
+from par_model.presets import preset
 from tests.model.fixtures import random_model
 
 
@@ -50,11 +51,11 @@ def test_visible_and_masked_tokens_are_complements():
 
 
 class Recorded:
-    """Stands between the model and the schedule, and keeps what was asked for."""
+    """Stands between the heads and the schedule, and keeps what was asked for."""
 
     def __init__(self, monkeypatch):
         self.draws = []
-        draw_times, add_noise = model_module.draw_times, model_module.add_noise
+        draw_times, add_noise = diffusion.draw_times, diffusion.add_noise
 
         def draw(config, count, generator):
             times = draw_times(config, count, generator)
@@ -65,8 +66,8 @@ class Recorded:
             self.clean = clean
             return add_noise(config, clean, noise, times)
 
-        monkeypatch.setattr(model_module, "draw_times", draw)
-        monkeypatch.setattr(model_module, "add_noise", noise)
+        monkeypatch.setattr(diffusion, "draw_times", draw)
+        monkeypatch.setattr(diffusion, "add_noise", noise)
 
 
 def batch(config, num_slots=3):
@@ -144,9 +145,21 @@ def test_action_mean_is_over_valid_actions_only(tiny):
     half = dataclasses.replace(data, action_valid_BNL=data.action_valid_BNL.clone())
     half.action_valid_BNL[:, :, 4:] = False
     other = dataclasses.replace(half, actions_BNLD=half.actions_BNLD.clone())
-    values = [model_module._masked_mean(torch.ones(3, 8), mask) for mask in (
+    values = [action_head._masked_mean(torch.ones(3, 8), mask) for mask in (
         torch.ones(3, 8, dtype=torch.bool), half.action_valid_BNL[0]
     )]  # fmt: skip
     assert [float(value) for value in values] == [1.0, 1.0]
     assert float(loss(tiny, half).action) > 0.5 * float(loss(tiny, data).action)
     assert torch.equal(loss(tiny, half).action, loss(tiny, other).action)
+
+
+def test_a_copy_of_the_model_has_a_frame_head_of_its_own(tiny):
+    """The frame head is no module; it must follow the modules it borrows into a deep copy."""
+    data, copied = batch(tiny.config), copy.deepcopy(tiny)
+    before = loss(tiny, data)
+    with torch.no_grad():
+        for module in (copied.mixer, copied.image_encoder, copied.frame_decoder):
+            for parameter in module.parameters():
+                parameter.mul_(0.5)
+    assert torch.equal(loss(tiny, data).frame, before.frame)
+    assert not torch.equal(loss(copied, data).frame, before.frame)

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.config import PRESETS, preset
 from par_model.physical_tokenizer import PhysicalTokenizer
+from par_model.presets import PRESETS, preset
 
 
 def _frame_patches(stem_channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from par_model.checkpoint import save_checkpoint
-from par_model.config import preset
 from par_model.load_policy import load_policy
 from par_model.model import PARModel
+from par_model.presets import preset
 from tests.model.fixtures import INSTRUCTIONS, random_checkpoint_parts, random_observation
 
 TINY = preset("par_tiny")

@@ -16,21 +16,14 @@ import torch
 
 from par_model import nova_weights
 from par_model.checkpoint import load_checkpoint
-from par_model.config import preset
 from par_model.convert_nova import main as convert
 from par_model.describe import PAPER_MILLIONS, parameter_table
 from par_model.frame_head import patchify
 from par_model.load_policy import load_policy
 from par_model.model import PARModel
-from par_model.nova_weights import (
-    DROPPED,
-    NEW,
-    diffusion_config,
-    model_config,
-    nova_name,
-    nova_shapes,
-    our_name,
-)
+from par_model.nova_config import _NUM_HEADS, diffusion_config, model_config
+from par_model.nova_weights import DROPPED, NEW, nova_name, nova_shapes, our_name
+from par_model.presets import preset
 from tests.model.nova_folder import (
     DDPM_CONFIG,
     FLOW_CONFIG,
@@ -47,7 +40,7 @@ from tests.model.nova_folder import (
 
 @pytest.fixture(autouse=True)
 def _small_width(monkeypatch):
-    monkeypatch.setitem(nova_weights._NUM_HEADS, SMALL.width, 4)
+    monkeypatch.setitem(_NUM_HEADS, SMALL.width, 4)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_video_encoder_masked_and_cached(both):
     none = latents.new_zeros(1, NUM_LATENTS, 0, 8)
     context = model.encode_clip(text, shifted, none, None, torch.zeros(1, dtype=torch.int64))
     close(context.frame_BNKC, masked, "video encoder, masked")
-    close(model.clip_conditions(context.frame_BNKC)[:, 1:], mixed, "mixer")
+    close(model.frame_head.clip_conditions(context.frame_BNKC)[:, 1:], mixed, "mixer")
 
     cache = model.prefill(text)
     for slot in range(NUM_LATENTS):

@@ -6,9 +6,10 @@ import diffusers
 import pytest
 import torch
 
-from par_model.config import FrameCodecConfig, preset
+from par_model.config import FrameCodecConfig
 from par_model.frame_codec import FrameCodec
 from par_model.opensora_vae import CausalConv3d, OpenSoraVae
+from par_model.presets import preset
 
 SMALL = FrameCodecConfig("opensora_plan", 4, 8, 1, (32, 32, 64, 64), 1, 32, 0.18215, 2, 4)
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.model import PARModel, TrainingBatch
+from par_model.presets import preset
 
 NUM_STEPS = 1200
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from par_model import video_generation
-from par_model.config import preset
+from par_model.presets import preset
 from par_model.video_generation import GenerationConfig, generate_latents
 from tests.model.fixtures import random_clip, random_model
 
@@ -51,9 +51,9 @@ def test_block_masked_equals_cached_with_mixer(model):
     clip = random_clip(model.config, NUM_SLOTS, batch_size=2)
     full, steps = masked(model, clip.text, clip.latents), cached(model, clip.text, clip.latents)
     assert (full - steps).abs().max() < 1e-12
-    conditions = model.clip_conditions(full)
+    conditions = model.frame_head.clip_conditions(full)
     for slot in range(1, NUM_SLOTS):
-        condition = model.frame_condition(steps[:, slot], steps[:, 0])
+        condition = model.frame_head.condition(steps[:, slot], steps[:, 0])
         assert (conditions[:, slot] - condition).abs().max() < 1e-12
     assert torch.equal(conditions[:, 0], full[:, 0])
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from par_model.config import ModelConfig, preset
+from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
 from par_model.normalization import Statistics, fit_statistics
+from par_model.presets import preset
 from par_model.training.clip_config import ClipConfig
 from par_model.training.clips import ClipSampler, TrainingEpisode
 from par_model.training.demonstrations_on_disk import DemonstrationSteps

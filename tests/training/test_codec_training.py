@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.config import preset
+from par_model.presets import preset
 from par_model.training.codec_training import (
     CodecTrainingConfig,
     FrameSource,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from par_model import nova_weights
 from par_model.checkpoint import load_checkpoint
 from par_model.convert_nova import main as convert
 from par_model.interface import Observation
 from par_model.load_policy import load_policy
+from par_model.nova_config import _NUM_HEADS
 from par_model.simulation.tasks import TASKS
 from par_model.train import main as train
 from tests.model.nova_folder import (
@@ -32,7 +32,7 @@ INSTRUCTION = TASKS["PushCube"].instruction
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nova/ and PushCube/ (two recorded episodes of 20 and 26 steps)."""
-    monkeypatch.setitem(nova_weights._NUM_HEADS, SIZE.width, 4)
+    monkeypatch.setitem(_NUM_HEADS, SIZE.width, 4)
     tensors = random_tensors(transformer_shapes(SIZE))
     write_text_encoder(write_folder(tmp_path / "nova", nova_config(SIZE), tensors))
     record_noise(tmp_path / "PushCube", {3: 20, 24: 26}, instruction=INSTRUCTION)

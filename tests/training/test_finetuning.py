@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from par_model.checkpoint import load_checkpoint
-from par_model.config import ModelConfig, preset
+from par_model.config import ModelConfig
 from par_model.model import PARModel, TrainingBatch, count_parameters
 from par_model.nova_weights import NEW
+from par_model.presets import preset
 from par_model.training.finetuning import (
     FinetuningConfig,
     merged_model,

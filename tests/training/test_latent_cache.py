@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.config import preset
 from par_model.frame_codec import FrameCodec
+from par_model.presets import preset
 from par_model.training.codec_training import shift_pictures
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.latent_cache import (

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from par_model.backends.graphs import context_slots, rebase_slots
-from par_model.backends.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
-from par_model.backends.static_graphs import as_float32
 from par_model.config import ModelConfig
+from par_model.graphs.contract import context_slots, rebase_slots
+from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs, as_float32
 from par_model.instruction import InstructionTable
 from par_model.interface import ImageArray
 
@@ -77,9 +76,10 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
             slots = slots[len(slots) - rebase_slots(config) :]
             cache = graphs.rewind_to_instruction(cache)
             if slots:
-                _, cache = graphs.extend(cache, _inputs(slots), 0, True)
+                cache = graphs.extend(cache, _inputs(slots), 0, True).cache
         slot = (graphs.encode(step.image), step.actions, step.proprio)
-        context, cache = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+        extended = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+        context, cache = extended.last, extended.cache
         slots.append(slot)
         yield {
             "frame_context": as_float32(context.frame),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from par_model.backends.graphs import CONTRACT_VERSION, GraphSpec, TensorSpec
+from par_model.graphs.contract import CONTRACT_VERSION, GraphSpec, TensorSpec
 from par_model.json_file import file_in, read_object, shown, texts_of
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -28,7 +28,7 @@ class Manifest:
     """Everything that an engine's correctness depends on, except the engine itself.
 
     Attributes:
-        contract_version: of graphs.py.
+        contract_version: of contract.py.
         checkpoint_name, checkpoint_sha256: the sha256 is of the checkpoint's own manifest.json,
             or of the weights where there is no folder.
         model: name of the configuration.

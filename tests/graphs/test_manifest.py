@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from par_model.backends.graphs import GraphSpec, TensorSpec
-from par_model.export.manifest import FILE_NAME, Manifest, _digest, sha256_of, verify_files
+from par_model.graphs.contract import GraphSpec, TensorSpec
+from par_model.graphs.manifest import FILE_NAME, Manifest, _digest, sha256_of, verify_files
 
 SPEC = GraphSpec(
     "step",

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from par_model.export.manifest import Manifest, sha256_of
+from par_model.graphs.manifest import Manifest, sha256_of
 from par_model.json_file import read_object
 
 

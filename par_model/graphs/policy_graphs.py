@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from par_model.config import ModelConfig
 from par_model.interface import ImageArray
@@ -37,6 +38,21 @@ class SlotInputs:
         return len(self.latents)
 
 
+@dataclass(frozen=True)
+class Extended:
+    """What `extend` returns, in the runtime's own objects.
+
+    Attributes:
+        first, last: contexts of the first and of the last slot that was appended. The first of
+            slots that start with BOA is the mixer's anchor for all later ones.
+        cache: holds the appended slots too.
+    """
+
+    first: Any
+    last: Any
+    cache: Any
+
+
 class PolicyGraphs(Protocol):
     """What every runtime offers. Latents, caches and contexts are the runtime's own objects; the
     policy keeps and returns them without looking inside."""
@@ -57,9 +73,8 @@ class PolicyGraphs(Protocol):
 
     def extend(
         self, cache: Any, slots: SlotInputs, first_slot: int, starts_with_boa: bool
-    ) -> tuple[Any, Any]:
-        """Append slots; returns the last slot's context and the longer cache. What `cache` itself
-        holds up to its length stays valid."""
+    ) -> Extended:
+        """Append slots. What `cache` itself holds up to its length stays valid."""
 
     def rewind_to_instruction(self, cache: Any) -> Any:
         """The cache without any slot."""
@@ -67,12 +82,17 @@ class PolicyGraphs(Protocol):
     def evict_oldest_slot(self, cache: Any) -> Any:
         """The cache without its first slot, later ones moved down."""
 
-    def first_slot_context(self) -> Any:
-        """Context of the first slot of the last `extend` with BOA: the mixer's anchor."""
-
     def act(self, context: Any, noise: Float32Array, seed: int) -> Float32Array:
         """Sample the chunk [L, D], normalised, from `noise` [L, D]. `seed` is for samplers that
         draw more noise on the way (ddpm)."""
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [H, W, 3]."""
+
+
+def as_float32(value: Any) -> Float32Array:
+    """A runtime's array as numpy."""
+    if isinstance(value, Tensor):
+        value = value.detach().float().cpu().numpy()
+    result: Float32Array = np.asarray(value, dtype=np.float32)
+    return result

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from par_model.export.engine_files import EngineKey, read_engine, write_engine
+from par_model.graphs.engine_files import EngineKey, read_engine, write_engine
 
 KEY = EngineKey(
     "step", "aa", "bb", 1, "fp16", 24, 10, 6, 147, ("no_tf32",), "tensorrt", "11", "8.0", "A", "5"

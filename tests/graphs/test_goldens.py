@@ -3,7 +3,7 @@
 
 import pytest
 
-from par_model.export.goldens import COMPARED, Deviation, require_close
+from par_model.graphs.goldens import COMPARED, Deviation, require_close
 
 
 def found(max_abs: float, cosine: float) -> dict[str, Deviation]:

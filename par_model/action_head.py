@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The action heads: Z_A -> a chunk of normalised actions; network, loss and sampling.
+
+The Action-DiT is the network (noisy actions, t, Z_A) -> the noise, or v, of the chunk
+(epsilon_theta of the paper's Eq. 10; which, says `DiffusionConfig.prediction`). Z_A enters by
+cross-attention alone (section 4.2.3) and t by adaptive layer norms alone, so both are computed
+once and reused over the steps. PAR-Discrete regresses instead. Both have `loss` and `sample`.
+
+Shape letters: B batch, M chunks of a loss, L actions, D action width, C width, Z context tokens,
+X context width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from par_model.config import ModelConfig
+from par_model.diffusion import denoising_errors, sample, sampling_times
+from par_model.layers import Attention, Mlp, SiluMlp, sinusoid
+
+
+@dataclass(frozen=True)
+class DitContext:
+    """Keys and values of Z_A, one pair a block, each [B, H, Z, head width]."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class DitModulation:
+    """Adaptive-norm statistics of one diffusion time: [B, 9, C] a block and last [B, 2, C]."""
+
+    blocks: tuple[Tensor, ...]
+    last: Tensor
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def keys_values(self, context_BZC: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = rearrange(
+            self.kv(context_BZC), "b z (two h d) -> two b h z d", two=2, h=self.num_heads
+        ).unbind(0)
+        return keys, values
+
+    def forward(self, x_BLC: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        queries = rearrange(self.q(x_BLC), "b l (h d) -> b h l d", h=self.num_heads)
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        return self.proj(rearrange(attended, "b h l d -> b l (h d)"))
+
+
+class DitBlock(nn.Module):
+    """Self-attention, cross-attention and MLP, each under adaLN-zero (shift, scale, gate)."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 9 * width)
+        self.self_attention = Attention(width, num_heads)
+        self.cross_attention = CrossAttention(width, num_heads)
+        self.mlp = Mlp(width, mlp_ratio * width)
+
+    def forward(
+        self, x_BLC: Tensor, statistics_B9C: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (
+            statistics_B9C.unsqueeze(2).unbind(1)
+        )
+        x_BLC = x_BLC + gate1 * self.self_attention(self.norm(x_BLC) * (1 + scale1) + shift1)
+        x_BLC = x_BLC + gate2 * self.cross_attention(
+            self.norm(x_BLC) * (1 + scale2) + shift2, keys, values
+        )
+        return x_BLC + gate3 * self.mlp(self.norm(x_BLC) * (1 + scale3) + shift3)
+
+
+class ActionDit(nn.Module):
+    """DiT over the L actions of a chunk. Gates and head start at zero (DiT practice).
+
+    Attributes:
+        diffusion: the noise process that `loss` trains on and `sample` reverses.
+        num_draws: times and noises that `loss` draws for each chunk.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.diffusion = config.action_diffusion
+        self.num_draws = config.loss.num_draws
+        dit, width = config.action_dit, config.action_dit.width
+        self.time_frequencies = dit.time_frequencies
+        self.embed = nn.Linear(config.action_width, width)
+        self.time_proj = SiluMlp(dit.time_frequencies, width, width)
+        self.context_proj = nn.Linear(config.transformer.width, width)
+        self.blocks = nn.ModuleList(
+            DitBlock(width, dit.num_heads, dit.mlp_ratio) for _ in range(dit.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.last_modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, config.action_width)
+        steps = torch.arange(config.num_actions, dtype=torch.float64)
+        self.register_buffer(
+            "step_positions", sinusoid(steps, width // 2, cos_first=False).float(), persistent=False
+        )
+        for layer in (
+            *(block.modulation for block in self.blocks),
+            self.last_modulation,
+            self.head,
+        ):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def context(self, z_BZX: Tensor) -> DitContext:
+        """Z_A to the keys and values of every block: once a chunk."""
+        context_BZC = self.context_proj(z_BZX)
+        pairs = [block.cross_attention.keys_values(context_BZC) for block in self.blocks]
+        return DitContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+
+    def modulation(self, times_B: Tensor) -> DitModulation:
+        """Diffusion times (0 .. num_train_timesteps - 1) to norm statistics: once a schedule."""
+        waves = sinusoid(times_B, self.time_frequencies // 2, cos_first=True)
+        condition_BC = functional.silu(self.time_proj(waves.to(self.head.weight.dtype)))
+        return DitModulation(
+            tuple(
+                rearrange(block.modulation(condition_BC), "b (nine c) -> b nine c", nine=9)
+                for block in self.blocks
+            ),
+            rearrange(self.last_modulation(condition_BC), "b (two c) -> b two c", two=2),
+        )
+
+    def forward(self, noisy_BLD: Tensor, modulation: DitModulation, context: DitContext) -> Tensor:
+        """Returns the prediction [B, L, D]."""
+        x_BLC = self.embed(noisy_BLD) + self.step_positions.to(noisy_BLD.dtype)
+        for block, statistics, keys, values in zip(
+            self.blocks, modulation.blocks, context.keys, context.values, strict=True
+        ):
+            x_BLC = block(x_BLC, statistics, keys, values)
+        shift, scale = modulation.last.unsqueeze(2).unbind(1)
+        return self.head(self.norm(x_BLC) * (1 + scale) + shift)
+
+    def loss(
+        self,
+        z_MZX: Tensor,
+        actions_MLD: Tensor,
+        valid_ML: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """L_act of the paper's Eq. 11, 0-d: Eq. 10 over the chunk, one t per chunk and draw
+        (section 4.3), averaged over the actions that are valid."""
+        context = self.context(z_MZX)
+        repeated = DitContext(
+            tuple(k.repeat(self.num_draws, 1, 1, 1) for k in context.keys),
+            tuple(v.repeat(self.num_draws, 1, 1, 1) for v in context.values),
+        )
+        errors = denoising_errors(
+            lambda noisy, times: self(noisy, self.modulation(times), repeated),
+            actions_MLD,
+            self.diffusion,
+            self.num_draws,
+            generator,
+        )
+        return _masked_mean(errors.mean(-1), valid_ML.repeat(self.num_draws, 1))
+
+    def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
+        """The `modulation` of every sampling step."""
+        times = sampling_times(self.diffusion, sampler, num_steps)
+        return [self.modulation(time.to(self.head.weight.device).view(1)) for time in times]
+
+    def sample(
+        self,
+        z_BZX: Tensor,
+        noise_BLD: Tensor,
+        sampler: str,
+        num_steps: int,
+        modulations: Sequence[DitModulation] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Normalised actions [B, L, D].
+
+        Args:
+            modulations: what `modulations` returned, where the caller kept it.
+            generator: for the samplers that draw noise on the way (ddpm).
+        """
+        context = self.context(z_BZX)
+        steps = modulations or self.modulations(sampler, num_steps)
+        return sample(
+            lambda noisy, index: self(noisy, steps[index], context),
+            noise_BLD,
+            self.diffusion,
+            sampler,
+            num_steps,
+            generator,
+        )
+
+
+class ActionRegressor(nn.Module):
+    """PAR-Discrete's head (paper, section 5.3.2): an MLP from Z_A to actions, no sampling."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mlp = SiluMlp(config.transformer.width, config.action_dit.width, config.action_width)
+        # PAR-NoAR's Z_A begins with the slot's frame tokens and ends with the instruction.
+        first = 0 if config.autoregressive else config.num_frame_tokens
+        self.action_rows = slice(first, first + config.num_actions)
+
+    def forward(self, z_BLX: Tensor) -> Tensor:
+        return self.mlp(z_BLX)
+
+    def loss(
+        self,
+        z_MZX: Tensor,
+        actions_MLD: Tensor,
+        valid_ML: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """As `ActionDit.loss`, of the actions themselves; draws nothing."""
+        errors_MLD = (self(z_MZX[:, self.action_rows]) - actions_MLD).square()
+        return _masked_mean(errors_MLD.mean(-1), valid_ML)
+
+    def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
+        """None: there are no sampling steps."""
+        return []
+
+    def sample(
+        self,
+        z_BZX: Tensor,
+        noise_BLD: Tensor,
+        sampler: str,
+        num_steps: int,
+        modulations: Sequence[DitModulation] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """As `ActionDit.sample`; reads Z_A only."""
+        return self(z_BZX[:, self.action_rows])
+
+
+def make_action_head(config: ModelConfig) -> ActionDit | ActionRegressor | None:
+    """The head that `config.action_head` names; None for the video model, which has no actions."""
+    if not config.num_actions:
+        return None
+    return ActionDit(config) if config.action_head == "diffusion" else ActionRegressor(config)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(values.dtype)
+    return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The act graph: the action head and its sampler, unrolled.
+
+Shape letters: L actions, A action width, C width, S queries, Z context tokens, H heads, D head
+width, R norm rows.
+"""
+
+from dataclasses import astuple, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from par_model.action_head import ActionDit, CrossAttention, DitModulation
+from par_model.diffusion import DdimStep, EulerStep, denoise_step, sampling_coefficients
+from par_model.graphs.contract import MODEL_TYPE, Graph, GraphSpec, TensorSpec
+from par_model.graphs.operations import GraphOperations, attend_by_products
+from par_model.model import PARModel
+
+
+class ActStep(nn.Module):
+    """One step of the sampler; everything that differs between steps is an argument."""
+
+    def __init__(
+        self,
+        model: PARModel,
+        operations: GraphOperations,
+        kind: type[DdimStep | EulerStep],
+    ) -> None:
+        super().__init__()
+        self.head = model.action_head
+        self.attend = operations.attend
+        self.clip_range = model.action_head.diffusion.clip_range
+        self.kind = kind
+        # torch.compile cannot read the fields of a dataclass that inherits them.
+        self.num_coefficients = len(fields(kind))
+
+    def forward(self, current_1LA: Tensor, *tensors: Tensor) -> Tensor:
+        """`tensors` are the sampler's coefficients (0-d), each block's keys, then values, then
+        nine norm rows [C] a block and two for the last norm."""
+        blocks = self.head.blocks
+        source = iter(tensors)
+        coefficients = [next(source) for _ in range(self.num_coefficients)]
+        keys, values = ([next(source) for _ in blocks] for _ in range(2))
+        rows = list(source)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self.attend(q, k, v, None)
+
+        noisy = current_1LA.to(keys[0].dtype)
+        x = self.head.embed(noisy) + self.head.step_positions.to(noisy.dtype)
+        for number, block in enumerate(blocks):
+            shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = rows[
+                9 * number : 9 * number + 9
+            ]
+            x = x + gate1 * block.self_attention(_norm(x, scale1, shift1), attend)
+            x = x + gate2 * _attend_to_context(
+                block.cross_attention, _norm(x, scale2, shift2), keys[number], values[number]
+            )
+            x = x + gate3 * block.mlp(_norm(x, scale3, shift3))
+        shift, scale = rows[-2:]
+        predicted = self.head.head(_norm(x, scale, shift)).to(current_1LA.dtype)
+        return denoise_step(self.kind(*coefficients), current_1LA, predicted, self.clip_range)
+
+
+class ActContext(nn.Module):
+    """Z_A to the keys of every block, then the values: once a chunk."""
+
+    def __init__(self, model: PARModel) -> None:
+        super().__init__()
+        self.head = model.action_head
+
+    def forward(self, context_1ZC: Tensor) -> tuple[Tensor, ...]:
+        context = self.head.context(context_1ZC)
+        return (*context.keys, *context.values)
+
+
+class ActGraph(nn.Module):
+    """The Action-DiT and its sampler, unrolled. Norm statistics of every step are constants; the
+    sample is accumulated in float32 whatever the network's type.
+
+    Attributes:
+        coefficients: float32 [number of steps, numbers a step].
+        rows: [number of steps, R, C], the norm rows that `ActStep` takes.
+    """
+
+    coefficients: Tensor
+    rows: Tensor
+
+    def __init__(
+        self, model: PARModel, operations: GraphOperations, sampler: str, num_steps: int
+    ) -> None:
+        super().__init__()
+        steps = sampling_coefficients(model.action_head.diffusion, sampler, num_steps)
+        coefficients = torch.tensor([astuple(step) for step in steps])
+        modulations = model.action_head.modulations(sampler, num_steps)
+        rows = torch.stack([_norm_rows(modulation) for modulation in modulations])
+        self.register_buffer("coefficients", coefficients.to(rows.device), persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+        self.context = ActContext(model)
+        self.step = ActStep(model, operations, type(steps[0]))
+
+    def forward(self, context_1ZC: Tensor, noise_1LA: Tensor) -> Tensor:
+        keys_values = self.context(context_1ZC)
+        current = noise_1LA
+        for coefficients, rows in zip(self.coefficients, self.rows, strict=True):
+            current = self.step(current, *coefficients.unbind(), *keys_values, *rows.unbind())
+        return current
+
+
+class RegressGraph(nn.Module):
+    """PAR-Discrete's act: the noise is not read."""
+
+    def __init__(self, model: PARModel) -> None:
+        super().__init__()
+        self.head = model.action_head
+
+    def forward(self, context_1LC: Tensor, noise_1LA: Tensor) -> Tensor:
+        return self.head(context_1LC).to(noise_1LA.dtype) + 0.0 * noise_1LA
+
+
+def act_graph(model: PARModel, operations: GraphOperations, sampler: str, num_steps: int) -> Graph:
+    config = model.config
+    chunk = (1, config.num_actions, config.action_width)
+    context = (1, config.num_actions, config.transformer.width)
+    spec = GraphSpec(
+        "act",
+        (TensorSpec("action_context", MODEL_TYPE, context), TensorSpec("noise", "float32", chunk)),
+        (TensorSpec("actions", "float32", chunk),),
+    )
+    if isinstance(model.action_head, ActionDit):
+        return Graph(spec, ActGraph(model, operations, sampler, num_steps))
+    return Graph(spec, RegressGraph(model))
+
+
+def _attend_to_context(
+    attention: CrossAttention, x_1LC: Tensor, keys_1HZD: Tensor, values_1HZD: Tensor
+) -> Tensor:
+    """CrossAttention.forward by plain products. The scores are L x Z, tiny; and TensorRT-RTX 1.7.1
+    crashes while it compiles fused bfloat16 attention whose keys serve several steps."""
+    queries_1HLD = attention.q(x_1LC).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    attended_1HLD = attend_by_products(queries_1HLD, keys_1HZD, values_1HZD)
+    return attention.proj(attended_1HLD.transpose(1, 2).flatten(2))
+
+
+def _norm_rows(modulation: DitModulation) -> Tensor:
+    """[R, C] of one step: shift, scale, gate thrice a block, then the last shift and scale. A
+    norm's (1 + scale) and shift are its weight and bias."""
+    rows = torch.cat((*(block[0] for block in modulation.blocks), modulation.last[0])).clone()
+    rows[1::3] += 1
+    return rows.detach()
+
+
+def _norm(x: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+    return functional.layer_norm(x, weight_C.shape, weight_C, bias_C, eps=1e-6)
