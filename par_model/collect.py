@@ -39,7 +39,8 @@ from par_model.simulation.maniskill_env import (
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, TASKS, task
 from par_model.simulation.worker_pool import run_jobs
 from par_model.training.dataset_inspector import contact_sheet, describe
-from par_model.training.lerobot_dataset import assemble, open_episodes
+from par_model.training.lerobot_dataset import open_episodes
+from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
