@@ -69,9 +69,10 @@ setup(
         "pin>=2.7",
         # recordings
         "mcap",
-        # progress and tables of the commands
+        # progress and tables of the commands, their command lines
         "rich",
         "tqdm",
+        "tyro>=1.0",
     ],
     extras_require={
         "sim": [
