@@ -69,10 +69,11 @@ setup(
         "pin>=2.7",
         # recordings
         "mcap",
-        # progress and tables of the commands, their command lines
+        # progress and tables of the commands
         "rich",
         "tqdm",
-        "tyro>=1.0",
+        # command lines; before 1.0.17 a refused one ends in a traceback
+        "tyro>=1.0.17",
     ],
     extras_require={
         "sim": [

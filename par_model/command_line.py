@@ -184,7 +184,10 @@ def _unbroken_lines(words: Sequence[str]) -> Iterator[None]:
 def _sentence(box: str) -> str:
     """What tyro says in a frame of several lines, as one sentence."""
     lines = [line[2:-2].rstrip() for line in _ANSI_CODE.sub("", box).splitlines()[1:-1]]
-    first, *others = _parts(lines)
+    parts = _parts(lines)
+    if not parts:
+        return "the command line cannot be read."
+    first, *others = parts
     if first[0].startswith("Missing from"):
         # Each missing option is followed by its help, further in.
         names = [line.strip() for line in first[1:] if re.match(r" {4}\S", line)]
