@@ -65,8 +65,8 @@ class ResultOptions(FigureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionOptions(FigureOptions):
-    """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
+class EpisodeOptions(FigureOptions):
+    """Of a figure that runs episodes in the simulator."""
 
     # folder of the checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
@@ -74,12 +74,18 @@ class PredictionOptions(FigureOptions):
     seed: int = FIRST_MEASUREMENT_SEED
     # what runs the network
     backend: Annotated[str, one_of(BACKENDS)] = "auto"
-    # seed of the policy's sampling
-    policy_seed: int = 0
     # length of the episode at most [control steps]
     max_steps: int = 200
     # observations remembered
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions(EpisodeOptions):
+    """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
+
+    # seed of the policy's sampling
+    policy_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
