@@ -100,7 +100,7 @@ class CameraFit:
         except TypeError as error:
             raise ValueError(
                 f"camera.json must hold crop, max_cropped_share and resize ({error}); "
-                "copy the checkpoint anew."
+                "copy the checkpoint again."
             ) from error
 
 

@@ -48,7 +48,7 @@ _EMBEDDINGS = "instructions.embeddings"
 _CAMERA = "camera.json"
 _MANIFEST = "manifest.json"
 _DEFAULT_FIT = CameraFit()
-_COPY = "copy the checkpoint anew"
+_COPY = "copy the checkpoint again"
 _REQUIRED = ("config.json", "statistics.json", "instructions.json", "training.json", _INDEX)
 
 
@@ -78,7 +78,7 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     camera_fit: CameraFit = _DEFAULT_FIT,
 ) -> None:
-    """Write the folder as a whole: it is complete under its name, or not there.
+    """Write the folder atomically: under its name it is complete, or does not exist.
 
     `dtype` is the type in which floating-point weights are stored. An older folder of the same
     name is replaced.
@@ -135,7 +135,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint by its looks; `load_checkpoint` says whether it is sound."""
+    """Whether `folder` has a checkpoint's files; `load_checkpoint` verifies their content."""
     return (folder / _MANIFEST).is_file()
 
 
@@ -162,7 +162,7 @@ def _require_fit(statistics: Statistics, config: ModelConfig) -> None:
     if statistics.action_low.shape != shape or len(statistics.joint_names) != config.action_width:
         raise ValueError(
             f"statistics.json is of chunks of {list(statistics.action_low.shape)} numbers and "
-            f"config.json of {list(shape)}; they are of different models."
+            f"config.json of {list(shape)}; they belong to different models."
         )
     if config.proprio_width not in (0, config.action_width):
         raise ValueError(
@@ -235,7 +235,7 @@ def _verify_manifest(folder: Path) -> None:
         if _sha256(path) != expected:
             raise ValueError(
                 f"checkpoint {folder}: {name} is not the file that was saved (its sha256 differs "
-                "from manifest.json); copy it anew, or save the checkpoint again after a change."
+                "from manifest.json); copy it again, or save the checkpoint again after a change."
             )
 
 
@@ -300,7 +300,7 @@ def _stored_shapes(folder: Path, files: list[Path]) -> dict[str, tuple[int, ...]
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         except (OSError, SafetensorError) as error:
             raise ValueError(
-                f"checkpoint {folder}: {path.name} cannot be read ({error}); copy it anew."
+                f"checkpoint {folder}: {path.name} cannot be read ({error}); copy it again."
             ) from error
     return shapes
 
@@ -311,18 +311,18 @@ def _require_shapes(
     if missing := sorted(set(expected) - set(stored)):
         raise ValueError(
             f"checkpoint {folder} lacks the tensors {_some(missing)}; "
-            "config.json and weights are of different models, or the copy is incomplete."
+            "config.json and weights belong to different models, or the copy is incomplete."
         )
     if unknown := sorted(set(stored) - set(expected)):
         raise ValueError(
             f"checkpoint {folder} has tensors that its configuration does not know: "
-            f"{_some(unknown)}; config.json and weights are of different models."
+            f"{_some(unknown)}; config.json and weights belong to different models."
         )
     for name, shape in stored.items():
         if shape != expected[name]:
             raise ValueError(
                 f"checkpoint {folder}: tensor {name} must have shape {list(expected[name])}, got "
-                f"{list(shape)}; config.json and weights are of different models."
+                f"{list(shape)}; config.json and weights belong to different models."
             )
 
 
@@ -334,7 +334,7 @@ def _read_shards(folder: Path, files: list[Path], targets: Mapping[str, Tensor])
             if value.is_floating_point() != targets[name].is_floating_point():
                 raise ValueError(
                     f"checkpoint {folder}: tensor {name} must be of type {targets[name].dtype}, "
-                    f"got {value.dtype}; copy it anew."
+                    f"got {value.dtype}; copy it again."
                 )
             targets[name].copy_(value)
 

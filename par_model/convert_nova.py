@@ -148,7 +148,7 @@ def _chosen(config: ModelConfig, options: ConvertOptions) -> ModelConfig:
 
 
 def report(conversion: Conversion, model: PARModel, config: ModelConfig) -> str:
-    """What became of every tensor, in lines for people."""
+    """Report the conversion of every tensor, line by line."""
     state, reasons = model.state_dict(), dropped_names(config)
     lines = [f"used: {len(conversion.used)} tensors of NOVA"]
     lines += [f"new: {name} {list(state[name].shape)}" for name in conversion.new]

@@ -78,7 +78,7 @@ def phi_table(
     if encoder.config.hidden_size != padding_PC.shape[1]:
         raise ValueError(
             f"{folder}/text_encoder is {encoder.config.hidden_size} wide, but the transformer "
-            f"expects {padding_PC.shape[1]}; the parts are of different models."
+            f"expects {padding_PC.shape[1]}; the parts belong to different models."
         )
     rows = [_phi_rows(text, tokenizer, encoder, padding_PC, num_tokens) for text in texts]
     return InstructionTable(texts, torch.stack(rows))

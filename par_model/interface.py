@@ -3,7 +3,7 @@
 
 Shapes: H, W image size in pixels; J joints of the arm, gripper last; L actions in a chunk.
 Units: joint positions are rad, the gripper's is the target position of one finger in metres.
-Joint order is stated by `joint_names` wherever joints appear; nothing is ever reordered in silence.
+`joint_names` states the joint order wherever joints appear; another order is refused.
 """
 
 from dataclasses import dataclass

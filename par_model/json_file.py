@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON that others may have written or damaged: an object, or a ValueError that names the fault.
+"""Read JSON objects from untrusted or damaged files; a ValueError names the fault.
 
 Everything that a checkpoint or an export states about itself is read here, and so is the rule for
 the names of files in such folders: a name in the folder, never a way out of it.
@@ -17,7 +17,7 @@ _MAX_NAME_BYTES = 255
 
 
 def read_object(path: Path, advice: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in `path`; `advice` says what the user does where there is none.
+    """The JSON object in `path`; `advice` ends the error message.
 
     Raises:
         ValueError: the file is missing, cannot be read, is larger than `max_bytes`, or does not
@@ -78,8 +78,8 @@ def require_plain_name(folder: Path, name: str, what: str) -> None:
     is_plain = name.isprintable() and Path(name).name == name and "\\" not in name
     if not is_plain or name in ("", "..") or len(name.encode()) > _MAX_NAME_BYTES:
         raise ValueError(
-            f"{what} names {shown(name)}, which is no file of the folder {folder} itself; nothing "
-            "outside it is read."
+            f"{what} names {shown(name)}, which is not a file of the folder {folder} "
+            "itself; nothing outside it is read."
         )
 
 

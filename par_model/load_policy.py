@@ -25,7 +25,7 @@ from par_model.export.manifest import FILE_NAME, sha256_of
 from par_model.policy import PARPolicy
 
 BACKENDS = ("auto", "tensorrt", "compiled", "onnx", "eager")
-# Where `export_trt` is told to write by README: a folder a checkpoint.
+# Where the documented `export_trt` command writes: one folder for each checkpoint.
 ENGINES = Path("trt_engines")
 _MOST_PARAMETERS_EXPORTED_UNASKED = 100_000_000
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Deployment:
-    """What decides how a checkpoint runs.
+    """Options of a runtime.
 
     Attributes:
         checkpoint: float32 weights on the CPU.
@@ -237,7 +237,7 @@ def _eager(deployment: Deployment) -> TorchEager:
 
 
 def _require_small_or_exported(deployment: Deployment) -> None:
-    """What takes minutes and gigabytes is not begun unasked."""
+    """Refuse an export that takes minutes and gigabytes unless it was requested."""
     checkpoint = deployment.checkpoint
     modules = (checkpoint.model, checkpoint.codec)
     num_parameters = sum(value.numel() for module in modules for value in module.parameters())
@@ -261,7 +261,7 @@ def _cached_export_path(deployment: Deployment) -> Path:
 
 @contextlib.contextmanager
 def _cache_folder(deployment: Deployment) -> Iterator[Path]:
-    """Where the ONNX export lies or will, for this process alone meanwhile."""
+    """Path of the ONNX export, locked for this process."""
     cached_export = _onnx_modules()[1]
     folder = _cached_export_path(deployment)
     try:
@@ -397,7 +397,7 @@ def _num_steps(checkpoint: Checkpoint, num_steps: int | None) -> int:
 
 
 def runtime_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" as a device that is there. Raises ValueError for any other."""
+    """ "auto", "cpu" or "cuda" as an available device. Raises ValueError for any other."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

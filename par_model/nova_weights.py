@@ -78,7 +78,7 @@ RESOLUTIONS = {"p256": (256, 256), "p480": (480, 480), "p512": (512, 512), "p768
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of each tensor.
+    """The result of the conversion, tensor by tensor.
 
     Attributes:
         used: NOVA's names, in the table's order.
@@ -191,7 +191,7 @@ def read_json(path: Path) -> dict[str, object]:
             f"{path} is missing; give the folder that NOVA's save_pretrained wrote, with "
             "transformer/, scheduler/ and vae/ in it."
         )
-    return read_object(path, "copy the folder anew")
+    return read_object(path, "copy the folder again")
 
 
 def model_config(
@@ -487,7 +487,7 @@ def _weight_files(folder: Path) -> list[Path]:
             weight_map = read_json(indices[0]).get("weight_map")
             is_map = isinstance(weight_map, dict)
             if not is_map or not all(isinstance(name, str) for name in weight_map.values()):
-                raise ValueError(f"{indices[0]} has no weight_map; copy the folder anew.")
+                raise ValueError(f"{indices[0]} has no weight_map; copy the folder again.")
             for name in set(weight_map.values()):
                 require_plain_name(folder, name, str(indices[0]))
             files = [folder / name for name in sorted(set(weight_map.values()))]
@@ -512,7 +512,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); the copy is incomplete or damaged, copy it anew."
+            f"{path} cannot be read ({error}); the copy is incomplete or damaged, copy it again."
         ) from error
 
 
@@ -540,13 +540,13 @@ def _require_names(tensors: TensorFiles, expected: set[str], dropped: set[str], 
     if missing := sorted(expected - found):
         raise ValueError(
             f"{tensors.folder} lacks the tensor {missing[0]} ({len(missing)} of {len(expected)} "
-            f"are missing); its config.json and weights are of different models, or this is no "
+            f"are missing); its config.json and weights belong to different models, or this is no "
             f"NOVA {what}."
         )
     if unknown := sorted(found - expected - dropped):
         raise ValueError(
             f"{tensors.folder} has the tensor {unknown[0]}, which NOVA's {what} does not have "
-            f"({len(unknown)} such); nothing is left over in silence. Check config.json."
+            f"({len(unknown)} such); unknown tensors are refused. Check config.json."
         )
 
 
@@ -554,5 +554,5 @@ def _require_shape(tensors: TensorFiles, name: str, shape: tuple[int, ...]) -> N
     if tensors.shapes[name] != shape:
         raise ValueError(
             f"{tensors.folder}: tensor {name} must have shape {list(shape)}, got "
-            f"{list(tensors.shapes[name])}; its config.json and weights are of different models."
+            f"{list(tensors.shapes[name])}; its config.json and weights belong to different models."
         )

@@ -26,7 +26,7 @@ _DEFAULT_FIT = CameraFit()
 
 @dataclass
 class _Episode:
-    """What one episode has been so far.
+    """State of the running episode.
 
     Attributes:
         noise: source of the action head's noise.
@@ -176,7 +176,7 @@ class PARPolicy:
         return self._episode
 
     def _pictures(self, episode: _Episode, observation: Observation) -> ImageArray:
-        """What is encoded: the picture, or in clip mode the tile of five from the previous one."""
+        """Input of the encoder: the picture, or in clip mode a tile of five pictures."""
         if observation.recent_images is None or episode.observation is None:
             return observation.image
         return np.concatenate((episode.observation.image[None], observation.recent_images))

@@ -212,7 +212,7 @@ def _add_result(
         kept = [e for e in training.get("evaluations", []) if e["task"] != result["task"]]
         training["evaluations"] = [*kept, _without_episodes(result)]
     else:
-        raise ValueError(f"{path} is no result of par_model.evaluate; check the path.")
+        raise ValueError(f"{path} is not a result of par_model.evaluate; check the path.")
 
 
 def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,13 @@
     python -m par_model.visualize prediction --checkpoint C --task PushCube --out docs/figures
     python -m par_model.visualize positions --evaluation paper.json --out docs/figures
     python -m par_model.visualize failures --evaluation paper.json --out docs/figures
+    python -m par_model.visualize tasks --checkpoint C --out docs/figures
     python -m par_model.visualize all --checkpoint C --evaluation paper.json --out reports/figures
 
 prediction: what the policy expects to see beside what its actions lead to (paper, Fig. 4).
 positions: success by where the cube lay. failures: failed rollouts by kind, filmed again.
-all: everything, with a page figures.html. Results are those of `python -m par_model.evaluate`.
+tasks: one successful episode of each task, side by side, as an animated WebP.
+all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
 """
 
 import shlex
@@ -34,6 +36,7 @@ from par_model.visualization.failures import (
     film,
     write_failures,
 )
+from par_model.visualization.moving_picture import film_success, write_moving_picture
 from par_model.visualization.page import Shown, write_page
 from par_model.visualization.positions import write_positions
 from par_model.visualization.prediction import record_prediction, write_prediction
@@ -104,8 +107,18 @@ class FailuresOptions(ResultOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TasksOptions(EpisodeOptions):
+    """One successful episode of each task, side by side: an animated WebP."""
+
+    # seeds tried for a success
+    most_seeds: int = 10
+    # height and width of a task [pixels]
+    picture_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllOptions(PredictionOptions, PositionsOptions, FailuresOptions):
-    """All figures and a page figures.html."""
+    """Predictions, positions, failures and a page figures.html."""
 
     # folder of the checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")] = field()
@@ -115,6 +128,7 @@ Figure = (
     Annotated[PredictionOptions, subcommand("prediction")]
     | Annotated[PositionsOptions, subcommand("positions")]
     | Annotated[FailuresOptions, subcommand("failures")]
+    | Annotated[TasksOptions, subcommand("tasks")]
     | Annotated[AllOptions, subcommand("all")]
 )
 
@@ -194,8 +208,33 @@ def show_failures(options: FailuresOptions) -> Iterator[Shown]:
         )
 
 
+def show_tasks(options: TasksOptions) -> Iterator[Shown]:
+    """One successful episode of each task, side by side: an animated WebP."""
+    names = list(TASKS) if options.task is None else [options.task]
+    policy = load_policy(
+        options.checkpoint, backend=options.backend, context_slots=options.context_slots
+    )
+    seeds = range(options.seed, options.seed + options.most_seeds)
+    episodes = [
+        film_success(
+            name, policy, seeds, max_steps=options.max_steps, picture_size=options.picture_size
+        )
+        for name in names
+    ]
+    yield Shown(
+        "One success a task",
+        ". ".join(
+            f"{episode.task}: seed {episode.seed}, {episode.num_steps} steps; seeds that failed "
+            f"before it: {', '.join(map(str, episode.failed_seeds)) or 'none'}"
+            for episode in episodes
+        )
+        + ".",
+        (write_moving_picture(episodes, options.out / "tasks.webp"),),
+    )
+
+
 def show_all(options: AllOptions, command: str) -> Iterator[Shown]:
-    """All figures and a page figures.html."""
+    """Predictions, positions, failures and a page figures.html."""
     figures = []
     for show in (show_predictions, show_positions, show_failures):
         for shown in show(options):
@@ -210,6 +249,7 @@ _FIGURES: dict[type[FigureOptions], Callable[[Any], Iterator[Shown]]] = {
     PredictionOptions: show_predictions,
     PositionsOptions: show_positions,
     FailuresOptions: show_failures,
+    TasksOptions: show_tasks,
 }
 
 
@@ -228,7 +268,7 @@ def _tasks_of(options: ResultOptions) -> Iterator[tuple[StoredRollouts, str]]:
 
 
 def _checkpoint_of(stored: StoredRollouts, asked: Path | None) -> Path:
-    """The checkpoint of a result. Raises ValueError if it is not there or has other weights."""
+    """The checkpoint of a result. Raises ValueError if it is missing or has other weights."""
     checkpoint = asked or Path(stored.settings["checkpoint"])
     checkpoint_hash(checkpoint)
     expected = stored.settings.get("weights_sha256")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs episodes through the ROS graph and writes what came of them.
+"""Runs episodes through the ROS graph and writes their results.
 
 An episode: policy deactivated, guard disengaged, bridge reset (the arm jumps to its start), guard
 engaged from the new joint positions, policy told what to do and activated. The bridge says when it
@@ -195,7 +195,7 @@ class EpisodeNode(Node):
     # Running thread
 
     def run(self) -> RunResults:
-        """Run all episodes. Raises RunFailedError where something did not do its part."""
+        """Run all episodes. Raises RunFailedError if a node fails or does not answer in time."""
         parameters = self.parameters
         instruction = parameters.instruction or task_by_name(parameters.task).instruction
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -364,7 +364,7 @@ class EpisodeNode(Node):
         deadline_s = time.monotonic() + self.parameters.start_timeout_s
         for client in clients:
             while not client.service_is_ready():
-                self._require_time(deadline_s, f"service {client.srv_name} is not there")
+                self._require_time(deadline_s, f"service {client.srv_name} is not available")
                 time.sleep(_POLL_S)
         for name in (GUARD, POLICY):
             while self._state(name) != State.PRIMARY_STATE_ACTIVE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""policy_node with a policy that knows nothing: it sways the first joint a little, for ever.
+"""policy_node with a fixed policy: it moves the first joint to and fro, without end.
 
 For timing and testing the graph without a checkpoint. Its chunks depend on the number of the
 observation alone and on where the episode began, so a direct loop can compute the same ones.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a NodeGraph as processes: start, lifecycle, watch, take down. No launch is needed.
 
-Each process gets a session of its own, so that Ctrl-C reaches only this one, which then ends them
-all: SIGTERM (a process that is still importing ends without a word), and SIGKILL for what is still
-there after END_GRACE_S. A process that loses this one
-ends itself (par_ros.process.end_with_parent).
+Each process gets its own session, so that Ctrl-C reaches only this one, which then ends them all:
+SIGTERM (a process that is still importing ends without a message), and SIGKILL for those that still
+run after END_GRACE_S. A process whose runner dies ends itself (par_ros.process.end_with_parent).
 """
 
 import fcntl
@@ -372,4 +371,4 @@ def _end_sentence(child: Child, code: int) -> str:
 def _loss_sentence(child: Child, code: int) -> str:
     """As _end_sentence, where the others go on."""
     reason = child.sentence() or f"{end_sentence(child.entry.name, code)}."
-    return f"{child.entry.name} is gone, the others go on: {reason}"
+    return f"{child.entry.name} has ended, the others go on: {reason}"

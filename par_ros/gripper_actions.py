@@ -41,7 +41,7 @@ class GripperAction:
 
 @dataclass(frozen=True)
 class GripperActions:
-    """What a driver's goals go to; the same action twice where one does both."""
+    """The actions for grasping and moving; the same action twice if one serves both."""
 
     grasp: GripperAction
     move: GripperAction

@@ -44,7 +44,7 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 
 
 class GripperAdapterNode(LifecycleNode):
-    """One action of one gripper; see docs/gripper_adapter.md."""
+    """One action of one gripper; see docs/reference/gripper_adapter.md."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(NAME, **options)

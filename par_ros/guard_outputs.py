@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What safety_node publishes of its guard: commands, what the policy is told, and its state."""
+"""What safety_node publishes: commands, executed actions and the guard's state."""
 
 from rclpy.node import Node
 
@@ -29,6 +29,7 @@ class GuardOutputs:
         self._name = messages.status_name(node)
         self._last_event = ""
         self._reported = (0, 0)
+        self._noted: list[messages.Status] = []
         topics = (
             JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY,
             GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY,
@@ -63,6 +64,7 @@ class GuardOutputs:
                 messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)
             )
         self.report(command)
+        self.publish_notes()
 
     def report(self, command: Command) -> None:
         """Log the events of a command."""
@@ -77,21 +79,34 @@ class GuardOutputs:
             else:
                 logger.info(event.text)
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anybody reads guard_inputs."""
+        return bool(self._taken.get_subscription_count())
+
     def note_input(
         self, kind: str, moment: Moment, joint_state: tuple[int, Moment] | None, **details: str
     ) -> None:
-        """Say what the guard was given and when.
+        """Note what the guard was given and when, if anybody reads it.
 
+        The arm does not wait for it: it is published behind the command, in the order of noting.
         Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
         joint state the guard had seen them, and the `joint_` moment when it took that one.
         """
+        if not self.is_recorded:
+            return
         values = {"kind": kind, **guard_report.moment_values(moment), "joint_stamp_ns": ""}
         if joint_state is not None:
             stamp_ns, taken = joint_state
             values["joint_stamp_ns"] = str(stamp_ns)
             values |= guard_report.moment_values(taken, "joint_")
-        status = messages.Status(self._name, messages.OK, kind, values | details)
-        self._taken.publish(messages.status_message(status))
+        self._noted.append(messages.Status(self._name, messages.OK, kind, values | details))
+
+    def publish_notes(self) -> None:
+        """Publish what was noted since the last command."""
+        for status in self._noted:
+            self._taken.publish(messages.status_message(status))
+        self._noted = []
 
     def has_news(self, guard: Guard) -> bool:
         """Whether holds or changes were counted since the state was published."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What safety_node says of its guard: /diagnostics, guard_state, and guard_inputs for a replay."""
+"""The guard's status messages: /diagnostics, guard_state, and guard_inputs for a replay."""
 
 import base64
 
@@ -13,7 +13,7 @@ from par_ros.control.timeline import Moment
 
 
 def state_of(guard: Guard) -> tuple[bytes, str]:
-    """Level and sentence."""
+    """Diagnostic level and a sentence about the guard's state."""
     if guard.stop_latched:
         return messages.ERROR, "stopped; reset_stop, then engage"
     if guard.last_fault is not None:
@@ -26,7 +26,7 @@ def state_of(guard: Guard) -> tuple[bytes, str]:
 
 
 def guard_state(name: str, guard: Guard) -> messages.Status:
-    """The topic guard_state: what others may act on."""
+    """The topic guard_state: engaged, stop_latched, holding and fault."""
     level, text = state_of(guard)
     fault = guard.last_fault
     values = {
@@ -80,7 +80,7 @@ def pack_references(samples: list[ReferenceSample]) -> str:
 
 
 def unpack_references(text: str, num_joints: int) -> list[ReferenceSample]:
-    """The inverse of pack_references(). Raises ValueError for a text that is not from there."""
+    """The inverse of pack_references(). Raises ValueError for any other text."""
     count, stamps_text, rows_text = text.split(" ")
     stamps = np.frombuffer(base64.b64decode(stamps_text, validate=True), dtype="<i8")
     numbers = np.frombuffer(base64.b64decode(rows_text, validate=True), dtype="<f8")

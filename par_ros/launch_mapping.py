@@ -58,7 +58,7 @@ def _actions(context: LaunchContext, name: str) -> list[Any]:
 
 
 def _misspelt(name: str, known: set[str]) -> dict[str, str]:
-    """Arguments of the command line that launch would pass over in silence. Nothing where this
+    """Arguments of the command line that launch would ignore without a warning. Nothing where this
     file is included by another one, whose arguments they may be."""
     words = sys.argv[1:]
     if all(Path(word).name != f"{name}.launch.py" for word in words):
@@ -111,7 +111,7 @@ class _Course:
 
     def activated(self, context: LaunchContext, following: Any) -> list[Any]:
         """`following` is activated next; after the last one all are up. Later steps are the
-        business of whoever asks for them: one that fails does not end the guard."""
+        responsibility of their caller: one that fails does not end the guard."""
         if self._is_up:
             return []
         self._is_up = following is None
@@ -171,7 +171,8 @@ def _node(entry: NodeEntry, graph: NodeGraph, course: _Course) -> Any:
 def _steps_to_active(managed: Mapping[str, Any], course: _Course) -> list[Any]:
     """Configure all, then activate one after the other; a step that fails ends the launch.
 
-    The order is what a recording needs: nothing is said before the recorder hears everybody.
+    A recording needs this order: no message is sent before the recorder is connected to every
+    node.
     """
     nodes = list(managed.values())
     actions: list[Any] = []

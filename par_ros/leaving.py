@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending quietly while nothing is at stake. Standard library only: it comes before every import."""
+"""Quiet exit during start-up. Standard library only: it is imported before everything else."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 def leave_at_once_when_asked() -> None:
-    """From now on SIGINT and SIGTERM end this process with code 0 and without a word.
+    """From now on SIGINT and SIGTERM end this process with code 0 and without a message.
 
     For the imports: interrupted, they print pages. `run_node` and `run_beside_spinning` end it.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A perfect fake arm: it is where it is commanded to be. For first runs and for tests of the guard.
+"""A simulated arm that follows its command exactly. For first runs and tests of the guard.
 
 Publishes joint_states and controller_reference at every control cycle, a synthetic picture that
 depends on the joints, and camera_info; follows joint_trajectory and gripper_trajectory by

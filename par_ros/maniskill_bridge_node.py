@@ -7,7 +7,8 @@ trajectory's sample at t0 + k * 0.05 s.
 
 lockstep: physics waits until arm and gripper trajectories carry the stamp of the last picture, then
 runs one chunk. Until the first answer of an episode the first observation is repeated, with the
-same stamp, as a camera keeps looking at an arm that stands. realtime: physics never waits.
+same stamp, as a camera keeps looking at an arm that stands. realtime: physics never waits; /clock
+shows each control step some time before its target is sampled (control/step_pace.py).
 
 The main thread simulates and draws; another one spins. Simulation time never goes back: each
 episode starts EPISODE_GAP_S after the last one ended.
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -28,28 +29,22 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import FloatArray, ImageArray
+from par_model.interface import ImageArray
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import CONTROL_STEP_S, Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
-from par_ros.control.joint_trajectory import JointTrajectory, MotionState
+from par_ros.bridge_outputs import BridgeOutputs
+from par_ros.control.step_pace import StepPace
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
 from par_ros.process import run_beside_spinning
+from par_ros.simulated_episode import Command, Episode, Reading
 from par_ros.topics import (
-    APPLIED_TARGETS,
     BRIDGE,
-    CAMERA_INFO,
-    CLOCK,
-    CONTROLLER_REFERENCE,
-    DIAGNOSTICS,
-    EPISODE_STATE,
     EXECUTED_ACTIONS,
     GRIPPER_TRAJECTORY,
-    IMAGE,
-    JOINT_STATES,
     JOINT_TRAJECTORY,
     RESET_EPISODE,
 )
@@ -66,20 +61,8 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 NUM_ARM_JOINTS = 7
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the sensors said at one moment; the picture, where there is one, is being drawn."""
-
-    time_ns: int
-    positions: FloatArray
-    velocities: FloatArray
-    # What the arm's controller commands.
-    command: MotionState
-    with_image: bool
-
-
 class NoAnswerError(ValueError):
-    """Lockstep: nobody answered an observation."""
+    """Lockstep: an observation got no answer."""
 
 
 @dataclass(frozen=True)
@@ -91,45 +74,11 @@ class ResetRequest:
 
 
 @dataclass(frozen=True)
-class Command:
-    """A trajectory message for the arm or for the gripper, and when it came (monotonic)."""
-
-    is_gripper: bool
-    trajectory: JointTrajectory
-    stamp_ns: int
-    received_s: float
-
-
-@dataclass(frozen=True)
 class Answered:
     """Realtime: the guard has sent what answers the picture of `stamp_ns`; received (monotonic)."""
 
     stamp_ns: int
     received_s: float
-
-
-@dataclass
-class Episode:
-    """What happens between two resets."""
-
-    task: Task
-    seed: int
-    start_ns: int
-    # Simulation time now.
-    time_ns: int
-    step: int = 0
-    success: bool = False
-    success_once: bool = False
-    finished: bool = False
-    # Lockstep: trajectories that answer the last picture.
-    answers: dict[bool, Command] = field(default_factory=dict)
-    # When each picture was published (monotonic), by stamp; and how long answers took.
-    published_s: dict[int, float] = field(default_factory=dict)
-    answer_times_s: list[float] = field(default_factory=list)
-    # First command to last step, wall time.
-    moving_since_s: float | None = None
-    moved_until_s: float | None = None
-    applied_targets: list[FloatArray] = field(default_factory=list)
 
 
 class ManiSkillBridgeNode(Node):
@@ -149,22 +98,12 @@ class ManiSkillBridgeNode(Node):
         self._arm: ManiSkillArm | None = None
         self._episode: Episode | None = None
         self._next_start_ns = FIRST_TIME_NS
-        self._late_steps = 0
-        self._outputs = {
-            topic.name: self.create_publisher(
-                topic.message_type, topic.name, topic.writer_qos.profile()
-            )
-            for topic in (
-                IMAGE,
-                CAMERA_INFO,
-                JOINT_STATES,
-                CLOCK,
-                EPISODE_STATE,
-                APPLIED_TARGETS,
-                CONTROLLER_REFERENCE,
-                DIAGNOSTICS,
-            )
-        }
+        self._pace = StepPace(
+            CONTROL_STEP_S / self._settings.real_time_factor,
+            self._settings.clock_lead_s,
+            time.monotonic(),
+        )
+        self._outputs = BridgeOutputs(self, self._settings.camera_frame_id)
         for topic, is_gripper in ((JOINT_TRAJECTORY, False), (GRIPPER_TRAJECTORY, True)):
             self.create_subscription(
                 JointTrajectoryMessage,
@@ -221,16 +160,7 @@ class ManiSkillBridgeNode(Node):
         return response
 
     def _publish_diagnostics(self) -> None:
-        episode = self._episode
-        rate = "" if episode is None else _text(_step_rate_hz(episode))
-        status = messages.Status(
-            messages.status_name(self),
-            messages.WARN if self._late_steps else messages.OK,
-            f"{self._late_steps} control steps came late" if self._late_steps else "simulating",
-            {"step_rate_hz": rate, "late_steps": str(self._late_steps)},
-        )
-        now_ns = self.get_clock().now().nanoseconds
-        self._outputs[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
+        self._outputs.publish_diagnostics(self._episode, self._pace.num_late)
 
     # Simulating thread
 
@@ -276,12 +206,11 @@ class ManiSkillBridgeNode(Node):
         for answer in episode.answers.values():
             self._follow(answer, episode.time_ns)
         received_s = max(answer.received_s for answer in episode.answers.values())
-        if episode.moving_since_s is None:
-            episode.moving_since_s = received_s
-        self._note_answer(episode, episode.time_ns, received_s)
+        episode.note_command(received_s)
+        episode.note_answer(episode.time_ns, received_s)
         episode.answers.clear()
         self._run_chunk(episode)
-        self._publish_state(episode)
+        self._outputs.publish_state(episode)
 
     def _run_chunk(self, episode: Episode) -> None:
         """Make a chunk's control steps. Physics goes on while the step before is drawn."""
@@ -309,29 +238,32 @@ class ManiSkillBridgeNode(Node):
 
     def _realtime(self) -> None:
         """Act on what comes until the next control step is due, then make it; for ever."""
-        period_s = CONTROL_STEP_S / self._settings.real_time_factor
-        due_s = time.monotonic() + period_s
+        self._pace.restart(time.monotonic())
         while True:
             episode = self._episode
-            remaining_s = due_s - time.monotonic()
-            if episode is not None and remaining_s <= 0.0:
-                self._step(episode)
-                due_s += period_s
-                if due_s < time.monotonic():
-                    # Late is late: the simulation falls behind, and never hurries after.
-                    self._late_steps += 1
-                    due_s = time.monotonic()
-                continue
-            event = self._next_event(_IDLE_PERIOD_S if episode is None else remaining_s)
+            wait_s = _IDLE_PERIOD_S if episode is None else self._pace.wait_s(time.monotonic())
+            # What has come already goes first: it is in time for a step that is due.
+            event = self._next_event(wait_s)
             if isinstance(event, ResetRequest):
                 self._reset(event)
-                due_s = time.monotonic() + period_s
-            elif isinstance(event, Command) and episode is not None:
+                self._pace.restart(time.monotonic())
+            elif episode is None:
+                continue
+            elif isinstance(event, Command):
                 self._follow(event, episode.time_ns)
-                if episode.moving_since_s is None:
-                    episode.moving_since_s = event.received_s
-            elif isinstance(event, Answered) and episode is not None:
-                self._note_answer(episode, event.stamp_ns, event.received_s)
+                episode.note_command(event.received_s)
+            elif isinstance(event, Answered):
+                episode.note_answer(event.stamp_ns, event.received_s)
+            else:
+                self._pass_time(episode)
+
+    def _pass_time(self, episode: Episode) -> None:
+        """Announce the next control step, or make it; nothing where neither is due."""
+        due = self._pace.take(time.monotonic())
+        if due == "announce":
+            self._outputs.publish_clock(episode.time_ns + STEP_NS)
+        elif due == "step":
+            self._step(episode)
 
     def _next_event(self, timeout_s: float) -> ResetRequest | Command | Answered | None:
         try:
@@ -359,7 +291,7 @@ class ManiSkillBridgeNode(Node):
         self._episode = Episode(task, parameters.seed, start_ns, start_ns)
         self._next_start_ns = start_ns + messages.seconds_to_ns(EPISODE_GAP_S)
         self._observe(self._episode)
-        self._publish_state(self._episode)
+        self._outputs.publish_state(self._episode)
         request.done.set_result(None)
 
     def _load_arm(self, task: Task, parameters: ManiSkillBridgeParameters) -> ManiSkillArm:
@@ -381,17 +313,13 @@ class ManiSkillBridgeNode(Node):
             return
         follower.pick_up(now_ns)
 
-    def _note_answer(self, episode: Episode, image_ns: int, received_s: float) -> None:
-        if image_ns in episode.published_s and not episode.finished:
-            episode.answer_times_s.append(received_s - episode.published_s[image_ns])
-
     def _step(self, episode: Episode) -> None:
         """One control step, and what the arm's sensors say after it."""
         was_counted = self._advance(episode)
         self._observe(episode)
         self._note_end(episode)
         if was_counted and self._settings.mode == "realtime":
-            self._publish_state(episode)
+            self._outputs.publish_state(episode)
 
     def _advance(self, episode: Episode) -> bool:
         """One control step of physics; says whether it counts for the episode."""
@@ -406,19 +334,15 @@ class ManiSkillBridgeNode(Node):
         result = self._arm.step(targets)
         episode.time_ns = due_ns
         self._next_start_ns = due_ns + messages.seconds_to_ns(EPISODE_GAP_S)
-        is_counted = episode.moving_since_s is not None and not episode.finished
-        if is_counted:
-            episode.step += 1
-            episode.applied_targets.append(targets)
-            episode.success = result.success
-            episode.success_once = episode.success_once or result.success
-            episode.finished = episode.success_once or episode.step >= self._settings.max_steps
-        return is_counted
+        return episode.count_step(
+            targets, success=result.success, max_steps=self._settings.max_steps
+        )
 
     def _note_end(self, episode: Episode) -> None:
         if episode.finished and episode.moved_until_s is None:
             episode.moved_until_s = time.monotonic()
-            self._publish_applied_targets(episode)
+            assert self._arm is not None
+            self._outputs.publish_applied_targets(episode, self._arm.joint_names)
 
     # What the arm publishes
 
@@ -445,71 +369,10 @@ class ManiSkillBridgeNode(Node):
     def _publish_observation(
         self, episode: Episode, reading: Reading, picture: ImageArray | None
     ) -> None:
-        """Clock first: whoever reads the rest shall know what time it is."""
         assert self._arm is not None
-        time_ns = reading.time_ns
-        self._outputs[CLOCK.name].publish(messages.clock_message(time_ns))
-        self._outputs[JOINT_STATES.name].publish(
-            messages.joint_state_message(
-                self._arm.joint_names, reading.positions, reading.velocities, time_ns
-            )
-        )
-        self._outputs[CONTROLLER_REFERENCE.name].publish(
-            messages.reference_message(self._arm_follower.joint_names, reading.command, time_ns)
-        )
-        if picture is None:
-            return
-        frame_id = self._settings.camera_frame_id
-        height, width = picture.shape[:2]
-        self._outputs[CAMERA_INFO.name].publish(
-            messages.camera_info(self._camera_matrix, height, width, time_ns, frame_id)
-        )
-        image = messages.array_to_image(picture, "rgb8", time_ns, frame_id)
-        # A repeated picture was published when it was first published.
-        episode.published_s.setdefault(time_ns, time.monotonic())
-        self._outputs[IMAGE.name].publish(image)
-
-    def _publish_state(self, episode: Episode) -> None:
-        values = {
-            "task": episode.task.name,
-            "seed": str(episode.seed),
-            "start_ns": str(episode.start_ns),
-            "step": str(episode.step),
-            "success": str(episode.success).lower(),
-            "success_once": str(episode.success_once).lower(),
-            "finished": str(episode.finished).lower(),
-            "camera_to_trajectory_ms": " ".join(
-                f"{time_s * 1e3:.3f}" for time_s in episode.answer_times_s
-            ),
-            "step_rate_hz": _text(_step_rate_hz(episode)),
-        }
-        status = messages.Status(
-            messages.status_name(self),
-            messages.OK,
-            "finished" if episode.finished else "running",
-            values,
-        )
-        self._outputs[EPISODE_STATE.name].publish(messages.status_message(status))
-
-    def _publish_applied_targets(self, episode: Episode) -> None:
-        assert self._arm is not None
-        positions = np.array(episode.applied_targets)
-        times_s = CONTROL_STEP_S * np.arange(1, len(positions) + 1)
-        trajectory = JointTrajectory(self._arm.joint_names, times_s, positions)
-        self._outputs[APPLIED_TARGETS.name].publish(
-            messages.joint_trajectory_message(trajectory, episode.start_ns)
-        )
-
-
-def _step_rate_hz(episode: Episode) -> float | None:
-    """Control steps a wall second from the first command to the last step."""
-    if episode.moving_since_s is None or episode.moved_until_s is None:
-        return None
-    return episode.step / (episode.moved_until_s - episode.moving_since_s)
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+        self._outputs.publish_reading(reading, self._arm.joint_names)
+        if picture is not None:
+            self._outputs.publish_picture(picture, self._camera_matrix, episode, reading.time_ns)
 
 
 def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> ManiSkillArm:

@@ -36,8 +36,9 @@ NANOSECONDS = 1_000_000_000
 # braking tails fewer than a hundred.
 MAX_POINTS = 256
 MAX_JOINTS = 64
-# Serialized: 64 points of 8 joints with velocities and accelerations take 15 KiB.
-MAX_CHUNK_BYTES = 65_536
+# What the guard converts of one serialized message: 64 points of 8 joints with velocities and
+# accelerations take 15 KiB, the states of 64 joints 4 KiB.
+MAX_MESSAGE_BYTES = 65_536
 
 # encoding -> (element type, channels)
 _ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
@@ -132,14 +133,14 @@ def image_to_array(message: Image) -> npt.NDArray[Any]:
 
 
 def image_bytes(message: Image) -> ImageArray:
-    """uint8 [N]: a view of the picture's bytes as they came, whatever they mean."""
+    """uint8 [N]: a view of the picture's bytes, in any encoding."""
     return np.frombuffer(message.data, np.uint8) if len(message.data) else np.zeros(0, np.uint8)
 
 
 def image_to_rgb(message: Image) -> ImageArray:
     """uint8 [H, W, 3] RGB of a colour picture; not to be written into.
 
-    Raises ValueError for what is not a colour picture: grey and depth are never made up into RGB.
+    Raises ValueError for what is not a colour picture: grey and depth are never converted to RGB.
     """
     if message.encoding == "rgb8":
         return image_to_array(message)
@@ -243,20 +244,41 @@ def joint_trajectory_message(
 def deserialize_chunk(data: bytes) -> JointTrajectoryMessage:
     """An action chunk as it came over the wire.
 
-    Raises ValueError, before anything is converted, for more than MAX_CHUNK_BYTES.
+    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
     """
-    if len(data) > MAX_CHUNK_BYTES:
-        raise ValueError(
-            f"a chunk may take at most {MAX_CHUNK_BYTES} bytes, got {len(data)}; check the sender."
-        )
-    message: JointTrajectoryMessage = deserialize_message(data, JointTrajectoryMessage)
+    message: JointTrajectoryMessage = _deserialize(data, JointTrajectoryMessage, "a chunk")
     return message
+
+
+def deserialize_joint_state(data: bytes) -> JointState:
+    """A joint_states message as it came over the wire.
+
+    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
+    """
+    message: JointState = _deserialize(data, JointState, "a joint_states message")
+    return message
+
+
+def deserialize_reference(data: bytes, message_type: Any) -> Any:
+    """A controller's report as it came over the wire, for read_reference or read_controller_state.
+
+    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
+    """
+    return _deserialize(data, message_type, "a controller's report")
+
+
+def _deserialize(data: bytes, message_type: Any, what: str) -> Any:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"{what} may take at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}; check the sender."
+        )
+    return deserialize_message(data, message_type)
 
 
 def read_joint_trajectory(
     message: JointTrajectoryMessage, max_points: int = MAX_POINTS
 ) -> JointTrajectory:
-    """The points as arrays; values are not judged here.
+    """The points as arrays; their values are not checked here.
 
     Raises ValueError, before anything is converted, for more than `max_points` points or
     MAX_JOINTS joints; and for what has no rectangular form: no points, or points whose positions,

@@ -66,7 +66,7 @@ class NodeEntry:
             is activated, and they are activated in the order of the table.
         ends_run: whether the run is over, well, when this process ends with code 0.
         others_go_on: whether the others stay where this process fails after all have come up: a
-            guard outlives its policy. The run has failed all the same, and says so.
+            guard outlives its policy. The run still fails, and reports it.
     """
 
     executable: str
@@ -108,7 +108,7 @@ class SimArguments:
         "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
     )
     report: str = parameter("", "folder for the results; not given: reports/<date and time>")
-    instruction: str = parameter("", "what the policy is told; not given: the task's own sentence")
+    instruction: str = parameter("", "instruction for the policy; not given: the task's own")
     num_steps: int | None = parameter(
         None, "diffusion steps an action chunk; not given: the checkpoint's own",
         minimum=1, maximum=1000,
@@ -130,8 +130,13 @@ class SimArguments:
         choices=("enforce", "warn", "none"),
     )
     splice_s: float = parameter(
-        CONTROL_STEP_S, "realtime: a chunk takes over this long after it came; a control step, so "
-        "that physics may make one in between", unit="s", minimum=0.002, maximum=0.1,
+        0.002, "realtime: a chunk departs from the running motion this long after it came; the "
+        "arm stands between control steps", unit="s", minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    clock_lead_s: float = parameter(
+        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
+        "is sampled, so that what the guard has sent is there; at most half a step",
+        unit="s", minimum=0.0, maximum=0.1,
     )  # fmt: skip
     limit_share: float = parameter(
         1.0, "share of the velocity, acceleration and jerk limits that the guard plans with",
@@ -162,7 +167,7 @@ class SimArguments:
         None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
     )
     fastdds_profile: bool = parameter(
-        True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
+        True, "use config/fastdds_shm.xml, without which large pictures are lost without an error"
     )
     record: bool = parameter(
         False, "write pictures, joint states, chunks and commands to <report>/recording.mcap"
@@ -180,7 +185,7 @@ class ArmArguments:
     """What real_arm and loopback have in common."""
 
     robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
-    instruction: str = parameter("", "what the policy is told, word for word")
+    instruction: str = parameter("", "instruction for the policy, one that the checkpoint knows")
     checkpoint: str = parameter(
         "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
     )
@@ -249,13 +254,13 @@ class RealArmArguments(ArmArguments):
 
 @dataclass(frozen=True)
 class LoopbackArguments(ArmArguments):
-    """loopback: policy and guard drive a perfect fake arm on this machine, until Ctrl-C."""
+    """loopback: policy and guard drive a simulated arm that follows exactly, until Ctrl-C."""
 
     instruction: str = parameter(
-        TASKS["PushCube"].instruction, "what the policy is told, word for word"
+        TASKS["PushCube"].instruction, "instruction for the policy, one that the checkpoint knows"
     )
     fastdds_profile: bool = parameter(
-        True, "use config/fastdds_shm.xml, without which large pictures are lost in silence"
+        True, "use config/fastdds_shm.xml, without which large pictures are lost without an error"
     )
 
 
@@ -266,6 +271,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     instruction = arguments.instruction or task(arguments.task).instruction
     _require_instruction("sim", instruction, Path(checkpoint))
     sim_time = {"use_sim_time": True}
+    step_s = CONTROL_STEP_S / arguments.real_time_factor
+    clock_lead_s = min(arguments.clock_lead_s, step_s / 2)
     nodes = (
         NodeEntry(
             BRIDGE,
@@ -277,6 +284,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "max_steps": arguments.max_steps,
                 "image_every": arguments.image_every,
                 "real_time_factor": arguments.real_time_factor,
+                "clock_lead_s": clock_lead_s,
             },
         ),
         NodeEntry(
@@ -287,7 +295,10 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "mode": arguments.mode,
                 "limit_checks": arguments.limit_checks,
                 "reference": "topic",
+                # The arm stands between control steps: a chunk loses no step by waiting for one.
+                "chunk_start": "control_step",
                 "splice_s": arguments.splice_s,
+                "clock_lead_s": clock_lead_s,
                 "limit_share": arguments.limit_share,
                 **sim_time,
             },
@@ -417,7 +428,7 @@ def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
 
 
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
-    """The real arm's graph with a fake arm in the controllers' place."""
+    """The real arm's graph with a simulated arm in place of the controllers."""
     nodes = (
         NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
         NodeEntry(
@@ -482,12 +493,12 @@ def checkpoint_folder(path: str) -> Path:
 
 
 def _absolute(path: str) -> str:
-    """The same path from wherever a node runs; nothing stays nothing."""
+    """The absolute path, as nodes may run in other folders; an empty path stays empty."""
     return str(Path(os.path.expanduser(path)).absolute()) if path else ""
 
 
 def _require_instruction(owner: str, instruction: str, checkpoint: Path) -> None:
-    """Raise ValueError, before anything is started, for what the policy will not know.
+    """Raise ValueError, before anything is started, for an instruction unknown to the policy.
 
     A checkpoint that does not say what it knows is left to the policy, which says why.
     """
@@ -496,7 +507,7 @@ def _require_instruction(owner: str, instruction: str, checkpoint: Path) -> None
     if not instruction:
         which = f"; {knows}" if known else ""
         raise ValueError(
-            f"{owner}: instruction is missing, what the policy is told, word for word; "
+            f"{owner}: instruction is missing; the checkpoint must know it word for word: "
             f'add instruction:="..."{which}.'
         )
     if known and instruction not in known:
@@ -506,7 +517,7 @@ def _require_instruction(owner: str, instruction: str, checkpoint: Path) -> None
 
 
 def _known_instructions(checkpoint: Path) -> tuple[str, ...]:
-    """Empty where the checkpoint does not say."""
+    """The instructions in the checkpoint's file; empty if it cannot be read."""
     try:
         texts = read_object(checkpoint / "instructions.json", "copy it anew").get("texts")
     except ValueError:
@@ -533,12 +544,12 @@ def _guard_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
 
 
 def _beside(topic: str, name: str) -> str:
-    """What a controller offers beside its command topic."""
+    """The name beside a controller's command topic."""
     return str(PurePosixPath(topic).with_name(name))
 
 
 def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realtime") -> NodeEntry:
-    """A recorder of what these nodes say, with their settings for a replay."""
+    """A recorder of these nodes' topics, with their settings for a replay."""
     guard, policy = (next(node for node in nodes if node.name == name) for name in (GUARD, POLICY))
     checkpoint = policy.parameters.get("checkpoint")
     settings = {

@@ -76,7 +76,7 @@ class PolicyNodeParameters:
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
     instruction: str = parameter(
-        "", "what the policy is told to do, word for word; read at ~/reset", read_only=False
+        "", "instruction for the policy, known to the checkpoint; read at ~/reset", read_only=False
     )
     policy_seed: int = parameter(
         0, "seed of all sampling in an episode; read at ~/reset", minimum=0, read_only=False
@@ -99,7 +99,7 @@ class PolicyNodeParameters:
     )
     mode: str = parameter(
         "realtime",
-        "lockstep: physics waits, images are read reliably; realtime: nobody waits",
+        "lockstep: physics waits, images are read reliably; realtime: physics does not wait",
         choices=typing.get_args(Mode),
     )
     predict_images: bool = parameter(
@@ -172,7 +172,8 @@ class SafetyNodeParameters:
     chunk_start: str = parameter(
         "arrival",
         "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
-        "from its observation and loses what is already due",
+        "from its observation and loses what is already due; control_step: with a simulator's "
+        "clock, at the control step at which it comes, with all its actions",
         choices=typing.get_args(ChunkStart),
     )
     reference: str = parameter(
@@ -202,6 +203,11 @@ class SafetyNodeParameters:
         0.03, "a new motion follows the running one for this long, so that a controller may take "
         "it at any time until then; two thirds of it are the guard's own", unit="s",
         minimum=0.002, maximum=0.1,
+    )  # fmt: skip
+    clock_lead_s: float = parameter(
+        0.012, "with a simulator's clock, realtime: it shows a control step this long, in wall "
+        "time, before the arm makes it; half of it is the guard's own", unit="s",
+        minimum=0.0, maximum=0.1,
     )  # fmt: skip
     limit_share: float = parameter(
         0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
@@ -243,6 +249,11 @@ class ManiSkillBridgeParameters:
     real_time_factor: float = parameter(
         1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
     )
+    clock_lead_s: float = parameter(
+        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
+        "is sampled, so that what was sent before is in time for it", unit="s",
+        minimum=0.0, maximum=0.1,
+    )  # fmt: skip
     answer_timeout_s: float = parameter(
         60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
         minimum=0.1, maximum=3600.0,
@@ -309,7 +320,7 @@ class EpisodeNodeParameters:
     """episode_node."""
 
     task: str = parameter("PushCube", "ManiSkill task")
-    instruction: str = parameter("", "what the policy is told; empty: the task's own sentence")
+    instruction: str = parameter("", "instruction for the policy; empty: the task's own")
     episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
     first_seed: int = parameter(
         20_241_201, "seed of the first episode; the i-th has first_seed + i",
@@ -423,7 +434,7 @@ def parse_text(owner: str, field: "dataclasses.Field[Any]", text: str) -> Scalar
 
 
 def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
-    """What `parameter(...)` said of a field."""
+    """The Constraint that `parameter(...)` stored in a field."""
     constraint = field.metadata["constraint"]
     assert isinstance(constraint, Constraint)
     return constraint
@@ -439,7 +450,7 @@ def value_type(field: "dataclasses.Field[Any]") -> type:
 
 
 def read_yaml(path: Path) -> Mapping[str, object]:
-    """The mapping in a YAML file. Raises ValueError with one sentence where there is none."""
+    """The mapping in a YAML file. Raises ValueError if the file has none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -480,7 +491,7 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
 
 
 def expects_reference(parameters: SafetyNodeParameters) -> bool:
-    """Whether the guard hears what the controller commands."""
+    """Whether the guard must receive the controller's reference."""
     return parameters.reference != "none" and not parameters.dry_run
 
 

@@ -90,10 +90,11 @@ def run_node(
 
 
 def transition(callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A lifecycle callback that fails aloud: an error that it does not expect is printed with its
-    traceback, and the transition fails.
+    """A lifecycle callback that reports errors: an unexpected one is printed with its traceback,
+    and the transition fails.
 
-    rclpy says nothing about such an error and leaves the node in a state for which nobody waits.
+    rclpy does not report such an error and leaves the node in a state that the caller does not
+    expect.
     """
 
     @functools.wraps(callback)
@@ -124,7 +125,7 @@ def run_beside_spinning(
         asked_to_end.set()
         _interrupt_once(number, frame)
 
-    # SIGINT too: whoever starts a process in the background leaves it ignored.
+    # SIGINT too: a shell that starts a process in the background leaves it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     failures: list[BaseException] = []
@@ -239,7 +240,7 @@ def read_together(read_clock_ns: Callable[[], int]) -> tuple[Moment, int]:
 
 
 def report_error(error: BaseException | str) -> int:
-    """Print the one sentence that says what went wrong; gives the exit code 1."""
+    """Print the error in one line; gives the exit code 1."""
     sentence = " ".join(str(error).split())
     print(f"{ERROR_PREFIX}{sentence}", file=sys.stderr, flush=True)
     return 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a ros2_control arm for the guard: is it there, is it complete, is it driven by one.
+"""Supervises a ros2_control arm: present, complete, and commanded by the guard only.
 
 It drives nothing. Six things must hold: joint states come often enough and complete; the guard says
 on guard_state that it is alive, and nobody else writes there; a controller listens on
@@ -49,7 +49,7 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 _CONTROLLERS_PERIOD_S = 2.0
 _LIST_CONTROLLERS = "controller_manager/list_controllers"
 _INTERPOLATION = ("interpolate_from_desired_state", "open_loop_control")
-# A controller manager that has not answered the third time is said to be missing.
+# A controller manager that has not answered the third time is reported as missing.
 _NUM_PATIENT_ASKS = 3
 
 
@@ -194,7 +194,7 @@ class RealArmNode(LifecycleNode):
         except ImportError:
             self.get_logger().warning(
                 "controller_manager_msgs is not installed: whether the controllers are active is "
-                "not asked, only whether somebody listens"
+                "not known, only whether their topics have subscribers"
             )
             return None
         self._controllers_request = ListControllers.Request()

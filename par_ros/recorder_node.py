@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what the graph says to one MCAP file: pictures, joint states, chunks, commands, status.
+"""Writes the graph's topics to one MCAP file: pictures, joint states, chunks, commands, status.
 
 It takes messages as bytes and judges nothing. Twice a second everything is handed to the operating
 system, once a second waited for on the disk, so a crash loses at most the last second. It writes
@@ -67,7 +67,7 @@ class RecorderNode(LifecycleNode):
 
     @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Wait until every writer is heard, at most _MATCH_TIMEOUT_S; then say whose is not."""
+        """Wait at most _MATCH_TIMEOUT_S for every writer; then log which ones are missing."""
         deadline_s = time.monotonic() + _MATCH_TIMEOUT_S
         while (unheard := list(self._unheard())) and time.monotonic() < deadline_s:
             time.sleep(_MATCH_POLL_S)

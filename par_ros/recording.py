@@ -49,7 +49,7 @@ class Recording:
     """What a file holds.
 
     Attributes:
-        settings: what the recorder was told of the graph.
+        settings: the graph's settings, as the recorder got them.
         messages: in the order in which they were written.
         is_closed: False for a file that was cut off.
     """
@@ -138,7 +138,7 @@ def read_recording(path: Path) -> Recording:
     Raises ValueError for what is no recording of ours, and for a damaged one.
     """
     if not path.is_file():
-        raise ValueError(f"{path} cannot be read: it is no file; check the path.")
+        raise ValueError(f"{path} cannot be read: it is not a file; check the path.")
     try:
         with path.open("rb") as file:
             contents = _read_contents(file)
@@ -167,14 +167,14 @@ class _Contents:
 
 
 def _read_contents(file: IO[bytes]) -> _Contents:
-    """Raises whatever mcap finds; ValueError for a record that refers to one that is not there."""
+    """Raises the errors of mcap; ValueError for a record that refers to a missing one."""
     contents = _Contents([])
     types: dict[int, str] = {}
     channels: dict[int, tuple[str, str]] = {}
     for record in _records(file):
         if isinstance(record, Message):
             if record.channel_id not in channels:
-                raise ValueError(f"a message is of channel {record.channel_id}, which is not there")
+                raise ValueError(f"a message is of the missing channel {record.channel_id}")
             topic, type_name = channels[record.channel_id]
             contents.messages.append(
                 RecordedMessage(topic, type_name, record.data, record.log_time)
@@ -206,7 +206,7 @@ def _records(file: IO[bytes]) -> Iterator[Any]:
         yield from StreamReader(_WholeReads(file), validate_crcs=True).records  # type: ignore[arg-type]
     except EndOfFile as error:
         if is_whole:
-            raise ValueError("its end is whole, but a record before it is not") from error
+            raise ValueError("its last record is complete, but one before it is damaged") from error
 
 
 def _ends_as_a_closed_one(file: IO[bytes]) -> bool:

@@ -9,31 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
 from par_ros import messages
 from par_ros.control.reference_watch import ReferenceSample
+from par_ros.polled_topic import PolledTopic
 from par_ros.topics import CONTROLLER_REFERENCE, CONTROLLER_STATE_NAME
-
-# 20 Hz of ticks at 1 kHz, and a few ticks that come late.
-_MOST_AT_ONCE = CONTROLLER_REFERENCE.reader_qos.depth
-
-
-class _NeverExecuted(CallbackGroup):  # type: ignore[misc]  # rclpy has no types
-    """Subscriptions of this group are taken from by hand."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Nothing was begun."""
 
 
 class ReferenceInput:
@@ -53,37 +34,26 @@ class ReferenceInput:
         else:
             name, self._type = CONTROLLER_STATE_NAME, _controller_state_type()
             self._read = messages.read_controller_state
-        self._subscription = node.create_subscription(
-            self._type,
-            name,
-            _not_called,
-            CONTROLLER_REFERENCE.reader_qos.profile(),
-            callback_group=_NeverExecuted(),
-            raw=True,
-        )
+        # 20 Hz of ticks at 1 kHz, and a few ticks that come late.
+        self._topic = PolledTopic(node, self._type, name, CONTROLLER_REFERENCE.reader_qos)
 
     @property
     def topic_name(self) -> str:
         """The topic's full name."""
-        return str(self._subscription.topic_name)
+        return self._topic.name
 
     def destroy(self, node: Node) -> None:
         """Stop listening."""
-        node.destroy_subscription(self._subscription)
+        self._topic.destroy(node)
 
     def take(self, *, only_newest: bool) -> list[ReferenceSample]:
         """What has come since the last call; a message that cannot be read is kept as `fault`."""
-        waiting: deque[bytes] = deque(maxlen=1 if only_newest else None)
-        for _ in range(_MOST_AT_ONCE):
-            with self._subscription.handle:
-                taken = self._subscription.handle.take_message(self._type, True)
-            if taken is None:
-                break
-            waiting.append(taken[0])
+        waiting = deque(self._topic.take(), maxlen=1 if only_newest else None)
         samples = []
         for data in waiting:
             try:
-                samples.append(self._read(deserialize_message(data, self._type), self._joint_names))
+                message = messages.deserialize_reference(data, self._type)
+                samples.append(self._read(message, self._joint_names))
                 self.fault = ""
             except ValueError as error:
                 self.fault = str(error)
@@ -100,7 +70,3 @@ def _controller_state_type() -> Any:
             "which a lost trajectory is not noticed."
         ) from None
     return JointTrajectoryControllerState
-
-
-def _not_called(_: Any) -> None:
-    return

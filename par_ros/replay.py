@@ -210,15 +210,13 @@ def _require_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError where what was recorded of the graph lacks what a replay needs."""
     for name, kind in (("topics", dict), ("guard", dict), ("policy", dict)):
         if not isinstance(settings.get(name), kind):
-            raise ValueError(f"the recording does not say the graph's {name}; record again.")
+            raise ValueError(f"the recording lacks the graph's setting {name}; record again.")
     if not isinstance(settings.get("policy_executable"), str):
-        raise ValueError("the recording does not say which policy ran; record again.")
+        raise ValueError("the recording does not name the policy that ran; record again.")
     topics = settings["topics"]
     for topic in _REPLAYED:
         if not isinstance(topics.get(topic.name), str):
-            raise ValueError(
-                f"the recording does not say what topic {topic.name} was called; record again."
-            )
+            raise ValueError(f"the recording lacks the name of topic {topic.name}; record again.")
 
 
 # Policy
@@ -447,7 +445,7 @@ def _decoded(data: bytes, topic: Topic) -> Any:
     except RuntimeError as error:
         # rclpy's errors have no other base in common.
         raise ValueError(
-            f"the recording is damaged: {len(data)} bytes of topic {topic.name} are no "
+            f"the recording is damaged: {len(data)} bytes of topic {topic.name} are not a "
             f"{topic.type_name}."
         ) from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: what a run led to, readable in a browser without a network."""
+"""report.html: the results of a run, readable in a browser without a network."""
 
 import functools
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files that come with this package lie: config/, checkpoints/.
+"""Paths of the files that this package installs: config/, checkpoints/.
 
 A source tree (a clone, an editable install, colcon --symlink-install) comes first, then the share
 folder of the installed package, in a ROS workspace or in a plain Python environment.

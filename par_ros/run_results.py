@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of episodes through the ROS graph led to, and results.json."""
+"""Results of episodes through the ROS graph, and results.json."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class GuardChange:
-    """One number of a chunk that the guard sent otherwise than the policy asked.
+    """One joint target that the guard changed.
 
     Attributes:
         step: control step of the episode, from 1.
@@ -57,7 +57,7 @@ class EpisodeResult:
         joint_targets: what was given to the simulator: steps x joints, rad and m.
         chunks, holds: chunks that the policy sent; of these, answered by standing still.
         guard_changes: every number that the guard changed.
-        guard_reasons: what the guard said of its holds and changes.
+        guard_reasons: reasons that the guard reported for its holds and changes.
         policy_latency_ms: picture received by policy_node to chunk sent, each chunk.
         camera_to_trajectory_ms: picture published to trajectory received by the arm, each chunk.
         predicted: whether pictures were predicted too (which slows the policy down).
@@ -100,7 +100,7 @@ class RunResults:
         return sum(episode.success for episode in self.episodes)
 
     def success_interval(self) -> dict[str, float]:
-        """low and high of the success rate at 95 %; nothing is known without episodes."""
+        """low and high of the success rate at 95 %; 0 and 1 without episodes."""
         if not self.episodes:
             return {"low": 0.0, "high": 1.0}
         return dataclasses.asdict(wilson_interval(self.num_successes, len(self.episodes)))

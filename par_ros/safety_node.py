@@ -33,6 +33,7 @@ from par_ros.parameters import (
 )
 from par_ros.process import ClockReader, report_error, run_node, transition
 from par_ros.reference_input import ReferenceInput
+from par_ros.simulated_clock import SimulatedClock
 from par_ros.topics import (
     ACTION_CHUNK,
     DISENGAGE,
@@ -68,6 +69,8 @@ class SafetyNode(LifecycleNode):
         self._num_ticks = 0
         self._num_policies = 0
         self._reference: ReferenceInput | None = None
+        # Of a simulation in real time.
+        self._simulated_clock: SimulatedClock | None = None
         # The newest joint state that the guard was given: its stamp, and both clocks then.
         self._joint_state_taken: tuple[int, Moment] | None = None
         self._create_stop()
@@ -100,10 +103,13 @@ class SafetyNode(LifecycleNode):
         except ValueError as error:
             report_error(error)
             return TransitionCallbackReturn.FAILURE
+        if use_sim_time and not settings.lockstep:
+            self._simulated_clock = SimulatedClock(self, self._settings.clock_lead_s)
         self._selector = JointStateSelector(spec.joint_names)
         self._outputs = GuardOutputs(self, dry_run=self._settings.dry_run)
         self._create_inputs()
         self._note_input("configure", self._now())
+        self._outputs.publish_notes()
         self._publish_state()
         self.get_logger().info(f"arm {spec.name}; limits: {spec.source}")
         return TransitionCallbackReturn.SUCCESS
@@ -131,9 +137,10 @@ class SafetyNode(LifecycleNode):
         self._guard = None
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        if self._reference is not None:
-            self._reference.destroy(self)
-            self._reference = None
+        for source in (self._reference, self._simulated_clock):
+            if source is not None:
+                source.destroy(self)
+        self._reference = self._simulated_clock = None
         self._outputs.destroy()
         for service in self._services_served:
             self.destroy_service(service)
@@ -151,7 +158,7 @@ class SafetyNode(LifecycleNode):
             ACTION_CHUNK.name,
             self._on_chunk,
             ACTION_CHUNK.reader_qos.profile(),
-            # A message of 100,000 points is not even made into an object: that takes seconds.
+            # A message of 100,000 points or joints is not made into an object: that takes seconds.
             raw=True,
         )
         self._joint_states = self.create_subscription(
@@ -160,6 +167,7 @@ class SafetyNode(LifecycleNode):
             self._on_joint_state,
             sensor_qos(JOINT_STATES, reliable=lockstep),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=True,
         )
         self._inputs = [self._chunks, self._joint_states]
         self._services_served = [
@@ -180,8 +188,8 @@ class SafetyNode(LifecycleNode):
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
             reason, moment = str(error), self._now()
-            self._send(self._guard.on_bad_chunk(reason, moment), moment)
             self._note_input("bad_chunk", moment, reason=reason)
+            self._send(self._guard.on_bad_chunk(reason, moment), moment)
             return
         chunk = RequestedChunk(
             messages.stamp_ns(message),
@@ -205,15 +213,16 @@ class SafetyNode(LifecycleNode):
                 return
             self._on_joint_state(taken[0])
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _on_joint_state(self, data: bytes) -> None:
         if not self._active:
             return
         assert self._guard is not None
         moment = self._now()
-        if not set(message.name) & set(self._selector.joint_names):
-            # Another robot's joints, or another part's: on some systems all share one topic.
-            return
         try:
+            message = messages.deserialize_joint_state(data)
+            if not set(message.name) & set(self._selector.joint_names):
+                # Another robot's joints, or another part's: on some systems all share one topic.
+                return
             raw = messages.read_joint_state(message)
             sample = self._selector.take(
                 raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
@@ -233,7 +242,7 @@ class SafetyNode(LifecycleNode):
         self._send(command, moment)
 
     def _take_references(self) -> None:
-        """What the controller has said: all of it while a motion is to be seen taken."""
+        """The controller's reference: every sample while a pick-up is awaited, else the newest."""
         if self._reference is None:
             return
         assert self._guard is not None
@@ -241,7 +250,9 @@ class SafetyNode(LifecycleNode):
         if not samples:
             return
         moment = self._now()
-        self._note_input("references", moment, samples=guard_report.pack_references(samples))
+        if self._outputs.is_recorded:
+            packed = guard_report.pack_references(samples)
+            self._note_input("references", moment, samples=packed)
         for sample in samples:
             self._send(self._guard.on_reference(sample, moment), moment)
 
@@ -290,6 +301,7 @@ class SafetyNode(LifecycleNode):
         else:
             reply = self._guard.reset_stop()
             self._note_input("reset_stop", self._now())
+            self._outputs.publish_notes()
         self._publish_e_stop_state()
         return self._finish(response, reply)
 
@@ -335,23 +347,30 @@ class SafetyNode(LifecycleNode):
     # Outputs
 
     def _send(self, command: Command, moment: Moment) -> None:
-        """Publish, unless it has become too late for the splice: then what the guard says instead.
+        """Publish, unless it has become too late for the arm: then what the guard says instead.
 
         moment: what the guard was given, from which the splice counts.
         """
         assert self._guard is not None
-        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
         for attempt in range(_SEND_TRIES):
             if command.arm is None or not command.has_splice or self._guard.settings.lockstep:
                 break
             now = self._now()
-            if now.steady_ns - moment.steady_ns <= within_ns:
+            if self._is_in_time(moment, now):
                 break
             self._outputs.report(command)
             last = attempt == _SEND_TRIES - 1
             self._note_input("withdraw", now, last=str(last).lower())
             command, moment = self._guard.withdraw(now, last=last), now
         self._publish(command)
+
+    def _is_in_time(self, moment: Moment, now: Moment) -> bool:
+        """Whether what was planned at `moment` reaches the arm before it has departed from it."""
+        if self._simulated_clock is not None:
+            return self._simulated_clock.is_in_time(moment, now)
+        assert self._guard is not None
+        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
+        return now.steady_ns - moment.steady_ns <= within_ns
 
     def _publish(self, command: Command) -> None:
         assert self._guard is not None
@@ -360,7 +379,7 @@ class SafetyNode(LifecycleNode):
             self._publish_state()
 
     def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
-        """Say what the guard was just given and when, so that a recording can be replayed."""
+        """Publish the guard's latest input with its times, so that a recording can be replayed."""
         self._outputs.note_input(
             kind, moment, self._joint_state_taken, num_policies=str(self._num_policies), **details
         )
@@ -380,7 +399,7 @@ class SafetyNode(LifecycleNode):
         self._outputs.publish_state(self._guard, more, self._now())
 
     def _reference_text(self, guard: Guard) -> str:
-        """Which of the two holds: is it known what the controller commands?"""
+        """Tell the guard whether the controller's reference is available."""
         if self._reference is None:
             return "none: engaging leads the arm to where it is measured"
         if self._reference.fault:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every topic and service: name, type, QoS, who writes, who reads. The README's table is this one.
+"""Every topic and service: name, type, QoS, who writes, who reads.
+
+docs/reference/topics.md has the table.
 
 QoS follows REP-2003: what produces sensor data writes reliable, what consumes it reads best effort
 unless it says otherwise. In lockstep, physics waits for an answer to each image, so a lost image
@@ -273,7 +275,7 @@ def sensor_qos(topic: Topic, *, reliable: bool) -> QoSProfile:
 
 
 def markdown_table() -> str:
-    """The two tables of README.md, generated from this file; a test compares them."""
+    """The tables of topics and services as Markdown, for docs/reference/topics.md."""
     rows = ["| Topic | Type | Writer | Reader | QoS of writer / reader | What |", "|---" * 6 + "|"]
     rows += [
         f"| `{topic.name}` | {topic.type_name} | {', '.join(topic.writers)} "

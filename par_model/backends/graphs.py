@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph contract: what every exported or captured graph takes, gives and writes in place.
 
-Batch 1, static shapes. docs/graph_contract.md is the page for readers; this is its one definition.
+Batch 1, static shapes. docs/reference/graph_contract.md explains it; this file is its definition.
 
     encode   image -> latent
     prefill  text, position (0), caches -> caches: rows [0, T) hold the instruction

@@ -32,7 +32,7 @@ class EpisodeWatcher(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What one episode was.
+    """Result of one episode.
 
     Attributes:
         seed: the simulator's reset seed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far an episode came, measured along the way, and what kind of failure that makes it.
+"""Measures how far an episode came, and derives the kind of failure.
 
 Everything here is computed from positions and contacts that the simulator reports after each
 control step; the policy sees none of it.

@@ -78,11 +78,11 @@ def checkpoint_hash(checkpoint: Path) -> str:
 def weights_hash(checkpoint: Path) -> str:
     """sha256 over the hashes of the weights and statistics in the checkpoint's manifest.
 
-    Unlike `checkpoint_hash` it stays when the card is written anew. Call that one first: it refuses
-    a folder without manifest.
+    Unlike `checkpoint_hash` it does not change when the card is written again. Call
+    `checkpoint_hash` first: it refuses a folder without manifest.
     """
     manifest = checkpoint / "manifest.json"
-    advice = "copy the checkpoint anew"
+    advice = "copy the checkpoint again"
     hashes = texts_of(read_object(manifest, advice), "sha256", str(manifest), advice)
     kept = sorted(
         f"{name} {value}"

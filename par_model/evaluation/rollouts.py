@@ -63,7 +63,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutResult:
-    """What one episode was; a line of the log.
+    """Result of one episode; a line of the log.
 
     Attributes:
         success: whether the task's condition held at any step; the episode ends there.

@@ -30,7 +30,7 @@ INSTALL_TENSORRT = (
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A plan and what the compiler said.
+    """A compiled plan and the compiler's log.
 
     Attributes:
         layers: layers of the parsed network by type, e.g. {"KV_CACHE_UPDATE": 32}.

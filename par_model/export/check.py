@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be said of exported graphs without a GPU: is each file valid ONNX, does it keep the
+"""Checks of exported graphs without a GPU: is each file valid ONNX, does it keep the
 contract, does it compute what PyTorch computes, does TensorRT's compiler take it."""
 
 import importlib
@@ -95,7 +95,7 @@ def compile_without_gpu(
 ) -> bool:
     """Parse and compile graphs by TensorRT-RTX for an A100's architecture, with a layer census.
 
-    Returns False, and says so, where the optional package is not installed.
+    Returns False, with a log line, if the optional package is not installed.
 
     Raises:
         ValueError: a graph is refused, or its caches are not written in place.

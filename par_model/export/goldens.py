@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short rollout with its answers, and how close another runtime must come to it.
+"""A short rollout with PyTorch's answers, and the bounds for other runtimes.
 
 Recorded once from PyTorch in float32; replayed through any PolicyGraphs. What is compared is what
 the policy sees: the contexts of every slot and the sampled chunks.

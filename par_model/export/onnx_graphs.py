@@ -174,8 +174,8 @@ def _require_replaceable(folder: Path) -> None:
     manifest = folder / FILE_NAME
     if not (manifest.is_file() and b'"contract_version"' in manifest.read_bytes()):
         raise ValueError(
-            f"{folder} exists and is no earlier export; an export replaces its folder, so choose "
-            "one that does not exist."
+            f"{folder} exists and is not an earlier export; an export replaces its folder, so "
+            "choose one that does not exist."
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint with random weights: sizes, engines and times of a preset that nobody trained."""
+"""A checkpoint with random weights: for sizes, engines and times of an untrained preset."""
 
 import hashlib
 

@@ -49,7 +49,7 @@ class VulkanDriverError(ValueError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one control step led to.
+    """Result of one control step.
 
     Attributes:
         success: whether the task's condition holds now.
@@ -100,9 +100,9 @@ class ManiSkillArm:
     def reset(self, seed: int, *, rebuild: bool = True) -> None:
         """Put arm and objects where `seed` says.
 
-        The scene is built anew (about 0.1 s): PhysX keeps contact caches across a mere reset, and
+        The scene is rebuilt (about 0.1 s): PhysX keeps contact caches across a mere reset, and
         the same seed and targets then end 0.4 mm apart after a grasp, depending on what ran before.
-        Whoever only looks at the start may keep the scene with rebuild=False.
+        With rebuild=False the scene is kept; use it to look at initial states only.
         """
         with _panda_meshes(self._light_meshes):
             self._env.reset(seed=seed, options={"reconfigure": True} if rebuild else None)

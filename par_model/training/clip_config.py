@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of clips.py, for whoever needs no data set."""
+"""Settings of clips.py, importable without the data set packages."""
 
 from dataclasses import dataclass
 

@@ -239,7 +239,7 @@ def _resume(
         return 0
     if state.values["config"] != _identity(config)["config"]:
         raise ValueError(
-            f"{folder} holds a codec training with other numbers; use the same ones to go on, or "
+            f"{folder} holds a codec training with other settings; use the same ones to go on, or "
             "another --out."
         )
     restore_module("codec", codec, state.tensors)

@@ -454,7 +454,7 @@ def _episode_table(path: Path, files: _EpisodeFiles) -> pa.Table:
     if rows.num_rows != files.length:
         raise ValueError(
             f"data set {path}: episode {files.index} has {rows.num_rows} steps in "
-            f"{files.data.relative_to(path)} and {files.length} in meta/; copy it anew."
+            f"{files.data.relative_to(path)} and {files.length} in meta/; copy it again."
         )
     return rows
 

@@ -219,7 +219,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"data set {path}: meta/info.json is no JSON ({error}).") from error
+        raise ValueError(f"data set {path}: meta/info.json is not JSON ({error}).") from error
     for key in ("codebase_version", "features", "fps", "data_path", "video_path"):
         if info.get(key) is None:
             raise ValueError(f"data set {path}: meta/info.json has no {key!r}.")

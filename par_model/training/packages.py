@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What data sets need of the extra `train`; importing it says so where that is not installed."""
+"""Imports of the extra `train`; a missing package raises an error that names the extra."""
 
 try:
     import av

@@ -269,7 +269,7 @@ class PolicyTrainer:
         return StepLosses(*(total / count).tolist())
 
     def _shown(self, losses: StepLosses) -> dict[str, float]:
-        """By the names of the log; without what is not learnt."""
+        """Loss by its name in the log, without the losses that are switched off."""
         shown = {"frame_loss": losses.frame, "action_loss": losses.action}
         if self.side.scene is not None:
             shown["scene_mm"] = scene_error_mm(losses.scene)
@@ -403,7 +403,7 @@ def _take_weights(checkpoint: Path, model: PARModel) -> None:
     other = load_checkpoint(checkpoint)
     if _sampled_alike(other.config, model.config) != model.config:
         raise ValueError(
-            f"the checkpoint {checkpoint} is of a model with other numbers ({other.config.name}) "
+            f"the checkpoint {checkpoint} is of a model of another size ({other.config.name}) "
             f"than {model.config.name}; start from one of the same preset."
         )
     model.load_state_dict(other.model.state_dict())

@@ -55,12 +55,12 @@ def load_state(folder: Path) -> TrainingState | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); remove it to start this training anew."
+            f"{path} cannot be read ({error}); remove it to start this training again."
         ) from error
     if metadata.get("format") != _FORMAT:
         raise ValueError(
             f"{path} is not a training state of this version ({_FORMAT}), got "
-            f"{metadata.get('format')!r}; remove it to start this training anew."
+            f"{metadata.get('format')!r}; remove it to start this training again."
         )
     return TrainingState(tensors, json.loads(metadata["values"]))
 

@@ -3,8 +3,10 @@
 
 Action l (1..L) is due at start + l * step. `arrival` starts a chunk where it can take over, at the
 end of the splice, and runs all its actions. `observation` starts it at the stamp of the observation
-that it answers and drops what is due before it can take over. In lockstep physics has waited, so
-both are the stamp.
+that it answers and drops what is due before it can take over. `control_step`, for a simulator whose
+clock stands between its control steps, starts it at the step at which it came and runs all its
+actions: each is due at a step, and none of them is spent on waiting. In lockstep physics has
+waited, so all of them are the stamp.
 
 Times are integer nanoseconds of ROS time.
 """
@@ -15,7 +17,7 @@ from typing import Literal
 
 from par_ros.control.joint_trajectory import NANOSECONDS
 
-ChunkStart = Literal["arrival", "observation"]
+ChunkStart = Literal["arrival", "observation", "control_step"]
 
 # A quotient of times this close to the next whole number is that number.
 _ROUNDING = 1e-9
@@ -31,8 +33,8 @@ class ScheduleSettings:
         lockstep: the chunk starts at its stamp; age is not looked at.
         max_observation_age_s: an older observation's chunk is late.
         max_future_s: how far a stamp may lie ahead of the clock.
-        min_lead_s: with `observation`, the first action sent is due at least this far behind the
-            moment at which the chunk takes over.
+        min_lead_s: with `observation` and `control_step`, the first action sent is due at least
+            this far behind the moment at which the chunk takes over.
     """
 
     num_actions: int = 8
@@ -97,6 +99,8 @@ class ActionSchedule:
             return self._late(age_s)
         if self.settings.chunk_start == "arrival":
             return PlacedChunk(takes_over_ns, 0)
+        if self.settings.chunk_start == "control_step":
+            return PlacedChunk(self._control_step_ns(now_ns, takes_over_ns), 0)
         # A trajectory has no time before its start: a stamp ahead of the clock counts as now.
         start_ns = min(stamp_ns, now_ns)
         passed_s = (takes_over_ns - start_ns) / NANOSECONDS + self.settings.min_lead_s
@@ -104,6 +108,12 @@ class ActionSchedule:
         if num_due >= self.settings.num_actions:
             return self._late(age_s)
         return PlacedChunk(start_ns, num_due)
+
+    def _control_step_ns(self, now_ns: int, takes_over_ns: int) -> int:
+        """The control step from which on no action is due before the chunk can take over."""
+        passed_s = (takes_over_ns - now_ns) / NANOSECONDS + self.settings.min_lead_s
+        num_steps = math.ceil(passed_s / self.settings.step_s - _ROUNDING) - 1
+        return now_ns + round(max(num_steps, 0) * self.settings.step_s * NANOSECONDS)
 
     def _late(self, age_s: float) -> ScheduleRefusal:
         return ScheduleRefusal(

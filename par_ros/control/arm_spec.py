@@ -391,7 +391,7 @@ class ArmSpec:
 
 
 class _ArmReader:
-    """Reads one mapping; every mistake becomes a sentence that names the entry."""
+    """Reads one mapping; every error message names the entry."""
 
     def __init__(self, name: str, content: Mapping[str, object]) -> None:
         self._name = name
@@ -540,7 +540,7 @@ class _ArmReader:
         return cast(Check, value)
 
     def _known(self, section: Mapping[str, object], known: tuple[str, ...], label: str) -> None:
-        """A misspelt optional entry would else be a limit that nobody keeps."""
+        """Refuse unknown optional entries: a misspelt limit would not be enforced."""
         unknown = sorted(set(section) - set(known))
         _require(not unknown, self._name, label, f"among {sorted(known)}", unknown)
 

@@ -204,12 +204,17 @@ class Authority:
     def _on_clock_step(self, step: ClockStep, last_ns: int, moment: Moment) -> Command | None:
         """Disengage and send nothing until what runs has ended at rest by itself."""
         self._counters["clock_steps"] += 1
-        if step.step_s < 0.0:
-            self._caught_up_ns = max(self._caught_up_ns, self._last_ros_ns)
-        self._on_step()
-        self._joints.forget()
+        left_ns = 0
         if self._motions.is_moving(last_ns):
             left_ns = self._motions.running.rest_ns - last_ns
+        if step.step_s < 0.0:
+            # A controller that follows the ROS clock stands until then, and goes on to the end.
+            settling_ns = max(self.latch.settled_ns - last_ns, 0)
+            ends_ns = self._last_ros_ns + max(left_ns, settling_ns)
+            self._caught_up_ns = max(self._caught_up_ns, ends_ns)
+        self._on_step()
+        self._joints.forget()
+        if left_ns > 0:
             self._quiet_until_ns = moment.steady_ns + left_ns
         elif not self.is_quiet(moment):
             self._motions.clear()

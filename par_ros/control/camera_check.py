@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the camera alive, and does it show anything? What is not so gets no answer from the policy.
+"""Checks that the camera is alive and shows a scene. The policy gets no picture that fails.
 
 Looks at every picture as it comes: its raw bytes, its stamp and where the arm was measured then.
 Age, encoding and size are judged elsewhere (ObservationAssembler, messages.py, the checkpoint's
@@ -23,7 +23,7 @@ class CameraCheckSettings:
     """Limits of what a camera may do.
 
     Attributes:
-        max_silence_s: longest time without a picture; None: physics waits, nobody is late.
+        max_silence_s: longest time without a picture; None: no limit (physics waits).
         max_stall_s: longest time in which pictures come and their stamps do not go on; None: the
             same.
         frozen_motion_rad: pictures may be equal, byte by byte, while no joint of the arm moves
@@ -84,7 +84,7 @@ class CameraCheck:
             self._moved_rad = max(self._moved_rad, moved_rad)
 
     def check_stream(self, now_s: float) -> Refusal | None:
-        """Why the pictures that come are not to be trusted; None where they are."""
+        """Why the pictures are not usable (stalled or frozen); None if they are."""
         limit_s = self._settings.max_stall_s
         stalled_s = now_s - self._went_on_s
         if limit_s is not None and self._has_heard and stalled_s > limit_s:
@@ -104,7 +104,7 @@ class CameraCheck:
         return None
 
     def check_silence(self, now_s: float) -> Refusal | None:
-        """Why no picture can be answered; None where one came lately."""
+        """Why there is no picture to answer; None if one came recently."""
         limit_s = self._settings.max_silence_s
         silence_s = now_s - self._heard_s
         if limit_s is None or silence_s <= limit_s:

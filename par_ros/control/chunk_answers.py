@@ -167,14 +167,23 @@ class ChunkAnswers:
         return None
 
     def _check_lockstep_stamp(self, chunk: RequestedChunk, moment: Moment) -> Command | None:
-        """In lockstep the newest joint state is of the observation that physics waits with."""
+        """In lockstep the newest joint state is of the observation that physics waits with.
+
+        The clock stands there too; it counts where joint states are lost or wrongly stamped.
+        """
         sample = self._joints.newest
+        clock_s = (moment.ros_ns - chunk.stamp_ns) / NANOSECONDS
+        beyond_s = clock_s if clock_s > self.settings.step_s / 2 else 0.0
+        if sample is not None:
+            beyond_s = max(beyond_s, (sample.stamp_ns - chunk.stamp_ns) / NANOSECONDS)
+        if beyond_s > 0.0:
+            self._counters["late"] += 1
+            return log(
+                "warning", f"chunk refused: physics is {beyond_s:.3f} s beyond its observation"
+            )
         if sample is None:
             return None
         age_s = (sample.stamp_ns - chunk.stamp_ns) / NANOSECONDS
-        if age_s > 0.0:
-            self._counters["late"] += 1
-            return log("warning", f"chunk refused: physics is {age_s:.3f} s beyond its observation")
         if not self._authority.engaged or -age_s <= self.settings.max_joint_state_age_s:
             return None
         fault = Fault(

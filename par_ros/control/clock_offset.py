@@ -12,8 +12,6 @@ Times are integer nanoseconds.
 
 from collections import deque
 
-import numpy as np
-
 _NUM_READINGS = 64
 _MAX_AGE_NS = 1_500_000_000
 # What a reading may be off beyond half the time between the two looks at the steady clock.
@@ -24,42 +22,68 @@ _LARGEST_SLEW = 1e-3
 
 
 class ClockOffset:
-    """A line through the newest readings."""
+    """A line through the newest readings.
+
+    The sums of the least-squares line are kept as integers, so adding and removing readings leaves
+    no rounding behind and a reading costs some microseconds.
+    """
 
     def __init__(self) -> None:
-        self._readings: deque[tuple[int, int]] = deque(maxlen=_NUM_READINGS)
+        self._forget()
 
     def update(self, steady_ns: int, offset_ns: int, error_ns: int) -> int:
         """The offset at `steady_ns`, after a reading that may be wrong by `error_ns`."""
         while self._readings and steady_ns - self._readings[0][0] > _MAX_AGE_NS:
-            self._readings.popleft()
+            self._remove_oldest()
         expected_ns = self._expected_ns(steady_ns)
         if expected_ns is None:
-            self._readings.append((steady_ns, offset_ns))
+            self._add(steady_ns, offset_ns)
             return offset_ns
         allowed_ns = float(error_ns + _TOLERANCE_NS)
         is_line = len(self._readings) >= _MIN_READINGS
         if not is_line:
             allowed_ns += _LARGEST_SLEW * (steady_ns - self._readings[-1][0])
         if abs(offset_ns - expected_ns) > allowed_ns:
-            self._readings.clear()
+            self._forget()
             is_line = False
-        self._readings.append((steady_ns, offset_ns))
+        self._add(steady_ns, offset_ns)
         return expected_ns if is_line else offset_ns
+
+    def _forget(self) -> None:
+        self._readings: deque[tuple[int, int]] = deque()
+        # The first reading of the line; the sums are of differences from it.
+        self._origin = (0, 0)
+        self._sum_time = self._sum_offset = self._sum_squares = self._sum_products = 0
+
+    def _add(self, steady_ns: int, offset_ns: int) -> None:
+        if not self._readings:
+            self._forget()
+            self._origin = (steady_ns, offset_ns)
+        elif len(self._readings) == _NUM_READINGS:
+            self._remove_oldest()
+        self._readings.append((steady_ns, offset_ns))
+        self._count(steady_ns, offset_ns, 1)
+
+    def _remove_oldest(self) -> None:
+        self._count(*self._readings.popleft(), -1)
+
+    def _count(self, steady_ns: int, offset_ns: int, sign: int) -> None:
+        time_ns, off_ns = steady_ns - self._origin[0], offset_ns - self._origin[1]
+        self._sum_time += sign * time_ns
+        self._sum_offset += sign * off_ns
+        self._sum_squares += sign * time_ns * time_ns
+        self._sum_products += sign * time_ns * off_ns
 
     def _expected_ns(self, steady_ns: int) -> int | None:
         if not self._readings:
             return None
-        base_ns, base_offset_ns = self._readings[-1]
-        if len(self._readings) < 3:
-            return base_offset_ns
-        rows = np.array(self._readings, dtype=np.int64)
-        times_s = (rows[:, 0] - base_ns) * 1e-9
-        offsets_ns = (rows[:, 1] - base_offset_ns).astype(np.float64)
-        mean_s, mean_ns = times_s.mean(), offsets_ns.mean()
-        spread = ((times_s - mean_s) ** 2).sum()
-        rate = 0.0
-        if spread > 0.0:
-            rate = ((times_s - mean_s) * (offsets_ns - mean_ns)).sum() / spread
-        ahead_s = (steady_ns - base_ns) * 1e-9 - mean_s
-        return base_offset_ns + round(float(mean_ns + rate * ahead_s))
+        num = len(self._readings)
+        if num < 3:
+            return self._readings[-1][1]
+        ahead = num * (steady_ns - self._origin[0]) - self._sum_time
+        covariance = num * self._sum_products - self._sum_time * self._sum_offset
+        spread = num * self._sum_squares - self._sum_time**2
+        off = self._sum_offset / num
+        if spread > 0:
+            off += ahead * covariance / spread / num
+        return self._origin[1] + round(off)

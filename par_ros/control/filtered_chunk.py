@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chunk that went through the safety filter: where it joins, what became of it, and why."""
+"""A chunk after the safety filter: where it joins the motion, the result, and the reason."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class FilteredChunk:
-    """What the filter made of a chunk.
+    """Result of the filter for one chunk.
 
     Attributes:
         outcome: unchanged, tracked, or refused (then there is no motion and the caller holds).

@@ -76,7 +76,7 @@ class Outcome(Enum):
 
 
 class Phase(Enum):
-    """Where the newest goal stands."""
+    """Phase of the newest goal."""
 
     IDLE = "idle"
     ASKED = "asked"
@@ -85,7 +85,7 @@ class Phase(Enum):
 
 
 class Server(Enum):
-    """Of the action. SILENT: it was there, and has not answered for a second."""
+    """Action server. SILENT: it was available, and has not answered for a second."""
 
     ABSENT = "absent"
     SILENT = "silent"
@@ -175,10 +175,10 @@ class TargetTimeline:
 
 
 class GripperAdapter:
-    """Turns due targets into goals of one action, and keeps their fate.
+    """Converts due targets into goals of one action, and stores how each goal ended.
 
     Each step() says what to do now: send a goal, cancel the running one, or nothing. The owner
-    reports what the action server said by on_answer() and on_result().
+    reports the action server's answers by on_answer() and on_result().
     """
 
     def __init__(self, gripper: GripperSpec, settings: AdapterSettings) -> None:
@@ -202,7 +202,7 @@ class GripperAdapter:
 
     @property
     def phase(self) -> Phase:
-        """Where it stands."""
+        """Phase of the newest goal."""
         return self._phase
 
     def take(self, trajectory: JointTrajectory, start_s: float, now_s: float) -> None:
@@ -238,7 +238,7 @@ class GripperAdapter:
             )
 
     def on_result(self, number: int, outcome: Outcome, reason: str = "") -> None:
-        """Goal `number` has ended. A grasp that meets an object has done its work."""
+        """Goal `number` has ended. A grasp that stalls on an object has succeeded."""
         if not self._waits_for(number, Phase.RUNNING, Phase.CANCELLING):
             return
         asked_for = self._phase is Phase.CANCELLING
@@ -252,7 +252,7 @@ class GripperAdapter:
         )
 
     def on_unknown(self, number: int) -> None:
-        """The server does not know goal `number` (any more): it was started anew."""
+        """The server does not know goal `number` (any more): it was restarted."""
         if self._waits_for(number, Phase.RUNNING, Phase.CANCELLING):
             self._lose_goal()
 
@@ -260,8 +260,8 @@ class GripperAdapter:
         """What is wrong, in one sentence without its full stop; empty where nothing is."""
         if server is Server.ABSENT:
             return (
-                f"action server {self._driver.action} is not there; start the gripper's driver, or "
-                "check gripper.driver.action in the arm file"
+                f"action server {self._driver.action} is not available; start the gripper's "
+                "driver, or check gripper.driver.action in the arm file"
             )
         if server is Server.SILENT:
             return (

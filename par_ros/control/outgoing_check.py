@@ -69,33 +69,34 @@ class OutgoingCheck:
         if not np.isfinite(after).all():
             return "a position is not finite"
         num_common = int((departs_ns - sent_ns) // _SAMPLE_NS) + 1
-        apart = np.abs(after[:num_common] - running.positions(times_ns[:num_common])).max(axis=0)
+        apart = np.abs(after[:, :num_common] - running.positions(times_ns[:num_common])).max(axis=1)
         if np.any(apart > _SAME_RAD):
             joint = int(np.argmax(apart))
             return f"{self._names[joint]} leaves the running motion by {apart[joint]:.3g} rad"
         if not curve.ends_at_rest:
             return "it does not end at rest"
-        return self._beyond(np.concatenate((running.positions(earlier_ns), after)))
+        return self._beyond(np.concatenate((running.positions(earlier_ns), after), axis=1))
 
     def _beyond(self, positions: FloatArray) -> str:
-        """The first limit that `positions` [M, J], twice a millisecond, do not keep."""
+        """The first limit that `positions` [J, M], twice a millisecond, do not keep."""
         limits = self._limits
-        lowest, highest = positions.min(axis=0), positions.max(axis=0)
+        lowest, highest = positions.min(axis=1), positions.max(axis=1)
         out = np.maximum(limits.min_position - lowest, highest - limits.max_position)
         if np.any(out > _SLACK[0]):
             joint = int(np.argmax(out))
             return f"{self._names[joint]} goes {out[joint]:.3g} rad beyond its position limit"
         rates = positions
         for quantity in _QUANTITIES:
-            rates = (rates[_STRIDE:] - rates[:-_STRIDE]) / _PERIOD_S
+            rates = rates[:, _STRIDE:] - rates[:, :-_STRIDE]
+            rates /= _PERIOD_S
             if quantity == 1 and limits.position_dependent_velocity is not None:
-                fast = self._too_fast(positions[1:-1], rates)
+                fast = self._too_fast(positions[:, 1:-1].T, rates.T)
                 if fast:
                     return fast
             bound = self._bounds[quantity]
             if bound is None:
                 continue
-            largest = np.abs(rates).max(axis=0)
+            largest = np.maximum(rates.max(axis=1), -rates.min(axis=1))
             if np.any(largest > bound):
                 joint = int(np.argmax(largest / bound))
                 share = largest[joint] / bound[joint]
@@ -123,7 +124,7 @@ class _Curve:
         times_ns = sent.start_ns + np.round(trajectory.times_s * 1e9).astype(np.int64)
         self._times_ns = times_ns
         self.begin_ns = int(times_ns[0])
-        self._first, self._last = p[0], p[-1]
+        self._first = p[0]
         self.ends_at_rest = not (v[-1].any() or a[-1].any())
         if len(times_ns) == 1:
             return
@@ -131,8 +132,10 @@ class _Curve:
         h = self._lengths_ns[:, None] * 1e-9
         way = p[1:] - p[:-1]
         v0, v1, a0, a1 = v[:-1] * h, v[1:] * h, a[:-1] * h * h, a[1:] * h * h
-        self._powers = np.stack(
-            (
+        # Each [J, N]: a joint's coefficients lie side by side, so a sample costs little.
+        self._powers = [
+            np.ascontiguousarray(power.T)
+            for power in (
                 p[:-1],
                 v0,
                 a0 / 2,
@@ -140,21 +143,19 @@ class _Curve:
                 -15 * way + 8 * v0 + 7 * v1 + 1.5 * a0 - a1,
                 6 * way - 3 * (v0 + v1) - 0.5 * (a0 - a1),
             )
-        )
+        ]
 
     def positions(self, times_ns: "np.typing.NDArray[np.int64]") -> FloatArray:
-        """Positions [M, J]; the first point's before it, the last one's after it."""
+        """Positions [J, M]; the first point's before it, the last one's after it."""
         if len(self._times_ns) == 1:
-            return np.repeat(self._first[None], len(times_ns), axis=0)
+            return np.repeat(self._first[:, None], len(times_ns), axis=1)
         piece = self._times_ns.searchsorted(times_ns, side="right") - 1
-        piece = np.clip(piece, 0, len(self._lengths_ns) - 1)
-        share = ((times_ns - self._times_ns[piece]) / self._lengths_ns[piece])[:, None]
-        share = np.clip(share, 0.0, 1.0)
+        piece = piece.clip(0, len(self._lengths_ns) - 1)
+        share = (times_ns - self._times_ns[piece]) / self._lengths_ns[piece]
+        share = share.clip(0.0, 1.0)
         powers = self._powers
-        result = powers[5][piece]
+        result: FloatArray = powers[5].take(piece, axis=1)
         for power in (4, 3, 2, 1, 0):
-            result = result * share + powers[power][piece]
-        ended = times_ns >= self._times_ns[-1]
-        result[ended] = self._last
-        positions: FloatArray = result
-        return positions
+            result *= share
+            result += powers[power].take(piece, axis=1)
+        return result

@@ -109,8 +109,8 @@ class ReferenceWatch:
     def judge(self, motions: MotionHistory, time_ns: int) -> Verdict:
         """What the newest reference, at `time_ns`, says about the running motion.
 
-        Empty: nothing new. "late" once, where the motion before was still followed after the
-        splice. "not_taken": it still is. "elsewhere": neither is.
+        Empty: nothing new. "late" once, where a sample after the splice is not on the running
+        motion. "not_taken": for longer, on the motion before. "elsewhere": for longer, on neither.
         """
         assert self.newest is not None
         running, before = motions.running, motions.before
@@ -125,7 +125,8 @@ class ReferenceWatch:
         self._num_against += 1
         if after_s >= TAKEN_AFTER_S and self._num_against >= _NUM_AGAINST:
             return "not_taken" if followed else "elsewhere"
-        if followed and not self._seen_late:
+        if not self._seen_late:
+            # Taken late, the controller goes from the motion before to the next point: on neither.
             self._seen_late = True
             return "late"
         return ""

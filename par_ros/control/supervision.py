@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an arm under ros2_control is fit to be driven, and when the guard must let go of it."""
+"""Whether an arm under ros2_control is ready, and when the guard must disengage."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _MAX_CONTROLLERS_SILENCE_S = 7.0
 
 @dataclass(frozen=True)
 class ArmView:
-    """What the ROS graph says about the command topics.
+    """Publishers and subscribers of the command topics.
 
     Attributes:
         listeners: subscribers of each command topic, this node left out.
@@ -47,7 +47,7 @@ class Supervision:
         self._joint_state_times_s.append(monotonic_s)
 
     def on_bad_joint_state(self, reason: str) -> None:
-        """One came that cannot be used."""
+        """An unusable joint state came."""
         self._joint_fault = reason
 
     def on_guard(self, engaged: bool, monotonic_s: float) -> None:
@@ -70,7 +70,7 @@ class Supervision:
         return self._controllers_heard_s is not None
 
     def problems(self, view: ArmView, guard: str, monotonic_s: float) -> tuple[str, ...]:
-        """Why the arm is not ready, a clause each; empty where it is."""
+        """Why the arm is not ready, one clause a reason; empty if it is ready."""
         found = [self._joint_problem(monotonic_s), self._guard_problem(monotonic_s)]
         if not self._dry_run:
             found += [

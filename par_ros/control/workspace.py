@@ -20,7 +20,7 @@ class Workspace:
     """The tool's position over the joints'."""
 
     def __init__(self, box: WorkspaceBox, arm_joint_names: tuple[str, ...]) -> None:
-        """Raise ValueError where the URDF lacks the file, a joint or the tool's frame."""
+        """Raise ValueError if the URDF is missing, or lacks a joint or the tool's frame."""
         self._box = box
         if not Path(box.urdf).is_file():
             raise ValueError(f"workspace.urdf {box.urdf!r} is not a file; check the arm file.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m par_ros limits`: what is asked of the arm, against its published limits.
+"""`python -m par_ros limits`: the policy's chunks against the arm's published limits.
 
 Either of the policy, in episodes of the simulator (--task, --episodes), or of a motion planner, in
 a data set that par_model.collect wrote (--data-set). Each chunk is looked at after the one before:
@@ -89,7 +89,7 @@ class LimitsOptions:
 
 @dataclass
 class Asked:
-    """What was asked and answered, chunk by chunk.
+    """The chunks that were requested, and the guard's answers.
 
     Attributes:
         targets, curves: [chunks][3], the largest velocity, acceleration and jerk of any joint as a
@@ -352,7 +352,7 @@ def report(
 
 
 def _percentiles(rows: list[list[float]]) -> dict[str, dict[str, float]]:
-    """Of each quantity's shares."""
+    """p50, p99 and maximum of each quantity's shares."""
     shares = np.array(rows)
     return {
         quantity: {
@@ -367,7 +367,7 @@ def _percentiles(rows: list[list[float]]) -> dict[str, dict[str, float]]:
 
 
 def markdown_table(result: dict[str, Any]) -> str:
-    """What is asked, as shares of the limits, and what is answered."""
+    """Print the requested shares of the limits, and the guard's answers."""
     rows = [
         "| Share of the limit | p50 | p90 | p99 | largest | chunks beyond |",
         "|---|---|---|---|---|---|",
@@ -390,7 +390,7 @@ def markdown_table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; 0 where it could measure."""
+    """The command; returns the exit code."""
     options = parse(LimitsOptions, COMMAND, __doc__, arguments)
     try:
         if options.data_set is not None:

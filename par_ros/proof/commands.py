@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that prove guard and graph; they take --options, as measuring programs do."""
+"""The commands that test guard and graph; their arguments are --options."""
 
 from par_ros.proof import asked_limits, faults, fuzz, guard_latency, same_targets, soak
 

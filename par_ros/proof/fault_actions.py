@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to a moving arm: each function takes the rig, and acts once."""
+"""Faults for a moving arm: each function takes the rig, and acts once."""
 
 import signal
 import time
@@ -73,7 +73,7 @@ def every_chunk(change: Mangle) -> Action:
 
 
 def send_again(rig: FaultRig) -> None:
-    """The last chunk once more."""
+    """Send the last chunk again."""
     assert rig.last_message is not None
     rig.chunks.publish(rig.last_message)
 
@@ -88,7 +88,7 @@ def second_policy(rig: FaultRig) -> None:
 
 
 def policy_hangs(rig: FaultRig) -> None:
-    """Stopped for 2 s, and then it goes on as if nothing had been."""
+    """Stop the policy for 2 s, then let it continue."""
     rig.processes.signal(POLICY_PROCESS, signal.SIGSTOP)
     rig.spin_for(2.0)
     rig.processes.signal(POLICY_PROCESS, signal.SIGCONT)
@@ -133,7 +133,7 @@ def arm(world: ArmWorld) -> Action:
 
 
 def next_trajectory(world: ArmWorld) -> Action:
-    """In this world until one more trajectory was taken, lost or rejected; then a good one."""
+    """Use this world until one more trajectory was taken, lost or rejected; then a good one."""
 
     def act(rig: FaultRig) -> None:
         before = len(rig.pick_ups)
@@ -147,7 +147,7 @@ def next_trajectory(world: ArmWorld) -> Action:
 
 
 def until_lost(world: ArmWorld) -> Action:
-    """In this world until a trajectory is lost."""
+    """Use this world until a trajectory is lost."""
 
     def act(rig: FaultRig) -> None:
         rig.set_world(world)
@@ -163,7 +163,7 @@ def until_lost(world: ArmWorld) -> Action:
 
 
 def late_trajectory(rig: FaultRig) -> None:
-    """The next one is taken 0.15 s after it was sent."""
+    """The controller takes the next trajectory 0.15 s after it was sent."""
     rig.set_world(ArmWorld(pickup_s=(0.15, 0.15)))
     sent = rig.num_chunks
     rig.spin_until(lambda: rig.num_chunks > sent, 1.0)
@@ -172,7 +172,7 @@ def late_trajectory(rig: FaultRig) -> None:
 
 
 def foreign_motion(rig: FaultRig) -> None:
-    """Somebody else leads the controller gently to another place."""
+    """Another publisher moves the controller slowly to another position."""
     publisher = rig.create_publisher(
         JointTrajectoryMessage, JOINT_TRAJECTORY.name, JOINT_TRAJECTORY.writer_qos.profile()
     )
@@ -213,14 +213,14 @@ def move_after_settling(rig: FaultRig) -> None:
 
 
 def nothing(rig: FaultRig) -> None:
-    """The world is fault enough."""
+    """Inject nothing: the arm's world has the fault."""
 
 
 # Engaging.
 
 
 def engage_refused(rig: FaultRig) -> None:
-    """Ask for a second; every answer must be no."""
+    """Call engage for a second; every call must fail."""
     end_s = time.monotonic() + 1.0
     answers = []
     while time.monotonic() < end_s:
@@ -248,12 +248,12 @@ def service(name: str) -> Action:
 
 
 def stop_topic(rig: FaultRig) -> None:
-    """As the table of topics says."""
+    """A true on topic e_stop, with the QoS of the topic table."""
     rig.stop_topic.publish(Bool(data=True))
 
 
 def stop_best_effort(rig: FaultRig) -> None:
-    """A publisher that promises nothing; it says so ten times a second."""
+    """A best-effort publisher of true on e_stop, ten times a second."""
     profile = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     publisher = rig.create_publisher(Bool, E_STOP.name, profile)
     rig.spin_until(lambda: publisher.get_subscription_count() > 0, 2.0)
@@ -265,7 +265,7 @@ def stop_best_effort(rig: FaultRig) -> None:
 
 
 def stop_after_chunk(after_s: float) -> Action:
-    """A chunk, and the emergency stop right behind it."""
+    """Send a chunk, and the emergency stop right after it."""
 
     def act(rig: FaultRig) -> None:
         rig.pause_policy()
@@ -328,7 +328,7 @@ def latched(rig: FaultRig) -> None:
 
 
 def deactivate(rig: FaultRig) -> None:
-    """In full motion."""
+    """Deactivate the guard in full motion."""
     if rig.change_state(GUARD, Transition.TRANSITION_DEACTIVATE):
         rig.seen.add("deactivated")
 
@@ -342,7 +342,7 @@ def step_clock(step_s: float) -> Action:
 
 
 def sim_time(rig: FaultRig) -> None:
-    """use_sim_time at run time, and nobody publishes /clock; then engage."""
+    """use_sim_time at run time, without a publisher of /clock; then engage."""
     value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
     parameter = Parameter(name="use_sim_time", value=value)
     rig.call(
@@ -365,7 +365,7 @@ def _wait_for_fault(rig: FaultRig, kind: str) -> None:
 
 
 def _ask(rig: FaultRig, name: str) -> None:
-    """Send the request and go on: the arm is watched from the fault on."""
+    """Send the request without waiting: the arm is watched from the fault on."""
     rig.ask(Trigger, name, Trigger.Request())
 
 

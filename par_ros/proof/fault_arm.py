@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arm of the fault suite: a controller at 1 kHz, and whatever the suite wants to go wrong.
+"""The arm of the fault suite: a controller at 1 kHz, and the faults that the suite asks for.
 
 `python -m par_ros.proof.fault_arm`. Takes joint_trajectory, publishes joint_states and
 controller_reference a hundred times a second, and writes the command of every control cycle to the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One case of the fault suite: the arm brought into motion, the fault, and what became of it."""
+"""One case of the fault suite: bring the arm into motion, inject the fault, record the result."""
 
 import bisect
 import time
@@ -49,7 +49,7 @@ class Fault:
     Attributes:
         name: of the case.
         expected: what must be seen: the guard's counters, or words that `inject` adds; "a|b" is
-            either. Empty where nobody is left to count: then that the arm came to rest is it.
+            either. Empty if no process is left to count: then the arm at rest is the evidence.
         watch_s: deadline of the watch that finds it.
         holds: whether the arm must come to rest; None: either is right.
         policy: "" for this process, or the module of the process that is the policy.
@@ -60,7 +60,7 @@ class Fault:
         late: trajectories are taken after their splice on purpose: that is no reason to repeat.
         phase_s: how far into a chunk it happens.
         restarted: the process that is started again afterwards; "" where none is.
-        fresh_after: guard and arm are started anew for the next case.
+        fresh_after: guard and arm are restarted for the next case.
     """
 
     name: str
@@ -112,14 +112,14 @@ class FaultCases:
             if fault.restarted:
                 result = self._with_recovery(fault, result)
         except SuiteError:
-            self.start_anew()
+            self.start_again()
             raise
         if fault.fresh_after or fault.restarted or not result.passed:
-            self.start_anew()
+            self.start_again()
         return result
 
-    def start_anew(self) -> None:
-        """Nothing of what runs is used again."""
+    def start_again(self) -> None:
+        """Restart guard and arm before the next case."""
         self._rig.pause_policy()
         self._rig.processes.end_all()
         self._running = None
@@ -158,7 +158,7 @@ class FaultCases:
             rig.end_policy_processes(but=(SEEING_PROCESS, CAMERA_PROCESS))
             rig.camera.publish(String(data="good"))
         if running != self._running or not alive:
-            self.start_anew()
+            self.start_again()
             rig.start_arm()
             rig.start_guard(fault.guard, supervised=fault.supervised)
             self._running = running
@@ -268,7 +268,7 @@ class FaultCases:
         return seen | rig.seen | rig.camera_faults | self._answer()
 
     def _answer(self) -> set[str]:
-        """What became of the chunk that was changed."""
+        """How the guard answered the changed chunk."""
         message = self._rig.injected
         if message is None:
             return set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a chunk. Each function changes one action_chunk message."""
+"""Faults of a chunk. Each function changes one action_chunk message."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ _NUM_MANY = 100_000
 
 
 def with_positions(change: Callable[[FloatArray], FloatArray]) -> Mangle:
-    """Other knots [8, J + 1]."""
+    """Replace the knots [8, J + 1]."""
 
     def changed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
         trajectory = messages.read_joint_trajectory(message)
@@ -30,7 +30,7 @@ def with_positions(change: Callable[[FloatArray], FloatArray]) -> Mangle:
 
 
 def put(knot: int, joint: int, value: float) -> Callable[[FloatArray], FloatArray]:
-    """One number."""
+    """Replace one position."""
 
     def change(positions: FloatArray) -> FloatArray:
         positions[knot, joint] = value
@@ -59,7 +59,7 @@ def beyond_position(positions: FloatArray) -> FloatArray:
 
 
 def stamped(offset_s: float) -> Mangle:
-    """Another stamp."""
+    """Replace the stamp."""
 
     def changed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
         stamp_ns = messages.stamp_ns(message) + round(offset_s * NANOSECONDS)
@@ -70,7 +70,7 @@ def stamped(offset_s: float) -> Mangle:
 
 
 def without_last_joint(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """Seven joints."""
+    """Leave one joint out."""
     trajectory = messages.read_joint_trajectory(message)
     fewer = JointTrajectory(
         trajectory.joint_names[:-1], trajectory.times_s, trajectory.positions[:, :-1]
@@ -79,49 +79,49 @@ def without_last_joint(message: JointTrajectoryMessage) -> JointTrajectoryMessag
 
 
 def renamed(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """Another robot's joints."""
+    """Rename the joints to another robot's."""
     message.joint_names = [f"other_{name}" for name in message.joint_names]
     return message
 
 
 def reversed_joints(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """The names in another order."""
+    """Reorder the names."""
     message.joint_names = list(reversed(message.joint_names))
     return message
 
 
 def five_points(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """Three are missing."""
+    """Leave three points out."""
     message.points = list(message.points)[:5]
     return message
 
 
 def no_points(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """All are missing."""
+    """Leave all points out."""
     message.points = []
     return message
 
 
 def many_points(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """A hundred thousand."""
+    """Send 100,000 points."""
     message.points = [JointTrajectoryPoint()] * _NUM_MANY
     return message
 
 
 def ragged(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """One point has fewer joints."""
+    """Leave one joint out of one point."""
     message.points[3].positions = list(message.points[3].positions)[:4]
     return message
 
 
 def same_times(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """Two points at one time."""
+    """Give two points the same time."""
     message.points[4].time_from_start = message.points[3].time_from_start
     return message
 
 
 def stretched(message: JointTrajectoryMessage) -> JointTrajectoryMessage:
-    """Eight steps of 80 ms."""
+    """Stretch the times to steps of 80 ms."""
     for number, point in enumerate(message.points):
         point.time_from_start = messages.ns_to_duration((number + 1) * 80_000_000)
     return message

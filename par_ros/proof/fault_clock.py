@@ -25,7 +25,7 @@ class SharedOffset:
     """Nanoseconds that every process adds to the system's clock."""
 
     def __init__(self, path: Path) -> None:
-        """`path`: the file; it is made where it is not there."""
+        """`path`: the file; created if missing."""
         if not path.exists():
             path.write_bytes(_FORMAT.pack(0))
         with path.open("r+b") as file:
@@ -38,7 +38,7 @@ class SharedOffset:
 
     @value_ns.setter
     def value_ns(self, value_ns: int) -> None:
-        # Eight aligned bytes: nobody reads half of them.
+        # Eight aligned bytes: no reader sees half of them.
         self._memory[: _FORMAT.size] = _FORMAT.pack(value_ns)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint states of the fault suite's arm, and what can be wrong with them.
+"""Joint states of the fault suite's arm, and their faults.
 
 J joints, gripper last.
 """
@@ -31,7 +31,7 @@ class FaultJointStates:
         self.begin()
 
     def begin(self) -> None:
-        """What lasts counts from now."""
+        """Start the duration of lasting faults now."""
         self._began_s = time.monotonic()
         self._stalled_ns: int | None = None
 

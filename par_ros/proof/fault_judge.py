@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the arm of the fault suite got, judged by finite differences over a millisecond.
+"""Judges the arm's command in the fault suite by finite differences over a millisecond.
 
 Reads the cycles that the arm's process writes down. It knows nothing of trajectories: positions,
 and how they change from cycle to cycle. M cycles, J joints.
@@ -25,7 +25,7 @@ _REACH = 4
 
 @dataclass(frozen=True)
 class Judged:
-    """What was seen from one cycle on.
+    """Findings from one cycle on.
 
     Attributes:
         num_violations: differences of any joint beyond its limit, and positions outside.

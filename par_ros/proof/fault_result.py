@@ -24,8 +24,8 @@ class FaultResult:
         goes_on: where it need not rest, whether chunks passed afterwards and the guard had stayed
             engaged.
         limit_violations: differences of the arm's command over a millisecond that broke a limit.
-        late_violations: the same where the arm took a trajectory after its splice: nobody can keep
-            limits then.
+        late_violations: the same where the arm took a trajectory after its splice: no guard can
+            keep limits then.
         largest_step_rad: where a limit was broken there: how far a joint left its way within a
             millisecond.
         largest_velocity_share, ...: of the joint's limit, from the fault on.
@@ -85,7 +85,7 @@ def not_run(name: str, expected: tuple[str, ...], why: str, num_tries: int) -> F
 
 
 def line(result: FaultResult) -> str:
-    """One line for a person who waits."""
+    """One line of progress for the terminal."""
     verdict = "ok  " if result.passed else ("FAIL" if not result.rig_late else "late")
     hold = "goes on" if result.goes_on or result.holds is None else "never"
     if result.time_to_hold_s is not None:
@@ -108,7 +108,7 @@ def line(result: FaultResult) -> str:
 
 
 def report(results: list[FaultResult], command: str) -> dict[str, Any]:
-    """What goes into the JSON file."""
+    """The content of the JSON file."""
     return {
         "command": command,
         "passed": all(result.passed for result in results),
@@ -131,7 +131,7 @@ def result_of(row: dict[str, Any]) -> FaultResult:
 
 
 def markdown_table(content: dict[str, Any]) -> str:
-    """The README's table, from what report() gives."""
+    """The table of docs/lab_notebook/faults.md, from what report() gives."""
     rows = [
         "| Fault | Noticed | At rest after | Allowed | Velocity | Acceleration | Jerk "
         "| Limits broken | Moves again after |",

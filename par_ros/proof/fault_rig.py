@@ -125,11 +125,11 @@ class FaultRig(Node):
         self.processes.clock.value_ns += round(step_s * NANOSECONDS)
 
     def mark(self) -> None:
-        """The fault is now."""
+        """Note the time of the fault."""
         self.fault_ns = time.monotonic_ns()
 
     def spin_for(self, duration_s: float) -> None:
-        """Let everything happen for `duration_s`."""
+        """Spin for `duration_s`."""
         self.spin_until(lambda: False, duration_s)
 
     def spin_until(self, condition: Callable[[], object], timeout_s: float) -> bool:
@@ -159,7 +159,7 @@ class FaultRig(Node):
         self.bring_up(GUARD, drive=not supervised)
 
     def start_arm(self) -> None:
-        """The arm at its home, in the world that is."""
+        """Start the arm at its home, in the current world."""
         self.processes.start(ARM_PROCESS)
         self._world_of_arm = -1
         before = self.log.num_rows
@@ -169,7 +169,7 @@ class FaultRig(Node):
         self.set_world(self.world)
 
     def set_world(self, world: ArmWorld) -> None:
-        """Have the arm in this world; returns when it is."""
+        """Give the arm this world; return when it is in effect."""
         number = self.world.number + 1
         self.world = ArmWorld(**{**vars(world), "number": number})
         message = String(data=self.world.text())
@@ -277,7 +277,7 @@ class FaultRig(Node):
         self.spin_until(lambda: self.camera.get_subscription_count() > 0, _SERVICE_TIMEOUT_S)
 
     def wait_for_no_policy(self) -> None:
-        """Until nobody but this process is left in the graph as a policy."""
+        """Wait until this process is the only policy in the graph."""
         own = 0 if self.chunks is None else 1
         self.spin_until(lambda: self.count_publishers(ACTION_CHUNK.name) <= own, GRAPH_TIMEOUT_S)
 
@@ -286,7 +286,7 @@ class FaultRig(Node):
         self._next_chunk_s = float("inf")
 
     def end_policy_processes(self, but: tuple[str, ...] = ()) -> None:
-        """Ask them to leave, so that the graph forgets them."""
+        """End the processes orderly, so that the graph forgets them."""
         for name in {POLICY_PROCESS, SEEING_PROCESS, CAMERA_PROCESS} - set(but):
             if self.processes.is_alive(name):
                 self.processes.signal(name, signal.SIGCONT)
@@ -359,7 +359,7 @@ class FaultRig(Node):
                 self.camera_faults.add(f"camera_{status.values['camera_fault']}")
 
     def _count(self, counters: dict[str, int]) -> None:
-        """A guard that was configured anew counts from 0."""
+        """A guard that was configured again counts from 0."""
         for name, count in counters.items():
             if count != self.counters.get(name, 0):
                 self.counted_s[name] = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong at the arm of the fault suite, as data that is sent to its process.
+"""Faults of the fault suite's arm, as data that is sent to its process.
 
 Topics here are the suite's own; no other program knows them.
 """
@@ -36,7 +36,7 @@ CameraWorld = Literal["good", "stopped", "frozen", "stalled", "black", "smaller"
 
 @dataclass(frozen=True)
 class ArmWorld:
-    """One state of affairs at the arm.
+    """The faults that the arm has at one time.
 
     Attributes:
         number: counts up; the arm reports which one it is in.

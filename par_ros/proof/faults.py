@@ -55,7 +55,7 @@ class FaultOptions:
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     # leave out what the file of --json holds already
     resume: bool = False
-    # run nothing: print the README's table from this JSON file
+    # run nothing: print the table of docs/lab_notebook/faults.md from this JSON file
     table: Annotated[Path | None, arg(metavar="FILE")] = None
 
     def __post_init__(self) -> None:

@@ -13,10 +13,12 @@ them. --guard-path judges the guard of another checkout. --findings writes a tab
 the known findings (hostile_findings.py) that guard has, with and without their disturbance.
 
 With --json the sums so far are written every half minute, and --resume goes on from such a file, if
-the guard is still the same: the file has a checksum of par_ros/control and of the arm's file.
+the guard is still the same: the file has a checksum of guard.py, of what it imports of
+par_ros/control, and of the arm's file.
 """
 
 import argparse
+import ast
 import datetime
 import hashlib
 import json
@@ -203,7 +205,7 @@ def _count(
 
 @cache
 def guard_checksum(arm: str, guard_path: str = "") -> str:
-    """sha256 of what is judged: the sources of par_ros/control and what the arm's file says.
+    """sha256 of what is judged: the guard's sources and what the arm's file says.
 
     Of what they are when it is first asked for: main() asks before anything is judged.
     """
@@ -211,9 +213,27 @@ def guard_checksum(arm: str, guard_path: str = "") -> str:
     folder = Path(control.__path__[0])
     if guard_path:
         folder = Path(guard_path) / "par_ros" / "control"
-    for path in sorted(folder.glob("*.py")):
+    for path in _guard_sources(folder):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _guard_sources(folder: Path) -> list[Path]:
+    """guard.py and what it imports of its package, directly or not, by name."""
+    found: set[str] = set()
+    left = {"guard"}
+    while left:
+        name = left.pop()
+        found.add(name)
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_bytes())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            if node.module == control.__name__:
+                left.update(alias.name for alias in node.names)
+            elif node.module and node.module.startswith(f"{control.__name__}."):
+                left.add(node.module.rpartition(".")[2])
+        left -= found
+    return [folder / f"{name}.py" for name in sorted(found)]
 
 
 def report(totals: HostileTotals, plan: FuzzPlan) -> dict[str, Any]:

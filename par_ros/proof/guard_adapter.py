@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guards behind one face, so that the same hostile world can judge another checkout's guard.
+"""One interface for several guards, so that the fuzzer can judge another checkout's guard.
 
 `use_guard_of` makes this process import par_ros (all but par_ros.proof) from another folder; it
 must run before anything of the guard is imported. `make_guard` builds whichever guard is there.
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 # The guard of b4ea460 promises this; later ones say what they promise in their settings.
 _OLD_SPLICE_S = 0.01
-# In a simulator a message waits for up to a control step.
+# In a simulator a message waits for up to a control step; where chunks start at control steps, the
+# arm stands until the next one.
 _SIMULATOR_SPLICE_S = 0.08
+_CONTROL_STEP_SPLICE_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class MomentGuard(_CommonFace):
             "expects_reference": mode.has_reference,
         }
         if mode.sim_clock:
-            settings["splice_s"] = _SIMULATOR_SPLICE_S
+            at_steps = mode.chunk_start == "control_step"
+            settings["splice_s"] = _CONTROL_STEP_SPLICE_S if at_steps else _SIMULATOR_SPLICE_S
         unknown = sorted(set(settings) - set(known))
         if unknown:
             raise ValueError(f"this guard's settings have no {unknown}; check --guard-path.")
@@ -222,7 +225,7 @@ class ClockPairGuard(_CommonFace):
         make: Any = GuardSettings
         settings = make(
             lockstep=mode.lockstep,
-            chunk_start=mode.chunk_start,
+            chunk_start="arrival" if mode.chunk_start == "control_step" else mode.chunk_start,
             trajectory_stamp="pickup" if mode.sim_clock else "start",
         )
         super().__init__(Guard(spec, settings))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m par_ros guard_latency --chunks N --json F`: what the guard takes for a chunk.
+"""`python -m par_ros guard_latency --chunks N --json F`: the guard's latency for a chunk.
 
 Two figures. In process: the guard alone, filter and outgoing check, from a chunk to a trajectory,
 without any message; processor time, which on an idle machine is the time that passes. Over DDS: the

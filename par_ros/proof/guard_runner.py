@@ -14,7 +14,7 @@ from par_ros.topics import GUARD
 
 
 def main() -> int:
-    """Run both until one of them ends, or somebody ends this process."""
+    """Run both until one of them ends, or this process is ended."""
     end_with_parent()
     nodes = (
         NodeEntry(GUARD, GUARD, {"arm": "panda", "reference": "topic"}, lifecycle=True),

@@ -89,17 +89,17 @@ class ArmCycles:
 class SimulatorCycles:
     """Milliseconds of simulated time; the simulator looks for messages once a control step.
 
-    A step's milliseconds happen together, when its end is published: messages that came before it
-    are picked up at its begin, which is what the clock has read until then.
+    A step's milliseconds happen together, `lead_ns` after its end was shown on the clock: messages
+    that came before it are picked up at its begin, which is what the clock read before.
     """
 
-    def __init__(self, clock: LumpClock, step_ns: int) -> None:
+    def __init__(self, clock: LumpClock, step_ns: int, lead_ns: int = 0) -> None:
         self.clock = clock
         self.period_ns = _MILLISECOND_NS
         self._per_step = step_ns // _MILLISECOND_NS
         self._begin_ros_ns = clock.read(0) - step_ns
         inside_ns = np.arange(self._per_step)
-        self._steady_ns = (clock.begins_ns[:, None] + inside_ns).ravel()
+        self._steady_ns = (clock.begins_ns[:, None] + lead_ns + inside_ns).ravel()
 
     def steady_ns(self, begin: int, end: int) -> IntArray:
         """See Cycles."""

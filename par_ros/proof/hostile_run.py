@@ -26,7 +26,7 @@ MODES: Mapping[str, GuardMode] = {
     "arm_observation": GuardMode(False, False, "observation", True),
     "arm_unreported": GuardMode(False, False, "arrival", False),
     "arm_observation_unreported": GuardMode(False, False, "observation", False),
-    "simulator": GuardMode(False, True, "arrival", True),
+    "simulator": GuardMode(False, True, "control_step", True),
     "simulator_observation": GuardMode(False, True, "observation", True),
     "lockstep": GuardMode(True, False, "arrival", True),
 }
@@ -151,7 +151,10 @@ class HostileRun:
             late["unreported"] = late.get("unreported", 0) + 1
             return
         late["with_a_broken_limit"] = late.get("with_a_broken_limit", 0) + 1
-        noticed_s = self.world.history.noticed_s(source.picked_up_steady_ns or 0)
+        # It can be seen from the end of the splice on.
+        noticed_s = self.world.history.noticed_s(
+            source.given_steady_ns + self.world.history.splice_ns
+        )
         if noticed_s is not None:
             late["noticed"] = late.get("noticed", 0) + 1
             late["noticed_sum_s"] = late.get("noticed_sum_s", 0.0) + noticed_s

@@ -27,7 +27,7 @@ def random_pose(spec: ArmSpec, random: Generator) -> FloatArray:
     return pose
 
 
-def simulator_cycles(wild: Disturbances, *, lockstep: bool) -> SimulatorCycles:
+def simulator_cycles(wild: Disturbances, *, lockstep: bool, lead_ns: int = 0) -> SimulatorCycles:
     """Control steps that take as long as they simulate, or more, or less."""
     durations = np.full(MAX_STEPS, 1.0)
     if wild.has("lumpy_clock") and not lockstep:
@@ -38,7 +38,7 @@ def simulator_cycles(wild: Disturbances, *, lockstep: bool) -> SimulatorCycles:
         )
     begins_ns = np.cumsum(durations * CONTROL_STEP_NS).astype(np.int64)
     clock = LumpClock(_ROS_BEGIN_NS, CONTROL_STEP_NS, begins_ns - begins_ns[0])
-    return SimulatorCycles(clock, CONTROL_STEP_NS)
+    return SimulatorCycles(clock, CONTROL_STEP_NS, lead_ns)
 
 
 def arm_cycles(wild: Disturbances, random: Generator) -> tuple[ArmCycles, Rule]:

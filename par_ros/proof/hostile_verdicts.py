@@ -28,6 +28,8 @@ _NOTICED_NS = 100 * _MILLISECOND_NS
 _SMALL_STEP_NS = 2 * _MILLISECOND_NS
 # What is lost or late this shortly before a stop is not known when it is planned.
 _AROUND_STOP_NS = 300 * _MILLISECOND_NS
+# Fates of trajectories that the controller never ran.
+_NEVER_RAN = frozenset({"lost", "rejected"})
 # However it was: what moves, comes to rest by itself.
 _MAX_REST_S = 1.6
 
@@ -172,19 +174,38 @@ class History:
 
     def excuse_of_rest(self, watch: StopWatch) -> str:
         """Why a stop took longer than it may; empty: the guard's fault."""
-        if self.rule == "humble" and self.stepped_ns(
-            watch.stop_ns - _AROUND_STOP_NS, watch.last_motion_ns or watch.stop_ns
-        ):
+        ran_until_ns = watch.last_motion_ns or watch.stop_ns
+        last = next(
+            (
+                sent
+                for sent in reversed(self.sent)
+                if sent.published_steady_ns <= watch.stop_ns and sent.fate.isdisjoint(_NEVER_RAN)
+            ),
+            None,
+        )
+        begin_ns = watch.stop_ns - _AROUND_STOP_NS
+        if last is not None:
+            begin_ns = min(begin_ns, last.given_steady_ns)
+        if self.rule == "humble" and self.stepped_ns(begin_ns, ran_until_ns):
+            # It stands until its clock has caught up, and goes on then.
             return FOLLOWS_CLOCK
-        last = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]
-        is_led = bool(last) and last[0].origin == "engage" and not self.has_reference
-        if is_led and self.stepped_ns(last[0].given_steady_ns, watch.stop_ns):
-            # The controller goes there by its own clock, which went back.
-            return CLOCK_STEP
+        is_led = last is not None and last.origin == "engage" and not self.has_reference
+        if last is not None:
+            picked_ns = last.picked_up_steady_ns or watch.stop_ns
+            stepped_ns = self.stepped_ns(
+                last.given_steady_ns, watch.stop_ns if is_led else picked_ns
+            )
+            if stepped_ns and watch.rest_s <= _MAX_REST_S + stepped_ns / NANOSECONDS:
+                # The controller goes to its start by its own clock, which went back.
+                return CLOCK_STEP
         if watch.rest_s > _MAX_REST_S:
             return ""
         if is_led:
             return LED
+        newest = [sent for sent in self.sent if sent.published_steady_ns <= watch.stop_ns][-1:]
+        if newest and newest[0].fate & _NEVER_RAN and not self.has_reference:
+            # It was to stop the arm, as far as the guard can know.
+            return UNREPORTED
         begin_ns = watch.stop_ns - _AROUND_STOP_NS
         end_ns = watch.stop_ns + _AROUND_STOP_NS
         for sent in self.sent:

@@ -71,7 +71,10 @@ class Wire:
             sent.fate.add("off")
             return
         cycle = world.cycles.picks_up(world.now_ns)
-        if world.cycles.ros_ns(cycle) > sent.splice_end_ns:
+        picked_up_ns = int(world.cycles.steady_ns(cycle, cycle + 1)[0])
+        # By either clock: one that goes back does not give the motion before its time back.
+        overdue = picked_up_ns > sent.given_steady_ns + world.history.splice_ns
+        if world.cycles.ros_ns(cycle) > sent.splice_end_ns or (overdue and not world.is_simulated):
             sent.fate.add("late")
         world.controller.receive(sent, world.now_ns)
 

@@ -112,7 +112,7 @@ class Memory:
 
 
 class SoakWatch(Node):
-    """Listens to /diagnostics and guard_state; engages the guard whenever it has let go."""
+    """Listens to /diagnostics and guard_state; engages the guard whenever it is disengaged."""
 
     def __init__(self, context: Context) -> None:
         super().__init__("soak_watch", context=context)
@@ -339,7 +339,7 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; 0 where memory was flat, no watchdog fired and nobody was left."""
+    """The command; 0 where memory was flat, no watchdog fired and no process was left."""
     options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
     with tempfile.TemporaryDirectory(prefix="par_soak_") as folder:
         try:

@@ -34,6 +34,18 @@ def test_from_the_observation_what_is_due_is_dropped() -> None:
     assert placed == PlacedChunk(NOW - 80 * MS, 2)
 
 
+@pytest.mark.parametrize(
+    ("splice_ms", "start_ms"), [(10, 0), (30, 0), (31, 50), (80, 50), (81, 100)]
+)
+def test_at_the_control_step_all_actions_run_from_the_step_at_hand(
+    splice_ms: int, start_ms: int
+) -> None:
+    """Or from a later one, where the first action would be due within 20 ms of the splice's end."""
+    schedule = ActionSchedule(ScheduleSettings(chunk_start="control_step"))
+    placed = schedule.place(NOW - 50 * MS, NOW, NOW + splice_ms * MS)
+    assert placed == PlacedChunk(NOW + start_ms * MS, 0)
+
+
 def test_a_chunk_wholly_due_is_late() -> None:
     schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
     assert kind(schedule.place(NOW - 350 * MS, NOW, NOW + SPLICE)) == "late"
@@ -65,7 +77,7 @@ def test_a_stamp_counts_once_and_must_increase() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(-600, 600), st.integers(0, 300)), max_size=30),
-    st.sampled_from(["arrival", "observation"]),
+    st.sampled_from(["arrival", "observation", "control_step"]),
 )
 def test_placed_stamps_increase_and_actions_sent_lie_ahead(
     steps: list[tuple[int, int]], chunk_start: str
@@ -82,6 +94,6 @@ def test_placed_stamps_increase_and_actions_sent_lie_ahead(
         assert last_placed_ns is None or stamp_ns > last_placed_ns
         assert -10 <= age_ms <= 400
         first_due_ns = placed.start_ns + (placed.first_action + 1) * 50 * MS
-        assert first_due_ns >= now_ns + SPLICE + (20 * MS if chunk_start == "observation" else 0)
+        assert first_due_ns >= now_ns + SPLICE + (0 if chunk_start == "arrival" else 20 * MS)
         assert 0 <= placed.first_action < 8
         last_placed_ns = stamp_ns

@@ -92,3 +92,15 @@ def test_the_guard_of_another_checkout_is_judged(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "rest_after_e_stop" in content["violations"], content["violations"]
     assert content["guard_sha256"] != fuzz.guard_checksum("panda")
+
+
+def test_the_checksum_is_of_the_guard_and_of_what_it_imports(tmp_path: Path) -> None:
+    """Not of what else stands in the package: policy nodes' code does not void a campaign."""
+    package = Path(par_ros.__file__).parent
+    copytree(package / "control", tmp_path / "par_ros" / "control")
+    before = fuzz.guard_checksum("panda", str(tmp_path))
+    for name, is_guard in (("camera_check", False), ("braking", True)):
+        with (tmp_path / "par_ros" / "control" / f"{name}.py").open("a", encoding="utf-8") as file:
+            file.write("\n# changed\n")
+        fuzz.guard_checksum.cache_clear()
+        assert (fuzz.guard_checksum("panda", str(tmp_path)) != before) == is_guard

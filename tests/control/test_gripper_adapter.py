@@ -344,7 +344,7 @@ def test_the_newest_target_is_sent_when_the_server_answers_late(rig: Rig) -> Non
 
 def test_an_absent_server_is_named_at_once_and_gets_the_goal_when_it_comes(rig: Rig) -> None:
     rig.server = Server.ABSENT
-    assert rig.problem.startswith("action server fr3_gripper is not there")
+    assert rig.problem.startswith("action server fr3_gripper is not available")
     rig.chunk(SQUEEZE_M)
     assert rig.sent == []
     rig.server = Server.READY

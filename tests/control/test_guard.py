@@ -315,6 +315,20 @@ def test_in_lockstep_every_chunk_is_answered_at_its_own_time() -> None:
     assert not world.guard.engaged
 
 
+def test_in_lockstep_the_clock_tells_an_old_chunk_where_joint_states_are_lost() -> None:
+    """The bridge has gone on without an answer; one that comes now would not be followed."""
+    world = Lockstep()
+    world.joints(world.home)
+    assert world.guard.engage(world.moment).success
+    old = RequestedChunk(world.now_ns, world.guard.spec.joint_names, TIMES, knots(world.home, 0.02))
+    world.now_ns += round(0.4 * S)
+    command = world.guard.on_chunk(old, world.moment)
+    assert command.arm is None
+    assert "0.400 s beyond its observation" in command.events[0].text
+    world.joints(world.home)
+    assert world.chunk(knots(world.home, 0.02)).arm is not None
+
+
 def test_lockstep_physics_that_is_under_way_is_stopped_by_the_next_answer() -> None:
     """A joint jumps by 0.3 rad 0.1 s into a chunk of 0.4 s.
 

@@ -512,8 +512,8 @@ def test_the_way_to_the_start_is_stopped_too(after_s: float) -> None:
     """The controller goes on from its own reference to where the arm is, at rest within 0.5 s.
 
     5 mrad of sag. Its only point is ahead, so a cycle of the controller is wrong by the speed times
-    a millisecond (docs/real_arm.md, "Hand-over"): 10 microradian here, within the acceleration
-    limit, beyond the jerk limit.
+    a millisecond (docs/how_to/run_on_a_real_arm.md, "Hand-over"): 10 microradian here, within the
+    acceleration limit, beyond the jerk limit.
     """
     rig = Rig(expects_reference=False)
     rig.sends_references = False
@@ -558,6 +558,34 @@ def test_after_a_step_back_it_waits_until_the_clock_has_caught_up() -> None:
     assert "until it has caught up in 1.0 s" in rig.call("engage").message
     rig.wait(1.3)
     assert rig.call("engage").success
+
+
+def test_after_a_step_back_it_waits_for_what_the_controller_has_left_to_run_too() -> None:
+    """Humble's controller stands until its clock has caught up, and then ends its motion."""
+    rig = Rig().engaged().sped_up()
+    rig.chunk(rig.gentle(0.3))
+    rig.wait(0.05)
+    rig.clock_step_s = -1.0
+    # By now the clock is where it was, and the chunk had more than 0.3 s left.
+    rig.wait(1.1)
+    assert "until it has caught up" in rig.call("engage").message
+    rig.wait(1.0)
+    assert rig.call("engage").success
+
+
+def test_a_sample_on_neither_motion_after_the_splice_is_a_late_pick_up() -> None:
+    """Taken late, the controller goes from the motion before to the next point of the new one."""
+    rig = Rig().engaged()
+    rig.sped_up()
+    rig.chunk(rig.gentle(-0.3))
+    rig.wait(0.032)
+    on_the_way = rig.reference()
+    rig.guard.on_reference(
+        dataclasses.replace(on_the_way, positions=on_the_way.positions + 9e-4), rig.moment
+    )
+    rig.wait(0.2)
+    assert rig.guard.counters["picked_up_late"] == 1
+    assert rig.guard.engaged
 
 
 def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:

@@ -73,7 +73,7 @@ def test_a_fast_change_of_acceleration_is_seen() -> None:
     velocities = np.cumsum(accelerations) * 1e-3
     positions = np.tile(spec.home, (len(before_ms), 1))
     positions[:, 0] += np.cumsum(velocities) * 1e-3
-    assert "jerk limit" in OutgoingCheck(spec)._beyond(np.repeat(positions, 2, axis=0))
+    assert "jerk limit" in OutgoingCheck(spec)._beyond(np.repeat(positions, 2, axis=0).T)
 
 
 def test_what_ends_before_it_may_be_taken_is_seen() -> None:

@@ -45,7 +45,7 @@ def test_a_folder_with_something_else_is_not_replaced(tmp_path, capsys, name):
     """A checkpoint has a manifest.json too."""
     (tmp_path / name).write_text('{"format_version": 1}')
     assert export_trt.main(["--preset", "par_tiny", "--out", str(tmp_path)]) == 1
-    assert "exists and is no earlier export" in capsys.readouterr().err
+    assert "exists and is not an earlier export" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

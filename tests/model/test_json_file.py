@@ -43,7 +43,7 @@ def test_a_folder_and_a_missing_file_are_one_sentence(tmp_path):
     "name", ["../x", "/etc/hosts", "a/b", "..", ".", "", "a\\b", "a\0b", "a\n", "\ud800", "x" * 300]
 )
 def test_only_plain_names_are_files_of_a_folder(tmp_path, name):
-    with pytest.raises(ValueError, match="no file of the folder"):
+    with pytest.raises(ValueError, match="not a file of the folder"):
         file_in(tmp_path, name, "index.json")
 
 

@@ -51,7 +51,7 @@ OPTIONS: dict[str, Any] = {
 }
 SUBCOMMANDS = {
     "par_model.train": ("codec", "probe", "latents", "policy", "all", "ablations"),
-    "par_model.visualize": ("prediction", "positions", "failures", "all"),
+    "par_model.visualize": ("prediction", "positions", "failures", "tasks", "all"),
 }
 
 # Every flag of the releases before tyro, by command.
@@ -68,7 +68,8 @@ LEARNING = (
     "--single-slot-share --offset-share --max-episodes --evaluate-every --evaluation-episodes"
 )
 FIGURE = "--out --task --threads"
-PREDICTION = "--checkpoint --seed --backend --policy-seed --max-steps --context-slots"
+EPISODES = "--checkpoint --seed --backend --max-steps --context-slots"
+PREDICTION = f"{EPISODES} --policy-seed"
 FLAGS = {
     "par_model.train codec": CODEC,
     "par_model.train probe": f"{STAGE} {PROBE}",
@@ -92,6 +93,7 @@ FLAGS = {
     "par_model.visualize prediction": f"{FIGURE} {PREDICTION}",
     "par_model.visualize positions": f"{FIGURE} --evaluation",
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
+    "par_model.visualize tasks": f"{FIGURE} {EPISODES} --most-seeds --picture-size",
     "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",

@@ -2,6 +2,7 @@
 """What may not be in the tree: pickle, large files, names of machines; and README's fixed parts."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ MIB = 1 << 20
 # The one foreign format that has to be read; there with weights_only=True.
 MAY_CALL_TORCH_LOAD = {"par_model/nova_weights.py"}
 REGISTRY = re.compile(r"https?://[^\s]*(debian|pypi|pythonh|npm|ubuntu)", re.IGNORECASE)
+BINARY_SUFFIXES = {".safetensors", ".mp4", ".png", ".jpg", ".webp", ".parquet", ".npz", ".onnx"}
 SKIPPED_FOLDERS = {".git", ".venv", "build", "install", "log", "runs", "reports", "datasets"}
 
 
@@ -59,7 +61,7 @@ def test_nothing_is_unpickled() -> None:
 def test_no_registry_or_home_folder_is_named() -> None:
     """A clone works with whatever mirror its machine uses, in whatever folder."""
     for path in tracked_files():
-        if path.suffix in {".safetensors", ".mp4", ".png", ".jpg", ".parquet", ".npz", ".onnx"}:
+        if path.suffix in BINARY_SUFFIXES:
             continue
         text = path.read_text(encoding="utf-8")
         match = REGISTRY.search(text)
@@ -89,20 +91,83 @@ def test_readme_shows_both_commands_and_demands_the_hardware_stop() -> None:
     assert "hardware emergency stop" in text
 
 
-def test_readme_table_is_the_one_in_topics() -> None:
-    topics = pytest.importorskip("par_ros.topics")
+def test_readme_is_short_and_has_a_moving_picture() -> None:
     text = (ROOT / "README.md").read_text()
-    begin, end = "<!-- topics.py -->\n", "<!-- /topics.py -->"
-    assert begin in text and end in text, "README.md has lost the markers of the topic table"
-    table = text.split(begin)[1].split(end)[0]
-    assert table.strip() == topics.markdown_table().strip(), (
-        "README's table differs from topics.py: print(par_ros.topics.markdown_table()) gives it"
-    )
+    assert len(text.splitlines()) <= 130
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+\.webp)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).stat().st_size < 2_000_000
 
 
-def test_readme_links_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text()
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
-    assert links
+def test_generated_tables_of_the_reference_are_up_to_date() -> None:
+    reference = pytest.importorskip("par_ros.reference_pages")
+    for page in reference.PAGES:
+        text = (ROOT / "docs" / "reference" / page).read_text()
+        assert text == reference.updated(text, page), (
+            f"{page} is out of date: python -m par_ros.reference_pages docs/reference writes it"
+        )
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    reference = pytest.importorskip("par_ros.reference_pages")
+    with pytest.raises(ValueError, match=r"topics.md must hold the lines <!-- topics.py -->"):
+        reference.updated("no table here", "topics.md")
+
+
+def pages() -> list[Path]:
+    """README and all pages of docs, but those in folders of results and figures."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub links to headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text())
     for link in links:
-        assert (ROOT / link).exists(), f"README.md links to {link}, which does not exist"
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name} links to {link}, which does not exist"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}: no such heading"
+
+
+def test_every_page_can_be_found_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", index.read_text())
+    }
+    hidden = {page for page in pages()[1:] if page != index} - linked
+    # Only points to its new place, as guard.md links to it.
+    assert {page.name for page in hidden} <= {"real_arm.md"}
+
+
+def test_commands_in_the_docs_exist() -> None:
+    """Each `./par X` and `python -m par_...` that a page names."""
+    main = pytest.importorskip("par_ros.__main__")
+    known = {*main._commands(), *main.PROOFS, main.REPLAY, "test", "setup", "python", "help", "X"}
+    for page in pages():
+        text = page.read_text()
+        for word in re.findall(r"\./par ([a-z]\w*)", text):
+            assert word in known, f"{page.name} names ./par {word}"
+        for module in re.findall(r"-m (par_(?:model|ros)\.\w+)", text):
+            path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+            assert path.exists() or module.endswith(".X"), f"{page.name} names {module}"
+
+
+def test_launch_arguments_in_the_docs_exist() -> None:
+    """Each name:= behind `./par sim`, `real_arm` or `loopback`, on the same line."""
+    graph = pytest.importorskip("par_ros.node_graph")
+    num_names = 0
+    for page in pages():
+        for kind, rest in re.findall(r"\./par (sim|real_arm|loopback) ([^`\n]*)", page.read_text()):
+            known = {field.name for field in dataclasses.fields(graph.GRAPHS[kind].arguments_type)}
+            names = re.findall(r"(\w+):=", rest)
+            num_names += len(names)
+            assert set(names) <= known, f"{page.name}: {kind} has no {set(names) - known}"
+    assert num_names > 20

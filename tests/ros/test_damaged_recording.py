@@ -327,8 +327,8 @@ def test_damaged_contents_are_refused_or_harmless(
     ("settings", "sentence"),
     [
         ([], "must hold a JSON object"),
-        ({}, "does not say the graph's topics"),
-        (SETTINGS | {"topics": {}}, "does not say what topic action_chunk was called"),
+        ({}, "lacks the graph's setting topics"),
+        (SETTINGS | {"topics": {}}, "lacks the name of topic action_chunk"),
         (SETTINGS | {"guard": {"step_s": -1.0}}, "the recorded guard: step_s must be"),
         (SETTINGS | {"guard": {"arm": "hal9000"}}, "arm 'hal9000' is unknown"),
         (SETTINGS | {"policy": {"checkpoint": 7}}, "the recorded policy: checkpoint must be"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's table of faults: what is stored is of this suite, kept its promises, and is printed."""
+"""The table of faults in docs: stored for this suite, every promise kept, printed by command."""
 
 import json
 import re
@@ -58,11 +58,12 @@ def test_stored_results_are_of_every_fault_and_kept_every_promise() -> None:
     assert content["num_faults"] == content["num_passed"] == len(FAULTS)
 
 
-def test_readme_has_the_table_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_has_the_table_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--table", str(STORED)]) == 0
     printed = capsys.readouterr().out.strip()
     assert printed == markdown_table(json.loads(STORED.read_text(encoding="utf-8")))
-    assert printed in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "lab_notebook" / "faults.md"
+    assert printed in page.read_text(encoding="utf-8")
 
 
 def test_a_fault_that_went_on_too_long_has_not_passed() -> None:

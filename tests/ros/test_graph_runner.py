@@ -214,7 +214,7 @@ def test_the_guard_outlives_a_policy_that_may_be_lost(free_domain: str, listener
         process.kill()
     assert finished.code == 130
     assert reported == (
-        "error: policy_node is gone, the others go on: policy_node ended unexpectedly (signal "
+        "error: policy_node has ended, the others go on: policy_node ended unexpectedly (signal "
         "SIGKILL).\n"
     )
     assert finished.sentences == []

@@ -326,11 +326,11 @@ def test_an_absent_server_is_reported_within_a_second_and_so_is_its_loss(
 ) -> None:
     monkeypatch.setattr(Client, "server", Server.ABSENT)
     rig = rigs("fr3")
-    rig.problem_with("action server fr3_gripper is not there", 1.5)
+    rig.problem_with("action server fr3_gripper is not available", 1.5)
     monkeypatch.setattr(Client, "server", Server.READY)
     rig.wait_for(lambda: rig.statuses[-1].level == messages.OK)
     monkeypatch.setattr(Client, "server", Server.ABSENT)
-    status = rig.problem_with("action server fr3_gripper is not there", 1.0)
+    status = rig.problem_with("action server fr3_gripper is not available", 1.0)
     assert status.values["server"] == "absent"
 
 

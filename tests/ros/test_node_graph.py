@@ -112,7 +112,11 @@ def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
     episodes = nodes["episode_node"].parameters
     assert (episodes["episodes"], episodes["first_seed"], episodes["task"]) == (5, 77, "StackCube")
     assert episodes["report"] == str(Path("somewhere").absolute())
-    assert nodes["safety_node"].parameters["mode"] == "realtime"
+    guard = nodes["safety_node"].parameters
+    assert (guard["mode"], guard["chunk_start"]) == ("realtime", "control_step")
+    assert guard["splice_s"] == 0.002
+    # Both must agree on which control steps are still open.
+    assert guard["clock_lead_s"] == bridge["clock_lead_s"] == 0.012
 
 
 def test_what_is_not_given_is_not_set(checkpoint: str) -> None:
@@ -242,7 +246,7 @@ def test_an_instruction_is_asked_for_before_anything_starts(
 ) -> None:
     if content is not None:
         (Path(checkpoint) / "instructions.json").write_text(content)
-    with pytest.raises(ValueError, match=r"^real_arm: instruction is missing, what"):
+    with pytest.raises(ValueError, match=r"^real_arm: instruction is missing; the checkpoint"):
         real_arm_graph(RealArmArguments(checkpoint=checkpoint))
     real_arm_graph(RealArmArguments(checkpoint=checkpoint, instruction="Push."))
 

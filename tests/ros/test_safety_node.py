@@ -241,6 +241,22 @@ def test_a_chunk_of_100000_points_blocks_nothing(rig: GuardRig) -> None:
     rig.engage()
 
 
+def test_joint_states_of_a_huge_message_block_nothing_and_disengage(rig: GuardRig) -> None:
+    """20,000 joints in 0.5 MiB: what it is, not what it would cost to read, is the fault."""
+    rig.start_guard("max_joint_state_age_s:=0.5")
+    rig.engage()
+    foreign = rig.node.create_publisher(
+        JOINT_STATES.message_type, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
+    )
+    rig.wait_for(lambda: foreign.get_subscription_count() >= 2, "the guard's subscription")
+    names = [f"joint_{number}" for number in range(20_000)]
+    zeros = np.zeros(len(names))
+    foreign.publish(messages.joint_state_message(tuple(names), zeros, zeros, 1))
+    rig.wait_for_state(engaged="false", fault="joint_states")
+    assert "at most 65536 bytes" in rig.guard_values()["last_hold_reason"]
+    rig.node.destroy_publisher(foreign)
+
+
 def test_simulated_time_that_nobody_publishes_disengages(rig: GuardRig) -> None:
     """use_sim_time set at run time: the clock goes to 0 and stands."""
     rig.start_guard()

@@ -13,8 +13,14 @@ from par_model.evaluation.milestones import Milestones
 from par_model.evaluation.result_file import weights_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
+from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import TASKS
 from par_model.visualization.failures import by_kind, chosen_failures
+from par_model.visualization.moving_picture import (
+    FilmedSuccess,
+    film_targets,
+    write_moving_picture,
+)
 from par_model.visualization.pictures import PictureRow, draw_sheet, spread
 from par_model.visualization.positions import FEATURES, position_figure, thirds
 from par_model.visualization.prediction import PredictionRecord, prediction_strip
@@ -107,6 +113,51 @@ def test_errors_are_those_of_the_pixels_that_changed():
     assert prediction_strip(record).width > 200
 
 
+def filmed(task, *values):
+    frames = np.stack([np.full((8, 8, 3), value, np.uint8) for value in values])
+    return FilmedSuccess(task, 1, 2 * (len(values) - 1), (), frames)
+
+
+def test_a_moving_picture_runs_in_real_time_and_keeps_the_end_of_the_shorter_episode(tmp_path):
+    """Two and three pictures: at the third, the first episode shows its second again."""
+    episodes = [filmed("A", 50, 100), filmed("B", 150, 200, 250)]
+    path = write_moving_picture(episodes, tmp_path / "new" / "tasks.webp")
+    picture, shown, durations_ms = Image.open(path), [], []
+    assert picture.n_frames == 3
+    for index in range(3):
+        picture.seek(index)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        shown.append([pixels[-4, 4, 0], pixels[-4, -4, 0]])
+        durations_ms.append(picture.info["duration"])
+    assert np.abs(np.array(shown) - [[50, 150], [100, 200], [100, 250]]).max() <= 4
+    assert durations_ms[:2] == [100, 100]
+    assert picture.size == (8 + 4 + 8, 22 + 8)
+
+
+@pytest.mark.sim
+def test_joint_targets_are_filmed_at_another_size():
+    """Five steps: pictures of steps 0, 2, 4 and 5, of 16 pixels, and of what the targets did."""
+    with ManiSkillArm("PushCube", image_size=16) as arm:
+        arm.reset(3)
+        targets = np.tile(arm.read_joints()[0], (5, 1))
+        targets[:, 0] += 0.3
+        frames, success = film_targets(arm, 3, targets)
+    assert not success
+    assert frames.shape == (4, 16, 16, 3)
+    assert (frames[0] != frames[-1]).any()
+
+
+@pytest.mark.sim
+def test_a_policy_that_never_succeeds_is_not_filmed(tmp_path, capsys):
+    checkpoint = tmp_path / "tiny"
+    save_tiny(checkpoint)
+    arguments = ["tasks", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "f")]
+    arguments += ["--task", "PushCube", "--seed", "7", "--most-seeds", "2", "--max-steps", "8"]
+    assert main([*arguments, "--backend", "eager"]) == 1
+    error = capsys.readouterr().err
+    assert "PushCube: the policy fails within 8 steps at each of the seeds 7, 8;" in error
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -138,17 +189,22 @@ def test_results_without_positions_are_refused(content, sentence, tmp_path, caps
     assert error.count("\n") == 1
 
 
+def save_tiny(checkpoint):
+    """A random par_tiny that knows the instructions of all tasks."""
+    parts = random_checkpoint_parts("par_tiny")
+    config = parts["config"]
+    texts = tuple(task.instruction for task in TASKS.values())
+    parts["instructions"] = code_table(texts, config.num_text_tokens, config.text_width)
+    save_checkpoint(checkpoint, **parts)
+
+
 @pytest.mark.sim
 def test_every_figure_of_a_random_policy(tmp_path, capsys):
     """par_tiny, 20 steps: two whole chunks and a half; its failure is filmed at 0, 8 and 16."""
     from par_model.evaluation.rollouts import Rollout, _run_rollout
 
     checkpoint, out = tmp_path / "tiny", tmp_path / "figures"
-    parts = random_checkpoint_parts("par_tiny")
-    config = parts["config"]
-    texts = tuple(task.instruction for task in TASKS.values())
-    parts["instructions"] = code_table(texts, config.num_text_tokens, config.text_width)
-    save_checkpoint(checkpoint, **parts)
+    save_tiny(checkpoint)
     rollout = Rollout(str(checkpoint), "PushCube", 10000, 0, 20, None, None, False, backend="eager")
     failed = _run_rollout(rollout)
     assert not failed.success

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ManiSkill bridge publishes: clock, sensors, camera, and how far the episode is."""
+
+import time
+
+import numpy as np
+from rclpy.node import Node
+
+from par_model.interface import FloatArray, ImageArray
+from par_model.simulation.tasks import CONTROL_STEP_S
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.simulated_episode import Episode, Reading
+from par_ros.topics import (
+    APPLIED_TARGETS,
+    CAMERA_INFO,
+    CLOCK,
+    CONTROLLER_REFERENCE,
+    DIAGNOSTICS,
+    EPISODE_STATE,
+    IMAGE,
+    JOINT_STATES,
+)
+
+
+class BridgeOutputs:
+    """The publishers of one bridge."""
+
+    def __init__(self, node: Node, camera_frame_id: str) -> None:
+        self._node = node
+        self._name = messages.status_name(node)
+        self._frame_id = camera_frame_id
+        topics = (
+            IMAGE,
+            CAMERA_INFO,
+            JOINT_STATES,
+            CLOCK,
+            EPISODE_STATE,
+            APPLIED_TARGETS,
+            CONTROLLER_REFERENCE,
+            DIAGNOSTICS,
+        )
+        self._publishers = {
+            topic.name: node.create_publisher(
+                topic.message_type, topic.name, topic.writer_qos.profile()
+            )
+            for topic in topics
+        }
+
+    def publish_clock(self, time_ns: int) -> None:
+        """Simulation time."""
+        self._publishers[CLOCK.name].publish(messages.clock_message(time_ns))
+
+    def publish_reading(self, reading: Reading, joint_names: tuple[str, ...]) -> None:
+        """Clock first, for whoever reads the rest. J joints, gripper last."""
+        self.publish_clock(reading.time_ns)
+        self._publishers[JOINT_STATES.name].publish(
+            messages.joint_state_message(
+                joint_names, reading.positions, reading.velocities, reading.time_ns
+            )
+        )
+        self._publishers[CONTROLLER_REFERENCE.name].publish(
+            messages.reference_message(joint_names[:-1], reading.command, reading.time_ns)
+        )
+
+    def publish_picture(
+        self, picture: ImageArray, camera_matrix: FloatArray, episode: Episode, time_ns: int
+    ) -> None:
+        """uint8 [H, W, 3] and the camera's matrix [3, 3]; notes in the episode when it was sent."""
+        height, width = picture.shape[:2]
+        self._publishers[CAMERA_INFO.name].publish(
+            messages.camera_info(camera_matrix, height, width, time_ns, self._frame_id)
+        )
+        image = messages.array_to_image(picture, "rgb8", time_ns, self._frame_id)
+        # A repeated picture was published when it was first published.
+        episode.published_s.setdefault(time_ns, time.monotonic())
+        self._publishers[IMAGE.name].publish(image)
+
+    def publish_state(self, episode: Episode) -> None:
+        """How far the episode is."""
+        values = {
+            "task": episode.task.name,
+            "seed": str(episode.seed),
+            "start_ns": str(episode.start_ns),
+            "step": str(episode.step),
+            "success": str(episode.success).lower(),
+            "success_once": str(episode.success_once).lower(),
+            "finished": str(episode.finished).lower(),
+            "camera_to_trajectory_ms": " ".join(
+                f"{time_s * 1e3:.3f}" for time_s in episode.answer_times_s
+            ),
+            "step_rate_hz": _text(episode.step_rate_hz),
+        }
+        text = "finished" if episode.finished else "running"
+        status = messages.Status(self._name, messages.OK, text, values)
+        self._publishers[EPISODE_STATE.name].publish(messages.status_message(status))
+
+    def publish_applied_targets(self, episode: Episode, joint_names: tuple[str, ...]) -> None:
+        """What each step of the episode was driven to."""
+        positions = np.array(episode.applied_targets)
+        times_s = CONTROL_STEP_S * np.arange(1, len(positions) + 1)
+        trajectory = JointTrajectory(joint_names, times_s, positions)
+        self._publishers[APPLIED_TARGETS.name].publish(
+            messages.joint_trajectory_message(trajectory, episode.start_ns)
+        )
+
+    def publish_diagnostics(self, episode: Episode | None, late_steps: int) -> None:
+        """How fast the simulation is, and how often too slow."""
+        rate = "" if episode is None else _text(episode.step_rate_hz)
+        status = messages.Status(
+            self._name,
+            messages.WARN if late_steps else messages.OK,
+            f"{late_steps} control steps came late" if late_steps else "simulating",
+            {"step_rate_hz": rate, "late_steps": str(late_steps)},
+        )
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._publishers[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

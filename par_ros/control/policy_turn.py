@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose turn it is: which picture the policy answers, when, and with which past.
+
+A chunk answers the first picture taken at or after the end of the running chunk, once what the
+guard did with that chunk is known and a joint state matches the picture. A picture that comes
+before its joint states waits for them; a newer picture takes its place. The policy starts anew with
+an empty context where the arm stood for a whole chunk that asked for motion, where a picture comes
+more than a chunk after the running chunk's end, where nothing was heard of a chunk for two chunks'
+time, and where the policy refused an observation.
+
+Nothing here blocks, and nothing is thread-safe: the caller holds a lock. Times are given with each
+call as a Moment: ROS time for stamps, steady time for the camera's silence. Shapes: H, W image;
+J joints (gripper last); L actions of a chunk.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.observation_assembler import (
+    AssembledObservation,
+    AssemblerSettings,
+    ImageArray,
+    ObservationAssembler,
+    Refusal,
+)
+from par_ros.control.recent_pictures import RecentPictures
+from par_ros.control.timeline import Moment
+
+PictureType = TypeVar("PictureType")
+
+# Two positions closer than this are the same command.
+_STANDSTILL = 1e-9
+# What a later message can still complete: the picture stays.
+_WAITING_KINDS = ("skew", "joints")
+# So many pictures are kept for a policy that sees in clips: two seconds at 30 Hz.
+_NUM_PICTURES_KEPT = 60
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How a policy that sees in clips wants the pictures on the way to an observation.
+
+    Attributes:
+        num_pictures: of a clip, the observation's own picture counted.
+        spacing_s: from one picture to the next.
+        max_skew_s: how far a picture may lie from where it should.
+    """
+
+    num_pictures: int
+    spacing_s: float
+    max_skew_s: float
+
+
+@dataclass(frozen=True)
+class TurnSettings:
+    """What is answered, and within which limits.
+
+    Attributes:
+        joint_names: the J joints of the policy.
+        chunk_s: duration of a chunk, L times the control step.
+        lockstep: physics waits, so the picture's stamp is "now", and a picture without its joint
+            states waits without being refused.
+        clip: for a policy that sees in clips; None for one that sees single pictures.
+    """
+
+    joint_names: tuple[str, ...]
+    chunk_s: float
+    lockstep: bool
+    assembler: AssemblerSettings
+    camera: CameraCheckSettings
+    clip: ClipSettings | None = None
+
+
+@dataclass(frozen=True)
+class PendingPicture(Generic[PictureType]):
+    """A picture that waits for its turn, its joint states or the end of the running chunk.
+
+    Attributes:
+        received_ns: when it came, steady time.
+    """
+
+    picture: PictureType
+    stamp_ns: int
+    received_ns: int
+
+
+@dataclass(frozen=True)
+class SentChunk:
+    """The last chunk sent, [L, J], and whether the guard has reported what became of it."""
+
+    stamp_ns: int
+    positions: FloatArray
+    acknowledged: bool
+
+
+@dataclass(frozen=True)
+class Question(Generic[PictureType]):
+    """What the policy is to answer now.
+
+    Attributes:
+        episode: the number of the episode; an answer to an earlier one is not sent.
+        pending: the picture as it came.
+        assembled: what the policy is shown.
+        starts_anew: the policy must be reset before it is shown this.
+        age_s: of the picture when it was handed over.
+        previous_stamp_ns: stamp of the chunk whose executed actions are shown; None without any.
+    """
+
+    episode: int
+    pending: PendingPicture[PictureType]
+    assembled: AssembledObservation
+    starts_anew: bool
+    age_s: float
+    previous_stamp_ns: int | None
+
+
+class PolicyTurn(Generic[PictureType]):
+    """One camera, one arm, one policy; answers one question at a time.
+
+    Calls that take something return what follows from it: a question that the policy is to answer
+    (until free() no other is asked), a refusal to be reported, or None.
+    """
+
+    def __init__(
+        self,
+        settings: TurnSettings,
+        read_picture: Callable[[PictureType], ImageArray],
+        fit_picture: Callable[[ImageArray], ImageArray],
+        now: Moment,
+    ) -> None:
+        """Not active until activate().
+
+        Args:
+            read_picture: makes uint8 [H, W, 3], RGB; raises ValueError for an encoding that it
+                does not know.
+            fit_picture: makes it the policy's size; raises ValueError where that is impossible.
+        """
+        self.settings = settings
+        self._read_picture = read_picture
+        self._fit_picture = fit_picture
+        self._chunk_ns = round(settings.chunk_s * NANOSECONDS)
+        self._assembler = ObservationAssembler(settings.joint_names, settings.assembler)
+        self._camera = CameraCheck(settings.camera, _seconds(now))
+        self._recent: RecentPictures[PictureType] | None = None
+        if settings.clip is not None:
+            clip = dataclasses.asdict(settings.clip)
+            self._recent = RecentPictures(num_kept=_NUM_PICTURES_KEPT, **clip)
+        self.is_active = False
+        self.episode = 0
+        self._is_busy = False
+        self.begin_episode(now)
+
+    # Episode
+
+    def begin_episode(self, now: Moment) -> None:
+        """Forget what waits, what is being answered and what was seen before."""
+        self.episode += 1
+        self._pending: PendingPicture[PictureType] | None = None
+        self._sent: SentChunk | None = None
+        self._context_lost = False
+        self._assembler.reset()
+        if self._recent is not None:
+            self._recent.reset()
+        self.restart_camera(now)
+
+    def restart_camera(self, now: Moment) -> None:
+        """The camera's silence counts from now, and its next picture's size is the episode's."""
+        self._camera.reset(_seconds(now))
+
+    def activate(self) -> None:
+        """From now on pictures are answered."""
+        self.is_active = True
+
+    def deactivate(self) -> None:
+        """Until activate() nothing is taken, asked or sent."""
+        self.is_active = False
+
+    # What comes in
+
+    def take_picture(
+        self, picture: PictureType, pixels: npt.NDArray[np.uint8], stamp_ns: int, now: Moment
+    ) -> Question[PictureType] | Refusal | None:
+        """Take a picture; pixels: uint8 [N], its bytes as they came."""
+        if not self.is_active:
+            return None
+        now_s = _seconds(now)
+        self._camera.see(pixels, stamp_ns, self._assembler.newest_arm_positions, now_s)
+        # At once: a picture whose stamp has stalled is never due.
+        untrusted = self._camera.check_stream(now_s)
+        if untrusted is not None:
+            self._pending = None
+            return untrusted
+        if self._recent is not None:
+            self._recent.add(stamp_ns, picture)
+        self._pending = PendingPicture(picture, stamp_ns, now.steady_ns)
+        return self._ask(now)
+
+    def knows_joints(self, names: Iterable[str]) -> bool:
+        """False for another robot's or part's joints: on some systems all share one topic."""
+        return not set(self.settings.joint_names).isdisjoint(names)
+
+    def take_joint_state(
+        self,
+        stamp_ns: int,
+        names: tuple[str, ...],
+        positions: FloatArray,
+        velocities: FloatArray | None,
+        now: Moment,
+    ) -> Question[PictureType] | Refusal | None:
+        """Take a joint state, rad and m, or a part of one."""
+        if not self.is_active or not self.knows_joints(names):
+            return None
+        try:
+            self._assembler.add_joint_state(stamp_ns, names, positions, velocities)
+        except ValueError as error:
+            return Refusal("joints", str(error))
+        return self._ask(now)
+
+    def awaits_executed_actions(self, stamp_ns: int) -> bool:
+        """Whether these belong to the last chunk sent; others are ignored."""
+        return self.is_active and self._sent is not None and self._sent.stamp_ns == stamp_ns
+
+    def take_executed_actions(
+        self, stamp_ns: int, executed: JointTrajectory, now: Moment
+    ) -> Question[PictureType] | Refusal | None:
+        """Take what the guard did with the chunk of this stamp; times count from the stamp."""
+        if not self.awaits_executed_actions(stamp_ns):
+            return None
+        sent = self._sent
+        assert sent is not None
+        try:
+            executed = executed.reordered(self.settings.joint_names)
+            _require_same_length(executed.positions, sent.positions)
+        except ValueError as error:
+            return Refusal("executed_actions", str(error))
+        self._sent = dataclasses.replace(sent, acknowledged=True)
+        # Held for a whole chunk: what the model remembers of the motion is over.
+        self._context_lost = _stood_still(executed.positions, sent.positions)
+        end_ns = stamp_ns + round(executed.duration_s * NANOSECONDS)
+        self._assembler.add_executed_actions(executed.positions, end_ns)
+        return self._ask(now)
+
+    def check_silence(self, now: Moment) -> Refusal | None:
+        """Why no picture can be answered; None where one came lately, or while not active."""
+        return self._camera.check_silence(_seconds(now)) if self.is_active else None
+
+    # What the policy did
+
+    def send(self, question: Question[PictureType], positions: FloatArray) -> bool:
+        """Note that `positions` [L, J] answer the question; False: it must not be sent any more."""
+        if question.episode != self.episode or not self.is_active:
+            return False
+        self._sent = SentChunk(question.pending.stamp_ns, positions, acknowledged=False)
+        return True
+
+    def lose_context(self) -> None:
+        """The policy refused an observation: it starts anew with the next one."""
+        self._context_lost = True
+
+    def free(self, now: Moment) -> Question[PictureType] | Refusal | None:
+        """The policy has answered, or failed to: it may be asked again."""
+        self._is_busy = False
+        return self._ask(now) if self.is_active else None
+
+    # Decisions
+
+    def _ask(self, now: Moment) -> Question[PictureType] | Refusal | None:
+        """The pending picture as a question, if it is its turn."""
+        pending = self._pending
+        if pending is None or self._is_busy or not self._is_due(pending.stamp_ns):
+            return None
+        now_ns = pending.stamp_ns if self.settings.lockstep else now.ros_ns
+        assembled = self._assemble(pending, now_ns)
+        if isinstance(assembled, Refusal):
+            waits = assembled.kind in _WAITING_KINDS
+            if not waits:
+                self._pending = None
+            return None if waits and self.settings.lockstep else assembled
+        self._pending = None
+        self._is_busy = True
+        starts_anew, self._context_lost = self._context_lost, False
+        is_first = assembled.executed_actions is None
+        return Question(
+            episode=self.episode,
+            pending=pending,
+            assembled=assembled,
+            starts_anew=starts_anew,
+            age_s=(now_ns - pending.stamp_ns) / NANOSECONDS,
+            previous_stamp_ns=None if is_first or self._sent is None else self._sent.stamp_ns,
+        )
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        """Whether a picture of this stamp answers the running chunk.
+
+        Notes a lost context where the arm has stood, or nothing was heard of the last chunk, for
+        longer than a chunk.
+        """
+        sent = self._sent
+        if sent is None:
+            return True
+        end_ns = self._assembler.chunk_end_ns
+        if not sent.acknowledged or end_ns is None:
+            is_lost = stamp_ns > sent.stamp_ns + 2 * self._chunk_ns
+            self._context_lost = self._context_lost or is_lost
+            return is_lost
+        if not self._assembler.is_due(stamp_ns):
+            return False
+        self._context_lost = self._context_lost or stamp_ns > end_ns + self._chunk_ns
+        return True
+
+    def _assemble(
+        self, pending: PendingPicture[PictureType], now_ns: int
+    ) -> AssembledObservation | Refusal:
+        """What the policy is shown for a picture, or why it is shown nothing."""
+        image = self._fitted(pending.picture)
+        if isinstance(image, Refusal):
+            return image
+        refusal = self._camera.check_brightness(image)
+        if refusal is not None:
+            return refusal
+        assembled = self._assembler.assemble(image, pending.stamp_ns, now_ns)
+        if isinstance(assembled, Refusal):
+            return assembled
+        if self._context_lost:
+            assembled = dataclasses.replace(assembled, executed_actions=None)
+        if self._recent is None or assembled.executed_actions is None:
+            return assembled
+        return self._with_recent_images(assembled, self._recent)
+
+    def _fitted(self, picture: PictureType) -> ImageArray | Refusal:
+        """The picture in the policy's size."""
+        try:
+            image = self._read_picture(picture)
+        except ValueError as error:
+            return Refusal("encoding", str(error))
+        refusal = self._camera.check_size(*image.shape[:2])
+        if refusal is not None:
+            return refusal
+        try:
+            return np.ascontiguousarray(self._fit_picture(image))
+        except ValueError as error:
+            return Refusal("size", str(error))
+
+    def _with_recent_images(
+        self, assembled: AssembledObservation, recent: RecentPictures[PictureType]
+    ) -> AssembledObservation | Refusal:
+        """The observation with the pictures on the way to it."""
+        assert self._assembler.chunk_end_ns is not None
+        chosen = recent.choose(self._assembler.chunk_end_ns, assembled.stamp_ns)
+        if isinstance(chosen, Refusal):
+            return chosen
+        images = []
+        for _, picture in chosen:
+            image = self._fitted(picture)
+            if isinstance(image, Refusal):
+                return image
+            images.append(image)
+        return dataclasses.replace(
+            assembled,
+            recent_images=np.stack(images),
+            recent_stamps_ns=tuple(stamp_ns for stamp_ns, _ in chosen),
+        )
+
+
+def _seconds(now: Moment) -> float:
+    return now.steady_ns / NANOSECONDS
+
+
+def _require_same_length(executed: FloatArray, asked: FloatArray) -> None:
+    if executed.shape != asked.shape:
+        raise ValueError(
+            f"executed_actions has {len(executed)} points and the chunk it answers {len(asked)}; "
+            "check the guard's num_actions."
+        )
+
+
+def _stood_still(executed: FloatArray, asked: FloatArray) -> bool:
+    """Whether the arm was held during a whole chunk that asked for motion."""
+    held = float(np.ptp(executed, axis=0).max()) < _STANDSTILL
+    return held and float(np.abs(asked - executed).max()) > _STANDSTILL

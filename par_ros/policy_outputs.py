@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policy_node publishes: chunks, what they were computed from, predictions and its status."""
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_model.interface import ActionChunk, ImageArray, PolicySpec
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.policy_turn import PendingPicture, Question
+from par_ros.parameters import PolicyNodeParameters
+from par_ros.topics import ACTION_CHUNK, DIAGNOSTICS, OBSERVED, PREDICTED_IMAGE
+
+
+class PolicyOutputs:
+    """The publishers of one configured policy; those of its answers are silent while inactive."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        # Two arms' policies share /diagnostics.
+        self.name = messages.status_name(node)
+        self._chunks = node.create_lifecycle_publisher(
+            JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
+        )
+        self._predicted_images = node.create_lifecycle_publisher(
+            Image, PREDICTED_IMAGE.name, PREDICTED_IMAGE.writer_qos.profile()
+        )
+        self._observed, self._diagnostics = (
+            node.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
+            for topic in (OBSERVED, DIAGNOSTICS)
+        )
+
+    def destroy(self) -> None:
+        """Stop publishing."""
+        for publisher in (self._chunks, self._predicted_images):
+            self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in (self._observed, self._diagnostics):
+            self._node.destroy_publisher(publisher)
+
+    def publish_chunk(
+        self, chunk: ActionChunk, question: Question[Image], parameters: PolicyNodeParameters
+    ) -> None:
+        """Send the chunk with the stamp of its picture, and what it was computed from."""
+        times_s = chunk.step_s * np.arange(1, len(chunk.joint_positions) + 1)
+        trajectory = JointTrajectory(chunk.joint_names, times_s, chunk.joint_positions)
+        stamp_ns = question.pending.stamp_ns
+        self._chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
+        self._publish_observed(question, parameters)
+
+    def _publish_observed(
+        self, question: Question[Image], parameters: PolicyNodeParameters
+    ) -> None:
+        """For replay. Reset, where it says so, with instruction and seed; `executed_stamp_ns` is
+        the chunk before."""
+        shown, previous_ns = question.assembled, question.previous_stamp_ns
+        values = {
+            "stamp_ns": str(shown.stamp_ns),
+            "joint_stamp_ns": str(shown.joint_stamp_ns),
+            "executed_stamp_ns": "" if previous_ns is None else str(previous_ns),
+            "recent_stamps_ns": " ".join(str(stamp) for stamp in shown.recent_stamps_ns),
+            "reset": str(shown.executed_actions is None).lower(),
+            "instruction": parameters.instruction,
+            "policy_seed": str(parameters.policy_seed),
+        }
+        status = messages.Status(self.name, messages.OK, "observed", values)
+        self._observed.publish(messages.status_message(status))
+
+    def publish_prediction(
+        self, picture: ImageArray, pending: PendingPicture[Image], spec: PolicySpec
+    ) -> None:
+        """The picture, uint8 [H, W, 3], that the policy expects after its chunk's last action."""
+        predicted_ns = pending.stamp_ns + messages.seconds_to_ns(spec.num_actions * spec.step_s)
+        frame_id = pending.picture.header.frame_id
+        self._predicted_images.publish(
+            messages.array_to_image(picture, "rgb8", predicted_ns, frame_id)
+        )
+
+    def publish_status(self, status: messages.Status) -> None:
+        """The node's entry in /diagnostics."""
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._diagnostics.publish(messages.diagnostics_message((status,), now_ns))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policy_node reports of itself: refusals, the camera's fault, latencies, and its status."""
+
+from collections import Counter, deque
+
+import numpy as np
+
+from par_ros import messages
+from par_ros.control.camera_check import CAMERA_FAULTS
+from par_ros.control.observation_assembler import Refusal
+
+_NUM_TIMES_KEPT = 1000
+
+
+class Times:
+    """Durations since the start and since they were last taken; its owner's lock guards it."""
+
+    def __init__(self) -> None:
+        self._all: deque[float] = deque(maxlen=_NUM_TIMES_KEPT)
+        self._new: list[float] = []
+
+    def add(self, duration_s: float) -> None:
+        self._all.append(duration_s * 1e3)
+        self._new.append(duration_s * 1e3)
+
+    def take_new(self) -> list[float]:
+        """What was added since the last call, ms."""
+        new, self._new = self._new, []
+        return new
+
+    def percentile_text(self, percent: float) -> str:
+        """Over the last thousand; empty without any."""
+        return f"{np.percentile(self._all, percent):.2f}" if self._all else ""
+
+
+class PolicyReport:
+    """Counts since the start; the camera's fault since the last answer. Its owner locks."""
+
+    def __init__(self) -> None:
+        self.latency = Times()
+        self.inference = Times()
+        self._observation_age_s = 0.0
+        self._num_chunks = 0
+        self._num_context_resets = 0
+        self._refusals: Counter[str] = Counter()
+        self._last_refusal = ""
+        self._camera_fault: Refusal | None = None
+
+    def refuse(self, refusal: Refusal) -> bool:
+        """Count an observation that is not answered; True where the camera has a new fault."""
+        self._refusals[refusal.kind] += 1
+        self._last_refusal = refusal.reason
+        return refusal.kind in CAMERA_FAULTS and self.note_camera_fault(refusal)
+
+    def note_camera_fault(self, refusal: Refusal) -> bool:
+        """The camera is at fault; True where this kind of fault is new."""
+        is_new = self._camera_fault is None or self._camera_fault.kind != refusal.kind
+        self._camera_fault = refusal
+        return is_new
+
+    def clear_camera_fault(self) -> None:
+        """A picture was good, or an episode begins."""
+        self._camera_fault = None
+
+    def ask(self, age_s: float, *, starts_anew: bool) -> None:
+        """An observation of this age is answered, with an empty context if it starts anew."""
+        self.clear_camera_fault()
+        self._observation_age_s = age_s
+        self._num_context_resets += starts_anew
+
+    def answer(self, inference_s: float, latency_s: float) -> None:
+        """A chunk was sent: time in the policy, and from the picture's arrival."""
+        self.inference.add(inference_s)
+        self.latency.add(latency_s)
+        self._num_chunks += 1
+
+    def status(self, name: str, backend: str, *, is_active: bool) -> messages.Status:
+        """The node's entry in /diagnostics; takes the new durations."""
+        refused = sum(self._refusals.values())
+        fault = self._camera_fault
+        values = {
+            "active": str(is_active).lower(),
+            "backend": backend,
+            "camera_fault": "" if fault is None else fault.kind,
+            "chunks": str(self._num_chunks),
+            "context_resets": str(self._num_context_resets),
+            "refused_observations": str(refused),
+            "last_refusal": self._last_refusal,
+            "observation_age_ms": f"{self._observation_age_s * 1e3:.1f}",
+            "inference_ms_p50": self.inference.percentile_text(50),
+            "inference_ms_p99": self.inference.percentile_text(99),
+            "latency_ms_p50": self.latency.percentile_text(50),
+            "latency_ms_p99": self.latency.percentile_text(99),
+            "new_inference_ms": _list_text(self.inference.take_new()),
+            "new_latency_ms": _list_text(self.latency.take_new()),
+        }
+        values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
+        if fault is not None:
+            level, text = messages.ERROR, f"no chunk is sent: {fault.reason}"
+        elif refused:
+            level, text = messages.WARN, f"{refused} observations refused"
+        else:
+            level, text = messages.OK, "answering" if is_active else "not active"
+        return messages.Status(name, level, text, values)
+
+
+def _list_text(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
