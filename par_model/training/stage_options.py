@@ -94,9 +94,9 @@ class OutOptions(DataOptions):
 class CodecOptions(OutOptions):
     """Train the frame codec on the demonstrations' frames and on reset pictures."""
 
-    # training steps
+    # training steps of the codec
     codec_steps: int = 2000
-    # peak of the schedule
+    # peak of the codec's learning rate
     codec_learning_rate: float = CodecTrainingConfig().learning_rate
     # a finished codec to start from
     start_from: Annotated[Path | None, arg(metavar="DIR"), default_is("random weights")] = None
@@ -108,7 +108,7 @@ class CodecOptions(OutOptions):
 class ProbeFields:
     """What the position probe takes."""
 
-    # training steps
+    # training steps of the probe
     probe_steps: int = ProbeConfig().num_steps
     # read tokens of these sizes too [latent pixels]
     frame_patch: Annotated[tuple[int, ...] | None, arg(metavar="INT ..."), default_is("none")] = (
@@ -155,11 +155,11 @@ class LearningOptions(OutOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # share of the clips by task
     shares: Annotated[str | None, arg(metavar="TASK=NUMBER,..."), default_is("equal")] = None
-    # peak of the schedule
+    # peak of the policy's learning rate
     learning_rate: Annotated[
         float | None, default_is(f"{_POLICY.learning_rate:g}; with --finetune {LEARNING_RATE:g}")
     ] = None
-    # steps until the peak
+    # steps until that peak
     warmup_steps: int = _POLICY.num_warmup_steps
     # slots of all clips of a batch together
     slots_per_batch: int = _POLICY.clips.slots_per_batch

@@ -232,10 +232,16 @@ def test_every_flag_is_there_with_help_and_default(
     helps = {part.split()[0]: " ".join(part.split()[1:]) for part in parts}
     helps.pop("--help", None)
     assert set(helps) == set(FLAGS[program].split())
+    explanations = []
     for flag, words in helps.items():
-        explained = re.search(r"(\S.*)\((default: \S.*|required|repeatable)\)", words)
+        explained = re.fullmatch(r"(.*)\((default: \S.*|required|repeatable)\)\W*.*", words)
         assert explained is not None, f"{flag} {words}"
-        assert "CLI" not in words
+        # Without the names of values: those in braces, in capitals, or with bars between.
+        explanation = re.sub(r"\{.*?\}|\S+\|\S+", "", explained[1])
+        assert re.search(r"\b[a-z]{2,}", explanation), f"{flag} has no help: {words}"
+        explanations.append(re.sub(r"^\W*([A-Z]+\W+)*", "", explanation))
+    # A field without a comment has that of the field above it.
+    assert len(set(explanations)) == len(explanations)
 
 
 def test_all_commands_are_covered() -> None:
