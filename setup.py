@@ -72,6 +72,8 @@ setup(
         # progress and tables of the commands
         "rich",
         "tqdm",
+        # command lines; before 1.0.17 a refused one ends in a traceback
+        "tyro>=1.0.17",
     ],
     extras_require={
         "sim": [

@@ -13,7 +13,6 @@ answer computed anew from all slots), `steps` (sampling steps 1 to 100). The bou
 .roofline's; on a CPU its peak and bandwidth are measured in the same run.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -21,13 +20,16 @@ import resource
 import shlex
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from tyro.conf import arg, create_mutex_group
 
 from par_model.backends.cpu_choice import cpu_name
 from par_model.checkpoint import load_checkpoint
+from par_model.command_line import default_is, parse, require_some, some_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
 from par_model.graphs.contract import context_capacity, context_slots
 from par_model.graphs.manifest import FILE_NAME, sha256_of
@@ -45,21 +47,61 @@ from par_model.model import PARModel
 from par_model.presets import preset
 from par_model.roofline import gpu_of
 
-PARTS = ("control", "cache", "steps")
 MIN_RUNS, WARM_UP_RUNS = 200, 20
 
 
+PROGRAM = "python -m par_model.benchmark"
+_SOURCE = create_mutex_group(required=False)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """The command line."""
+
+    # checkpoint folder
+    checkpoint: Annotated[Path | None, _SOURCE, arg(metavar="DIR")] = None
+    # random weights of this preset
+    preset: Annotated[str | None, _SOURCE, arg(metavar="NAME")] = None
+    # measured in this order, the first is the reference
+    backend: Annotated[tuple[str, ...], some_of(BACKENDS)] = ("eager",)
+    # what is measured, see above
+    part: Literal["control", "cache", "steps"] = "control"
+    # sampling steps
+    num_steps: Annotated[int | None, default_is("the checkpoint's")] = None
+    # slots in the context
+    fill: Annotated[int | None, default_is("all but one")] = None
+    # cpu or cuda; auto: CUDA if there
+    device: str = "auto"
+    # of PyTorch
+    threads: Annotated[int | None, default_is("PyTorch's")] = None
+    # TensorRT engines
+    engines: Annotated[Path | None, arg(metavar="DIR"), default_is("trt_engines/NAME")] = None
+    # runs that are measured
+    runs: Annotated[int | None, default_is(f"{MIN_RUNS}; for the cache part on a CPU 5")] = None
+    # runs left out before
+    warm_up: Annotated[int | None, default_is(f"{WARM_UP_RUNS}; for the cache part on a CPU 1")] = (
+        None
+    )
+    # file to write; times are in milliseconds
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    # compare two files of --json instead
+    compare: Annotated[tuple[Path, Path] | None, arg(metavar="JSON JSON")] = None
+
+    def __post_init__(self) -> None:
+        require_some("--backend", self.backend)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(BenchmarkOptions, PROGRAM, __doc__, arguments)
     given = sys.argv[1:] if arguments is None else arguments
-    options.command = shlex.join(["python", "-m", "par_model.benchmark", *given])
+    command = f"{PROGRAM} {shlex.join(given)}"
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("par_model").setLevel(logging.INFO)
     try:
         if options.compare:
             _compare(*options.compare)
         else:
-            _measure(options)
+            _measure(options, command)
     except ValueError as error:
         print(f"par_model.benchmark: {error}", file=sys.stderr)
         return 1
@@ -69,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
 # ---- the command
 
 
-def _measure(options: argparse.Namespace) -> None:
+def _measure(options: BenchmarkOptions, command: str) -> None:
     if options.runs is not None and options.runs < MIN_RUNS and options.part != "cache":
         raise ValueError(f"--runs is {options.runs}; percentiles need at least {MIN_RUNS}.")
     if options.threads is not None:
@@ -89,7 +131,7 @@ def _measure(options: argparse.Namespace) -> None:
     )
     report: Result = {
         "what": deployment.name,
-        "command": options.command,
+        "command": command,
         "part": options.part,
         "machine": _machine(deployment.device),
         "num_steps": deployment.num_steps,
@@ -124,7 +166,7 @@ def _measure(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _deployment(options: argparse.Namespace) -> Deployment:
+def _deployment(options: BenchmarkOptions) -> Deployment:
     device = runtime_device(options.device)
     if options.checkpoint is not None:
         checkpoint = load_checkpoint(options.checkpoint)
@@ -290,41 +332,6 @@ def _leaves(value: Any, name: str = "") -> list[tuple[str, float]]:
     if "p50" in value:
         return [(f"{name} p50", value["p50"]), (f"{name} p99", value["p99"])]
     return [leaf for key, part in value.items() for leaf in _leaves(part, f"{name}/{key}")]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, help="checkpoint folder")
-    source.add_argument("--preset", help="random weights of this preset")
-    parser.add_argument(
-        "--backend",
-        nargs="+",
-        choices=BACKENDS,
-        default=["eager"],
-        help="measured in this order, the first is the reference (default: eager)",
-    )
-    parser.add_argument("--part", choices=PARTS, default="control", help="default: control")
-    parser.add_argument("--num-steps", type=int, help="sampling steps (default: the checkpoint's)")
-    parser.add_argument("--fill", type=int, help="slots in the context (default: all but one)")
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: CUDA if there)")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: PyTorch's)")
-    parser.add_argument("--engines", type=Path, help="TensorRT engines (default: trt_engines/NAME)")
-    parser.add_argument(
-        "--runs", type=int, help=f"default: {MIN_RUNS}; for the cache part on a CPU 5"
-    )
-    parser.add_argument(
-        "--warm-up",
-        type=int,
-        help=f"runs left out (default: {WARM_UP_RUNS}; for the cache part on a CPU 1)",
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="two files of --json")
-    return parser
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The same command continues a recording that was stopped or killed, and a larger 
 one. Equal seeds give equal data sets, whatever the number of workers and interruptions.
 """
 
-import argparse
 import contextlib
 import fcntl
 import gc
@@ -18,11 +17,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
 from tqdm import tqdm
+from tyro.conf import arg
 
+from par_model.command_line import default_is, parse
 from par_model.simulation.demonstrations import (
     FailedDemonstration,
     NoiseSettings,
@@ -39,7 +40,8 @@ from par_model.simulation.maniskill_env import (
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, TASKS, task
 from par_model.simulation.worker_pool import run_jobs
 from par_model.training.dataset_inspector import contact_sheet, describe
-from par_model.training.lerobot_dataset import assemble, open_episodes
+from par_model.training.lerobot_dataset import open_episodes
+from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
@@ -93,6 +95,37 @@ class CollectSettings:
             )
         if not 0.0 <= self.noise.share <= 1.0:
             raise ValueError(f"the noise share must lie in 0 to 1, got {self.noise.share}.")
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """The command line."""
+
+    # the task; needed to record
+    task: Annotated[str | None, arg(metavar="|".join(TASKS))] = None
+    # successful demonstrations
+    num_demos: int = 1000
+    # folder of the data set; needed to record
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    first_seed: Annotated[
+        int, arg(help=f"seeds are tried from here on; below {NUM_DEMONSTRATION_SEEDS}")
+    ] = 0
+    # part of the seeds with noise on the executed action [0 to 1]
+    noise_share: float = NoiseSettings().share
+    # steps at the end in which the last target is repeated [control steps of 0.05 s]
+    hold_steps: int = 16
+    # height and width of a frame [pixels]
+    image_size: int = 128
+    # processes; the default is one a core
+    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    # look at a data set instead, or at one of someone else by its mapping file
+    show: Annotated[Path | None, arg(metavar="DIR")] = None
+    # with --show: where its frames go
+    sheet: Annotated[Path | None, arg(metavar="PNG"), default_is("beside it")] = None
+
+    def __post_init__(self) -> None:
+        if self.show is None and (self.task is None or self.out is None):
+            raise ValueError("--task and --out are needed to record (or --show DIR to look).")
 
 
 def collect(settings: CollectSettings, out: Path, num_workers: int) -> None:
@@ -257,14 +290,11 @@ def show(path: Path, sheet: Path | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parse(CollectOptions, "python -m par_model.collect", __doc__, arguments)
     try:
         if options.show is not None:
             show(options.show, options.sheet)
             return 0
-        if options.task is None or options.out is None:
-            parser.error("--task and --out are needed to record (or --show DIR to look)")
         settings = CollectSettings(
             task=options.task,
             num_demos=options.num_demos,
@@ -281,50 +311,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on from the finished episodes.", file=sys.stderr)
         return 130
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.collect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--task", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument(
-        "--num-demos", type=int, default=1000, help="successful demonstrations (default 1000)"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the data set")
-    parser.add_argument(
-        "--first-seed",
-        type=int,
-        default=0,
-        help=f"seeds are tried from here on; below {NUM_DEMONSTRATION_SEEDS} (default 0)",
-    )
-    parser.add_argument(
-        "--noise-share",
-        type=float,
-        default=NoiseSettings().share,
-        help="part of the seeds with noise on the executed action (default 0.35)",
-    )
-    parser.add_argument(
-        "--hold-steps", type=int, default=16, help="steps that hold the end (default 16)"
-    )
-    parser.add_argument(
-        "--image-size", type=int, default=128, help="height and width of a frame (default 128)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)"
-    )
-    parser.add_argument(
-        "--show",
-        type=Path,
-        metavar="DIR",
-        help="look at a data set instead, or at one of someone else by its mapping file",
-    )
-    parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="with --show: where its frames go (beside it)"
-    )
-    return parser
 
 
 if __name__ == "__main__":

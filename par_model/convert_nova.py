@@ -13,16 +13,18 @@ has (51 hold 400 env steps), what happens when they are full, and whether observ
 pictures or tiles of five. --ablation makes one of the paper's ablations.
 """
 
-import argparse
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from tyro.conf import Positional, UseAppendAction, arg
 
 from par_model.checkpoint import save_checkpoint
+from par_model.command_line import default_is, one_of, parse
 from par_model.config import ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
@@ -42,8 +44,40 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _PANDA_JOINTS = (*(f"panda_joint{index}" for index in range(1, 8)), "panda_finger_joint1")
 
 
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The command line."""
+
+    # NOVA's folder
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    # checkpoint folder to write
+    out: Annotated[Path, arg(metavar="CHECKPOINT")]
+    # a policy, or the video model
+    form: Literal["par", "nova"] = "par"
+    # resolution that the weights are converted for
+    resolution: Annotated[
+        str | None, one_of(sorted(RESOLUTIONS)), default_is("the folder's own")
+    ] = None
+    # slots of the context
+    num_slots: Annotated[int | None, default_is("16 of par, 9 of nova")] = None
+    # what happens when the slots are full
+    overflow: Annotated[OverflowMode | None, default_is("rebase")] = None
+    # single pictures, or tiles of five; training and use are bound to it
+    observation_mode: Annotated[ObservationMode | None, default_is("image")] = None
+    # without the transformer, or without the diffusion heads
+    ablation: Annotated[str | None, one_of(sorted(ABLATIONS)), default_is("none")] = None
+    # autoencoder's folder
+    vae: Annotated[Path | None, arg(metavar="DIR"), default_is("FOLDER/vae")] = None
+    # instruction to embed and store, repeatable; without one: the three tasks'
+    instruction: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
+    # of the stored weights
+    dtype: Annotated[str, one_of(sorted(_DTYPES))] = "float32"
+    # of the new parts' initial values
+    seed: int = 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(ConvertOptions, "python -m par_model.convert_nova", __doc__, arguments)
     try:
         _convert(options)
     except ValueError as error:
@@ -52,8 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _convert(options: argparse.Namespace) -> None:
-    folder: Path = options.folder
+def _convert(options: ConvertOptions) -> None:
+    folder = options.folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder that holds transformer/.")
     vae_folder = options.vae or folder / "vae"
@@ -86,7 +120,7 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.out}: {config.name}, instructions known: {len(instructions.texts)}")
 
 
-def _chosen(config: ModelConfig, options: argparse.Namespace) -> ModelConfig:
+def _chosen(config: ModelConfig, options: ConvertOptions) -> ModelConfig:
     """The configuration with what the options decide.
 
     Raises:
@@ -139,7 +173,7 @@ def placeholder_statistics(config: ModelConfig) -> Statistics:
 
 
 def _instructions(
-    options: argparse.Namespace, config: ModelConfig, model: PARModel
+    options: ConvertOptions, config: ModelConfig, model: PARModel
 ) -> InstructionTable:
     """Embeddings by the folder's text encoder; none where the folder has none and none were
     asked for."""
@@ -166,50 +200,6 @@ def _card(config: ModelConfig, conversion: Conversion, instructions: Instruction
         f"{len(conversion.dropped)} dropped; the names are in training.json.\n\n"
         f"Instructions whose embeddings are stored:\n{known}\n"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.convert_nova",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="NOVA's folder")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--form", choices=("par", "nova"), default="par", help="default: par")
-    parser.add_argument(
-        "--resolution", choices=sorted(RESOLUTIONS), help="default: the folder's own"
-    )
-    parser.add_argument(
-        "--num-slots", type=int, help="slots of the context (default: 16 of par, 9 of nova)"
-    )
-    parser.add_argument(
-        "--overflow",
-        choices=get_args(OverflowMode),
-        help="what happens when the slots are full (default: rebase)",
-    )
-    parser.add_argument(
-        "--observation-mode",
-        choices=get_args(ObservationMode),
-        help="single pictures, or tiles of five (default: image); training and use are bound to it",
-    )
-    parser.add_argument(
-        "--ablation",
-        choices=sorted(ABLATIONS),
-        help="without the transformer, or without the diffusion heads",
-    )
-    parser.add_argument("--vae", type=Path, help="autoencoder's folder (default: FOLDER/vae)")
-    parser.add_argument(
-        "--instruction",
-        action="append",
-        metavar="TEXT",
-        help="instruction to embed and store, repeatable (default: the three tasks')",
-    )
-    parser.add_argument(
-        "--dtype", choices=sorted(_DTYPES), default="float32", help="of the stored weights"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the new parts' initial values")
-    return parser
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@
 Everything is computed from the built modules and the configuration.
 """
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -19,12 +18,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tyro.conf import arg, create_mutex_group
 
 from par_model.checkpoint import load_checkpoint, save_checkpoint
+from par_model.command_line import BAD_USE, default_is, parse
 from par_model.config import ModelConfig
 from par_model.export.untrained import untrained_checkpoint
 from par_model.interface import FloatArray, Observation
@@ -67,8 +69,36 @@ def _count(module: nn.Module | None) -> int:
     return 0 if module is None else count_parameters(module)
 
 
+_WHAT = create_mutex_group(required=False)
+
+
+@dataclass(frozen=True)
+class DescribeOptions:
+    """The command line."""
+
+    preset: Annotated[
+        str, arg(metavar="NAME", help=f"the model's numbers: {', '.join(PRESETS)}")
+    ] = "par_0_6b"
+    # sampling steps of the action head
+    num_steps: Annotated[int | None, default_is("the preset's or the checkpoint's")] = None
+    # parameters by module, as JSON
+    json: Annotated[bool, _WHAT] = False
+    # time random weights here [s, GiB]
+    run_step: Annotated[bool, _WHAT] = False
+    # time this one [s, GiB]
+    time_checkpoint: Annotated[Path | None, _WHAT, arg(metavar="FOLDER")] = None
+    # bf16 cache against float32
+    cache_drift: Annotated[bool, _WHAT] = False
+    # weights for --cache-drift
+    checkpoint: Annotated[Path | None, arg(metavar="FOLDER"), default_is("random")] = None
+    # control steps of --cache-drift
+    steps: int = 50
+    # of --cache-drift: cut to so many blocks
+    transformer_depth: Annotated[int | None, default_is("all")] = None
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(DescribeOptions, "python -m par_model.describe", __doc__, arguments)
     try:
         config = preset(options.preset)
         if options.run_step:
@@ -87,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
             _describe(config, options.num_steps)
     except ValueError as error:
         print(f"par_model.describe: {error}", file=sys.stderr)
-        return 2
+        return BAD_USE
     return 0
 
 
@@ -269,29 +299,6 @@ def _print_drift(config: ModelConfig, checkpoint: Path | None, num_steps: int) -
     for step in sorted({0, 1, num_steps // 5, num_steps // 2, num_steps}):
         print(f"{step:>6}{drift.context_N[step]:>14.2e}{drift.actions_N[step]:>12.2e}")
     print(f"{'worst':>6}{drift.context_N.max():>14.2e}{drift.actions_N.max():>12.2e}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.describe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--preset", default="par_0_6b", help=f"one of {', '.join(PRESETS)} (default par_0_6b)"
-    )
-    parser.add_argument("--num-steps", type=int, help="sampling steps of the action head")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="parameters by module, as JSON")
-    what.add_argument("--run-step", action="store_true", help="time random weights here")
-    what.add_argument("--time-checkpoint", type=Path, metavar="FOLDER", help="time this one")
-    what.add_argument("--cache-drift", action="store_true", help="bf16 cache against float32")
-    parser.add_argument("--checkpoint", type=Path, help="weights for --cache-drift")
-    parser.add_argument("--steps", type=int, default=50, help="of --cache-drift (default 50)")
-    parser.add_argument(
-        "--transformer-depth", type=int, help="of --cache-drift: cut to so many blocks"
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ rollouts a task and cell on paired seeds. ablations: the checkpoints RUNS/NAME/c
 An interrupted run is continued by the same command. The result does not depend on --num-workers.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
+from tyro.conf import arg
+
+from par_model.command_line import default_is, parse, require_some
 from par_model.config import TimestepSpacing
 from par_model.evaluation import ablations, paper_protocol, pareto
 from par_model.evaluation.result_file import (
@@ -41,10 +44,66 @@ from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
 
+PROGRAM = "python -m par_model.evaluate"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The command line."""
+
+    # folder of the checkpoint; of protocol ablations: the folder RUNS
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # where the result is written
+    json: Annotated[Path, arg(metavar="FILE")]
+    # see above
+    protocol: Annotated[
+        Literal["paper", "pareto", "ablations"] | None, default_is("episodes of one task")
+    ] = None
+    # the task; protocols run all
+    task: Annotated[str | None, arg(metavar="|".join(TASKS)), default_is("all")] = None
+    # how many seeds
+    episodes: Annotated[int | None, default_is(f"25; pareto: {pareto.NUM_ROLLOUTS}")] = None
+    # reset seed of the first episode; the others follow
+    first_seed: Annotated[
+        int | None, default_is(f"{FIRST_MEASUREMENT_SEED}; pareto: {pareto.FIRST_SEED}")
+    ] = None
+    # length of an episode at most [control steps]
+    max_steps: Annotated[
+        int | None,
+        default_is(
+            f"200; paper: {max(paper_protocol.STEP_LIMITS)}; ablations: {ablations.MAX_STEPS}"
+        ),
+    ] = None
+    # sampling steps of the action head
+    num_steps: Annotated[int | None, default_is("the checkpoint's")] = None
+    # of the action head: ddim, dpmsolver++, ddpm
+    sampler: Annotated[str | None, default_is("the checkpoint's")] = None
+    # training times of the sampling steps
+    spacing: Annotated[TimestepSpacing | None, default_is("the checkpoint's")] = None
+    # what runs the network, as load_policy
+    backend: Annotated[str | None, default_is("auto; pareto, and with --spacing: eager")] = None
+    # protocol pareto: the cells
+    cells: Annotated[
+        tuple[str, ...] | None,
+        arg(metavar="SAMPLER:STEPS ..."),
+        default_is(" ".join(f"{sampler}:{steps}" for sampler, steps in pareto.CELLS)),
+    ] = None
+    # observations remembered
+    context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
+    # seed of the policy's sampling
+    policy_seed: int = 0
+    # processes; the default is one a core
+    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    # keep every commanded joint target [rad; m for the gripper]
+    record_targets: bool = False
+
+    def __post_init__(self) -> None:
+        require_some("--cells", self.cells)
+
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    command = ["python -m par_model.evaluate", *(arguments or sys.argv[1:])]
+    options = parse(EvaluateOptions, PROGRAM, __doc__, arguments)
+    command = [PROGRAM, *(arguments or sys.argv[1:])]
     try:
         _PROTOCOLS[options.protocol](options, command)
     except ValueError as error:
@@ -56,70 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument(
-        "--protocol", choices=[name for name in _PROTOCOLS if name], help="see above"
-    )
-    parser.add_argument("--json", type=Path, required=True, help="where the result is written")
-    parser.add_argument("--task", help=f"one of {', '.join(TASKS)}; protocols run all")
-    parser.add_argument(
-        "--episodes", type=int, help="how many seeds (default 25; protocol pareto: 50)"
-    )
-    parser.add_argument(
-        "--first-seed",
-        type=int,
-        help="reset seed of the first episode; the others follow (default 20241201; pareto: "
-        f"{pareto.FIRST_SEED})",
-    )
-    parser.add_argument("--max-steps", type=int, help="step limit (default 200)")
-    parser.add_argument(
-        "--num-steps", type=int, help="sampling steps of the action head (default: checkpoint's)"
-    )
-    parser.add_argument(
-        "--sampler", help="of the action head: ddim, dpmsolver++, ddpm (default: checkpoint's)"
-    )
-    parser.add_argument(
-        "--spacing",
-        choices=get_args(TimestepSpacing),
-        help="training times of the sampling steps (default: checkpoint's)",
-    )
-    parser.add_argument(
-        "--backend", help="what runs the network, as load_policy (default: auto; pareto: eager)"
-    )
-    parser.add_argument(
-        "--cells",
-        nargs="+",
-        metavar="SAMPLER:STEPS",
-        help="protocol pareto: the cells (default: "
-        + " ".join(f"{sampler}:{steps}" for sampler, steps in pareto.CELLS)
-        + ")",
-    )
-    parser.add_argument(
-        "--context-slots", type=int, help="observations remembered (default: checkpoint's)"
-    )
-    parser.add_argument(
-        "--policy-seed", type=int, default=0, help="seed of the policy's sampling (default 0)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes (default: cores)"
-    )
-    parser.add_argument(
-        "--record-targets", action="store_true", help="keep every commanded joint target"
-    )
-    return parser
-
-
-def _evaluate_task(options: argparse.Namespace, command: list[str]) -> None:
+def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
     if options.task is None:
         raise ValueError(f"--task is missing; the tasks are {', '.join(TASKS)}.")
     _refuse(options, "one task", "cells")
-    _set_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
+    options = _with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
     task_name = task(options.task).name
     rollouts = [
         _rollout(options, task_name, options.first_seed + index, options.policy_seed)
@@ -131,9 +131,9 @@ def _evaluate_task(options: argparse.Namespace, command: list[str]) -> None:
     print(_success_line(task_name, content), flush=True)
 
 
-def _evaluate_paper(options: argparse.Namespace, command: list[str]) -> None:
+def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
     _refuse(options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells")
-    _set_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
+    options = _with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
     names = _task_names(options)
     rollouts = [
         _rollout(options, name, seed, policy_seed)
@@ -152,9 +152,9 @@ def _evaluate_paper(options: argparse.Namespace, command: list[str]) -> None:
     print(paper_protocol.table_text(summaries), flush=True)
 
 
-def _evaluate_pareto(options: argparse.Namespace, command: list[str]) -> None:
+def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
     _refuse(options, "--protocol pareto", "sampler", "num_steps", "record_targets")
-    _set_defaults(
+    options = _with_defaults(
         options,
         episodes=pareto.NUM_ROLLOUTS,
         first_seed=pareto.FIRST_SEED,
@@ -193,9 +193,9 @@ def _evaluate_pareto(options: argparse.Namespace, command: list[str]) -> None:
     print(f"{table}\nchosen: {content['chosen']}\n\n{pareto.METHOD}", flush=True)
 
 
-def _evaluate_ablations(options: argparse.Namespace, command: list[str]) -> None:
+def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
     _refuse(options, "--protocol ablations", "episodes", "first_seed", "record_targets", "cells")
-    _set_defaults(options, max_steps=ablations.MAX_STEPS)
+    options = _with_defaults(options, max_steps=ablations.MAX_STEPS)
     root, table_file = options.checkpoint, options.json
     names = [name for name in ablations.ABLATIONS if (root / name / "checkpoint").is_dir()]
     if not names:
@@ -205,10 +205,13 @@ def _evaluate_ablations(options: argparse.Namespace, command: list[str]) -> None
         )
     variants, results = {}, {}
     for name in names:
-        options.checkpoint = root / name / "checkpoint"
-        options.json = table_file.with_name(f"{table_file.stem}.{name}.json")
-        results[name] = _stored(options) or _measure_variant(options, name, command)
-        training = read_object(options.checkpoint / "training.json", "train the variant again")
+        one = dataclasses.replace(
+            options,
+            checkpoint=root / name / "checkpoint",
+            json=table_file.with_name(f"{table_file.stem}.{name}.json"),
+        )
+        results[name] = _stored(one) or _measure_variant(one, name, command)
+        training = read_object(one.checkpoint / "training.json", "train the variant again")
         variants[name] = {"tasks": ablations.variant_content(results[name])} | {
             key: training.get(key) for key in ("step", "wall_s", "hardware")
         }
@@ -222,7 +225,7 @@ def _evaluate_ablations(options: argparse.Namespace, command: list[str]) -> None
 
 
 def _measure_variant(
-    options: argparse.Namespace, name: str, command: list[str]
+    options: EvaluateOptions, name: str, command: list[str]
 ) -> list[RolloutResult]:
     rollouts = [
         _rollout(options, task_name, seed, policy_seed)
@@ -236,7 +239,7 @@ def _measure_variant(
     return results
 
 
-def _stored(options: argparse.Namespace) -> list[RolloutResult] | None:
+def _stored(options: EvaluateOptions) -> list[RolloutResult] | None:
     """An earlier result of the same checkpoint and settings."""
     if not options.json.is_file():
         return None
@@ -255,21 +258,22 @@ def _cell(text: str) -> tuple[str, int]:
     return sampler, int(num_steps)
 
 
-def _task_names(options: argparse.Namespace) -> list[str]:
+def _task_names(options: EvaluateOptions) -> list[str]:
     return list(TASKS) if options.task is None else [task(options.task).name]
 
 
-def _set_defaults(options: argparse.Namespace, **defaults: object) -> None:
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+def _with_defaults(options: EvaluateOptions, **defaults: object) -> EvaluateOptions:
+    """The options with `defaults` where nothing is given. Raises ValueError for a count below 1."""
+    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
+    options = dataclasses.replace(options, **missing)  # type: ignore[arg-type]
     for name in ("episodes", "max_steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    return options
 
 
-def _refuse(options: argparse.Namespace, what: str, *names: str) -> None:
+def _refuse(options: EvaluateOptions, what: str, *names: str) -> None:
     """Options that would do nothing."""
     for name in names:
         if getattr(options, name):
@@ -285,7 +289,7 @@ _PROTOCOLS = {
 }
 
 
-def _rollout(options: argparse.Namespace, name: str, seed: int, policy_seed: int) -> Rollout:
+def _rollout(options: EvaluateOptions, name: str, seed: int, policy_seed: int) -> Rollout:
     return Rollout(
         checkpoint=str(options.checkpoint),
         task=name,
@@ -301,7 +305,7 @@ def _rollout(options: argparse.Namespace, name: str, seed: int, policy_seed: int
     )
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def _settings(options: EvaluateOptions) -> dict[str, Any]:
     """What a result depends on; what was not asked for is the checkpoint's."""
     asked = {name: getattr(options, name) for name in ("sampler", "backend", "spacing")}
     return {
@@ -313,11 +317,11 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     } | {name: value for name, value in asked.items() if value is not None}
 
 
-def _described(options: argparse.Namespace) -> dict[str, Any]:
+def _described(options: EvaluateOptions) -> dict[str, Any]:
     return _settings(options) | {"weights_sha256": weights_hash(options.checkpoint)}
 
 
-def _run(options: argparse.Namespace, rollouts: list[Rollout]) -> list[RolloutResult]:
+def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResult]:
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
@@ -339,7 +343,7 @@ def _run(options: argparse.Namespace, rollouts: list[Rollout]) -> list[RolloutRe
     return run_rollouts(rollouts, log, options.num_workers, report)
 
 
-def _finish(options: argparse.Namespace, content: dict[str, Any]) -> None:
+def _finish(options: EvaluateOptions, content: dict[str, Any]) -> None:
     write_result(options.json, content)
     _log_path(options.json).unlink()
 

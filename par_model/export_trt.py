@@ -11,16 +11,19 @@ Without --stage all four run in this order. Without TensorRT the first two still
 status says that there is no engine. Load the result with `backend:=tensorrt`.
 """
 
-import argparse
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import torch
+from tyro.conf import arg, create_mutex_group
 
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.command_line import default_is, one_of, parse, require_some, some_of
 from par_model.export.build import build_engines
 from par_model.graphs.contract import GRAPH_NAMES
 from par_model.graphs.manifest import (
@@ -33,12 +36,43 @@ from par_model.graphs.manifest import (
 )
 from par_model.presets import preset
 
-STAGES = ("export", "check", "build", "verify")
+Stage = Literal["export", "check", "build", "verify"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 _ONNX_ROUTE, _TORCH_ROUTE = "onnx", "torch-tensorrt"
 
 
+_SOURCE = create_mutex_group(required=False)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The command line."""
+
+    # folder to write, e.g. trt_engines/X
+    out: Annotated[Path, arg(metavar="DIR")]
+    # checkpoint folder
+    checkpoint: Annotated[Path | None, _SOURCE, arg(metavar="DIR")] = None
+    # random weights of this preset, for sizes and times
+    preset: Annotated[str | None, _SOURCE, arg(metavar="NAME")] = None
+    # of the weights and the arithmetic
+    precision: Annotated[str, one_of(PRECISIONS)] = "bf16"
+    # sampling steps in the act graph
+    steps: Annotated[int | None, default_is("the checkpoint's")] = None
+    # only these, to see whether they compile; nothing runs without all
+    graphs: Annotated[tuple[str, ...] | None, some_of(GRAPH_NAMES), default_is("all")] = None
+    # one stage only
+    stage: Annotated[Stage | None, default_is("all in turn")] = None
+    # how engines are built
+    route: Annotated[str, one_of((_ONNX_ROUTE, _TORCH_ROUTE))] = _ONNX_ROUTE
+    # ONNX dialect; 20 for a TensorRT before 10.15, which copies the cache
+    opset: Literal[20, 24] = 24
+
+    def __post_init__(self) -> None:
+        require_some("--graphs", self.graphs)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(ExportOptions, "python -m par_model.export_trt", __doc__, arguments)
     stages = STAGES if options.stage is None else (options.stage,)
     for stage in stages:
         try:
@@ -49,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: ExportOptions) -> None:
     try:
         from par_model.export.onnx_graphs import ExportRequest, export_checkpoint
     except ImportError as error:
@@ -68,7 +102,7 @@ def _export(options: argparse.Namespace) -> None:
         precision=options.precision,
         opset=options.opset,
         num_steps=num_steps,
-        names=None if options.graphs is None else tuple(options.graphs),
+        names=options.graphs,
     )
     _report(
         f"export: {name}, {options.precision}, opset {request.opset}, {num_steps} sampling steps, "
@@ -78,7 +112,7 @@ def _export(options: argparse.Namespace) -> None:
     _report(f"export: {options.out / FILE_NAME} written")
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: ExportOptions) -> None:
     from par_model.export.check import check_onnx, compile_without_gpu
 
     manifest = Manifest.read(options.out)
@@ -95,7 +129,7 @@ def _check(options: argparse.Namespace) -> None:
     compile_without_gpu(options.out, manifest, names, _report)
 
 
-def _check_numbers(options: argparse.Namespace, manifest: Manifest) -> None:
+def _check_numbers(options: ExportOptions, manifest: Manifest) -> None:
     from par_model.backends.onnx import OnnxRuntime
     from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
 
@@ -120,14 +154,14 @@ def _in_precision(
     return TorchEager(weights, device, DTYPES[manifest.precision], manifest.num_steps)
 
 
-def _build(options: argparse.Namespace) -> None:
+def _build(options: ExportOptions) -> None:
     _require_route(options)
     manifest = Manifest.read(options.out)
     verify_files(options.out, manifest)
     build_engines(options.out, manifest, _report)
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(options: ExportOptions) -> None:
     from par_model.backends.tensorrt import TensorRTRuntime
     from par_model.export.verify import load_goldens, verify_goldens, verify_rollout
 
@@ -150,7 +184,7 @@ def _verify(options: argparse.Namespace) -> None:
 _STAGES = {"export": _export, "check": _check, "build": _build, "verify": _verify}
 
 
-def _load(options: argparse.Namespace) -> tuple[Checkpoint, str, str]:
+def _load(options: ExportOptions) -> tuple[Checkpoint, str, str]:
     """The checkpoint, its name and its sha256."""
     if options.preset is not None:
         from par_model.export.untrained import untrained_checkpoint, untrained_sha256
@@ -164,7 +198,7 @@ def _load(options: argparse.Namespace) -> tuple[Checkpoint, str, str]:
     return checkpoint, name, sha256_of(options.checkpoint / FILE_NAME)
 
 
-def _same_checkpoint(options: argparse.Namespace, manifest: Manifest) -> Checkpoint:
+def _same_checkpoint(options: ExportOptions, manifest: Manifest) -> Checkpoint:
     checkpoint, name, sha256 = _load(options)
     if sha256 != manifest.checkpoint_sha256:
         raise ValueError(
@@ -175,7 +209,7 @@ def _same_checkpoint(options: argparse.Namespace, manifest: Manifest) -> Checkpo
     return checkpoint
 
 
-def _require_route(options: argparse.Namespace) -> None:
+def _require_route(options: ExportOptions) -> None:
     if options.route == _TORCH_ROUTE:
         raise ValueError(
             "the route torch-tensorrt is not offered: torch-tensorrt 2.13 writes one cache row at "
@@ -186,40 +220,6 @@ def _require_route(options: argparse.Namespace) -> None:
 
 def _report(line: str) -> None:
     print(line, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.export_trt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, help="checkpoint folder")
-    source.add_argument("--preset", help="random weights of this preset, for sizes and times")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write, e.g. trt_engines/X"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default: bf16")
-    parser.add_argument(
-        "--steps", type=int, help="sampling steps in the act graph (default: the checkpoint's)"
-    )
-    parser.add_argument(
-        "--graphs",
-        nargs="+",
-        choices=GRAPH_NAMES,
-        help="only these, to see whether they compile (default: all; nothing runs without all)",
-    )
-    parser.add_argument("--stage", choices=STAGES, help="one stage only (default: all in turn)")
-    parser.add_argument("--route", choices=(_ONNX_ROUTE, _TORCH_ROUTE), default=_ONNX_ROUTE)
-    parser.add_argument(
-        "--opset",
-        type=int,
-        choices=(20, 24),
-        default=24,
-        help="ONNX dialect (default: 24; 20 for a TensorRT before 10.15, which copies the cache)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

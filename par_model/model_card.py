@@ -15,7 +15,7 @@ from par_model.evaluation import paper_protocol, pareto
 from par_model.evaluation.milestones import KINDS, SUCCESS
 from par_model.evaluation.text_table import markdown_table
 from par_model.model import count_parameters
-from par_model.training.policy_training import origin
+from par_model.training.checkpoint_card import origin
 
 # Entries of training.json that have a section of their own, or are too long for a card.
 _SECTIONS = ("config", "evaluations", "paper", "pareto", "ablations", "graph")

@@ -14,17 +14,18 @@ weight, so later calls only write measurements into the card. What an earlier ca
 stays, unless the same is given again. Results that were measured on other weights are refused.
 """
 
-import argparse
 import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import torch
+from tyro.conf import arg
 
 from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from par_model.command_line import default_is, parse
 from par_model.config import TimestepSpacing
 from par_model.diffusion import make_scheduler
 from par_model.evaluation.result_file import weights_hash
@@ -69,15 +70,39 @@ class Additions:
     context_slots: int | None = None
 
 
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """The command line."""
+
+    # the trained checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # the folder to ship
+    out: Annotated[Path, arg(metavar="DIR")]
+    # results of par_model.evaluate: tasks, protocols paper, pareto, ablations
+    evaluation: Annotated[tuple[Path, ...], arg(metavar="JSON ..."), default_is("none")] = ()
+    # results.json of `par_ros sim`
+    graph: Annotated[tuple[Path, ...], arg(metavar="JSON ..."), default_is("none")] = ()
+    # data sets that it was trained on
+    data: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # folder of the codec's training and probe
+    codec: Annotated[Path | None, arg(metavar="DIR")] = None
+    # known failures, a sentence each
+    note: Annotated[tuple[str, ...], arg(metavar="TEXT ..."), default_is("none")] = ()
+    # new default of the action head
+    sampling: Annotated[str | None, arg(metavar="SAMPLER:STEPS[:SPACING]")] = None
+    # new default of what it remembers [observations]
+    context_slots: int | None = None
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(ReleaseOptions, "python -m par_model.release", __doc__, arguments)
     try:
         additions = Additions(
-            evaluations=tuple(options.evaluation),
-            graph=tuple(options.graph),
-            data=tuple(options.data),
+            evaluations=options.evaluation,
+            graph=options.graph,
+            data=options.data,
             codec=options.codec,
-            notes=tuple(options.note),
+            notes=options.note,
             sampling=None if options.sampling is None else _sampling(options.sampling),
             context_slots=options.context_slots,
         )
@@ -240,36 +265,6 @@ def _sampling(text: str) -> Sampling:
         )
     assert sampler is not None
     return Sampling(sampler, int(num_steps), spacing)  # type: ignore[arg-type]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the trained checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to ship")
-    parser.add_argument(
-        "--evaluation",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="results of par_model.evaluate: tasks, protocols paper, pareto, ablations",
-    )
-    parser.add_argument(
-        "--graph", type=Path, nargs="*", default=[], help="results.json of `par_ros sim`"
-    )
-    parser.add_argument(
-        "--data", type=Path, nargs="*", default=[], help="data sets that it was trained on"
-    )
-    parser.add_argument("--codec", type=Path, help="folder of the codec's training and probe")
-    parser.add_argument("--note", nargs="*", default=[], help="known failures, a sentence each")
-    parser.add_argument(
-        "--sampling", metavar="SAMPLER:STEPS[:SPACING]", help="new default of the action head"
-    )
-    parser.add_argument("--context-slots", type=int, help="new default of what it remembers")
-    return parser
 
 
 if __name__ == "__main__":

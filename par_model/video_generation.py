@@ -10,17 +10,19 @@ other, each set by set; the context grows as a KV cache.
 Shape letters: B videos, N latents, T text tokens, K frame tokens, C width, c h w of a latent.
 """
 
-import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
+from tyro.conf import Positional, arg
 
 from par_model.checkpoint import Checkpoint, load_checkpoint
+from par_model.command_line import default_is, parse
 from par_model.frame_head import generation_order
 from par_model.interface import ImageArray
 from par_model.model import PARModel
@@ -132,8 +134,32 @@ def generate_video(
     return frames
 
 
+@dataclass(frozen=True)
+class VideoOptions:
+    """The command line."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    # mp4 file to write
+    out: Annotated[Path, arg(metavar="FILE")]
+    # one that the checkpoint knows
+    instruction: Annotated[str | None, arg(metavar="TEXT"), default_is("none")] = None
+    # picture to continue, of the model's size
+    image: Annotated[Path | None, arg(metavar="FILE"), default_is("none")] = None
+    # length of the video; 4 frames each after the first
+    num_latents: Annotated[int | None, default_is("the checkpoint's")] = None
+    # denoising steps of each set
+    num_steps: Annotated[int | None, default_is("the checkpoint's")] = None
+    # sets in which a latent is generated
+    num_sets: Annotated[int | None, default_is("the checkpoint's")] = None
+    # classifier-free guidance; 1 is off
+    guidance: Annotated[float | None, default_is("the checkpoint's")] = None
+    # of the noise
+    seed: int = 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(VideoOptions, "python -m par_model.video_generation", __doc__, arguments)
     try:
         _generate(options)
     except ValueError as error:
@@ -142,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _generate(options: argparse.Namespace) -> None:
+def _generate(options: VideoOptions) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     if options.num_latents is not None:
         checkpoint = _with_length(checkpoint, options.num_latents)
@@ -191,24 +217,6 @@ def _write_video(path: Path, frames: ImageArray) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.video_generation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="mp4 file to write")
-    parser.add_argument("--instruction", help="one that the checkpoint knows (default: none)")
-    parser.add_argument("--image", type=Path, help="picture to continue, of the model's size")
-    parser.add_argument("--num-latents", type=int, help="4 frames each after the first")
-    parser.add_argument("--num-steps", type=int, help="denoising steps of each set")
-    parser.add_argument("--num-sets", type=int, help="sets in which a latent is generated")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance; 1 is off")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ tasks: one successful episode of each task, side by side, as an animated WebP.
 all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
 """
 
-import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from tyro.conf import arg, subcommand
 
+from par_model.command_line import default_is, one_of, parse, require_some
 from par_model.evaluation.result_file import checkpoint_hash, weights_hash
 from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
@@ -38,15 +41,104 @@ from par_model.visualization.page import Shown, write_page
 from par_model.visualization.positions import write_positions
 from par_model.visualization.prediction import record_prediction, write_prediction
 
+PROGRAM = "python -m par_model.visualize"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """What every figure takes."""
+
+    # where files go
+    out: Annotated[Path, arg(metavar="DIR")]
+    # one task
+    task: Annotated[str | None, one_of(TASKS), default_is("all there are")] = None
+    # CPU threads of torch
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(FigureOptions):
+    """Of a figure that shows results."""
+
+    # results of `python -m par_model.evaluate`
+    evaluation: Annotated[tuple[Path, ...], arg(metavar="JSON ...")]
+
+    def __post_init__(self) -> None:
+        require_some("--evaluation", self.evaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeOptions(FigureOptions):
+    """Of a figure that runs episodes in the simulator."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # reset seed
+    seed: int = FIRST_MEASUREMENT_SEED
+    # what runs the network
+    backend: Annotated[str, one_of(BACKENDS)] = "auto"
+    # length of the episode at most [control steps]
+    max_steps: int = 200
+    # observations remembered
+    context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions(EpisodeOptions):
+    """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
+
+    # seed of the policy's sampling
+    policy_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionsOptions(ResultOptions):
+    """Success by initial positions, one PNG a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailuresOptions(ResultOptions):
+    """Failed rollouts sorted by kind, one PNG a task."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path | None, arg(metavar="DIR"), default_is("the measured one")] = None
+    # rollouts shown of a kind
+    most_per_kind: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksOptions(EpisodeOptions):
+    """One successful episode of each task, side by side: an animated WebP."""
+
+    # seeds tried for a success
+    most_seeds: int = 10
+    # height and width of a task [pixels]
+    picture_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllOptions(PredictionOptions, PositionsOptions, FailuresOptions):
+    """Predictions, positions, failures and a page figures.html."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")] = field()
+
+
+Figure = (
+    Annotated[PredictionOptions, subcommand("prediction")]
+    | Annotated[PositionsOptions, subcommand("positions")]
+    | Annotated[FailuresOptions, subcommand("failures")]
+    | Annotated[TasksOptions, subcommand("tasks")]
+    | Annotated[AllOptions, subcommand("all")]
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parse(Figure, PROGRAM, __doc__, arguments)
     torch.set_num_threads(options.threads)
-    options.command = shlex.join(
-        ["python", "-m", "par_model.visualize", *(arguments or sys.argv[1:])]
-    )
+    command = f"{PROGRAM} {shlex.join(arguments or sys.argv[1:])}"
     try:
-        for shown in options.run(options):
+        for shown in _figures(options, command):
             print(f"{shown.title}: {shown.caption}")
             print("".join(f"  {file}\n" for file in shown.files), end="", flush=True)
     except ValueError as error:
@@ -55,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def show_predictions(options: argparse.Namespace) -> Iterator[Shown]:
+def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
     """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
     names = list(TASKS) if options.task is None else [task(options.task).name]
     policy = load_policy(
@@ -78,7 +170,7 @@ def show_predictions(options: argparse.Namespace) -> Iterator[Shown]:
         )
 
 
-def show_positions(options: argparse.Namespace) -> Iterator[Shown]:
+def show_positions(options: PositionsOptions) -> Iterator[Shown]:
     """Success by initial positions, one PNG a task."""
     for stored, name in _tasks_of(options):
         results = stored.of_task(name)
@@ -91,7 +183,7 @@ def show_positions(options: argparse.Namespace) -> Iterator[Shown]:
         )
 
 
-def show_failures(options: argparse.Namespace) -> Iterator[Shown]:
+def show_failures(options: FailuresOptions) -> Iterator[Shown]:
     """Failed rollouts sorted by kind, one PNG a task."""
     for stored, name in _tasks_of(options):
         results = stored.of_task(name)
@@ -116,7 +208,7 @@ def show_failures(options: argparse.Namespace) -> Iterator[Shown]:
         )
 
 
-def show_tasks(options: argparse.Namespace) -> Iterator[Shown]:
+def show_tasks(options: TasksOptions) -> Iterator[Shown]:
     """One successful episode of each task, side by side: an animated WebP."""
     names = list(TASKS) if options.task is None else [options.task]
     policy = load_policy(
@@ -141,7 +233,7 @@ def show_tasks(options: argparse.Namespace) -> Iterator[Shown]:
     )
 
 
-def show_all(options: argparse.Namespace) -> Iterator[Shown]:
+def show_all(options: AllOptions, command: str) -> Iterator[Shown]:
     """Predictions, positions, failures and a page figures.html."""
     figures = []
     for show in (show_predictions, show_positions, show_failures):
@@ -149,11 +241,25 @@ def show_all(options: argparse.Namespace) -> Iterator[Shown]:
             figures.append(shown)
             yield shown
     title = f"Figures of {options.checkpoint.resolve().name}"
-    page = write_page(options.out, title, options.command, figures)
+    page = write_page(options.out, title, command, figures)
     yield Shown("Page", f"{len(figures)} figures", (page,))
 
 
-def _tasks_of(options: argparse.Namespace) -> Iterator[tuple[StoredRollouts, str]]:
+_FIGURES: dict[type[FigureOptions], Callable[[Any], Iterator[Shown]]] = {
+    PredictionOptions: show_predictions,
+    PositionsOptions: show_positions,
+    FailuresOptions: show_failures,
+    TasksOptions: show_tasks,
+}
+
+
+def _figures(options: FigureOptions, command: str) -> Iterator[Shown]:
+    if isinstance(options, AllOptions):
+        return show_all(options, command)
+    return _FIGURES[type(options)](options)
+
+
+def _tasks_of(options: ResultOptions) -> Iterator[tuple[StoredRollouts, str]]:
     for path in options.evaluation:
         stored = read_rollouts(path)
         for name in TASKS:
@@ -172,66 +278,6 @@ def _checkpoint_of(stored: StoredRollouts, asked: Path | None) -> Path:
             "checkpoint it was measured on, or measure again."
         )
     return checkpoint
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_model.visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    figures = parser.add_subparsers(
-        required=True, metavar="prediction|positions|failures|tasks|all"
-    )
-    for name, run in (
-        ("prediction", show_predictions),
-        ("positions", show_positions),
-        ("failures", show_failures),
-        ("tasks", show_tasks),
-        ("all", show_all),
-    ):
-        figure = figures.add_parser(name, help=run.__doc__, description=run.__doc__)
-        figure.set_defaults(run=run)
-        _add_options(figure, name)
-    return parser
-
-
-def _add_options(figure: argparse.ArgumentParser, name: str) -> None:
-    figure.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files go")
-    figure.add_argument("--task", choices=list(TASKS), help="one task; default: all there are")
-    figure.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    if name != "positions":
-        figure.add_argument(
-            "--checkpoint",
-            type=Path,
-            required=name in ("prediction", "tasks", "all"),
-            help="folder of the checkpoint"
-            + (" (default: the one that was measured)" if name == "failures" else ""),
-        )
-    if name not in ("prediction", "tasks"):
-        figure.add_argument(
-            "--evaluation", type=Path, nargs="+", required=True, metavar="JSON", help="results"
-        )
-    if name in ("prediction", "tasks", "all"):
-        figure.add_argument("--seed", type=int, default=FIRST_MEASUREMENT_SEED, help="reset seed")
-        figure.add_argument("--backend", choices=BACKENDS, default="auto")
-        figure.add_argument("--max-steps", type=int, default=200)
-        figure.add_argument(
-            "--context-slots", type=int, help="observations remembered (default: checkpoint's)"
-        )
-    if name in ("prediction", "all"):
-        figure.add_argument("--policy-seed", type=int, default=0)
-    if name == "tasks":
-        figure.add_argument(
-            "--most-seeds", type=int, default=10, help="seeds tried for a success (default 10)"
-        )
-        figure.add_argument(
-            "--picture-size", type=int, default=256, metavar="PX", help="height and width of a task"
-        )
-    if name in ("failures", "all"):
-        figure.add_argument(
-            "--most-per-kind", type=int, default=4, help="rollouts shown of a kind (default 4)"
-        )
 
 
 if __name__ == "__main__":

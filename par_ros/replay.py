@@ -7,7 +7,6 @@ Exit code 0: all that was compared is the same to the bit; 1: something differs,
 compared. Same machine, same backend, same number of threads: another sum order is another bit.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -16,13 +15,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from rclpy.serialization import deserialize_message
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 
+from par_model.command_line import default_is, parse
 from par_model.interface import Observation, Policy
 from par_model.json_file import shown
 from par_ros import guard_report, messages
@@ -492,41 +493,47 @@ def _note_difference(row: Comparison, then: Any, now: Any) -> None:
 # Command line
 
 
-def main(options: list[str]) -> int:
+@dataclass(frozen=True)
+class ReplayOptions:
+    """The command line."""
+
+    # a file of record:=true
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    # runtime of the network
+    backend: Annotated[str | None, default_is("as recorded")] = None
+    # folder of the policy
+    checkpoint: Annotated[str | None, arg(metavar="DIR"), default_is("as recorded")] = None
+    # leave the policy out
+    guard_only: bool = False
+    # write the table as JSON, too
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+
+
+def main(words: list[str]) -> int:
     """The command `replay`; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m par_ros replay",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", type=Path, help="a file of record:=true")
-    parser.add_argument("--backend", help="runtime of the network; default: as recorded")
-    parser.add_argument("--checkpoint", help="folder of the policy; default: as recorded")
-    parser.add_argument("--guard-only", action="store_true", help="leave the policy out")
-    parser.add_argument("--json", type=Path, help="write the table as JSON, too")
-    arguments = parser.parse_args(options)
+    options = parse(ReplayOptions, "python -m par_ros replay", __doc__, words)
     try:
-        recording = read_recording(arguments.file)
+        recording = read_recording(options.file)
         _require_settings(recording.settings)
         settings = recording.settings["policy"] | {
             name: value
             for name, value in (
-                ("backend", arguments.backend), ("checkpoint", arguments.checkpoint),
+                ("backend", options.backend), ("checkpoint", options.checkpoint),
             )
             if value
         }  # fmt: skip
         parameters = _policy_parameters(settings)
         differing = tuple(_differing_settings(recording.settings, parameters.checkpoint))
-        policy = None if arguments.guard_only else _load(recording.settings, parameters)
+        policy = None if options.guard_only else _load(recording.settings, parameters)
         outcome = replay(recording, policy)
     except ValueError as error:
         return report_error(error)
     notes = (*differing, *outcome.notes)
-    _print(Replay(outcome.comparisons, notes), arguments.file)
-    if arguments.json is not None:
+    _print(Replay(outcome.comparisons, notes), options.file)
+    if options.json is not None:
         rows = [dataclasses.asdict(row) | {"same": row.is_same} for row in outcome.comparisons]
         content = {"same": outcome.is_same, "comparisons": rows, "notes": notes}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if outcome.is_same else 1
 
 

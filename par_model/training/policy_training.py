@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
 from par_model.model import Losses, PARModel, TrainingBatch
 from par_model.normalization import Statistics
-from par_model.training.clip_config import ClipConfig
+from par_model.training.checkpoint_card import model_card
 from par_model.training.clips import (
     ClipPlan,
     ClipSampler,
@@ -36,7 +36,7 @@ from par_model.training.clips import (
     single_slots,
     whole_episodes,
 )
-from par_model.training.closed_loop import ClosedLoopQueue, ClosedLoopResult
+from par_model.training.closed_loop import ClosedLoopQueue
 from par_model.training.ema import WeightAverage
 from par_model.training.finetuning import (
     FinetuningConfig,
@@ -44,6 +44,8 @@ from par_model.training.finetuning import (
     prepare,
     with_dropped_text,
 )
+from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.run_log import Progress, RunLog
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.side_tasks import SideLosses, SideTasks, scene_error_mm
 from par_model.training.training_state import (
@@ -60,47 +62,6 @@ from par_model.training.training_state import (
 # Steps timed before --hours is turned into a number of steps.
 _NUM_TIMED_STEPS = 40
 _VALIDATION_SEED = 1
-# Entries of training.json that the card leaves out.
-_LONG = ("config", "codec")
-
-
-@dataclass(frozen=True)
-class PolicyTrainingConfig:
-    """Numbers of a policy's training."""
-
-    # steps of the whole run; None: as many as fit into `hours`, fixed after the first steps
-    num_steps: int | None = None
-    hours: float | None = None
-    learning_rate: float = 1e-3
-    num_warmup_steps: int = 150
-    weight_decay: float = 0.02
-    gradient_clip: float = 1.0
-    average_decay: float = 0.998
-    seed: int = 0
-    # weights of reading the scene and the chunk beside Eq. 11 (side_tasks.py); 0: not done
-    scene_weight: float = 1.0
-    chunk_weight: float = 0.3
-    # share of the drawn clips by task
-    task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
-    clips: ClipConfig = field(default_factory=ClipConfig)
-    log_every: int = 20
-    save_every: int = 100
-    validate_every: int = 250
-    num_validation_clips: int = 24
-    # closed-loop evaluation every so many steps, from `evaluate_from` on; None: at the end only
-    evaluate_every: int | None = 1000
-    evaluate_from: int = 1000
-    # episodes per task; 0 switches closed-loop evaluation off
-    num_evaluation_episodes: int = 25
-
-    def identity(self) -> dict[str, object]:
-        """What a resumed run must agree on, as plain JSON values."""
-        values = dataclasses.asdict(self)
-        for name in ("log_every", "save_every", "hours", "num_steps", "evaluate_every",
-                     "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
-            del values[name]
-        plain: dict[str, object] = json.loads(json.dumps(values))
-        return plain
 
 
 @dataclass(frozen=True)
@@ -118,27 +79,6 @@ class PolicyParts:
     # where a pretrained model is trained on: its weights, and how
     initial_weights: Mapping[str, Tensor] | None = None
     finetuning: FinetuningConfig | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One logged moment; losses are means since the last one."""
-
-    step: int
-    num_steps: int | None
-    frame_loss: float
-    action_loss: float
-    # mean error along an axis, and loss of the chunk read directly; None where it is not read
-    scene_mm: float | None
-    chunk_loss: float | None
-    step_s: float
-    learning_rate: float
-
-    @property
-    def side(self) -> dict[str, float]:
-        """The side tasks that are learnt, by name."""
-        both = {"scene_mm": self.scene_mm, "chunk_loss": self.chunk_loss}
-        return {name: value for name, value in both.items() if value is not None}
 
 
 class StepLosses(NamedTuple):
@@ -195,6 +135,7 @@ class PolicyTrainer:
         self.validation = self._sampler(parts.validation_episodes, shares, num_scene)
         tasks = [task for task, share in config.task_shares if share]
         self.queue = ClosedLoopQueue(folder / "selection", tasks, config.num_evaluation_episodes)
+        self.identity = _identity(config, parts)
         self.step = 0
         self.num_steps = config.num_steps
         self.wall_s = 0.0
@@ -270,7 +211,7 @@ class PolicyTrainer:
         assert self.config.hours is not None
         self.num_steps = max(self.step, int(self.config.hours * 3600.0 * self.step / self.wall_s))
 
-    def _at_intervals(self, log: "RunLog", at_end: bool) -> None:
+    def _at_intervals(self, log: RunLog, at_end: bool) -> None:
         config = self.config
         if self.step % config.validate_every == 0 or at_end:
             log.validation(self.step, self.validate())
@@ -283,7 +224,7 @@ class PolicyTrainer:
             if config.num_evaluation_episodes:
                 log.closed_loop(self.queue.poll())
 
-    def _finish(self, log: "RunLog") -> None:
+    def _finish(self, log: RunLog) -> None:
         if self.config.num_evaluation_episodes:
             log.closed_loop(self.queue.wait())
         best = self.queue.best()
@@ -375,7 +316,7 @@ class PolicyTrainer:
             "num_steps": self.num_steps,
             "place": list(self.sampler.place),
             "wall_s": self.wall_s,
-            "identity": self._identity(),
+            "identity": self.identity,
         }
         save_state(self.folder, TrainingState(tensors, values))
 
@@ -383,7 +324,9 @@ class PolicyTrainer:
         state = load_state(self.folder)
         if state is None:
             return
-        self._require_same_run(state.values["identity"])
+        _require_same_run(
+            self.folder, state.values["identity"], self.identity, self.allow_other_data
+        )
         restore_module("model", self.model, state.tensors)
         restore_module("average", self.average.model, state.tensors)
         restore_optimizer(self.model, self.optimizer, state.tensors)
@@ -399,29 +342,6 @@ class PolicyTrainer:
         assert stored is None or isinstance(stored, int)
         # A longer or shorter run may be asked for on the way: --steps decides.
         self.num_steps = self.config.num_steps or stored
-
-    def _require_same_run(self, stored: object) -> None:
-        """Raise ValueError unless the stored run had these settings and this data."""
-        assert isinstance(stored, dict)
-        own = self._identity()
-        same = all(stored[name] == own[name] for name in ("config", "model", "statistics"))
-        same_data = self.allow_other_data or stored["episodes"] == own["episodes"]
-        if not same or not same_data:
-            raise ValueError(
-                f"{self.folder} holds a run with other settings or other data; resume with the "
-                "same ones (--resume other-data allows other episodes), or give another --out."
-            )
-
-    def _identity(self) -> dict[str, Any]:
-        episodes = [(e.task, e.steps.key) for e in self.parts.training_episodes]
-        tuning = self.parts.finetuning
-        return {
-            **({} if tuning is None else {"finetuning": dataclasses.asdict(tuning)}),
-            "config": self.config.identity(),
-            "model": json.loads(json.dumps(dataclasses.asdict(self.parts.model))),
-            "statistics": self.parts.statistics.to_json_dict(),
-            "episodes": [f"{task}:{key}" for task, key in episodes],
-        }
 
     def _sampler(
         self, episodes: list[TrainingEpisode], shares: dict[str, float], num_scene: int
@@ -452,75 +372,30 @@ class PolicyTrainer:
         )
 
 
-class RunLog:
-    """log.jsonl for people and programs, and the same numbers for tensorboard."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lines = folder / "log.jsonl"
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        self._logged_results: set[int] = set()
-
-    def training(self, progress: Progress) -> None:
-        self._write(progress.step, "training", {
-            "frame_loss": progress.frame_loss,
-            "action_loss": progress.action_loss,
-            **progress.side,
-            "step_s": progress.step_s,
-            "learning_rate": progress.learning_rate,
-        })  # fmt: skip
-
-    def validation(self, step: int, losses: dict[str, dict[str, float]]) -> None:
-        for task, values in losses.items():
-            self._write(step, f"validation/{task}", values)
-
-    def closed_loop(self, results: list[ClosedLoopResult]) -> None:
-        for result in results:
-            if result.step not in self._logged_results:
-                self._logged_results.add(result.step)
-                rates = {
-                    task: count / result.num_episodes
-                    for task, count in result.num_successes.items()
-                }
-                self._write(result.step, "closed_loop", rates)
-
-    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        with open(self._lines, "a") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
-        self._board.flush()
+def _identity(config: PolicyTrainingConfig, parts: PolicyParts) -> dict[str, Any]:
+    """What a resumed run must agree on, as JSON values."""
+    tuning = parts.finetuning
+    return {
+        **({} if tuning is None else {"finetuning": dataclasses.asdict(tuning)}),
+        "config": config.identity(),
+        "model": json.loads(json.dumps(dataclasses.asdict(parts.model))),
+        "statistics": parts.statistics.to_json_dict(),
+        "episodes": [f"{e.task}:{e.steps.key}" for e in parts.training_episodes],
+    }
 
 
-def origin(training: Mapping[str, object]) -> str:
-    """ "trained from scratch", or what it was fine-tuned from, by its training.json."""
-    start = training.get("finetuned_from")
-    return f"fine-tuned from {start}" if start else "trained from scratch"
-
-
-def model_card(model: ModelConfig, training: dict[str, object]) -> str:
-    """README.md of a checkpoint: how it was made, in the words of its training.json."""
-    lines = [
-        f"# {model.name}",
-        "",
-        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
-        f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
-        f"20 Hz, chunks of {model.num_actions}).",
-        "Licence: Apache-2.0.",
-        "",
-        "| | |",
-        "|---|---|",
-        *[
-            f"| {key} | {json.dumps(value)} |"
-            for key, value in training.items()
-            if key not in _LONG
-        ],
-        "",
-        "All numbers of the training, the frame codec's included, are in training.json.",
-    ]
-    return "\n".join(lines) + "\n"
+def _require_same_run(
+    folder: Path, stored: object, own: dict[str, Any], allow_other_data: bool
+) -> None:
+    """Raise ValueError unless the stored run had the settings and the data of `own`."""
+    assert isinstance(stored, dict)
+    same = all(stored[name] == own[name] for name in ("config", "model", "statistics"))
+    same_data = allow_other_data or stored["episodes"] == own["episodes"]
+    if not same or not same_data:
+        raise ValueError(
+            f"{folder} holds a run with other settings or other data; resume with the same ones "
+            "(--resume other-data allows other episodes), or give another --out."
+        )
 
 
 def _take_weights(checkpoint: Path, model: PARModel) -> None:

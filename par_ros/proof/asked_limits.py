@@ -17,7 +17,6 @@ With --commanded guarded the simulator's arm is sent what the guard made of the 
 what the policy asked for.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -26,10 +25,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import arg
 
+from par_model.command_line import default_is, parse, require_some
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard_settings import GuardSettings
@@ -52,6 +53,38 @@ POSITION_MARGIN_RAD = 0.005
 LIMIT_SHARES = (GuardSettings().limit_share, 1.0)
 # The target for a motion planner's chunks.
 MIN_UNCHANGED_SHARE = 0.99
+COMMAND = "python -m par_ros limits"
+
+
+@dataclass(frozen=True)
+class LimitsOptions:
+    """The command line."""
+
+    # folder that par_model.collect wrote
+    data_set: Annotated[Path | None, arg(metavar="DIR"), default_is("episodes of the policy")] = (
+        None
+    )
+    # of a data set: disturbed episodes too
+    disturbed: bool = False
+    # of the simulator's episodes
+    task: str = "PushCube"
+    # how many are looked at
+    episodes: Annotated[int | None, default_is("25; of a data set: all")] = None
+    # reset seed of the first episode
+    first_seed: Annotated[int | None, default_is("the measurement seeds")] = None
+    # folder of the policy
+    checkpoint: Annotated[str, arg(metavar="DIR"), default_is("the policy that is shipped")] = ""
+    # runtime of the network
+    backend: str = "auto"
+    # what the arm is sent: what the policy asked for, or what the guard made of it
+    commanded: Literal["raw", "guarded"] = "guarded"
+    # of the limits, what the guard may plan with [0 to 1]; the first one commands the arm
+    limit_shares: Annotated[tuple[float, ...], arg(metavar="SHARE ...")] = LIMIT_SHARES
+    # where to write the result
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+
+    def __post_init__(self) -> None:
+        require_some("--limit-shares", self.limit_shares)
 
 
 @dataclass
@@ -191,7 +224,7 @@ class WatchedPolicy:
         return dataclasses.replace(chunk, joint_positions=sent) if self._guarded else chunk
 
 
-def of_policy(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]:
+def of_policy(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     """Episodes of the shipped policy, or of --checkpoint, in the simulator, without ROS."""
     from par_model.evaluation.direct_loop import run_episode
     from par_model.load_policy import load_policy
@@ -212,7 +245,7 @@ def of_policy(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]
     watched = WatchedPolicy(policy, chains, guarded=guarded)
     episodes = []
     with ManiSkillArm(chosen, image_size=policy.spec.image_height) as arm:
-        for number in range(options.episodes):
+        for number in range(25 if options.episodes is None else options.episodes):
             held, begun = asked.outcomes["refused"], len(asked.targets)
             result = run_episode(arm, watched, first_seed + number, _MAX_STEPS)
             shares = np.array(asked.targets[begun:]).max(axis=0)
@@ -233,7 +266,7 @@ def of_policy(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]
     }
 
 
-def of_data_set(options: argparse.Namespace) -> tuple[list[Asked], dict[str, Any]]:
+def of_data_set(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     """The planner's targets of a LeRobot data set, cut into chunks; each episode from rest.
 
     Episodes that were disturbed while they were recorded are left out unless --disturbed: the
@@ -358,33 +391,16 @@ def markdown_table(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m par_ros limits", description=__doc__)
-    parser.add_argument("--data-set", type=Path, help="folder that par_model.collect wrote")
-    parser.add_argument(
-        "--disturbed", action="store_true", help="of a data set: disturbed episodes too"
-    )
-    parser.add_argument("--task", default="PushCube")
-    parser.add_argument("--episodes", type=int, help="default: 25; of a data set: all")
-    parser.add_argument("--first-seed", type=int, help="default: the measurement seeds")
-    parser.add_argument("--checkpoint", default="", help="default: the policy that is shipped")
-    parser.add_argument("--backend", default="auto", help="runtime of the network")
-    parser.add_argument("--commanded", choices=("raw", "guarded"), default="guarded")
-    parser.add_argument(
-        "--limit-shares", type=float, nargs="+", default=LIMIT_SHARES,
-        help="of the limits, what the guard may plan with; the first one commands the arm",
-    )  # fmt: skip
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(arguments)
+    options = parse(LimitsOptions, COMMAND, __doc__, arguments)
     try:
         if options.data_set is not None:
             every, about = of_data_set(options)
         else:
-            options.episodes = 25 if options.episodes is None else options.episodes
             every, about = of_policy(options)
     except ValueError as error:
         return report_error(error)
-    command = "python -m par_ros limits " + " ".join(arguments)
-    result = report(every, tuple(options.limit_shares), about, command)
+    command = f"{COMMAND} {' '.join(arguments)}"
+    result = report(every, options.limit_shares, about, command)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(markdown_table(result))

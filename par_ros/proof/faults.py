@@ -13,18 +13,20 @@ A case that the suite itself was late for (it got no CPU, the arm took a traject
 splice, the arm did not move) is run at most three times; each try is printed.
 """
 
-import argparse
 import json
 import os
 import random
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import rclpy
+from tyro.conf import arg
 
+from par_model.command_line import default_is, parse
 from par_ros.process import report_error
 from par_ros.proof.fault_case import Fault, FaultCases
 from par_ros.proof.fault_processes import SuiteError
@@ -41,6 +43,24 @@ from par_ros.proof.fault_table import FAULTS
 
 _NUM_TRIES = 3
 COMMAND = "python -m par_ros faults"
+
+
+@dataclass(frozen=True)
+class FaultOptions:
+    """The command line."""
+
+    # run the faults whose name contains this
+    only: Annotated[str | None, arg(metavar="TEXT"), default_is("all")] = None
+    # where to write the result; times are in milliseconds
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    # leave out what the file of --json holds already
+    resume: bool = False
+    # run nothing: print the table of docs/lab_notebook/faults.md from this JSON file
+    table: Annotated[Path | None, arg(metavar="FILE")] = None
+
+    def __post_init__(self) -> None:
+        if self.resume and (self.json is None or not self.json.is_file()):
+            raise ValueError("--resume goes on from the file of --json; name one that is there.")
 
 
 def run_suite(
@@ -88,26 +108,14 @@ def run_case(cases: FaultCases, fault: Fault) -> FaultResult:
 
 def main(arguments: list[str]) -> int:
     """The command; 0 where every fault was noticed, held in time and broke no limit."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--only", help="run the faults whose name contains this")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument(
-        "--resume", action="store_true", help="leave out what the file of --json holds already"
-    )
-    parser.add_argument(
-        "--table",
-        type=Path,
-        help="run nothing: print the table of docs/lab_notebook/faults.md from this JSON file",
-    )
-    options = parser.parse_args(arguments)
+    options = parse(FaultOptions, COMMAND, __doc__, arguments)
     if options.table is not None:
         print(markdown_table(json.loads(options.table.read_text(encoding="utf-8"))))
         return 0
     own_domain()
     done: list[FaultResult] = []
     if options.resume:
-        if options.json is None or not options.json.is_file():
-            parser.error("--resume goes on from the file of --json; name one that is there")
+        assert options.json is not None
         stored = json.loads(options.json.read_text(encoding="utf-8"))
         done = [result_of(row) for row in stored["faults"]]
 

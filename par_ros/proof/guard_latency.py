@@ -12,21 +12,23 @@ A chunk goes out every 0.1 s, timed so that the swing goes on; every third carri
 guard has to track within the limits, which is its longest computation.
 """
 
-import argparse
 import datetime
 import json
 import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import rclpy
 from rclpy.subscription import MessageInfo
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+from tyro.conf import arg
 
+from par_model.command_line import parse
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard import Guard, GuardSettings
@@ -52,6 +54,19 @@ _TRAJECTORY_TIMEOUT_S = 0.05
 _ENGAGE_TIMEOUT_S = 15.0
 _GRIPPER_M = 0.04
 _TICK_NS = 20_000_000
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """The command line."""
+
+    # chunks that are measured, one every 0.1 s
+    chunks: int = 600
+    # the guard alone
+    in_process: bool = False
+    # where to write the result; times are in milliseconds
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+
 
 Times = dict[str, list[float]]
 
@@ -229,11 +244,7 @@ def over_dds(num_chunks: int) -> tuple[Times, list[str]]:
 
 def main(arguments: list[str]) -> int:
     """The command; 0 where every chunk was answered."""
-    parser = argparse.ArgumentParser(prog="python -m par_ros guard_latency", description=__doc__)
-    parser.add_argument("--chunks", type=int, default=600)
-    parser.add_argument("--in-process", action="store_true", help="the guard alone")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(arguments)
+    options = parse(LatencyOptions, "python -m par_ros guard_latency", __doc__, arguments)
     try:
         alone_ms = in_process(options.chunks)
         times_ms, faults = (alone_ms, []) if options.in_process else over_dds(options.chunks)

@@ -11,14 +11,15 @@ arms stand differently from there on and nothing is compared. Exit code 1 where 
 before it.
 """
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
+from par_model.command_line import parse
 from par_ros.process import report_error
 
 
@@ -103,18 +104,23 @@ def _compared(graph: dict[str, Any], direct: dict[str, Any], tolerance: float) -
     )
 
 
+@dataclass(frozen=True)
+class SameTargetsOptions:
+    """The command line."""
+
+    # results.json of `python -m par_ros sim`
+    graph: Annotated[Path, arg(metavar="FILE")]
+    # result of `python -m par_model.evaluate --record-targets`
+    direct: Annotated[Path, arg(metavar="FILE")]
+    # largest difference of equal targets [rad; m for the gripper]
+    tolerance: float = 1e-6
+    # where to write the result
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+
+
 def main(arguments: list[str]) -> int:
     """The command; 0 where nothing differs before the guard's first change."""
-    parser = argparse.ArgumentParser(
-        prog="python -m par_ros same_targets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--graph", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--direct", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--tolerance", type=float, default=1e-6, help="rad (m for the gripper)")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(arguments)
+    options = parse(SameTargetsOptions, "python -m par_ros same_targets", __doc__, arguments)
     try:
         graph, direct = _read(options.graph), _read(options.direct)
         found = compare(graph, direct, options.tolerance)

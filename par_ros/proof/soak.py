@@ -12,7 +12,6 @@ acceleration and jerk limits are K, K^2 and K^3 times the arm file's, so that th
 near to them. The network, the messages and the watchdogs' deadlines stay as they are.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -24,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import rclpy
 import yaml
@@ -34,7 +33,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
+from tyro.conf import arg
 
+from par_model.command_line import parse
 from par_ros import messages
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import LoopbackArguments, NodeGraph, loopback_graph
@@ -65,6 +66,24 @@ _LIMIT_POWERS = {
     "max_jerk_rad_s3": 3,
     "stop_jerk_rad_s3": 3,
 }
+
+
+@dataclass(frozen=True)
+class SoakOptions:
+    """The command line."""
+
+    # chunks that the policy sends; at least 100
+    chunks: int = 10_000
+    # 1 to 5: times faster
+    pace: float = 1.0
+    # runtime of the network
+    backend: str = "onnx"
+    # where to write the result
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
+            raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
 
 
 @dataclass
@@ -181,7 +200,7 @@ def _paced_arm(pace: float, folder: Path) -> Path:
     return path
 
 
-def run_soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
     """Run until enough chunks were sent. Raises RunError where a process ends."""
     graph = soak_graph(options.pace, options.backend, folder)
     begin_s = time.monotonic()
@@ -226,7 +245,7 @@ def _say(watch: SoakWatch, memories: dict[str, Memory], num_chunks: int) -> None
 
 
 def _report(
-    options: argparse.Namespace,
+    options: SoakOptions,
     watch: SoakWatch,
     memories: dict[str, Memory],
     orphans: list[str],
@@ -321,14 +340,7 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 
 def main(arguments: list[str]) -> int:
     """The command; 0 where memory was flat, no watchdog fired and no process was left."""
-    parser = argparse.ArgumentParser(prog="python -m par_ros soak", description=__doc__)
-    parser.add_argument("--chunks", type=int, default=10_000)
-    parser.add_argument("--pace", type=float, default=1.0, help="1 to 5: times faster")
-    parser.add_argument("--backend", default="onnx", help="runtime of the network")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(arguments)
-    if not 1.0 <= options.pace <= 5.0 or options.chunks < 100:
-        parser.error("--pace must be 1 to 5, and --chunks at least 100")
+    options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
     with tempfile.TemporaryDirectory(prefix="par_soak_") as folder:
         try:
             with interruptible():

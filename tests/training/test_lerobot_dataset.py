@@ -14,7 +14,8 @@ import pytest
 
 from par_model.training.dataset_inspector import contact_sheet, describe
 from par_model.training.episode_video import read_video
-from par_model.training.lerobot_dataset import LeRobotDataset, assemble, open_episodes
+from par_model.training.lerobot_dataset import LeRobotDataset, open_episodes
+from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
     Episode,
     StagedEpisodes,

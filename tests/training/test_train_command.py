@@ -61,7 +61,7 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
 
     def run(data: list[str], out: str, *more: str) -> Statistics:
         steps = ["--steps", "2", "--evaluation-episodes", "0", "--out", str(tmp_path / out)]
-        steps += ["--steps-after-success", "all"]
+        steps += ["--steps-after-success", "all", "--evaluate-every", "0"]
         assert main(["policy", *data, *common, *steps, "--scene-weight", "0.1", *more]) == 0
         return load_checkpoint(tmp_path / out / "checkpoint").statistics
 

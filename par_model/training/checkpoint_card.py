@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README.md of a checkpoint that training wrote."""
+
+import json
+from collections.abc import Mapping
+
+from par_model.config import ModelConfig
+
+# Entries of training.json that the card leaves out.
+_LONG = ("config", "codec")
+
+
+def origin(training: Mapping[str, object]) -> str:
+    """ "trained from scratch", or what it was fine-tuned from, by its training.json."""
+    start = training.get("finetuned_from")
+    return f"fine-tuned from {start}" if start else "trained from scratch"
+
+
+def model_card(model: ModelConfig, training: dict[str, object]) -> str:
+    """README.md of a checkpoint: how it was made, in the words of its training.json."""
+    lines = [
+        f"# {model.name}",
+        "",
+        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
+        f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
+        f"20 Hz, chunks of {model.num_actions}).",
+        "Licence: Apache-2.0.",
+        "",
+        "| | |",
+        "|---|---|",
+        *[
+            f"| {key} | {json.dumps(value)} |"
+            for key, value in training.items()
+            if key not in _LONG
+        ],
+        "",
+        "All numbers of the training, the frame codec's included, are in training.json.",
+    ]
+    return "\n".join(lines) + "\n"

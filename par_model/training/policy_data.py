@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages of par_model.train read and make ready: data sets, codec, latents, statistics."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from par_model.checkpoint import is_checkpoint, load_checkpoint
+from par_model.config import ModelConfig
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import InstructionTable, code_table
+from par_model.interface import ImageArray
+from par_model.json_file import read_object
+from par_model.normalization import Statistics, fit_statistics, from_json_dict
+from par_model.presets import preset
+from par_model.simulation.tasks import TASKS
+from par_model.training.ablations import FULL, ablated_model
+from par_model.training.clips import TrainingEpisode
+from par_model.training.codec_training import codec_provenance, load_codec
+from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
+from par_model.training.finetuning import LEARNING_RATE, FinetuningConfig
+from par_model.training.latent_cache import LatentCache, ShiftConfig
+from par_model.training.lerobot_dataset import ROBOT_TYPE
+from par_model.training.policy_training import PolicyParts
+from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins with: a preset and its codec, or a pretrained checkpoint."""
+
+    model: ModelConfig
+    codec: FrameCodec
+    instructions: InstructionTable
+    weights: Mapping[str, torch.Tensor] | None
+
+
+def read_start(options: DataOptions, ablation: str) -> Start:
+    """Raises ValueError for a codec or checkpoint that cannot be read or does not fit."""
+    if options.pretrained is None:
+        model = ablated_model(ablation, preset(options.preset))
+        codec = load_codec(codec_folder(options))
+        sets = [DemonstrationSet(path) for path in options.data]
+        model = _with_joints(model, len(sets[0].joint_names))
+        if codec.config != model.codec:
+            raise ValueError(
+                f"the codec in {codec_folder(options)} has other numbers than {model.name}'s; "
+                "give the codec of this preset."
+            )
+        return Start(model, codec, _instruction_table(model, sets), None)
+    if ablation != FULL:
+        raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
+    checkpoint = load_checkpoint(options.pretrained)
+    state = checkpoint.model.state_dict()
+    return Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
+
+
+def _with_joints(model: ModelConfig, num_joints: int) -> ModelConfig:
+    """The same model for an arm with another number of joints."""
+    proprio_width = num_joints if model.proprio_width else 0
+    return dataclasses.replace(model, action_width=num_joints, proprio_width=proprio_width)
+
+
+def learning_rate(options: LearningOptions) -> float:
+    """As asked for, or the default of training or of fine-tuning."""
+    if options.learning_rate is not None:
+        return options.learning_rate
+    return PolicyTrainingConfig().learning_rate if options.pretrained is None else LEARNING_RATE
+
+
+def require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
+    """Raise ValueError for pictures that are not of the model's size."""
+    if not demonstrations.keys:
+        return
+    height, width = demonstrations.read_frames(demonstrations.keys[0]).shape[1:3]
+    if (height, width) != (model.image_height, model.image_width):
+        raise ValueError(
+            f"{demonstrations.path} has pictures of {height} x {width} pixels and {model.name} "
+            f"takes {model.image_height} x {model.image_width}; record with `collect --image-size "
+            f"{model.image_height}`, or convert NOVA's weights with another --resolution."
+        )
+
+
+def _finetuning(options: LearningOptions) -> FinetuningConfig | None:
+    if options.pretrained is None:
+        if options.lora_rank is not None:
+            raise ValueError("--lora-rank needs --finetune, a checkpoint to start from.")
+        return None
+    if options.start_checkpoint is not None:
+        raise ValueError("--from and --finetune both say where the weights come from; give one.")
+    return FinetuningConfig(lora_rank=options.lora_rank)
+
+
+def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
+    """Raises ValueError for data without latents, of several arms or of another arm than the
+    model's, and for options that do not go together."""
+    model = start.model
+    training: list[TrainingEpisode] = []
+    validation: list[TrainingEpisode] = []
+    sets = [DemonstrationSet(path) for path in options.data]
+    for demonstrations in sets:
+        cache = latent_cache(options, start, demonstrations, _machine_bytes() // 2 // len(sets))
+        for key in demonstrations.keys[: options.max_episodes]:
+            if not cache.has(key):
+                raise ValueError(
+                    f"episode {key} of {demonstrations.path} has no latents in {cache.folder}; "
+                    "run `python -m par_model.train latents` with the same --codec first."
+                )
+            steps = demonstrations.read_steps(key, options.steps_after_success)
+            episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
+            (validation if is_held_out(key) else training).append(episode)
+    joint_names, arm = sets[0].joint_names, sets[0].arm
+    for demonstrations in sets:
+        if (demonstrations.arm, demonstrations.joint_names) != (arm, joint_names):
+            raise ValueError(
+                f"{demonstrations.path} has the arm {demonstrations.arm!r} with joints "
+                f"{list(demonstrations.joint_names)}, {sets[0].path} has {arm!r} with "
+                f"{list(joint_names)}; train on sets of one arm."
+            )
+    if len(joint_names) != model.action_width:
+        raise ValueError(
+            f"the data has {len(joint_names)} joints and {model.name} {model.action_width}; "
+            "start from a checkpoint of this arm, or from a preset."
+        )
+    _require_judgeable(options, arm, [*training, *validation])
+    return PolicyParts(
+        model=model,
+        codec=start.codec,
+        statistics=_statistics(options, model, training, arm, joint_names),
+        instructions=start.instructions,
+        training_episodes=training,
+        validation_episodes=validation,
+        provenance=_provenance(sets, codec_folder(options)) | _pretrained_provenance(options),
+        initial_weights=start.weights,
+        finetuning=_finetuning(options),
+    )
+
+
+def _require_judgeable(options: LearningOptions, arm: str, episodes: list[TrainingEpisode]) -> None:
+    """The simulator judges its own arm and tasks only."""
+    unknown = sorted({episode.task for episode in episodes} - set(TASKS))
+    if options.evaluation_episodes and (unknown or arm != ROBOT_TYPE):
+        raise ValueError(
+            f"closed-loop evaluation knows the arm {ROBOT_TYPE!r} and the tasks "
+            f"{', '.join(TASKS)}, not {arm!r} with {unknown or 'these'}; give "
+            "--evaluation-episodes 0, the last checkpoint is then kept."
+        )
+
+
+def _statistics(
+    options: LearningOptions,
+    model: ModelConfig,
+    episodes: list[TrainingEpisode],
+    arm: str,
+    joint_names: tuple[str, ...],
+) -> Statistics:
+    """The run's own statistics; fitted once, so that added data does not move them."""
+    if options.new_statistics and options.start_checkpoint is None:
+        raise ValueError("--new-statistics needs --from; without it they are fitted to the data.")
+    folder = options.out
+    start_from = None if options.new_statistics else options.start_checkpoint
+    file = folder / "statistics.json"
+    for existing in (file, (start_from or folder) / "statistics.json"):
+        if existing.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(existing.read_text())
+            return from_json_dict(read_object(file, "remove it to fit statistics anew"))
+    statistics = fit_statistics(
+        [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
+        arm=arm,
+        joint_names=joint_names,
+        action_frame=model.action_frame,
+        num_actions=model.num_actions,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(statistics.to_json_dict(), indent=2) + "\n")
+    return statistics
+
+
+def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
+    return {
+        "command": shlex.join(["python", "-m", "par_model.train", *sys.argv[1:]]),
+        "data": {demonstrations.name: len(demonstrations) for demonstrations in sets},
+        "hardware": f"{platform.machine()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} CPU thread(s), "
+        + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
+        "date": time.strftime("%Y-%m-%d"),
+        "codec": codec_provenance(codec),
+    }
+
+
+def _pretrained_provenance(options: LearningOptions) -> dict[str, object]:
+    tuning = _finetuning(options)
+    if tuning is None or options.pretrained is None:
+        return {}
+    name = options.pretrained.resolve().name
+    return {"finetuned_from": name, "finetuning": dataclasses.asdict(tuning)}
+
+
+def _instruction_table(model: ModelConfig, sets: list[DemonstrationSet]) -> InstructionTable:
+    """Our tasks' sentences, and the data's own."""
+    texts = [task.instruction for task in TASKS.values()]
+    texts += [text for demonstrations in sets for text in demonstrations.instructions]
+    return code_table(tuple(dict.fromkeys(texts)), model.num_text_tokens, model.text_width)
+
+
+def _task_name(instruction: str) -> str:
+    """The task of an instruction; an instruction of no task here counts as a task of its own."""
+    for task in TASKS.values():
+        if task.instruction == instruction:
+            return task.name
+    return instruction
+
+
+def spread_frames(demonstrations: DemonstrationSet, num_frames: int) -> ImageArray:
+    """About `num_frames` frames, spread evenly over the episodes that are not held out."""
+    keys = [key for key in demonstrations.keys if not is_held_out(key)]
+    if not keys:
+        raise ValueError(f"{demonstrations.path} holds no episodes yet; run collect first.")
+    per_episode = 40
+    num_episodes = max(1, min(len(keys), num_frames // per_episode))
+    chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, num_episodes).astype(int)]
+    parts = []
+    for key in tqdm(chosen, desc=f"frames of {demonstrations.name}", mininterval=interval_s()):
+        frames = demonstrations.read_frames(key)
+        count = min(len(frames), max(per_episode, num_frames // num_episodes))
+        parts.append(frames[np.linspace(0, len(frames) - 1, count).astype(int)])
+    return np.concatenate(parts)
+
+
+def codec_folder(options: StageOptions) -> Path:
+    """Raises ValueError where none is given."""
+    folder = options.codec or options.written_folder
+    if folder is None:
+        raise ValueError("--codec is missing: the folder of the codec, or of the latents.")
+    return folder
+
+
+def writable_codec_folder(options: StageOptions, what: str) -> Path:
+    """Raises ValueError if the codec is a checkpoint's: nothing is added to a checkpoint."""
+    folder = codec_folder(options)
+    if is_checkpoint(folder):
+        raise ValueError(
+            f"{folder} is a checkpoint, to which nothing is added, and {what} would be; give "
+            "--latents, --reset-pictures or --codec a folder of its own."
+        )
+    return folder
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def latent_cache(
+    options: DataOptions,
+    start: Start,
+    demonstrations: DemonstrationSet,
+    memory_bytes: int = 0,
+) -> LatentCache:
+    """The cache of one data set, which holds at most `memory_bytes` in memory."""
+    shifts = ShiftConfig(num_variants=options.variants)
+    root = options.latents or writable_codec_folder(options, "latents") / "latents"
+    mode = start.model.observation_mode
+    return LatentCache(root, start.codec, demonstrations.name, shifts, mode, memory_bytes)
+
+
+def interval_s() -> float:
+    """A line now and then where nobody watches."""
+    return 0.2 if sys.stderr.isatty() else 20.0

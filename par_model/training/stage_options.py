@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `python -m par_model.train STAGE`, one frozen dataclass a stage."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg, create_mutex_group, subcommand
+
+from par_model.command_line import default_is, one_of, read_by, require_some, some_of
+from par_model.presets import PRESETS
+from par_model.simulation.tasks import TASKS
+from par_model.training.ablations import ABLATIONS, FULL
+from par_model.training.codec_training import CodecTrainingConfig
+from par_model.training.finetuning import LEARNING_RATE
+from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.position_probe import ProbeConfig
+
+# Reset pictures of the probe, a task.
+NUM_PROBE_PICTURES = 1800
+
+_POLICY = PolicyTrainingConfig()
+_LENGTH = create_mutex_group(required=True)
+
+
+def steps_or_all(text: str) -> int | None:
+    """A number of steps; None for "all". Raises ValueError for anything else."""
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is neither a number of steps nor 'all'.")
+    return int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """What every stage takes."""
+
+    # folder of the codec, or a checkpoint, whose codec is then used
+    codec: Annotated[Path | None, arg(metavar="DIR"), default_is("OUT of `codec`")] = None
+    # the model's numbers
+    preset: Annotated[str, one_of(PRESETS)] = "par_small"
+    # a pretrained checkpoint (model, codec and instructions; --preset is not read), trained on as
+    # FinetuningConfig says
+    pretrained: Annotated[Path | None, arg(name="finetune", metavar="CHECKPOINT")] = None
+    # of every random choice
+    seed: int = 0
+    # CPU threads of torch; the default is one a core
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    # folder of the latents
+    latents: Annotated[Path | None, arg(metavar="DIR"), default_is("CODEC/latents")] = None
+    # shifts a frame is encoded with
+    variants: int = 3
+    # folder of the reset pictures
+    reset_pictures: Annotated[
+        Path | None, arg(metavar="DIR"), default_is("CODEC/reset_pictures")
+    ] = None
+    # reset pictures drawn, a task
+    num_reset_pictures: int = NUM_PROBE_PICTURES
+    # tasks whose reset pictures are drawn and probed; nothing after it: none
+    probe_tasks: Annotated[tuple[str, ...], some_of(TASKS)] = tuple(TASKS)
+
+    @property
+    def written_folder(self) -> Path | None:
+        """--out, where a stage has it."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(StageOptions):
+    """Of a stage that reads demonstrations."""
+
+    # data sets; one of someone else by its mapping file (.yaml)
+    data: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
+
+    def __post_init__(self) -> None:
+        require_some("--data", self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOptions(DataOptions):
+    """Of a stage that writes a folder."""
+
+    # folder that is written
+    out: Annotated[Path, arg(metavar="DIR")]
+
+    @property
+    def written_folder(self) -> Path | None:
+        return self.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOptions(OutOptions):
+    """Train the frame codec on the demonstrations' frames and on reset pictures."""
+
+    # training steps of the codec
+    codec_steps: int = 2000
+    # peak of the codec's learning rate
+    codec_learning_rate: float = CodecTrainingConfig().learning_rate
+    # a finished codec to start from
+    start_from: Annotated[Path | None, arg(metavar="DIR"), default_is("random weights")] = None
+    # frames a data set
+    frames: int = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFields:
+    """What the position probe takes."""
+
+    # training steps of the probe
+    probe_steps: int = ProbeConfig().num_steps
+    # read tokens of these sizes too [latent pixels]
+    frame_patch: Annotated[tuple[int, ...] | None, arg(metavar="INT ..."), default_is("none")] = (
+        None
+    )
+    # with frame stems of these channels before the tokens; 0: none
+    frame_stem: Annotated[tuple[int, ...], arg(metavar="CHANNELS ...")] = (0,)
+
+    def require_values(self) -> None:
+        """Raise ValueError for an option with nothing after it."""
+        require_some("--frame-patch", self.frame_patch)
+        require_some("--frame-stem", self.frame_stem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions(ProbeFields, StageOptions):
+    """Measure how well cube positions can be read from the latents; write probe.json."""
+
+    # folder of the codec
+    codec: Annotated[Path, arg(metavar="DIR")] = field()
+
+    def __post_init__(self) -> None:
+        self.require_values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsOptions(DataOptions):
+    """Encode what the cache lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions(OutOptions):
+    """How a policy is trained."""
+
+    # length of the run [steps]
+    steps: Annotated[int | None, _LENGTH] = None
+    # length of the run [hours of wall time]
+    hours: Annotated[float | None, _LENGTH] = None
+    # with --finetune: train low-rank differences of this rank
+    lora_rank: Annotated[int | None, default_is("all weights")] = None
+    # go on with the run in --out; never: refuse one; other-data: go on with changed data sets
+    resume: Literal["auto", "never", "other-data"] = "auto"
+    # where torch computes; auto: CUDA if there
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # share of the clips by task
+    shares: Annotated[str | None, arg(metavar="TASK=NUMBER,..."), default_is("equal")] = None
+    # peak of the policy's learning rate
+    learning_rate: Annotated[
+        float | None, default_is(f"{_POLICY.learning_rate:g}; with --finetune {LEARNING_RATE:g}")
+    ] = None
+    # steps until that peak
+    warmup_steps: int = _POLICY.num_warmup_steps
+    # slots of all clips of a batch together
+    slots_per_batch: int = _POLICY.clips.slots_per_batch
+    # standard deviation of noise on the history's normalised actions
+    context_noise: float = _POLICY.clips.context_noise
+    # start from a checkpoint's weights and statistics
+    start_checkpoint: Annotated[Path | None, arg(name="from", metavar="CHECKPOINT")] = None
+    # with --from: fit the statistics to the data again
+    new_statistics: bool = False
+    # cut demonstrations N steps after their first success, where they know it; all: use them whole
+    steps_after_success: Annotated[
+        int | None, read_by(steps_or_all, "N|all", lambda value: "all" if value is None else value)
+    ] = 2
+    # weight of reading the objects' positions beside the policy's own losses, where the
+    # demonstrations know them; 0: not done
+    scene_weight: Annotated[float, arg(metavar="W")] = _POLICY.scene_weight
+    # weight of reading the chunk directly beside the policy's own losses; 0: not done
+    chunk_weight: Annotated[float, arg(metavar="W")] = _POLICY.chunk_weight
+    # of the moving average of the weights, a step
+    average_decay: float = _POLICY.average_decay
+    # share of the clips that start in an episode's first chunk; the others start anywhere
+    from_start_share: float = _POLICY.clips.from_start_share
+    # share of the clips that are cut after their first slot
+    single_slot_share: float = _POLICY.clips.single_slot_share
+    # share of the clips whose first slot is a random one; the others start at slot 0
+    offset_share: float = _POLICY.clips.offset_share
+    # use at most this many a data set
+    max_episodes: Annotated[int | None, default_is("all")] = None
+    # judge the policy in the simulator every so many steps; 0: at the end only
+    evaluate_every: int = _POLICY.evaluate_every or 0
+    # episodes a task of a judgement; 0: none, the last checkpoint is then kept
+    evaluation_episodes: int = _POLICY.num_evaluation_episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions(LearningOptions):
+    """Train the policy on the cached latents."""
+
+    # variant of the model
+    ablation: Annotated[str, one_of(ABLATIONS)] = FULL
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllOptions(CodecOptions, ProbeFields, PolicyOptions):
+    """Codec, probe, latents, policy; stages that are finished are left as they are."""
+
+    # folder of the codec, or a checkpoint, whose codec is then used
+    codec: Annotated[Path | None, arg(metavar="DIR"), default_is("OUT/codec")] = None
+    # folder of the latents
+    latents: Annotated[Path | None, arg(metavar="DIR"), default_is("OUT/latents")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationsOptions(LearningOptions):
+    """Train the full model and its variants one after another, each into OUT/NAME; finished ones
+    are left as they are. Same data, seed and steps for all; compare them with
+    `python -m par_model.evaluate --protocol ablations --checkpoint OUT --json OUT/table_3.json`."""
+
+    # variants
+    only: Annotated[tuple[str, ...] | None, some_of(ABLATIONS), default_is("all")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_some("--only", self.only)
+
+
+# What `python -m par_model.train` reads: one of these.
+Stage = (
+    Annotated[CodecOptions, subcommand("codec")]
+    | Annotated[ProbeOptions, subcommand("probe")]
+    | Annotated[LatentsOptions, subcommand("latents")]
+    | Annotated[PolicyOptions, subcommand("policy")]
+    | Annotated[AllOptions, subcommand("all")]
+    | Annotated[AblationsOptions, subcommand("ablations")]
+)
