@@ -102,6 +102,7 @@ class HostileWorld:
             rule=rule,
             splice_ns=round(self.guard.splice_s * NANOSECONDS),
             send_within_ns=None if within_s is None else round(within_s * NANOSECONDS),
+            sent_while_clock_stood=self.starts_at_steps,
         )
         self.wire = Wire(self)
 
