@@ -588,6 +588,21 @@ def test_a_sample_on_neither_motion_after_the_splice_is_a_late_pick_up() -> None
     assert rig.guard.engaged
 
 
+def test_a_late_pick_up_shows_in_a_fifth_of_what_is_a_fault() -> None:
+    """0.3 ms behind along the motion: too little for a fault, too much for a reading of a clock."""
+    rig = Rig().engaged()
+    rig.sped_up()
+    rig.chunk(rig.gentle(-0.3))
+    rig.wait(0.032)
+    on_the_way = rig.reference()
+    behind = on_the_way.positions - 3e-4 * on_the_way.velocities
+    assert 5e-5 < np.abs(behind - on_the_way.positions).max()
+    rig.guard.on_reference(dataclasses.replace(on_the_way, positions=behind), rig.moment)
+    assert rig.guard.counters["picked_up_late"] == 1
+    rig.wait(0.2)
+    assert rig.guard.engaged
+
+
 def test_a_stop_in_the_same_lump_of_a_simulated_clock_as_a_chunk() -> None:
     """Both are sent at one moment of the timeline; the arm moves."""
     rig = Rig(sim_clock=True).engaged().sped_up()

@@ -79,5 +79,5 @@ def test_what_differs_from_the_median_weighs_more(source: FrameSource) -> None:
 def test_other_numbers_cannot_resume(source: FrameSource, tmp_path: Path) -> None:
     train_codec(CODEC, source, CONFIG, tmp_path, silent, stop_at=2)
     other = dataclasses.replace(CONFIG, batch_size=5)
-    with pytest.raises(ValueError, match="other numbers"):
+    with pytest.raises(ValueError, match="other settings"):
         train_codec(CODEC, source, other, tmp_path, silent)

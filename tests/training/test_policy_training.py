@@ -175,5 +175,5 @@ def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:
     sampled = dataclasses.replace(parts, model=model)
     PolicyTrainer(sampled, CONFIG, tmp_path / "sampled", CPU, start_from=start)
     other = dataclasses.replace(parts, model=dataclasses.replace(MODEL, num_slots=7))
-    with pytest.raises(ValueError, match="other numbers"):
+    with pytest.raises(ValueError, match="another size"):
         PolicyTrainer(other, CONFIG, tmp_path / "third", CPU, start_from=start)
