@@ -119,9 +119,9 @@ class ReferenceWatch:
         if time_ns <= running.departs_ns:
             return ""
         if _follows(self.newest, running, time_ns, _MAX_SHIFT_S):
-            followed = self._note_followed(running, time_ns)
-            exact = _follows(self.newest, running, time_ns, _LATE_SHIFT_S)
-            return followed if followed or exact else self._note_late()
+            verdict = self._note_followed(running, time_ns)
+            is_exact = _follows(self.newest, running, time_ns, _LATE_SHIFT_S)
+            return verdict if verdict or is_exact else self._note_late()
         if self._moved_at_rest(running, time_ns):
             return "moved_at_rest"
         followed = before is not None and _follows(self.newest, before, time_ns, _MAX_SHIFT_S)
