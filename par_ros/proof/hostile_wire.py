@@ -10,6 +10,9 @@ from par_ros.proof.hostile_controller import SentTrajectory
 if TYPE_CHECKING:
     from par_ros.proof.hostile_world import HostileWorld
 
+# A simulator's milliseconds of one control step happen within so many nanoseconds.
+_STEP_TAKES_NS = 100
+
 
 class Wire:
     """Keeps the order of what it carries, as the middleware does."""
@@ -72,6 +75,12 @@ class Wire:
             return
         cycle = world.cycles.picks_up(world.now_ns)
         picked_up_ns = int(world.cycles.steady_ns(cycle, cycle + 1)[0])
+        shown_ns = world.clock.read(world.now_ns)
+        if world.starts_at_steps and world.cycles.ros_ns(cycle) < sent.stamp_ns <= shown_ns:
+            # It starts at the end of the step that the clock shows already. The simulator samples
+            # that moment alone, where it is the running motion.
+            world.at(picked_up_ns + _STEP_TAKES_NS, lambda: self._arrive(sent))
+            return
         # By either clock: one that goes back does not give the motion before its time back.
         overdue = picked_up_ns > sent.given_steady_ns + world.history.splice_ns
         if world.cycles.ros_ns(cycle) > sent.splice_end_ns or (overdue and not world.is_simulated):
