@@ -10,40 +10,30 @@ compared. Same machine, same backend, same number of threads: another sum order 
 import dataclasses
 import json
 import os
-import struct
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from rclpy.serialization import deserialize_message
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
 from par_model.command_line import default_is, parse
 from par_model.interface import Observation, Policy
-from par_model.json_file import shown
-from par_ros import guard_report, messages
-from par_ros.control.command import Command
-from par_ros.control.guard import Guard
-from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros import messages
+from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.control.reference_watch import ReferenceSample
-from par_ros.control.safety_filter import RequestedChunk
-from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import FixedChunkPolicy
+from par_ros.guard_replay import GuardReplay, joint_samples
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
 from par_ros.parameters import (
     PolicyNodeParameters,
-    SafetyNodeParameters,
-    guard_settings,
-    read_guarded_arm,
     validate,
 )
 from par_ros.process import report_error
+from par_ros.recorded_messages import Fields, Recorded, decoded
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -63,10 +53,6 @@ _REPLAYED = (
     ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
     IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED,
 )  # fmt: skip
-# A stamp's seconds are an int32.
-_MAX_STAMP_NS = 2**31 * messages.NANOSECONDS - 1
-# Bytes of a serialised message up to the end of its header's stamp.
-_STAMP_END = 12
 # Processes end one after the other: the last messages may or may not have been recorded.
 _MAX_TAIL = 2
 
@@ -108,98 +94,13 @@ class Replay:
         return compared > 0 and all(row.is_same for row in self.comparisons)
 
 
-class _Fields:
-    """The texts of one recorded status; each is read as what it should be, or refused."""
-
-    def __init__(self, topic: str, values: Mapping[str, str]) -> None:
-        self._topic = topic
-        self._values = values
-
-    def text(self, name: str) -> str:
-        if name not in self._values:
-            raise ValueError(f"the recording is damaged: a message of {self._topic} lacks {name}.")
-        return self._values[name]
-
-    def whole(self, name: str) -> int:
-        """A whole number from 0; of nanoseconds, as many as a stamp can hold."""
-        return self._whole(name, self.text(name))
-
-    def optional_whole(self, name: str) -> int | None:
-        """As `whole`; None for an empty text."""
-        return self.whole(name) if self.text(name) else None
-
-    def wholes(self, name: str) -> list[int]:
-        """As `whole`, with spaces between."""
-        return [self._whole(name, word) for word in self.text(name).split()]
-
-    def moment(self, prefix: str = "") -> Moment:
-        """Both clocks, as safety_node notes them."""
-        return Moment(self.whole(f"{prefix}ros_ns"), self.whole(f"{prefix}steady_ns"))
-
-    def references(self, num_joints: int) -> list[ReferenceSample]:
-        """What the guard heard of the controller."""
-        text = self.text("samples")
-        try:
-            return guard_report.unpack_references(text, num_joints)
-        except ValueError:
-            raise self._odd("samples", text) from None
-
-    def _whole(self, name: str, text: str) -> int:
-        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
-        if not is_number or int(text) > _MAX_STAMP_NS:
-            raise self._odd(name, text)
-        return int(text)
-
-    def _odd(self, name: str, text: str) -> ValueError:
-        return ValueError(
-            f"the recording is damaged: {name} in a message of {self._topic} is {shown(text)}."
-        )
-
-
-@dataclass
-class _Recorded:
-    """A recording's messages by topic, as ROS messages, in order. ValueError for damaged ones."""
-
-    recording: Recording
-    notes: list[str] = field(default_factory=list)
-
-    def of(self, topic: Topic) -> list[Any]:
-        return [_decoded(data, topic) for data in self._data(topic)]
-
-    def pictures(self) -> dict[int, bytes]:
-        """The pictures as they came, by stamp: to decode all where few are needed is slow."""
-        return {_stamp_ns(data): data for data in self._data(IMAGE)}
-
-    def _data(self, topic: Topic) -> Iterator[bytes]:
-        name = self.recording.settings["topics"][topic.name]
-        for message in self.recording.messages:
-            if message.topic != name:
-                continue
-            if message.type_name != topic.type_name:
-                raise ValueError(
-                    f"topic {name} of the recording has type {shown(message.type_name)}, expected "
-                    f"is {topic.type_name}; was it recorded by another version?"
-                )
-            yield message.data
-
-    def by_stamp(self, topic: Topic) -> dict[int, list[Any]]:
-        found: dict[int, list[Any]] = defaultdict(list)
-        for message in self.of(topic):
-            found[messages.stamp_ns(message)].append(message)
-        return found
-
-    def statuses(self, topic: Topic) -> Iterator[_Fields]:
-        for message in self.of(topic):
-            yield _Fields(topic.name, messages.read_status(message).values)
-
-
 def replay(recording: Recording, policy: Policy | None) -> Replay:
     """Run everything again. `policy` None: the guard alone.
 
     Raises ValueError for settings that cannot be used here.
     """
     _require_settings(recording.settings)
-    recorded = _Recorded(recording)
+    recorded = Recorded(recording)
     if not recording.is_closed:
         recorded.notes.append("the recording was cut off; what it holds was compared")
     rows = () if policy is None else (_replay_policy(recorded, policy),)
@@ -222,7 +123,7 @@ def _require_settings(settings: Mapping[str, Any]) -> None:
 # Policy
 
 
-def _replay_policy(recorded: _Recorded, policy: Policy) -> Comparison:
+def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
     row = Comparison(ACTION_CHUNK.name)
     chunks = recorded.by_stamp(ACTION_CHUNK)
     row.num_recorded = sum(len(same) for same in chunks.values())
@@ -256,16 +157,16 @@ def _replay_policy(recorded: _Recorded, policy: Policy) -> Comparison:
 class _ObservationBuilder:
     """Observations as policy_node put them together, from its own list of stamps."""
 
-    def __init__(self, recorded: _Recorded, policy: Policy) -> None:
+    def __init__(self, recorded: Recorded, policy: Policy) -> None:
         self._spec = policy.spec
         self._images = recorded.pictures()
         self._executed = recorded.by_stamp(EXECUTED_ACTIONS)
         self._joints = {
             sample.stamp_ns: sample
-            for sample in _joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
+            for sample in joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
         }
 
-    def observation(self, values: _Fields) -> Observation | None:
+    def observation(self, values: Fields) -> Observation | None:
         """None where a part is not in the recording."""
         stamp_ns = values.whole("stamp_ns")
         executed_ns = values.optional_whole("executed_stamp_ns")
@@ -290,7 +191,7 @@ class _ObservationBuilder:
 
     def _picture(self, stamp_ns: int) -> messages.ImageArray:
         spec = self._spec
-        message = _decoded(self._images[stamp_ns], IMAGE)
+        message = decoded(self._images[stamp_ns], IMAGE)
         picture = messages.image_to_rgb(message)
         fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
         return np.ascontiguousarray(fitted)
@@ -299,8 +200,8 @@ class _ObservationBuilder:
 # Guard
 
 
-def _replay_guard(recorded: _Recorded) -> tuple[Comparison, ...]:
-    guard = _GuardReplay(recorded)
+def _replay_guard(recorded: Recorded) -> tuple[Comparison, ...]:
+    guard = GuardReplay(recorded)
     answers = [
         command for values in recorded.statuses(GUARD_INPUTS) for command in guard.take(values)
     ]
@@ -320,7 +221,7 @@ def _replay_guard(recorded: _Recorded) -> tuple[Comparison, ...]:
 
 
 def _compare_sent(
-    recorded: _Recorded, topic: Topic, outputs: Sequence[tuple[JointTrajectory | None, int]]
+    recorded: Recorded, topic: Topic, outputs: Sequence[tuple[JointTrajectory | None, int]]
 ) -> Comparison:
     then = recorded.of(topic)
     now = [
@@ -337,142 +238,6 @@ def _compare_sent(
         before, after = (messages.read_joint_trajectory(message) for message in (old, new))
         _note_difference(row, before.positions, after.positions)
     return row
-
-
-class _GuardReplay:
-    """A guard that is given what the recorded one was given."""
-
-    def __init__(self, recorded: _Recorded) -> None:
-        settings = recorded.recording.settings["guard"]
-        names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
-        own = {name: value for name, value in settings.items() if name in names}
-        self.parameters = SafetyNodeParameters(**own)
-        validate(self.parameters, "the recorded guard")
-        self._use_sim_time = bool(settings.get("use_sim_time", False))
-        self._guard = self._make_guard()
-        selector = JointStateSelector(self._guard.spec.joint_names)
-        self._samples = list(_joint_samples(recorded, selector))
-        self._num_fed = 0
-        self._chunks = recorded.by_stamp(ACTION_CHUNK)
-        # Both clocks at the input before.
-        self._before: Moment | None = None
-        self.num_unknown = 0
-
-    def _make_guard(self) -> Guard:
-        spec = read_guarded_arm(self.parameters)
-        return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
-
-    def take(self, values: _Fields) -> Iterator[Command]:
-        """Everything that the guard sends until it has taken one recorded input."""
-        moment = values.moment()
-        kind, guard = values.text("kind"), self._guard
-        if kind == "configure":
-            self._guard = self._make_guard()
-            self._before = None
-            return
-        samples = self._samples_until(values.optional_whole("joint_stamp_ns"))
-        if samples:
-            *earlier, last = samples
-            taken = values.moment("joint_")
-            yield from self._feed(earlier, taken)
-            yield guard.on_joint_state(last, taken)
-        if kind == "references":
-            for sample in values.references(guard.spec.num_arm_joints):
-                yield guard.on_reference(sample, moment)
-        elif kind != "joint_state":
-            yield self._given(kind, values, moment)
-        self._before = moment
-
-    def _given(self, kind: str, values: _Fields, moment: Moment) -> Command:
-        guard = self._guard
-        if kind == "chunk":
-            return self._chunk(values.whole("chunk_stamp_ns"), moment)
-        if kind == "bad_chunk":
-            return guard.on_bad_chunk(values.text("reason"), moment)
-        if kind == "bad_joint_state":
-            return guard.on_bad_joint_state(values.text("reason"), moment)
-        if kind == "tick":
-            return guard.on_tick(values.whole("num_policies"), moment)
-        if kind == "withdraw" and self._guard.can_withdraw:
-            return guard.withdraw(moment, last=values.text("last") == "true")
-        if kind == "reset_stop":
-            return guard.reset_stop().command
-        calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
-        if kind not in calls:
-            self.num_unknown += 1
-            return Command()
-        return calls[kind](moment).command
-
-    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
-        if not self._chunks.get(stamp_ns):
-            self.num_unknown += 1
-            return Command()
-        trajectory = messages.read_joint_trajectory(self._chunks[stamp_ns].pop(0))
-        chunk = RequestedChunk(
-            stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
-        )
-        return self._guard.on_chunk(chunk, moment)
-
-    def _samples_until(self, stamp_ns: int | None) -> list[JointSample]:
-        """The joint states that the guard had seen by then and has not been given here."""
-        if stamp_ns is None:
-            return []
-        if self._num_fed and self._samples[self._num_fed - 1].stamp_ns == stamp_ns:
-            return []
-        for index in range(self._num_fed, len(self._samples)):
-            if self._samples[index].stamp_ns == stamp_ns:
-                samples = self._samples[self._num_fed : index + 1]
-                self._num_fed = index + 1
-                return samples
-        self.num_unknown += 1
-        return []
-
-    def _feed(self, samples: Sequence[JointSample], now: Moment) -> Iterator[Command]:
-        """Joint states of which only the order is known: at their stamps, between two inputs."""
-        before = self._before or now
-        for sample in samples:
-            ros_ns = int(np.clip(sample.stamp_ns, min(before.ros_ns, now.ros_ns), now.ros_ns))
-            passed_ns = now.ros_ns - before.ros_ns
-            share = 1.0 if passed_ns == 0 else (ros_ns - before.ros_ns) / passed_ns
-            steady_ns = before.steady_ns + round(share * (now.steady_ns - before.steady_ns))
-            yield self._guard.on_joint_state(sample, Moment(ros_ns, steady_ns))
-
-
-def _decoded(data: bytes, topic: Topic) -> Any:
-    """The ROS message. Raises ValueError for bytes that are none of the topic's type."""
-    try:
-        return deserialize_message(data, topic.message_type)
-    except RuntimeError as error:
-        # rclpy's errors have no other base in common.
-        raise ValueError(
-            f"the recording is damaged: {len(data)} bytes of topic {topic.name} are not a "
-            f"{topic.type_name}."
-        ) from error
-
-
-def _stamp_ns(data: bytes) -> int:
-    """Header stamp of a serialised message that begins with a header."""
-    if len(data) < _STAMP_END:
-        raise ValueError(f"the recording is damaged: a message of {len(data)} bytes has no stamp.")
-    # CDR: four bytes of encapsulation, of which the second's lowest bit is the byte order.
-    order = "<" if data[1] & 1 else ">"
-    seconds, nanoseconds = struct.unpack_from(order + "iI", data, 4)
-    return int(seconds) * messages.NANOSECONDS + int(nanoseconds)
-
-
-def _joint_samples(recorded: _Recorded, selector: JointStateSelector) -> Iterator[JointSample]:
-    """The arm's joint states that can be used, in order."""
-    for message in recorded.of(JOINT_STATES):
-        if not set(message.name) & set(selector.joint_names):
-            continue
-        try:
-            raw = messages.read_joint_state(message)
-            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
-        except ValueError:
-            # The guard's own list says what it made of this one.
-            continue
-        if sample is not None:
-            yield sample
 
 
 def _compare(row: Comparison, then: Any, now: Any, where: str) -> None:

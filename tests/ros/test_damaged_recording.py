@@ -23,9 +23,10 @@ from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
+from par_ros.guard_replay import GuardReplay
 from par_ros.guard_report import moment_values
+from par_ros.recorded_messages import Recorded
 from par_ros.recording import RecordedMessage, RecordingWriter, read_recording
-from par_ros.replay import _GuardReplay, _Recorded
 from par_ros.replay import main as replay
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -147,8 +148,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "sound.mcap"
     contents = inputs()
     write(path, contents)
-    given = _Recorded(read_recording(path))
-    guard = _GuardReplay(given)
+    given = Recorded(read_recording(path))
+    guard = GuardReplay(given)
     answers = [answer for values in given.statuses(GUARD_INPUTS) for answer in guard.take(values)]
     for topic, part, stamp in (
         (EXECUTED_ACTIONS, "executed", "executed_stamp_ns"),

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard once more: what it was given in a recording, at the clocks' recorded times."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from par_ros import messages
+from par_ros.control.command import Command
+from par_ros.control.guard import Guard
+from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.timeline import Moment
+from par_ros.parameters import (
+    SafetyNodeParameters,
+    guard_settings,
+    read_guarded_arm,
+    validate,
+)
+from par_ros.recorded_messages import Fields, Recorded
+from par_ros.topics import ACTION_CHUNK, JOINT_STATES
+
+
+class GuardReplay:
+    """A guard that is given what the recorded one was given."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        settings = recorded.recording.settings["guard"]
+        names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
+        own = {name: value for name, value in settings.items() if name in names}
+        self.parameters = SafetyNodeParameters(**own)
+        validate(self.parameters, "the recorded guard")
+        self._use_sim_time = bool(settings.get("use_sim_time", False))
+        self._guard = self._make_guard()
+        selector = JointStateSelector(self._guard.spec.joint_names)
+        self._samples = list(joint_samples(recorded, selector))
+        self._num_fed = 0
+        self._chunks = recorded.by_stamp(ACTION_CHUNK)
+        # Both clocks at the input before.
+        self._before: Moment | None = None
+        self.num_unknown = 0
+
+    def _make_guard(self) -> Guard:
+        spec = read_guarded_arm(self.parameters)
+        return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
+
+    def take(self, values: Fields) -> Iterator[Command]:
+        """Everything that the guard sends until it has taken one recorded input."""
+        moment = values.moment()
+        kind, guard = values.text("kind"), self._guard
+        if kind == "configure":
+            self._guard = self._make_guard()
+            self._before = None
+            return
+        samples = self._samples_until(values.optional_whole("joint_stamp_ns"))
+        if samples:
+            *earlier, last = samples
+            taken = values.moment("joint_")
+            yield from self._feed(earlier, taken)
+            yield guard.on_joint_state(last, taken)
+        if kind == "references":
+            for sample in values.references(guard.spec.num_arm_joints):
+                yield guard.on_reference(sample, moment)
+        elif kind != "joint_state":
+            yield self._given(kind, values, moment)
+        self._before = moment
+
+    def _given(self, kind: str, values: Fields, moment: Moment) -> Command:
+        guard = self._guard
+        if kind == "chunk":
+            return self._chunk(values.whole("chunk_stamp_ns"), moment)
+        if kind == "bad_chunk":
+            return guard.on_bad_chunk(values.text("reason"), moment)
+        if kind == "bad_joint_state":
+            return guard.on_bad_joint_state(values.text("reason"), moment)
+        if kind == "tick":
+            return guard.on_tick(values.whole("num_policies"), moment)
+        if kind == "withdraw" and self._guard.can_withdraw:
+            return guard.withdraw(moment, last=values.text("last") == "true")
+        if kind == "reset_stop":
+            return guard.reset_stop().command
+        calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
+        if kind not in calls:
+            self.num_unknown += 1
+            return Command()
+        return calls[kind](moment).command
+
+    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
+        if not self._chunks.get(stamp_ns):
+            self.num_unknown += 1
+            return Command()
+        trajectory = messages.read_joint_trajectory(self._chunks[stamp_ns].pop(0))
+        chunk = RequestedChunk(
+            stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
+        )
+        return self._guard.on_chunk(chunk, moment)
+
+    def _samples_until(self, stamp_ns: int | None) -> list[JointSample]:
+        """The joint states that the guard had seen by then and has not been given here."""
+        if stamp_ns is None:
+            return []
+        if self._num_fed and self._samples[self._num_fed - 1].stamp_ns == stamp_ns:
+            return []
+        for index in range(self._num_fed, len(self._samples)):
+            if self._samples[index].stamp_ns == stamp_ns:
+                samples = self._samples[self._num_fed : index + 1]
+                self._num_fed = index + 1
+                return samples
+        self.num_unknown += 1
+        return []
+
+    def _feed(self, samples: Sequence[JointSample], now: Moment) -> Iterator[Command]:
+        """Joint states of which only the order is known: at their stamps, between two inputs."""
+        before = self._before or now
+        for sample in samples:
+            ros_ns = int(np.clip(sample.stamp_ns, min(before.ros_ns, now.ros_ns), now.ros_ns))
+            passed_ns = now.ros_ns - before.ros_ns
+            share = 1.0 if passed_ns == 0 else (ros_ns - before.ros_ns) / passed_ns
+            steady_ns = before.steady_ns + round(share * (now.steady_ns - before.steady_ns))
+            yield self._guard.on_joint_state(sample, Moment(ros_ns, steady_ns))
+
+
+def joint_samples(recorded: Recorded, selector: JointStateSelector) -> Iterator[JointSample]:
+    """The arm's joint states that can be used, in order."""
+    for message in recorded.of(JOINT_STATES):
+        if not set(message.name) & set(selector.joint_names):
+            continue
+        try:
+            raw = messages.read_joint_state(message)
+            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+        except ValueError:
+            # The guard's own list says what it made of this one.
+            continue
+        if sample is not None:
+            yield sample
