@@ -37,8 +37,9 @@ from tyro.conf import arg
 
 from par_model.command_line import parse
 from par_ros import messages
+from par_ros.graph_arguments import LoopbackArguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
-from par_ros.node_graph import LoopbackArguments, NodeGraph, loopback_graph
+from par_ros.node_graph import NodeGraph, loopback_graph
 from par_ros.parameters import read_yaml
 from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.paced_policy import PACE_VARIABLE

@@ -24,7 +24,8 @@ from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.step_pace import StepPace
 from par_ros.control.timeline import Moment
 from par_ros.control.trajectory_follower import TrajectoryFollower
-from par_ros.node_graph import SimArguments, sim_graph
+from par_ros.graph_arguments import SimArguments
+from par_ros.node_graph import sim_graph
 from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
 from par_ros.topics import BRIDGE, GUARD
 

@@ -26,7 +26,7 @@ from par_model.command_line import parse
 from par_model.training import stage_options
 from par_ros import __main__ as par_ros_main
 from par_ros import replay
-from par_ros.node_graph import parse_arguments
+from par_ros.graph_arguments import parse_arguments
 from par_ros.proof import asked_limits, faults, fuzz, guard_latency, same_targets, soak
 
 ROOT = Path(__file__).resolve().parents[2]

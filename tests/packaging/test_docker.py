@@ -18,7 +18,7 @@ import yaml
 
 pytest.importorskip("rclpy", reason="parameters.py needs ROS 2")
 
-from par_ros import node_graph, parameters, topics
+from par_ros import graph_arguments, node_graph, parameters, topics
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = {
@@ -64,7 +64,7 @@ def node_commands(name: str) -> list[Command]:
 
 
 def graph_entries(kind: str, folder: Path, **texts: str) -> dict[str, Any]:
-    arguments = node_graph.parse_arguments(
+    arguments = graph_arguments.parse_arguments(
         node_graph.GRAPHS[kind].arguments_type, kind, {"checkpoint": str(folder), **texts}
     )
     graph = node_graph.GRAPHS[kind].build(arguments, "")

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from par_ros.node_graph import GRAPHS, NodeGraph, parse_arguments
+from par_ros.graph_arguments import parse_arguments
+from par_ros.node_graph import GRAPHS, NodeGraph
 from par_ros.process import PARENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]

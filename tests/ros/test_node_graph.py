@@ -10,15 +10,17 @@ import pytest
 
 from par_model.simulation.tasks import TASKS
 from par_ros import parameters, topics
+from par_ros.graph_arguments import (
+    LoopbackArguments,
+    RealArmArguments,
+    SimArguments,
+    parse_arguments,
+)
 from par_ros.graph_runner import command_line
 from par_ros.node_graph import (
     GRAPHS,
-    LoopbackArguments,
     NodeGraph,
-    RealArmArguments,
-    SimArguments,
     loopback_graph,
-    parse_arguments,
     real_arm_graph,
     sim_graph,
 )

@@ -17,7 +17,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState
 
 from par_ros import messages
-from par_ros.node_graph import SimArguments, sim_graph
+from par_ros.graph_arguments import SimArguments
+from par_ros.node_graph import sim_graph
 from par_ros.recording import RecordingWriter, message_definition, read_recording
 from par_ros.replay import main as replay
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES, OBSERVED, TOPICS

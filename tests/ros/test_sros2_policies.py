@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from par_ros.node_graph import RealArmArguments, real_arm_graph
+from par_ros.graph_arguments import RealArmArguments
+from par_ros.node_graph import real_arm_graph
 from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
