@@ -8,6 +8,8 @@ from par_ros.proof.hostile_sensors import HostileSensors
 from par_ros.proof.hostile_world import HostileWorld
 
 _LOOK_S = 0.1
+# A clock that has stood for less is not apart from the steady one by what counts as a step.
+_UNSEEN_NS = 2_000_000
 # What the guard must have seen before it lets anybody engage.
 _FRESH_S = 0.25
 _LOOK_BACK_S = 0.2
@@ -146,7 +148,8 @@ class HostileOperator:
             found.append(("engage_moving", f"engaged while the command moves at {speed:.3g} rad/s"))
         if not world.mode.lockstep:
             found += self._why_not_heard()
-        if world.ros_moves_since_ns < 0:
+        stands = world.ros_moves_since_ns < 0
+        if stands and world.now_ns - world.ros_stands_since_ns > _UNSEEN_NS:
             found.append(("engage_clock", "engaged while the guard's ROS clock stands still"))
         return found
 

@@ -72,6 +72,7 @@ class HostileWorld:
         self.moved_by_hand: Callable[[int], FloatArray] | None = None
         self._frozen_ros_ns: int | None = None
         self.ros_moves_since_ns = 0
+        self.ros_stands_since_ns = 0
         self.closed_watches: list[StopWatch] = []
         self.on_disengaged: list[Callable[[str], None]] = []
         self._engaged_since_ns: int | None = None
@@ -165,6 +166,7 @@ class HostileWorld:
         """The guard's ROS clock stands still, or runs again."""
         self._frozen_ros_ns = self.clock.read(self.now_ns) if frozen else None
         self.ros_moves_since_ns = -1 if frozen else self.now_ns
+        self.ros_stands_since_ns = self.now_ns
 
     def call(self, origin: str, ask: Callable[[Instant], Any], computing_s: float = 0.0) -> Any:
         """Give the guard something, and send what it answers. Returns the answer."""
