@@ -98,10 +98,14 @@ class Timeline:
 
     def _divergence(self, last: Moment, moment: Moment) -> ClockStep | None:
         apart_ns = moment.offset_ns - self._expected_offset_ns
+        most_ns = _FOLLOWED_SLEW * (moment.steady_ns - last.steady_ns)
+        # The expected offset may still be on its way after a smaller step to the other side.
+        jump_ns = moment.offset_ns - last.offset_ns
+        if abs(jump_ns) - most_ns > max(MAX_DIVERGENCE_NS, abs(apart_ns)):
+            apart_ns = jump_ns
         if abs(apart_ns) > MAX_DIVERGENCE_NS:
             self._expected_offset_ns = moment.offset_ns
             return ClockStep(apart_ns / NANOSECONDS)
-        most_ns = _FOLLOWED_SLEW * (moment.steady_ns - last.steady_ns)
         self._expected_offset_ns += min(max(apart_ns, -most_ns), most_ns)
         return None
 

@@ -30,6 +30,20 @@ def test_every_divergence_over_two_milliseconds_is_a_step(step_ns: int) -> None:
         assert step.step_s == pytest.approx(step_ns / S, abs=1e-6)
 
 
+def test_a_step_is_noticed_after_a_smaller_one_to_the_other_side() -> None:
+    """-1.997 ms, too small, is followed within 2 s; +2.568 ms comes before."""
+    timeline = Timeline(simulated=False)
+    last = ticked(timeline, 50)
+    offset_ns = last.offset_ns - 1_997_000
+    for number in range(1, 70):
+        steady_ns = last.steady_ns + number * 20 * MS
+        assert timeline.advance(Moment(offset_ns + steady_ns, steady_ns)) is None
+    steady_ns += 20 * MS
+    step = timeline.advance(Moment(offset_ns + 2_568_000 + steady_ns, steady_ns))
+    assert step is not None
+    assert step.step_s == pytest.approx(2.568e-3)
+
+
 @given(st.integers(-2 * MS, 2 * MS), st.integers(0, 10 * S))
 def test_a_stamp_is_what_the_clocks_say_now(step_ns: int, ahead_ns: int) -> None:
     """A step that is not noticed is in the next stamp."""
