@@ -99,6 +99,10 @@ class History:
         if before is not None and before.origin == "engage" and not self.has_reference:
             # The stop's only point is ahead, because from where it begins nobody knows.
             return LED
+        picked_ns = source.picked_up_steady_ns or source.given_steady_ns
+        if broken.kind == "position" and "ahead" in source.fate:
+            # The clock went back meanwhile: a long way to the first point, which overshoots.
+            return CLOCK_STEP if self.stepped_ns(source.given_steady_ns, picked_ns) else ""
         if broken.kind in ("finite", "position"):
             return ""
         if not broken.intended_breaks:
