@@ -108,7 +108,7 @@ class Recorded:
 
 
 def decoded(data: bytes, topic: Topic) -> Any:
-    """The ROS message. Raises ValueError for bytes that are none of the topic's type."""
+    """The ROS message. Raises ValueError for bytes that cannot be read as the topic's type."""
     try:
         return deserialize_message(data, topic.message_type)
     except RuntimeError as error:

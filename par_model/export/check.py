@@ -67,7 +67,7 @@ def _check_attention(node: onnx.NodeProto, spec: GraphSpec) -> None:
     _require(not given, spec, f"gives Attention {given}, which TensorRT refuses or ignores")
     causal = any(item.name == "is_causal" and item.i for item in node.attribute)
     _require(
-        not causal, spec, "uses is_causal on a cache of fixed size; the mask says what is seen"
+        not causal, spec, "uses is_causal on a cache of fixed size; the attention mask must do that"
     )
 
 

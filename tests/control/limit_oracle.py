@@ -58,8 +58,8 @@ class Findings:
     Attributes:
         num_samples: milliseconds looked at.
         violations: how many samples broke a limit, by kind; "step" is a discontinuity, "finite" a
-            number that is none; and how many trajectories began "ahead" of their pick-up or were
-            "rejected", over before it.
+            number that is not finite; and how many trajectories began "ahead" of their pick-up or
+            were "rejected", over before it.
         largest: largest velocity, acceleration, jerk as a share of the joint's limit.
         examples: the first few violations in words.
     """

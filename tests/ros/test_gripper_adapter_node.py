@@ -360,6 +360,7 @@ def test_a_server_that_was_started_anew_gets_the_grasp_again(
         return len(grasp.goals) == 2
 
     rig.wait_for(grasps_again)
+    assert len(grasp.goals) == 2
 
 
 def test_rejected_and_aborted_goals_are_reported_within_a_second(

@@ -137,6 +137,7 @@ def test_a_stop_of_every_publisher_latches(rig: GuardRig, qos: Qos) -> None:
         return bool(rig.received[E_STOP_STATE.name][-1].data)
 
     rig.wait_for(is_latched, "latching")
+    assert not rig.trigger("engage").success
 
 
 def test_the_latch_outlives_the_lifecycle(rig: GuardRig) -> None:
@@ -376,8 +377,12 @@ def test_a_restarted_guard_starts_disengaged(rig: GuardRig) -> None:
     rig.wait_for(
         lambda: np.allclose(rig.positions()[:7], sent.positions[-1], atol=1e-6), "coming to rest"
     )
+    num_sent = len(rig.received[JOINT_TRAJECTORY.name])
     rig.start_guard()
     rig.wait_for_state(engaged="false")
+    rig.publish(rig.gentle_knots())
+    rig.wait_for_one_more(EXECUTED_ACTIONS)
+    assert len(rig.received[JOINT_TRAJECTORY.name]) == num_sent
 
 
 def test_it_goes_through_its_lifecycle_and_ends_well(rig: GuardRig) -> None:
