@@ -153,6 +153,23 @@ def test_a_planted_engage_is_found() -> None:
     assert set(world.totals.violations) == {"engage_latched", "engage_moving"}
 
 
+@pytest.mark.parametrize(("stood_ms", "found"), [(1, set()), (3, {"engage_clock"})])
+def test_an_engage_without_a_running_clock_is_found(stood_ms: int, found: set[str]) -> None:
+    """Standing for less than counts as a step, it cannot be seen to stand."""
+    run = HostileRun(SPEC, 0, Choice.of(only=()), 40, "arm")
+    world = run.world
+    while not world.guard.engaged:
+        world.step()
+    run.operator.disengage()
+    while world.is_commanded_to_move():
+        world.step()
+    world.guard = Yielding(world.guard)
+    world.ros_moves_since_ns = -1
+    world.ros_stands_since_ns = world.now_ns - stood_ms * MS
+    run.operator.engage()
+    assert set(world.totals.violations) == found
+
+
 def test_a_planted_deaf_stop_is_found() -> None:
     found = run_with(Deaf, ("stops_after_chunks",)).world.totals.violations
     assert found["rest_after_e_stop"] > 0

@@ -6,7 +6,7 @@ import pytest
 
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.proof.hostile_controller import SentTrajectory
-from par_ros.proof.hostile_judge import StopWatch
+from par_ros.proof.hostile_judge import Broken, StopWatch
 from par_ros.proof.hostile_verdicts import (
     CLOCK_STEP,
     FOLLOWS_CLOCK,
@@ -80,3 +80,20 @@ def test_a_lost_stop_is_an_excuse_only_where_nobody_reports(
     lost.sent.append(stop)
     assert lost.excuse_of_rest(rest(0.9, stop_s=10.9)) == excuse
     assert lost.excuse_of_rest(rest(1.7, stop_s=10.9)) == ""
+
+
+@pytest.mark.parametrize(
+    ("stepped_at_ms", "excuse"), [(10_004, CLOCK_STEP), (10_050, ""), (None, "")]
+)
+def test_a_position_beyond_its_limit_is_excused_by_a_step_before_the_pick_up_alone(
+    stepped_at_ms: int | None, excuse: str
+) -> None:
+    """The clock went back: the first point is far ahead, and the way to it may overshoot."""
+    stepped = history()
+    stepped.sent[0].fate.add("ahead")
+    if stepped_at_ms is not None:
+        stepped.clock_steps.append((stepped_at_ms * MS, -3_000 * MS))
+    beyond = Broken("position", 0.01, 0.5, 10_200 * MS, 0, stepped.sent[0], None, False, True, -1)
+    assert stepped.excuse(beyond) == excuse
+    stepped.sent[0].fate.remove("ahead")
+    assert stepped.excuse(beyond) == ""

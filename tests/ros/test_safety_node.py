@@ -380,8 +380,14 @@ def test_a_restarted_guard_starts_disengaged(rig: GuardRig) -> None:
     num_sent = len(rig.received[JOINT_TRAJECTORY.name])
     rig.start_guard()
     rig.wait_for_state(engaged="false")
-    rig.publish(rig.gentle_knots())
-    rig.wait_for_one_more(EXECUTED_ACTIONS)
+    num_answers = len(rig.received[EXECUTED_ACTIONS.name])
+
+    def answers_a_chunk() -> bool:
+        # The dead guard's subscription is matched for a while: chunks go nowhere until then.
+        rig.publish(rig.gentle_knots())
+        return len(rig.received[EXECUTED_ACTIONS.name]) > num_answers
+
+    rig.wait_for(answers_a_chunk, EXECUTED_ACTIONS.name)
     assert len(rig.received[JOINT_TRAJECTORY.name]) == num_sent
 
 
