@@ -187,6 +187,8 @@ class FaultCases:
                 sent = rig.num_chunks
                 rig.spin_until(lambda sent=sent: rig.num_chunks > sent, CHUNK_S)
             rig.spin_for(fault.phase_s)
+            if rig.state.get("engaged") != "true":
+                raise SuiteError(f"the guard let go before the fault: {self._state()}.")
             # The swing stands still where it turns.
             if self._is_moving():
                 return
