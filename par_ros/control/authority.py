@@ -7,13 +7,11 @@ Times are integer nanoseconds of the guard's timeline.
 from collections import Counter
 from collections.abc import Callable
 
+from par_ros.control.arm_view import ArmView
 from par_ros.control.chunk_form import Fault
 from par_ros.control.command import Command, log
-from par_ros.control.commanded_motion import MotionHistory
 from par_ros.control.commander import Commander
 from par_ros.control.joint_trajectory import NANOSECONDS
-from par_ros.control.joint_watch import JointWatch
-from par_ros.control.reference_watch import ReferenceWatch
 from par_ros.control.timeline import ClockStep, Moment, Timeline
 
 
@@ -46,10 +44,8 @@ class Authority:
     def __init__(
         self,
         timeline: Timeline,
-        motions: MotionHistory,
+        arm: ArmView,
         commander: Commander,
-        joints: JointWatch,
-        reference: ReferenceWatch,
         latch: StopLatch,
         counters: Counter[str],
         *,
@@ -61,10 +57,10 @@ class Authority:
         on_clock_step: called where the ROS clock has stepped.
         """
         self.timeline = timeline
-        self._motions = motions
+        self._motions = arm.motions
+        self._joints = arm.joints
+        self._reference = arm.reference
         self._commander = commander
-        self._joints = joints
-        self._reference = reference
         self.latch = latch
         self._counters = counters
         self._lockstep_chunk_ns = lockstep_chunk_ns

@@ -8,24 +8,18 @@ import dataclasses
 from collections import Counter
 
 from par_ros.control.action_schedule import ActionSchedule, ScheduleRefusal
+from par_ros.control.arm_view import ArmView
 from par_ros.control.authority import Authority
 from par_ros.control.chunk_follower import ChunkFollower
 from par_ros.control.chunk_form import Fault, RequestedChunk
 from par_ros.control.command import Command, log
-from par_ros.control.commanded_motion import MotionHistory
 from par_ros.control.commander import Commander
+from par_ros.control.deadlines import Deadlines
 from par_ros.control.engaging import Engaging
 from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
-from par_ros.control.joint_watch import JointWatch
-from par_ros.control.reference_watch import ReferenceWatch
 from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.timeline import Moment
-from par_ros.control.watchdog import Watchdog
-
-# Deadlines in the guard's watchdog.
-NEXT_CHUNK = "chunk"
-LIVE_POLICY = "dead_policy"
 
 
 class ChunkAnswers:
@@ -35,28 +29,26 @@ class ChunkAnswers:
         self,
         settings: GuardSettings,
         authority: Authority,
-        motions: MotionHistory,
+        arm: ArmView,
         commander: Commander,
-        joints: JointWatch,
-        reference: ReferenceWatch,
         engaging: Engaging,
         safety_filter: SafetyFilter,
         schedule: ActionSchedule,
-        watchdog: Watchdog,
+        deadlines: Deadlines,
         counters: Counter[str],
     ) -> None:
         self.settings = settings
         self._authority = authority
-        self._motions = motions
+        self._motions = arm.motions
+        self._joints = arm.joints
+        self._reference = arm.reference
         self._commander = commander
-        self._joints = joints
-        self._reference = reference
         self._engaging = engaging
         self._filter = safety_filter
         self._schedule = schedule
-        self._watchdog = watchdog
+        self._deadlines = deadlines
         self._counters = counters
-        self._follower = ChunkFollower(safety_filter, motions, commander, counters)
+        self._follower = ChunkFollower(safety_filter, arm.motions, commander, counters)
         # The chunk that was answered last, in case its answer is withdrawn.
         self._answered: RequestedChunk | None = None
 
@@ -142,7 +134,7 @@ class ChunkAnswers:
             return self._hold_chunk(chunk, *wait, time_ns, moment)
         start_ns = timeline.of_stamp(placed.start_ns, moment)
         followed, logged = self._follower.follow(chunk, lead, placed, start_ns, time_ns)
-        self._expect_next(start_ns, time_ns, moment)
+        self._deadlines.expect_next_chunk(start_ns, time_ns, moment)
         if isinstance(followed, str):
             return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
         self._authority.holding = ""
@@ -225,13 +217,6 @@ class ChunkAnswers:
         stamp_ns = self._authority.timeline.of_stamp(chunk.stamp_ns, moment)
         begin_ns = stamp_ns if self.settings.lockstep else time_ns
         return command.telling(self._follower.held(begin_ns, stamp_ns), chunk.stamp_ns)
-
-    def _expect_next(self, start_ns: int, time_ns: int, moment: Moment) -> None:
-        duration_s = self.settings.num_actions * self.settings.step_s
-        left_s = duration_s + (start_ns - time_ns) / NANOSECONDS
-        now_s = self._authority.timeline.seconds(moment)
-        self._watchdog.feed(NEXT_CHUNK, now_s, left_s + self.settings.late_after_s)
-        self._watchdog.feed(LIVE_POLICY, now_s, left_s + self.settings.policy_timeout_s)
 
     def _stand_at_measured(self, time_ns: int) -> bool:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator asks of the guard: engage, disengage, emergency stop, and its reset."""
+
+from collections import Counter
+
+from par_ros.control.action_schedule import ActionSchedule
+from par_ros.control.arm_view import ArmView
+from par_ros.control.authority import Authority
+from par_ros.control.command import Command, Reply
+from par_ros.control.commander import Commander
+from par_ros.control.deadlines import Deadlines
+from par_ros.control.engaging import Engaging
+from par_ros.control.guard_settings import GuardSettings
+from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.timeline import Moment
+
+
+class OperatorRequests:
+    """Answers each request to one arm's guard with a sentence."""
+
+    def __init__(
+        self,
+        settings: GuardSettings,
+        authority: Authority,
+        arm: ArmView,
+        commander: Commander,
+        engaging: Engaging,
+        schedule: ActionSchedule,
+        deadlines: Deadlines,
+        counters: Counter[str],
+    ) -> None:
+        self._settings = settings
+        self._authority = authority
+        self._arm = arm
+        self._commander = commander
+        self._engaging = engaging
+        self._schedule = schedule
+        self._deadlines = deadlines
+        self._counters = counters
+
+    def engage(self, moment: Moment) -> Reply:
+        """Let chunks pass, from where the controller holds the arm on."""
+        stepped = self._authority.advance(moment)
+        if stepped is not None:
+            return Reply(False, "the clock has just stepped; look at it, then engage", stepped)
+        if self._authority.engaged:
+            return Reply(True, "is engaged already")
+        refusal = self._why_not_engage(moment)
+        if refusal:
+            return Reply(False, refusal)
+        start = self._engaging.start()
+        time_ns = self._authority.timeline.time_ns(moment)
+        if self._settings.lockstep:
+            assert self._arm.joints.newest is not None
+            time_ns = self._arm.joints.newest.stamp_ns
+        self._arm.motions.stand_at(start.state.positions, start.gripper_m, time_ns)
+        self._arm.reference.begin()
+        self._arm.joints.restart_tracking()
+        self._schedule.reset()
+        self._authority.begin()
+        self._deadlines.expect_first_chunk(moment)
+        if not start.settles:
+            return Reply(True, "engaged from where the arm is held")
+        command, self._authority.latch.settled_ns = self._commander.settle(start, time_ns, moment)
+        duration_s = (self._authority.latch.settled_ns - time_ns) / NANOSECONDS
+        return Reply(
+            True,
+            "engaged from the measured positions; the controller's reference is not known, so the "
+            f"arm is led there first, within {duration_s:.1f} s",
+            command,
+        )
+
+    def disengage(self, moment: Moment) -> Reply:
+        """Come to rest and let nothing pass."""
+        stepped = self._authority.advance(moment)
+        was_engaged, self._authority.engaged = self._authority.engaged, False
+        command = self._authority.stop(moment) if stepped is None else stepped
+        # The arm may be moved by hand, or put back to its start, before the next engage.
+        self._arm.joints.forget()
+        if stepped is not None:
+            return Reply(True, "disengaged by a clock step; the arm comes to rest", stepped)
+        if not was_engaged:
+            return Reply(True, "was not engaged", command)
+        return Reply(True, "disengaged; the arm comes to rest", command)
+
+    def e_stop(self, moment: Moment) -> Reply:
+        """Stop whatever moves; nothing passes until reset_stop and then engage."""
+        stepped = self._authority.advance(moment)
+        was_latched, self._authority.latch.is_set = self._authority.latch.is_set, True
+        self._authority.engaged = False
+        self._counters["e_stops"] += not was_latched
+        if self._authority.is_quiet(moment):
+            return Reply(
+                True,
+                "latched; after a clock step nothing can be sent, the running motion ends at rest "
+                "by itself",
+                stepped or Command(),
+            )
+        command = self._authority.stop(moment)
+        reference = self._arm.reference
+        if not self._arm.motions and reference.is_known and not reference.is_at_rest:
+            return Reply(
+                True,
+                "latched; the controller follows a motion that the guard has not sent: stop it at "
+                "the controller or the robot",
+                command,
+            )
+        if was_latched:
+            return Reply(True, "was stopped already", command)
+        return Reply(True, "stopped; reset_stop and then engage clear it", command)
+
+    def reset_stop(self) -> Reply:
+        """Clear the latch; the guard stays disengaged."""
+        if not self._authority.latch.is_set:
+            return Reply(True, "was not stopped")
+        self._authority.latch.is_set = False
+        return Reply(True, "stop cleared; engage when the arm is safe to move")
+
+    def _why_not_engage(self, moment: Moment) -> str:
+        if self._authority.latch.is_set:
+            return "the emergency stop is latched; call reset_stop first"
+        if self._authority.is_quiet(moment):
+            return "the clock has stepped; wait until the running motion has ended"
+        if self._deadlines.num_policies > 1:
+            return (
+                f"{self._deadlines.num_policies} policies publish action_chunk; stop all but one "
+                "(one that was killed stays in the ROS graph for some seconds)"
+            )
+        time_ns = self._authority.timeline.time_ns(moment)
+        if self._authority.moves(time_ns):
+            return "the arm is still coming to rest; try again in a moment"
+        behind_s = self._authority.behind_s(moment)
+        if behind_s > 0.0 and not self._settings.sim_clock:
+            return (
+                f"the clock went back; a controller may stand until it has caught up in "
+                f"{behind_s:.1f} s; wait, or restart the controller and then the guard"
+            )
+        motions = self._arm.motions
+        commanded = motions.running.arm.positions[-1] if motions else None
+        return self._engaging.why_not(moment, commanded)
