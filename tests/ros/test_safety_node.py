@@ -21,7 +21,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from par_ros import messages
+from par_ros import messages, reference_input
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.parameters import read_arm_spec
 from par_ros.safety_node import SafetyNode
@@ -414,6 +414,27 @@ def test_an_unknown_arm_is_one_sentence(rig: GuardRig) -> None:
     process.wait(20)
     assert process.stderr is not None
     assert "arm 'pandda' is unknown, config/arms holds fr3, panda, ur5e" in process.stderr.read()
+
+
+def test_after_a_failed_configure_the_emergency_stop_latches(
+    free_domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """control_msgs is not installed: the guard is refused, the stop is heard all the same."""
+
+    def refuse() -> Any:
+        raise ValueError("control_msgs is not installed")
+
+    monkeypatch.setattr(reference_input, "_controller_state_type", refuse)
+    rclpy.init(args=["--ros-args", "-p", "reference:=controller_state"])
+    try:
+        node = SafetyNode()
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        reply = node._on_stop(Trigger.Request(), Trigger.Response())
+        assert reply.message == "latched; the guard is not configured, nothing moves by it"
+        assert node._latch.is_set
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
 
 
 @pytest.mark.parametrize(

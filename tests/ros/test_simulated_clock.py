@@ -67,7 +67,7 @@ def test_what_took_the_guard_long_is_sent_while_the_simulator_stands(free_domain
         deadline_s = time.monotonic() + TIMEOUT_S
         while not received:
             assert time.monotonic() < deadline_s
-            guard._send(command, Moment(S, time.monotonic_ns() - S // 2))
+            guard._session.send(command, Moment(S, time.monotonic_ns() - S // 2))
             executor.spin_once(timeout_sec=0.05)
         assert guard.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
     finally:

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configured guard between its topics: takes messages, calls it, publishes what it commands."""
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from par_ros import guard_report, messages
+from par_ros.control.command import Command, Reply
+from par_ros.control.guard import Guard, StopLatch
+from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.timeline import Moment
+from par_ros.guard_outputs import GuardOutputs
+from par_ros.parameters import (
+    SafetyNodeParameters,
+    expects_reference,
+    guard_settings,
+    read_guarded_arm,
+)
+from par_ros.process import ClockReader
+from par_ros.reference_input import ReferenceInput
+from par_ros.simulated_clock import SimulatedClock
+from par_ros.topics import ACTION_CHUNK, JOINT_STATES, sensor_qos
+
+# Looking for a second policy asks the ROS graph: not at every tick.
+_TICKS_PER_GRAPH_LOOK = 10
+# A stop that could not be published in time is planned again this many times.
+_SEND_TRIES = 3
+
+
+class GuardSession:
+    """One guard, from configuring to cleaning up.
+
+    Attributes:
+        is_active: whether chunks and joint states are taken.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: SafetyNodeParameters,
+        latch: StopLatch,
+        clocks: ClockReader,
+        on_news: Callable[[], None],
+    ) -> None:
+        """on_news: called where a command changed what the guard's state counts.
+
+        Raises ValueError for parameters that are not possible.
+        """
+        self._node = node
+        self._parameters = parameters
+        self._clocks = clocks
+        self._on_news = on_news
+        self.is_active = False
+        self._num_ticks = 0
+        self._num_policies = 0
+        # The newest joint state that the guard was given: its stamp, and both clocks then.
+        self._joint_state_taken: tuple[int, Moment] | None = None
+        self.spec = read_guarded_arm(parameters)
+        use_sim_time = bool(node.get_parameter("use_sim_time").value)
+        settings = guard_settings(parameters, use_sim_time=use_sim_time)
+        self._guard = Guard(self.spec, settings, latch)
+        self._reference: ReferenceInput | None = None
+        if expects_reference(parameters):
+            names = self.spec.arm_joint_names
+            self._reference = ReferenceInput(node, parameters.reference, names)
+        # Of a simulation in real time.
+        self._simulated_clock: SimulatedClock | None = None
+        if use_sim_time and not settings.lockstep:
+            self._simulated_clock = SimulatedClock(node, parameters.clock_lead_s)
+        self._selector = JointStateSelector(self.spec.joint_names)
+        self._outputs = GuardOutputs(node, dry_run=parameters.dry_run)
+        self._chunks = node.create_subscription(
+            JointTrajectoryMessage,
+            ACTION_CHUNK.name,
+            self._on_chunk,
+            ACTION_CHUNK.reader_qos.profile(),
+            # A message of 100,000 points or joints is not made into an object: that takes seconds.
+            raw=True,
+        )
+        self._joint_states = node.create_subscription(
+            JointState,
+            JOINT_STATES.name,
+            self._on_joint_state,
+            sensor_qos(JOINT_STATES, reliable=parameters.mode == "lockstep"),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            raw=True,
+        )
+        self._note_input("configure", self._now())
+        self._outputs.publish_notes()
+
+    def destroy(self) -> None:
+        """Stop listening and publishing."""
+        for subscription in (self._chunks, self._joint_states):
+            self._node.destroy_subscription(subscription)
+        for source in (self._reference, self._simulated_clock):
+            if source is not None:
+                source.destroy(self._node)
+        self._outputs.destroy()
+
+    @property
+    def has_joint_state(self) -> bool:
+        """True once a usable joint state has come."""
+        return self._guard.has_joint_state
+
+    # Inputs
+
+    def _on_chunk(self, data: bytes) -> None:
+        if not self.is_active:
+            return
+        self._take_joint_states()
+        self.take_references()
+        try:
+            message = messages.deserialize_chunk(data)
+            trajectory = messages.read_joint_trajectory(message)
+        except ValueError as error:
+            reason, moment = str(error), self._now()
+            self._note_input("bad_chunk", moment, reason=reason)
+            self.send(self._guard.on_bad_chunk(reason, moment), moment)
+            return
+        chunk = RequestedChunk(
+            messages.stamp_ns(message),
+            trajectory.joint_names,
+            trajectory.times_s,
+            trajectory.positions,
+        )
+        moment = self._now()
+        # First for a replay: what is withdrawn is noted behind it.
+        self._note_input("chunk", moment, chunk_stamp_ns=str(chunk.stamp_ns))
+        self.send(self._guard.on_chunk(chunk, moment), moment)
+
+    def _take_joint_states(self) -> None:
+        """Read what has arrived already. The executor takes one message a round and the chunk's
+        first, so a guard that got no CPU for a while would judge a chunk by old joints."""
+        subscription = self._joint_states
+        for _ in range(subscription.qos_profile.depth):
+            with subscription.handle:
+                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is None:
+                return
+            self._on_joint_state(taken[0])
+
+    def _on_joint_state(self, data: bytes) -> None:
+        if not self.is_active:
+            return
+        moment = self._now()
+        try:
+            message = messages.deserialize_joint_state(data)
+            if not set(message.name) & set(self._selector.joint_names):
+                # Another robot's joints, or another part's: on some systems all share one topic.
+                return
+            raw = messages.read_joint_state(message)
+            sample = self._selector.take(
+                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
+            )
+        except ValueError as error:
+            reason = str(error)
+            self._note_input("bad_joint_state", moment, reason=reason)
+            self.send(self._guard.on_bad_joint_state(reason, moment), moment)
+            return
+        if sample is None:
+            self._guard.on_missing_joints(self._selector.missing)
+            return
+        self._joint_state_taken = sample.stamp_ns, moment
+        command = self._guard.on_joint_state(sample, moment)
+        if _is_something(command):
+            self._note_input("joint_state", moment)
+        self.send(command, moment)
+
+    def take_references(self) -> None:
+        """The controller's reference: every sample while a pick-up is awaited, else the newest."""
+        if self._reference is None:
+            return
+        samples = self._reference.take(only_newest=not self._guard.awaits_reference)
+        if not samples:
+            return
+        moment = self._now()
+        if self._outputs.is_recorded:
+            packed = guard_report.pack_references(samples)
+            self._note_input("references", moment, samples=packed)
+        for sample in samples:
+            self.send(self._guard.on_reference(sample, moment), moment)
+
+    def tick(self) -> None:
+        """Let the guard look at its deadlines."""
+        self.take_references()
+        if self._num_ticks % _TICKS_PER_GRAPH_LOOK == 0:
+            self._num_policies = self._node.count_publishers(self._chunks.topic_name)
+        self._num_ticks += 1
+        moment = self._now()
+        command = self._guard.on_tick(self._num_policies, moment)
+        if _is_something(command):
+            self._note_input("tick", moment)
+        self.send(command, moment)
+
+    # Requests
+
+    def engage(self) -> Reply:
+        """Let chunks pass, if the guard agrees."""
+        moment = self._now()
+        reply = self._guard.engage(moment)
+        if reply.success or _is_something(reply.command):
+            # auto_engage asks at every tick until it may.
+            self._note_input("engage", moment)
+        self.send(reply.command, moment)
+        return reply
+
+    def disengage(self) -> Reply:
+        """Come to rest and let nothing pass."""
+        moment = self._now()
+        reply = self._guard.disengage(moment)
+        self._note_input("disengage", moment)
+        self.send(reply.command, moment)
+        return reply
+
+    def e_stop(self) -> Reply:
+        """Stop whatever moves, and latch."""
+        moment = self._now()
+        reply = self._guard.e_stop(moment)
+        self._note_input("e_stop", moment)
+        self.send(reply.command, moment)
+        return reply
+
+    def reset_stop(self) -> Reply:
+        """Clear the latch."""
+        reply = self._guard.reset_stop()
+        self._note_input("reset_stop", self._now())
+        self._outputs.publish_notes()
+        return reply
+
+    # Outputs
+
+    def send(self, command: Command, moment: Moment) -> None:
+        """Publish, unless it has become too late for the arm: then what the guard says instead.
+
+        moment: what the guard was given, from which the splice counts.
+        """
+        for attempt in range(_SEND_TRIES):
+            if command.arm is None or not command.has_splice or self._guard.settings.lockstep:
+                break
+            now = self._now()
+            if self._is_in_time(moment, now):
+                break
+            self._outputs.report(command)
+            last = attempt == _SEND_TRIES - 1
+            self._note_input("withdraw", now, last=str(last).lower())
+            command, moment = self._guard.withdraw(now, last=last), now
+        self._outputs.publish(command)
+        if self._outputs.has_news(self._guard):
+            self._on_news()
+
+    def _is_in_time(self, moment: Moment, now: Moment) -> bool:
+        """Whether what was planned at `moment` reaches the arm before it has departed from it."""
+        if self._simulated_clock is not None:
+            return self._simulated_clock.is_in_time(moment, now)
+        within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
+        return now.steady_ns - moment.steady_ns <= within_ns
+
+    def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
+        """Publish the guard's latest input with its times, so that a recording can be replayed."""
+        self._outputs.note_input(
+            kind, moment, self._joint_state_taken, num_policies=str(self._num_policies), **details
+        )
+
+    def publish_state(self) -> None:
+        """guard_state, and more on /diagnostics."""
+        more = {
+            "dry_run": str(self._parameters.dry_run).lower(),
+            "reference": self._reference_text(),
+            "num_policies": str(self._num_policies),
+        }
+        self._outputs.publish_state(self._guard, more, self._now())
+
+    def _reference_text(self) -> str:
+        """Whether the controller's reference is available."""
+        if self._reference is None:
+            return "none: engaging leads the arm to where it is measured"
+        if self._reference.fault:
+            return f"{self._reference.topic_name}: {self._reference.fault}"
+        heard = "" if self._guard.has_reference else ", nothing has come"
+        return f"{self._reference.topic_name}{heard}"
+
+    def _now(self) -> Moment:
+        return self._clocks.now()
+
+
+def _is_something(command: Command) -> bool:
+    return command.arm is not None or command.executed is not None or bool(command.events)
