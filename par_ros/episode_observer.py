@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the graph's topics tell of an episode: listened to in one thread, asked for in another."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from par_model.interface import ImageArray
+from par_model.simulation.tasks import CONTROL_STEP_S
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.run_results import EpisodeResult, GuardChange
+from par_ros.topics import (
+    ACTION_CHUNK,
+    APPLIED_TARGETS,
+    DIAGNOSTICS,
+    EPISODE_STATE,
+    EXECUTED_ACTIONS,
+    GUARD,
+    IMAGE,
+    POLICY,
+    PREDICTED_IMAGE,
+    Topic,
+    sensor_qos,
+)
+
+# The bridge's most steps an episode; applied_targets has a point for each.
+_MOST_STEPS = 100_000
+# Two numbers closer than this are the same command.
+_SAME_COMMAND = 1e-9
+
+
+@dataclass
+class ObservedEpisode:
+    """What was heard during the episode of `seed`. Stamps in ns."""
+
+    seed: int | None = None
+    pictures: dict[int, ImageArray] = field(default_factory=dict)
+    predictions: dict[int, ImageArray] = field(default_factory=dict)
+    asked: dict[int, JointTrajectory] = field(default_factory=dict)
+    executed: dict[int, JointTrajectory] = field(default_factory=dict)
+    policy_latency_ms: list[float] = field(default_factory=list)
+    policy_is_quiet: bool = False
+    guard_is_quiet: bool = False
+    holds: int = 0
+    # In the order of their first appearance.
+    guard_reasons: dict[str, None] = field(default_factory=dict)
+    state: messages.Status | None = None
+    applied: tuple[int, JointTrajectory] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the bridge's targets and the last words of policy and guard have come."""
+        if self.state is None or self.applied is None:
+            return False
+        start_ns = int(self.state.values["start_ns"])
+        return self.policy_is_quiet and self.guard_is_quiet and self.applied[0] == start_ns
+
+    def result(self, *, policy_seed: int, predicted: bool, video: str | None) -> EpisodeResult:
+        """The episode in numbers, once it is complete. The arguments go into it as they are."""
+        assert self.seed is not None
+        assert self.state is not None
+        assert self.applied is not None
+        values = self.state.values
+        start_ns, applied = self.applied
+        steps = int(values["step"])
+        end_ns = start_ns + messages.seconds_to_ns(steps * CONTROL_STEP_S)
+        rate = values["step_rate_hz"]
+        return EpisodeResult(
+            seed=self.seed,
+            policy_seed=policy_seed,
+            success=values["success_once"] == "true",
+            steps=steps,
+            joint_names=applied.joint_names,
+            joint_targets=applied.positions.tolist(),
+            chunks=sum(stamp_ns < end_ns for stamp_ns in self.asked),
+            holds=self.holds,
+            guard_changes=tuple(
+                change for change in self._changes(start_ns) if change.step <= steps
+            ),
+            guard_reasons=tuple(self.guard_reasons),
+            policy_latency_ms=tuple(self.policy_latency_ms),
+            camera_to_trajectory_ms=tuple(_numbers(values["camera_to_trajectory_ms"])),
+            predicted=predicted,
+            step_rate_hz=float(rate) if rate else None,
+            video=video,
+        )
+
+    def _changes(self, start_ns: int) -> list[GuardChange]:
+        """Every number of every chunk that was sent otherwise than asked."""
+        changes = []
+        for stamp_ns, executed in sorted(self.executed.items()):
+            asked = self.asked.get(stamp_ns)
+            if asked is None:
+                continue
+            sent = executed.reordered(asked.joint_names).positions
+            first_step = (stamp_ns - start_ns) / messages.NANOSECONDS / asked.times_s[0]
+            for row, column in np.argwhere(np.abs(sent - asked.positions) > _SAME_COMMAND):
+                changes.append(
+                    GuardChange(
+                        step=round(first_step) + int(row) + 1,
+                        joint=asked.joint_names[column],
+                        asked=float(asked.positions[row, column]),
+                        sent=float(sent[row, column]),
+                    )
+                )
+        return changes
+
+
+class EpisodeObserver:
+    """Subscriptions of a node that another thread spins; every method returns at once."""
+
+    def __init__(self, node: Node, *, keeps_pictures: bool) -> None:
+        self._node = node
+        self._keeps_pictures = keeps_pictures
+        self._lock = threading.Lock()
+        self._episode = ObservedEpisode()
+        # The guard's counters of holds and changed chunks, since it was configured.
+        self._guard_counts = (0, 0)
+        for topic, callback in (
+            (IMAGE, self._on_image),
+            (PREDICTED_IMAGE, self._on_predicted_image),
+            (ACTION_CHUNK, self._on_action_chunk),
+            (EXECUTED_ACTIONS, self._on_executed_actions),
+            (EPISODE_STATE, self._on_episode_state),
+            (APPLIED_TARGETS, self._on_applied_targets),
+            (DIAGNOSTICS, self._on_diagnostics),
+        ):
+            node.create_subscription(topic.message_type, topic.name, callback, _reader_qos(topic))
+
+    # Running thread
+
+    def begin(self, seed: int) -> None:
+        """Forget what was heard; the episode of `seed` begins."""
+        with self._lock:
+            self._episode = ObservedEpisode(seed)
+
+    def take(self) -> ObservedEpisode:
+        """What was heard; what comes from now on belongs to no episode."""
+        with self._lock:
+            episode, self._episode = self._episode, ObservedEpisode()
+        return episode
+
+    def state(self) -> Mapping[str, str]:
+        """The values of the bridge's newest episode_state; empty before the first."""
+        with self._lock:
+            state = self._episode.state
+        return {} if state is None else state.values
+
+    def await_quiet(self) -> None:
+        """Policy and guard are about to be quieted; what they said before does not count."""
+        with self._lock:
+            self._episode.policy_is_quiet = False
+            self._episode.guard_is_quiet = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the episode has come."""
+        with self._lock:
+            return self._episode.is_complete
+
+    # Spinning thread
+
+    def _on_image(self, message: Any) -> None:
+        self._keep_picture(self._episode.pictures, message)
+
+    def _on_predicted_image(self, message: Any) -> None:
+        self._keep_picture(self._episode.predictions, message)
+
+    def _keep_picture(self, pictures: dict[int, ImageArray], message: Any) -> None:
+        stamp_ns = messages.stamp_ns(message)
+        if self._keeps_pictures and stamp_ns not in pictures:
+            picture = messages.image_to_rgb(message)
+            with self._lock:
+                pictures[stamp_ns] = picture
+
+    def _on_action_chunk(self, message: Any) -> None:
+        with self._lock:
+            self._episode.asked[messages.stamp_ns(message)] = messages.read_joint_trajectory(
+                message
+            )
+
+    def _on_executed_actions(self, message: Any) -> None:
+        with self._lock:
+            self._episode.executed[messages.stamp_ns(message)] = messages.read_joint_trajectory(
+                message
+            )
+
+    def _on_episode_state(self, message: Any) -> None:
+        state = messages.read_status(message)
+        with self._lock:
+            # The last episode's state may still be on its way.
+            if state.values["seed"] == str(self._episode.seed):
+                self._episode.state = state
+
+    def _on_applied_targets(self, message: Any) -> None:
+        trajectory = messages.read_joint_trajectory(message, _MOST_STEPS)
+        with self._lock:
+            self._episode.applied = (messages.stamp_ns(message), trajectory)
+
+    def _on_diagnostics(self, message: Any) -> None:
+        for status in messages.read_diagnostics(message):
+            with self._lock:
+                if status.name == self._beside(POLICY):
+                    self._note_policy(status.values)
+                elif status.name == self._beside(GUARD):
+                    self._note_guard(status.values)
+
+    def _beside(self, name: str) -> str:
+        """How node `name` of this graph calls itself on /diagnostics, which all graphs share."""
+        return messages.status_name(self._node).removesuffix(self._node.get_name()) + name
+
+    def _note_policy(self, values: Mapping[str, str]) -> None:
+        """Under the lock."""
+        self._episode.policy_latency_ms += _numbers(values["new_latency_ms"])
+        self._episode.policy_is_quiet = values["active"] == "false"
+
+    def _note_guard(self, values: Mapping[str, str]) -> None:
+        """Under the lock."""
+        counts = (int(values["holds"]), int(values["changes"]))
+        if counts != self._guard_counts:
+            self._episode.holds += counts[0] - self._guard_counts[0]
+            self._episode.guard_reasons[values["last_hold_reason"]] = None
+        self._guard_counts = counts
+        self._episode.guard_is_quiet = values["engaged"] == "false"
+
+
+def _reader_qos(topic: Topic) -> Any:
+    return sensor_qos(topic, reliable=True) if topic is IMAGE else topic.reader_qos.profile()
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
