@@ -101,9 +101,9 @@ class FaultCases:
         rig = self._rig
         try:
             self._prepare(fault)
-            before = dict(rig.counters)
+            before = dict(rig.reports.counters)
             rig.seen.clear()
-            rig.camera_faults.clear()
+            rig.reports.camera_faults.clear()
             rig.mark()
             fault.inject(rig)
             fault_ns = rig.fault_ns
@@ -187,7 +187,7 @@ class FaultCases:
                 sent = rig.num_chunks
                 rig.spin_until(lambda sent=sent: rig.num_chunks > sent, CHUNK_S)
             rig.spin_for(fault.phase_s)
-            if rig.state.get("engaged") != "true":
+            if rig.reports.state.get("engaged") != "true":
                 raise SuiteError(f"the guard let go before the fault: {self._state()}.")
             # The swing stands still where it turns.
             if self._is_moving():
@@ -210,7 +210,7 @@ class FaultCases:
 
     def _state(self) -> str:
         rig = self._rig
-        words = [f"{name} {value}" for name, value in rig.state.items() if value]
+        words = [f"{name} {value}" for name, value in rig.reports.state.items() if value]
         taken = ", ".join(f"{1e3 * delay_s:.0f}" for delay_s, _ in self._delays_s())
         return (
             f"{', '.join(words)}; stalled for {rig.largest_stall_s:.2f} s; trajectories taken "
@@ -223,7 +223,7 @@ class FaultCases:
         rig = self._rig
         goes_on = None
         if fault.holds is False:
-            engaged = rig.state.get("engaged") == "true"
+            engaged = rig.reports.state.get("engaged") == "true"
             goes_on = engaged and any(
                 one.sent_ns > fault_ns and one.kind == "taken" for one in rig.pick_ups
             )
@@ -262,19 +262,19 @@ class FaultCases:
 
     def _seen(self, before: dict[str, int]) -> set[str]:
         rig = self._rig
-        seen = {name for name, count in rig.counters.items() if count > before.get(name, 0)}
-        if rig.state.get("stop_latched") == "true":
+        seen = {name for name, count in rig.reports.counters.items() if count > before.get(name, 0)}
+        if rig.reports.state.get("stop_latched") == "true":
             seen.add("stop_latched")
-        if rig.state.get("engaged") == "false":
+        if rig.reports.state.get("engaged") == "false":
             seen.add("disengaged")
-        return seen | rig.seen | rig.camera_faults | self._answer()
+        return seen | rig.seen | rig.reports.camera_faults | self._answer()
 
     def _answer(self) -> set[str]:
         """How the guard answered the changed chunk."""
         message = self._rig.injected
         if message is None:
             return set()
-        executed = self._rig.executed.get(messages.stamp_ns(message))
+        executed = self._rig.reports.executed.get(messages.stamp_ns(message))
         if executed is None:
             return {"answer_missing"}
         asked = messages.read_joint_trajectory(message).positions
@@ -283,10 +283,10 @@ class FaultCases:
     def _noticed_s(self, fault: Fault, before: dict[str, int], fault_ns: int) -> float | None:
         rig = self._rig
         times_s = [
-            rig.counted_s[word]
+            rig.reports.counted_s[word]
             for words in fault.expected
             for word in words.split("|")
-            if rig.counters.get(word, 0) > before.get(word, 0)
+            if rig.reports.counters.get(word, 0) > before.get(word, 0)
         ]
         return max(min(times_s) - fault_ns * 1e-9, 0.0) if times_s else None
 
@@ -300,7 +300,7 @@ class FaultCases:
 
     def _delays_s(self) -> list[tuple[float, int]]:
         """Of each trajectory that was taken: how long after what the guard was given, and when."""
-        moments = sorted(self._rig.guard_moments_ns)
+        moments = sorted(self._rig.reports.moments_ns)
         delays = []
         for one in self._rig.pick_ups:
             if one.kind == "taken" and one.sent_ns >= self._first_ns:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
@@ -23,25 +22,16 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.parameters import read_arm_spec
 from par_ros.proof.fault_judge import CycleLog
 from par_ros.proof.fault_processes import FaultProcesses, SuiteError
 from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CAMERA_WORLD, ArmWorld, PickUp
+from par_ros.proof.guard_reports import GuardReports
 from par_ros.proof.scripted_policy import CHUNK_S, Swing, chunk_message
 from par_ros.proof.seeing_policy import INSTRUCTION
-from par_ros.topics import (
-    ACTION_CHUNK,
-    DIAGNOSTICS,
-    E_STOP,
-    EXECUTED_ACTIONS,
-    GUARD,
-    GUARD_INPUTS,
-    GUARD_STATE,
-    POLICY,
-)
+from par_ros.topics import ACTION_CHUNK, E_STOP, GUARD, POLICY
 
 ARM_PROCESS = "proof.fault_arm"
 POLICY_PROCESS = "proof.scripted_policy"
@@ -72,15 +62,7 @@ class FaultRig(Node):
         self.log = CycleLog(self.processes.cycles, self.spec.num_arm_joints)
         # Clients are kept: discovery takes longer than a call. (Node._clients is rclpy's own.)
         self._service_clients: dict[str, Any] = {}
-        self.counters: dict[str, int] = {}
-        # When each counter was first seen, seconds of the steady clock.
-        self.counted_s: dict[str, float] = {}
-        self.state: dict[str, str] = {}
-        self.camera_faults: set[str] = set()
         self.pick_ups: list[PickUp] = []
-        # Steady time of what the guard was given, newest last.
-        self.guard_moments_ns: list[int] = []
-        self.executed: dict[int, FloatArray] = {}
         self.own_steps: list[int] = []
         # Words that a case adds about itself, and the chunk that it changed.
         self.seen: set[str] = set()
@@ -104,15 +86,7 @@ class FaultRig(Node):
         self._worlds = self.create_publisher(String, ARM_WORLD, 10)
         self.camera = self.create_publisher(String, CAMERA_WORLD, 10)
         self.create_subscription(String, ARM_EVENTS, self._on_arm_event, 200)
-        for topic, callback in (
-            (GUARD_STATE, self._on_guard_state),
-            (GUARD_INPUTS, self._on_guard_input),
-            (DIAGNOSTICS, self._on_diagnostics),
-            (EXECUTED_ACTIONS, self._on_executed),
-        ):
-            self.create_subscription(
-                topic.message_type, topic.name, callback, topic.reader_qos.profile()
-            )
+        self.reports = GuardReports(self)
 
     # Time.
 
@@ -151,7 +125,7 @@ class FaultRig(Node):
 
     def start_guard(self, parameters: tuple[str, ...], *, supervised: bool) -> None:
         """Start the guard and bring it to active; or have the runner do so."""
-        self.counters, self.counted_s, self.state = {}, {}, {}
+        self.reports.forget_guard()
         if supervised:
             self.processes.start(RUNNER_PROCESS, own_clock=True)
         else:
@@ -332,35 +306,3 @@ class FaultRig(Node):
             self.own_steps.append(content["cycle"])
         else:
             self.pick_ups.append(PickUp(**content))
-
-    # The guard.
-
-    def _on_guard_state(self, message: DiagnosticStatus) -> None:
-        self.state = dict(messages.read_status(message).values)
-
-    def _on_guard_input(self, message: DiagnosticStatus) -> None:
-        for pair in message.values:
-            if pair.key == "steady_ns":
-                self.guard_moments_ns.append(int(pair.value))
-                return
-
-    def _on_executed(self, message: JointTrajectoryMessage) -> None:
-        self.executed[messages.stamp_ns(message)] = messages.read_joint_trajectory(
-            message
-        ).positions
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in messages.read_diagnostics(message):
-            if status.name == GUARD:
-                self._count(
-                    {name: int(text) for name, text in status.values.items() if text.isdigit()}
-                )
-            elif status.name == POLICY and status.values.get("camera_fault"):
-                self.camera_faults.add(f"camera_{status.values['camera_fault']}")
-
-    def _count(self, counters: dict[str, int]) -> None:
-        """A guard that was configured again counts from 0."""
-        for name, count in counters.items():
-            if count != self.counters.get(name, 0):
-                self.counted_s[name] = time.monotonic()
-        self.counters = counters
