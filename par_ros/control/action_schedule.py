@@ -63,15 +63,20 @@ class ScheduleRefusal:
 
 
 class ActionSchedule:
-    """Gives each chunk its time. Its only state is the last stamp seen."""
+    """Gives each chunk its time. What it keeps is the stamps of the last two chunks."""
 
     def __init__(self, settings: ScheduleSettings) -> None:
         self.settings = settings
         self._last_stamp_ns: int | None = None
+        self._stamp_before_ns: int | None = None
 
     def reset(self) -> None:
         """Forget the last stamp: any stamp may come next."""
-        self._last_stamp_ns = None
+        self._last_stamp_ns = self._stamp_before_ns = None
+
+    def take_back(self) -> None:
+        """The chunk that was placed last was not followed, and may be placed again."""
+        self._last_stamp_ns = self._stamp_before_ns
 
     def place(
         self, stamp_ns: int, now_ns: int, takes_over_ns: int
@@ -85,7 +90,7 @@ class ActionSchedule:
         if refusal is not None:
             return refusal
         if self.settings.lockstep:
-            self._last_stamp_ns = stamp_ns
+            self._use(stamp_ns)
             return PlacedChunk(stamp_ns, 0)
         age_s = (now_ns - stamp_ns) / NANOSECONDS
         if age_s < -self.settings.max_future_s:
@@ -94,7 +99,7 @@ class ActionSchedule:
                 f"a chunk's stamp must not lie in the future, this one is {-age_s:.3f} s ahead; "
                 "check that policy and guard use the same clock (use_sim_time).",
             )
-        self._last_stamp_ns = stamp_ns
+        self._use(stamp_ns)
         if age_s > self.settings.max_observation_age_s:
             return self._late(age_s)
         if self.settings.chunk_start == "arrival":
@@ -108,6 +113,9 @@ class ActionSchedule:
         if num_due >= self.settings.num_actions:
             return self._late(age_s)
         return PlacedChunk(start_ns, num_due)
+
+    def _use(self, stamp_ns: int) -> None:
+        self._stamp_before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_ns
 
     def _control_step_ns(self, now_ns: int, takes_over_ns: int) -> int:
         """The control step from which on no action is due before the chunk can take over."""

@@ -93,15 +93,23 @@ class ChunkAnswers:
         command = self._authority.trip(fault, moment, time_ns=time_ns)
         return self._tell_held(command, chunk, time_ns, moment)
 
-    def withdrawn(self, moment: Moment) -> Command:
-        """The answer to the last chunk took too long to be sent: it is held."""
+    def withdrawn(self, moment: Moment, *, last: bool) -> Command:
+        """The answer to the last chunk took too long to be sent: it is planned anew from now.
+
+        last: there is no further try; the chunk is held.
+        """
+        stepped = self._authority.advance(moment)
+        if stepped is not None:
+            return stepped
+        chunk, time_ns = self._answered, self._authority.timeline.time_ns(moment)
+        if chunk is not None and not last:
+            self._schedule.take_back()
+            return self._place(chunk, time_ns, moment)
         self._authority.hold("slow")
         text = "chunk held: the guard took too long to answer it; check the machine's load."
-        if self._answered is None:
+        if chunk is None:
             return log("warning", text)
-        time_ns = self._authority.timeline.time_ns(moment)
-        held = self._tell_held(Command(), self._answered, time_ns, moment)
-        return held.saying("warning", text)
+        return self._tell_held(Command(), chunk, time_ns, moment).saying("warning", text)
 
     def _chunk_time_ns(self, chunk: RequestedChunk, moment: Moment) -> int:
         return (

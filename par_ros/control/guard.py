@@ -190,16 +190,17 @@ class Guard:
     def withdraw(self, moment: Moment, *, last: bool = False) -> Command:
         """What was returned last was not published, because it took too long; what is instead.
 
-        A chunk is held. A stop is planned anew from now, unless this was the last try.
+        It is planned anew from now. On the last try a chunk is held, and a stop given up.
         """
         running = self._arm.motions.running
         if running.kind in ("standing", "found"):
             # Nothing that departs from a motion was sent.
             return Command()
-        self._arm.withdraw()
+        self._arm.motions.withdraw()
+        self._arm.reference.take_back()
         self.counters["withdrawn"] += 1
         if running.kind == "chunk":
-            return self._chunks.withdrawn(moment)
+            return self._chunks.withdrawn(moment, last=last)
         if last:
             return log(
                 "error",

@@ -59,6 +59,21 @@ class ReferenceSample:
         return all(bool(np.isfinite(row).all()) for row in rows)
 
 
+@dataclass
+class _Seen:
+    """What the references have shown of one motion.
+
+    Attributes:
+        taken: they follow it.
+        late: one after its splice was not on it.
+        num_against: in a row, those that were not on it.
+    """
+
+    taken: bool = False
+    late: bool = False
+    num_against: int = 0
+
+
 class ReferenceWatch:
     """The newest reference, and whether the running motion was taken."""
 
@@ -66,13 +81,21 @@ class ReferenceWatch:
         self._timeline = timeline
         self.newest: ReferenceSample | None = None
         self._heard_ns: int | None = None
-        self.begin()
+        self._seen = _Seen()
+        self._seen_of_before = _Seen()
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the running motion was seen taken."""
+        return self._seen.taken
 
     def begin(self) -> None:
-        """A motion was sent, or taken back."""
-        self.confirmed = False
-        self._seen_late = False
-        self._num_against = 0
+        """A motion was sent, or it is known that the one sent last does not run."""
+        self._seen_of_before, self._seen = self._seen, _Seen()
+
+    def take_back(self) -> None:
+        """What was to be sent last was not: the motion before goes on, as far as it was seen."""
+        self._seen = self._seen_of_before
 
     @property
     def is_known(self) -> bool:
@@ -126,23 +149,23 @@ class ReferenceWatch:
             return "moved_at_rest"
         followed = before is not None and _follows(self.newest, before, time_ns, _MAX_SHIFT_S)
         after_s = (time_ns - running.departs_ns) / NANOSECONDS
-        self._num_against += 1
-        if after_s >= TAKEN_AFTER_S and self._num_against >= _NUM_AGAINST:
+        self._seen.num_against += 1
+        if after_s >= TAKEN_AFTER_S and self._seen.num_against >= _NUM_AGAINST:
             return "not_taken" if followed else "elsewhere"
         # Taken late, the controller goes from the motion before to the next point: on neither.
         return self._note_late()
 
     def _note_late(self) -> Verdict:
         """Once a motion, and not after it was seen taken: a reading of the clock may be off."""
-        if self._seen_late or self.confirmed:
+        if self._seen.late or self._seen.taken:
             return ""
-        self._seen_late = True
+        self._seen.late = True
         return "late"
 
     def _note_followed(self, running: CommandedMotion, time_ns: int) -> Verdict:
-        self._num_against = 0
-        if not self.confirmed and time_ns >= running.departs_ns + TAKEN_AFTER_S * NANOSECONDS:
-            self.confirmed = True
+        self._seen.num_against = 0
+        if not self._seen.taken and time_ns >= running.departs_ns + TAKEN_AFTER_S * NANOSECONDS:
+            self._seen.taken = True
             return "taken"
         if self._moved_at_rest(running, time_ns):
             return "moved_at_rest"

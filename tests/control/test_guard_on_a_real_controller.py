@@ -270,15 +270,33 @@ def test_a_pick_up_after_the_splice_is_noticed() -> None:
     assert rig.guard.counters["picked_up_late"] == 1
 
 
-def test_a_command_that_took_too_long_is_withdrawn() -> None:
-    """The guard got no CPU for 25 ms: the chunk is held, the arm goes on as before."""
+def test_a_chunk_that_took_too_long_is_planned_again() -> None:
+    """The guard got no CPU for 25 ms: the curve begins anew from now, and nothing is lost."""
     rig = Rig().engaged().sped_up()
     rig.wait(0.3)
-    num_sent = len(rig.sent)
     command = rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment)
     assert command.arm is not None
     rig.wait(0.025)
-    held = rig.take(rig.guard.withdraw(rig.moment))
+    again = rig.take(rig.guard.withdraw(rig.moment))
+    assert again.arm is not None and again.executed is not None
+    assert again.executed_stamp_ns == command.executed_stamp_ns
+    rig.wait(0.1)
+    assert rig.guard.counters["holds"] == rig.guard.counters["duplicate"] == 0
+    assert rig.guard.counters["picked_up_late"] == rig.guard.counters["not_taken"] == 0
+    rig.assert_rest(0.8)
+    assert rig.guard.engaged
+
+
+def test_a_chunk_that_took_too_long_each_time_is_held() -> None:
+    """The arm goes on as before."""
+    rig = Rig().engaged().sped_up()
+    rig.wait(0.3)
+    num_sent = len(rig.sent)
+    assert rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment).arm is not None
+    rig.wait(0.025)
+    assert rig.guard.withdraw(rig.moment).arm is not None
+    rig.wait(0.025)
+    held = rig.take(rig.guard.withdraw(rig.moment, last=True))
     assert held.arm is None
     assert held.executed is not None
     assert "took too long to answer it" in text(held)
