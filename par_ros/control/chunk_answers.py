@@ -98,9 +98,6 @@ class ChunkAnswers:
 
         last: there is no further try; the chunk is held.
         """
-        stepped = self._authority.advance(moment)
-        if stepped is not None:
-            return stepped
         chunk, time_ns = self._answered, self._authority.timeline.time_ns(moment)
         if chunk is not None and not last:
             self._schedule.take_back()

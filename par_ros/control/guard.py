@@ -199,6 +199,10 @@ class Guard:
         self._arm.motions.withdraw()
         self._arm.reference.take_back()
         self.counters["withdrawn"] += 1
+        stepped = self._authority.advance(moment)
+        if stepped is not None:
+            # The clock stepped meanwhile: the running motion ends by itself.
+            return stepped
         if running.kind == "chunk":
             return self._chunks.withdrawn(moment, last=last)
         if last:

@@ -112,8 +112,11 @@ class Rig:
     def ros_ns(self) -> int:
         return ROS_BEGIN_NS + round(self.clock_step_s * S) + self.cycle * S // 1000
 
-    def wait(self, duration_s: float) -> list[Command]:
-        """Control cycles; joint states, references and ticks every 20 ms."""
+    def wait(self, duration_s: float, *, computing: bool = False) -> list[Command]:
+        """Control cycles; joint states, references and ticks every 20 ms.
+
+        computing: the guard takes nothing meanwhile.
+        """
         commands = []
         for _ in range(round(duration_s / PERIOD_S)):
             self.cycle += 1
@@ -122,7 +125,7 @@ class Rig:
                 self._underway.remove(waiting)
             ros_s = self.cycle * PERIOD_S + self.clock_step_s
             self.commands.append(self.controller.cycle(ros_s))
-            if self.cycle % _TICKS == 0:
+            if self.cycle % _TICKS == 0 and not computing:
                 commands += [self.take(command) for command in self._inputs()]
         return commands
 

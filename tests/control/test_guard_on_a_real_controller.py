@@ -276,7 +276,7 @@ def test_a_chunk_that_took_too_long_is_planned_again() -> None:
     rig.wait(0.3)
     command = rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment)
     assert command.arm is not None
-    rig.wait(0.025)
+    rig.wait(0.025, computing=True)
     again = rig.take(rig.guard.withdraw(rig.moment))
     assert again.arm is not None and again.executed is not None
     assert again.executed_stamp_ns == command.executed_stamp_ns
@@ -293,9 +293,9 @@ def test_a_chunk_that_took_too_long_each_time_is_held() -> None:
     rig.wait(0.3)
     num_sent = len(rig.sent)
     assert rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment).arm is not None
-    rig.wait(0.025)
+    rig.wait(0.025, computing=True)
     assert rig.guard.withdraw(rig.moment).arm is not None
-    rig.wait(0.025)
+    rig.wait(0.025, computing=True)
     held = rig.take(rig.guard.withdraw(rig.moment, last=True))
     assert held.arm is None
     assert held.executed is not None
@@ -308,10 +308,27 @@ def test_a_chunk_that_took_too_long_each_time_is_held() -> None:
 def test_a_stop_that_took_too_long_is_planned_again() -> None:
     rig = Rig().engaged().sped_up()
     assert rig.guard.e_stop(rig.moment).command.arm is not None
-    rig.wait(0.025)
+    rig.wait(0.025, computing=True)
     again = rig.take(rig.guard.withdraw(rig.moment))
     assert again.arm is not None
     rig.assert_rest()
+
+
+@pytest.mark.parametrize("origin", ["e_stop", "chunk"])
+def test_a_clock_that_steps_while_the_guard_computes_is_noticed(origin: str) -> None:
+    """What is planned again would be stamped by the new clock, on a motion kept by the old one."""
+    rig = Rig().engaged().sped_up()
+    if origin == "e_stop":
+        assert rig.guard.e_stop(rig.moment).command.arm is not None
+    else:
+        assert rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment).arm is not None
+    rig.clock_step_s = 2.095
+    rig.wait(0.025, computing=True)
+    again = rig.take(rig.guard.withdraw(rig.moment))
+    assert again.arm is None
+    assert rig.guard.counters["clock_steps"] == 1
+    rig.assert_rest(0.8)
+    assert not rig.guard.engaged
 
 
 def test_a_lost_trajectory_is_noticed_and_the_arm_stopped_from_where_it_is() -> None:
