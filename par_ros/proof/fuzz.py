@@ -17,7 +17,6 @@ the guard is still the same: the file has a checksum of guard.py, of what it imp
 par_ros/control, and of the arm's file.
 """
 
-import argparse
 import ast
 import datetime
 import hashlib
@@ -32,17 +31,22 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from tyro.conf import arg
+
+from par_model.command_line import default_is, one_of, parse
 from par_ros import control
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.guard_adapter import use_guard_of
 from par_ros.proof.hostile_disturbances import DISTURBANCES, Choice
 from par_ros.proof.hostile_findings import FINDINGS, Finding
+from par_ros.proof.hostile_modes import MODES
 from par_ros.proof.hostile_totals import HostileTotals
 from par_ros.run_results import hardware
 
+COMMAND = "python -m par_ros fuzz"
 _CHUNKS_PER_RUN = 200
 _SAVE_PERIOD_S = 30.0
 _FINDING_RUNS = 6
@@ -55,6 +59,7 @@ class FuzzPlan:
     Attributes:
         without, only: see Choice; modes: the only ones, or those that the seeds choose.
         guard_path: a checkout whose guard is judged; empty: this one's.
+        report_period_s: between two reports of the controller; None: drawn by lot.
     """
 
     arm: str
@@ -64,11 +69,12 @@ class FuzzPlan:
     only: tuple[str, ...] | None = None
     mode: str | None = None
     guard_path: str = ""
+    report_period_s: float | None = None
 
     def jobs(self) -> list[tuple[str, int, Choice, int, str | None]]:
         """The arguments of each run."""
         num_runs = math.ceil(self.num_chunks / _CHUNKS_PER_RUN)
-        choice = Choice.of(self.without, self.only)
+        choice = Choice.of(self.without, self.only, self.report_period_s)
         return [
             (
                 self.arm,
@@ -90,9 +96,11 @@ class FuzzPlan:
             words.append(f"--only {','.join(self.only)}")
         if self.mode is not None:
             words.append(f"--mode {self.mode}")
+        if self.report_period_s is not None:
+            words.append(f"--report-period {self.report_period_s:g}")
         if self.guard_path:
             words.append("--guard-path DIR")
-        return f"python -m par_ros fuzz {' '.join(words)}"
+        return f"{COMMAND} {' '.join(words)}"
 
 
 def _prepare(guard_path: str) -> None:
@@ -274,8 +282,8 @@ def read_report(path: Path, plan: FuzzPlan) -> HostileTotals:
         )
     if _choices(command) != _choices(plan.command):
         raise ValueError(
-            f"{path} was written by {command!r}; give it the same --without, --only, --mode and "
-            "--guard-path, or another --json."
+            f"{path} was written by {command!r}; give it the same --without, --only, --mode, "
+            "--report-period and --guard-path, or another --json."
         )
     if checksum != guard_checksum(plan.arm, plan.guard_path):
         raise ValueError(
@@ -301,41 +309,75 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m par_ros fuzz",
-        description=__doc__,
-        epilog="disturbances: "
-        + "; ".join(f"{name}: {text}" for name, (_, text) in DISTURBANCES.items()),
-    )
-    parser.add_argument("--num-chunks", type=int, default=10_000)
-    parser.add_argument("--arm", default="panda", help="name in config/arms, or a path")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-processes", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--resume", action="store_true", help="go on from the file of --json")
-    parser.add_argument("--without", type=_names, default=(), help="disturbances that are off")
-    parser.add_argument("--only", type=_names, help="the only disturbances; in every run")
-    parser.add_argument("--mode", help="one of hostile_run.MODES for every run")
-    parser.add_argument("--guard-path", default="", help="a checkout whose guard is judged")
-    parser.add_argument("--findings", action="store_true", help="the table of known findings")
-    return parser
+@dataclass(frozen=True)
+class FuzzOptions:
+    """The command line. NAMES are separated by commas."""
+
+    # how many chunks, in runs of 200
+    num_chunks: int = 10_000
+    # name in config/arms, or a path
+    arm: str = "panda"
+    # of the first run; its last digit chooses the mode
+    seed: int = 0
+    # runs at a time
+    num_processes: int = 1
+    # where to write the result
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    # go on from the file of --json
+    resume: bool = False
+    # disturbances that are off, by their names below
+    without: Annotated[str, arg(metavar="NAMES")] = ""
+    # the only disturbances, in every run
+    only: Annotated[str | None, arg(metavar="NAMES"), default_is("all, drawn by lot")] = None
+    # the mode of every run
+    mode: Annotated[str | None, one_of(MODES), default_is("by the seed")] = None
+    # s between two reports of the controller
+    report_period: Annotated[float | None, default_is("0.02 to 0.04, drawn by lot")] = None
+    # a checkout whose guard is judged
+    guard_path: Annotated[str, arg(metavar="FOLDER")] = ""
+    # the table of known findings
+    findings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.json is None:
+            raise ValueError("missing: --json, the file from which --resume goes on.")
+        if self.report_period is not None and not 0.0 < self.report_period <= 0.1:
+            raise ValueError(
+                f"--report-period must be above 0 and at most 0.1 s, got {self.report_period:g}."
+            )
+
+    @property
+    def plan(self) -> FuzzPlan:
+        """What is run."""
+        return FuzzPlan(
+            self.arm,
+            self.num_chunks,
+            self.seed,
+            _names(self.without),
+            None if self.only is None else _names(self.only),
+            self.mode,
+            self.guard_path,
+            self.report_period,
+        )
+
+
+def read_options(arguments: list[str]) -> FuzzOptions:
+    """Raises SystemExit with code 2 where an option cannot be read."""
+    names = "; ".join(f"{name}: {text}" for name, (_, text) in DISTURBANCES.items())
+    return parse(FuzzOptions, COMMAND, f"{__doc__}\nDisturbances: {names}.", arguments)
 
 
 def main(arguments: list[str]) -> int:
     """The command; 0 where nothing was found."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.resume and options.json is None:
-        parser.error("--resume goes on from the file of --json; name it")
-    plan = FuzzPlan(
-        options.arm, options.num_chunks, options.seed, options.without, options.only,
-        options.mode, options.guard_path,
-    )  # fmt: skip
+    options = read_options(arguments)
+    plan = options.plan
     try:
         plan.jobs()
         guard_checksum(options.arm, options.guard_path)
-        totals = read_report(options.json, plan) if options.resume else HostileTotals()
+        totals = HostileTotals()
+        if options.resume:
+            assert options.json is not None
+            totals = read_report(options.json, plan)
     except ValueError as error:
         return report_error(error)
     if options.findings:
@@ -351,10 +393,10 @@ def main(arguments: list[str]) -> int:
     return 0 if totals.passed else 1
 
 
-def _report_findings(plan: FuzzPlan, options: argparse.Namespace) -> int:
+def _report_findings(plan: FuzzPlan, options: FuzzOptions) -> int:
     rows = judge_findings(plan, options.num_processes)
     content = {
-        "command": f"python -m par_ros fuzz --findings --seed {plan.seed}"
+        "command": f"{COMMAND} --findings --seed {plan.seed}"
         + (" --guard-path DIR" if plan.guard_path else ""),
         "guard_sha256": guard_checksum(plan.arm, plan.guard_path),
         "num_found": sum(row["found"] for row in rows),

@@ -72,13 +72,19 @@ class Choice:
     Attributes:
         names: those that are on.
         forced: every run has all of them, at their full rate.
+        report_period_s: between two reports of the controller; None: drawn by lot.
     """
 
     names: frozenset[str]
     forced: bool = False
+    report_period_s: float | None = None
 
     @staticmethod
-    def of(without: Iterable[str] = (), only: Iterable[str] | None = None) -> "Choice":
+    def of(
+        without: Iterable[str] = (),
+        only: Iterable[str] | None = None,
+        report_period_s: float | None = None,
+    ) -> "Choice":
         """All but some, or only some.
 
         Raises:
@@ -91,13 +97,14 @@ class Choice:
                 f"disturbances must be among {', '.join(DISTURBANCES)}, got {', '.join(unknown)}."
             )
         names = set(DISTURBANCES) if only is None else set(only)
-        return Choice(frozenset(names - set(without)), forced=only is not None)
+        return Choice(frozenset(names - set(without)), only is not None, report_period_s)
 
 
 class Disturbances:
     """The disturbances of one run."""
 
     def __init__(self, choice: Choice, seed: int) -> None:
+        self.report_period_s = choice.report_period_s
         self._generators = {
             name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in DISTURBANCES
         }

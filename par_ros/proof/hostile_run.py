@@ -2,17 +2,16 @@
 """One run of the hostile world, and its verdicts. A seed gives the same run again."""
 
 import traceback
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from par_ros.control.arm_spec import ArmSpec
-from par_ros.proof.guard_adapter import GuardMode
 from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_controller import SentTrajectory
 from par_ros.proof.hostile_disturbances import Choice, Disturbances
 from par_ros.proof.hostile_judge import Broken, StopWatch
+from par_ros.proof.hostile_modes import MODES, mode_of_seed
 from par_ros.proof.hostile_operator import HostileOperator
 from par_ros.proof.hostile_policy import HostilePolicy
 from par_ros.proof.hostile_sensors import HostileSensors
@@ -21,20 +20,6 @@ from par_ros.proof.hostile_verdicts import CLOCK_STEP, LATE
 from par_ros.proof.hostile_weather import HostileWeather
 from par_ros.proof.hostile_world import HostileWorld
 
-MODES: Mapping[str, GuardMode] = {
-    "arm": GuardMode(False, False, "arrival", True),
-    "arm_observation": GuardMode(False, False, "observation", True),
-    "arm_unreported": GuardMode(False, False, "arrival", False),
-    "arm_observation_unreported": GuardMode(False, False, "observation", False),
-    "simulator": GuardMode(False, True, "control_step", True),
-    "simulator_observation": GuardMode(False, True, "observation", True),
-    "lockstep": GuardMode(True, False, "arrival", True),
-}
-# By the last digit of the seed.
-_MODES_OF_SEEDS = (
-    "arm", "arm_observation", "simulator", "arm", "arm_unreported", "arm_observation",
-    "simulator_observation", "arm", "lockstep", "arm_observation_unreported",
-)  # fmt: skip
 _MAX_EXCEPTIONS = 5
 # Differences over four commands see two hand-overs at once.
 _LOOK_PERIODS = 4
@@ -47,7 +32,7 @@ class HostileRun:
         self, spec: ArmSpec, seed: int, choice: Choice, num_chunks: int, mode: str | None = None
     ) -> None:
         self.seed = seed
-        self.mode = mode or _MODES_OF_SEEDS[seed % len(_MODES_OF_SEEDS)]
+        self.mode = mode or mode_of_seed(seed)
         random = np.random.default_rng([seed, 0])
         self.world = HostileWorld(spec, MODES[self.mode], Disturbances(choice, seed), random)
         sensors = HostileSensors(self.world)

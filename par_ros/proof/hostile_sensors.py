@@ -42,7 +42,8 @@ class HostileSensors:
         # Where the arm really was, for the verdicts.
         self.places: deque[tuple[int, FloatArray]] = deque(maxlen=200)
         self._joint_period_s = float(world.random.choice([0.01, 0.02, 0.025, 0.04]))
-        self._report_period_s = float(world.random.choice([0.02, 0.025, 0.04]))
+        drawn_s = float(world.random.choice([0.02, 0.025, 0.04]))
+        self._report_period_s = world.disturbances.report_period_s or drawn_s
         if world.is_simulated:
             self._joint_period_s = self._report_period_s = 0.0
         world.at(100, self._publish_joints)

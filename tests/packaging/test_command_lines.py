@@ -45,6 +45,7 @@ OPTIONS: dict[str, Any] = {
     "par_ros replay": replay.ReplayOptions,
     "par_ros limits": asked_limits.LimitsOptions,
     "par_ros faults": faults.FaultOptions,
+    "par_ros fuzz": fuzz.FuzzOptions,
     "par_ros soak": soak.SoakOptions,
     "par_ros same_targets": same_targets.SameTargetsOptions,
     "par_ros guard_latency": guard_latency.LatencyOptions,
@@ -103,6 +104,8 @@ FLAGS = {
     "par_ros limits": "--data-set --disturbed --task --episodes --first-seed --checkpoint "
     "--backend --commanded --limit-shares --json",
     "par_ros faults": "--only --json --resume --table",
+    "par_ros fuzz": "--num-chunks --arm --seed --num-processes --json --resume --without --only "
+    "--mode --report-period --guard-path --findings",
     "par_ros soak": "--chunks --pace --backend --json",
     "par_ros same_targets": "--graph --direct --tolerance --json",
     "par_ros guard_latency": "--chunks --in-process --json",
@@ -168,9 +171,6 @@ def refused(words: list[str]) -> str:
     module, *rest = words
     if module == "par_ros":
         name, *rest = rest or ["--help"]
-        if name == "fuzz":
-            fuzz._parser().parse_args(rest)
-            return ""
         commands = par_ros_main._commands()
         if name in commands:
             if rest != ["--help"]:
