@@ -56,6 +56,10 @@ class Broken:
     held_ns: int
 
 
+# Behind the label of a stop around a step of the clock.
+AFTER_CLOCK = "_after_clock"
+
+
 @dataclass
 class StopWatch:
     """One stop: when the command must be at rest, and when it was.
@@ -79,6 +83,12 @@ class StopWatch:
         if self.last_motion_ns is None:
             return 0.0
         return (self.last_motion_ns - self.stop_ns) / NANOSECONDS
+
+    def follow_clock_step(self, allowed_ns: int) -> None:
+        """The clock stepped while the stop was planned: what runs ends by itself."""
+        if not self.label.endswith(AFTER_CLOCK):
+            self.label += AFTER_CLOCK
+        self.allowed_ns = max(self.allowed_ns, allowed_ns)
 
     @property
     def is_late(self) -> bool:

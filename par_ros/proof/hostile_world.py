@@ -21,7 +21,7 @@ from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_controller import HostileController, Rule
 from par_ros.proof.hostile_cycles import Cycles
 from par_ros.proof.hostile_disturbances import Disturbances
-from par_ros.proof.hostile_judge import LimitJudge, StopWatch
+from par_ros.proof.hostile_judge import AFTER_CLOCK, LimitJudge, StopWatch
 from par_ros.proof.hostile_settings import (
     CONTROL_STEP_NS,
     MAX_STEPS,
@@ -208,7 +208,7 @@ class HostileWorld:
         """From now on the command must come to rest."""
         stepped_ns = self.now_ns - NANOSECONDS
         if any(at_ns >= stepped_ns for at_ns, _ in self.history.clock_steps):
-            allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}_after_clock"
+            allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}{AFTER_CLOCK}"
         if self.mode.sim_clock:
             # The stop waits for the splice, which is longer there, and for two control steps.
             allowed_s += _SIMULATOR_WAITS_S
@@ -259,7 +259,8 @@ class HostileWorld:
         self._guard_free_ns = self.now_ns + computing_ns
         if not self._is_in_time(now, computing_ns):
             self.totals.disturbed["withdrawn"] += 1
-            self.at(self._guard_free_ns, self._withdraw)
+            given_ns = self.now_ns
+            self.at(self._guard_free_ns, lambda: self._withdraw(given_ns))
             return
         self.totals.num_outputs += 1
         self.wire.publish(command, now, origin, computing_ns)
@@ -271,7 +272,12 @@ class HostileWorld:
             return True
         return self.starts_at_steps and self.clock.read(self._guard_free_ns) <= now.ros_ns
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, given_ns: int) -> None:
+        """What was planned at `given_ns` took too long."""
+        if any(at_ns >= given_ns for at_ns, _ in self.history.clock_steps):
+            for watch in self.judge.watches:
+                if watch.stop_ns >= given_ns:
+                    watch.follow_clock_step(round(_CLOCK_ALLOWED_S * NANOSECONDS))
         self.call("withdraw", self.guard.withdraw, float(self.random.uniform(2e-4, 2e-3)))
 
     def _check_gripper(self, commands: FloatArray) -> None:
