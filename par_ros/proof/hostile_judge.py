@@ -58,6 +58,8 @@ class Broken:
 
 # Behind the label of a stop around a step of the clock.
 AFTER_CLOCK = "_after_clock"
+# The label of a stop by the running motion's own end.
+KILLED = "killed"
 
 
 @dataclass

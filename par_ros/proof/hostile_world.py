@@ -21,7 +21,7 @@ from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_controller import HostileController, Rule
 from par_ros.proof.hostile_cycles import Cycles
 from par_ros.proof.hostile_disturbances import Disturbances
-from par_ros.proof.hostile_judge import AFTER_CLOCK, LimitJudge, StopWatch
+from par_ros.proof.hostile_judge import AFTER_CLOCK, KILLED, LimitJudge, StopWatch
 from par_ros.proof.hostile_settings import (
     CONTROL_STEP_NS,
     MAX_STEPS,
@@ -68,6 +68,7 @@ class HostileWorld:
         self._order = itertools.count()
         self._guard_free_ns = 0
         self._num_noticed = 0
+        self._killed_until_ns = 0
         self.latched = False
         self.moved_by_hand: Callable[[int], FloatArray] | None = None
         self._frozen_ros_ns: int | None = None
@@ -216,6 +217,12 @@ class HostileWorld:
             # Physics runs through its chunk first; the next answer stops it.
             allowed_s, label = allowed_s + _CHUNK_S, f"{label}_lockstep"
         allowed_ns = round(allowed_s * NANOSECONDS)
+        if label.startswith(KILLED):
+            self._killed_until_ns = self.now_ns + allowed_ns
+        elif self.now_ns < self._killed_until_ns:
+            # What a killed guard had sent ends by itself; the new one has sent nothing.
+            allowed_ns = max(allowed_ns, self._killed_until_ns - self.now_ns)
+            label = f"{label}_after_kill"
         self.judge_until_now()
         self.judge.watches.append(StopWatch(self.now_ns, allowed_ns, label))
 
