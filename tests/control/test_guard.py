@@ -383,6 +383,22 @@ def test_timed_from_the_observation_past_actions_are_what_was_being_sent() -> No
     rig.assert_rest(0.62)
 
 
+def test_past_actions_of_a_moving_arm_are_those_of_their_moments() -> None:
+    """The second chunk answers a picture of 0.2 s later; its first three actions fall on the fifth
+    to seventh of the first chunk, which ran meanwhile."""
+    rig = Rig(chunk_start="observation").engaged()
+    first = rig.gentle(0.2)
+    second = first.copy()
+    second[:, :7] = rig.spec.home + 0.1 * (0.2 + 0.05 * np.arange(1, 9)[:, None]) ** 2
+    rig.wait(0.1)
+    rig.chunk(first, age_s=0.1)
+    rig.wait(0.2)
+    executed = rig.chunk(second, age_s=0.1).executed
+    assert executed is not None
+    np.testing.assert_allclose(executed.positions[:3], first[4:7], atol=1e-6)
+    np.testing.assert_array_equal(executed.positions[3:], second[3:])
+
+
 def test_a_stamp_a_little_ahead_of_the_clock_starts_now() -> None:
     rig = Rig(chunk_start="observation").engaged()
     command = rig.chunk(rig.gentle(), age_s=-0.008)

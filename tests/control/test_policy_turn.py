@@ -129,18 +129,19 @@ def test_the_first_picture_is_answered_at_once() -> None:
 
 
 def test_a_chunk_answers_the_first_picture_after_the_one_before_has_ended() -> None:
-    """The guard moves each knot by 0.01: that is what the policy is shown as its past."""
+    """The guard moves each knot, by 0.01 more in each chunk: that is what the policy is shown as
+    its past."""
     rig = Rig()
     stamp_ns = START_NS
     outcome = rig.show(stamp_ns)
-    for _ in range(3):
+    for moved in (0.01, 0.02, 0.03):
         rig.answer(outcome)
-        assert rig.execute(stamp_ns, ASKED + 0.01) is None
+        assert rig.execute(stamp_ns, ASKED + moved) is None
         for step in range(1, 8):
             assert rig.show(stamp_ns + step * STEP_NS) is None
         outcome = rig.show(stamp_ns + CHUNK_NS)
         question = asked(outcome)
-        assert is_shown(question, ASKED + 0.01)
+        assert is_shown(question, ASKED + moved)
         assert question.previous_stamp_ns == stamp_ns
         assert not question.starts_anew
         stamp_ns += CHUNK_NS

@@ -1,48 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """The direct loop with a scripted policy: chunks of 8, the same float64 targets, its own end."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from par_model.evaluation.direct_loop import run_episode
-from par_model.interface import ActionChunk, PolicySpec
 from par_model.simulation.demonstrations import NoiseSettings, record_demonstration
-from par_model.simulation.maniskill_env import JOINT_NAMES, ManiSkillArm
+from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import task
+from tests.evaluation.scripted_loop import CountingArm, ScriptedPolicy
 
 SEED = 4
 
 
-class ScriptedPolicy:
-    """Plays given targets, 8 at a time, and keeps what it was shown."""
+@pytest.mark.parametrize("mode", ["image", "clip"])
+def test_an_observation_is_of_its_step_and_tells_of_the_chunk_before(mode):
+    """Rows of 24 distinct targets. Clips show what was seen after every second action."""
+    arm, targets = CountingArm(), np.arange(24.0 * 8).reshape(24, 8)
+    policy = ScriptedPolicy(targets)
+    policy.spec = dataclasses.replace(policy.spec, observation_mode=mode)
+    result = run_episode(arm, policy, SEED, 24)
 
-    def __init__(self, targets, image_size=128):
-        self.spec = PolicySpec(
-            arm="panda",
-            joint_names=JOINT_NAMES,
-            image_height=image_size,
-            image_width=image_size,
-            num_actions=8,
-            step_s=0.05,
-            instructions=(task("PushCube").instruction,),
-        )
-        self.targets = targets
-        self.observations = []
-        self.resets = []
-
-    def reset(self, instruction, seed):
-        self.spec.require_instruction(instruction)
-        self.resets.append((instruction, seed))
-        self.observations = []
-
-    def observe(self, observation):
-        observation.validate(self.spec)
-        self.observations.append(observation)
-
-    def act(self):
-        start = 8 * (len(self.observations) - 1)
-        rows = [self.targets[min(start + row, len(self.targets) - 1)] for row in range(8)]
-        return ActionChunk(np.stack(rows), JOINT_NAMES, 0.05, self.observations[-1].stamp_s)
+    np.testing.assert_array_equal(arm.targets, targets)
+    np.testing.assert_array_equal(result.joint_targets, targets)
+    assert len(policy.observations) == 3
+    for step, observation in zip((0, 8, 16), policy.observations, strict=True):
+        assert (observation.image == step).all()
+        assert (observation.measured_joint_positions == step).all()
+        assert observation.stamp_s == pytest.approx(0.05 * step)
+        if step:
+            np.testing.assert_array_equal(observation.executed_actions, targets[step - 8 : step])
+        if step and mode == "clip":
+            shown = observation.recent_images[:, 0, 0, 0].tolist()
+            assert shown == [step - 6, step - 4, step - 2, step]
 
 
 @pytest.fixture(scope="module")

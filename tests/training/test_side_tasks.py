@@ -53,6 +53,23 @@ def test_only_known_numbers_of_valid_slots_count(tmp_path: Path) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tasks.parameters())
 
 
+@pytest.mark.parametrize("slot", [0, 1, 2])
+def test_a_slot_s_context_answers_for_its_own_scene_and_chunk(slot: int, tmp_path: Path) -> None:
+    batch = sampler_of_two(tmp_path).cut([ClipPlan(1, 0, 3, 0, 0)], np.random.default_rng(0))
+    scene, valid = torch.full_like(batch.scene_BNP, torch.nan), batch.action_valid_BNL.clone()
+    scene[:, slot] = batch.scene_BNP[:, slot]
+    valid[:, [other for other in range(3) if other != slot]] = False
+    tasks = SideTasks(WIDTH, 6, (MODEL.num_actions, MODEL.action_width))
+    seen = torch.randn(1, 3, MODEL.num_actions, WIDTH, requires_grad=True)
+    context = Context(seen, seen)
+    for loss in (
+        tasks.losses(context, dataclasses.replace(batch, scene_BNP=scene)).scene,
+        tasks.losses(context, dataclasses.replace(batch, action_valid_BNL=valid)).chunk,
+    ):
+        (gradient,) = torch.autograd.grad(loss, seen, retain_graph=True)
+        assert gradient[0].flatten(1).any(dim=1).nonzero().flatten().tolist() == [slot]
+
+
 def test_nothing_known_gives_zero(tmp_path: Path) -> None:
     batch = sampler_of_two(tmp_path).cut([ClipPlan(0, 0, 1, 0, 0)], np.random.default_rng(0))
     blind = dataclasses.replace(batch, scene_BNP=torch.full_like(batch.scene_BNP, torch.nan))

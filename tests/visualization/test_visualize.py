@@ -23,8 +23,13 @@ from par_model.visualization.moving_picture import (
 )
 from par_model.visualization.pictures import PictureRow, draw_sheet, spread
 from par_model.visualization.positions import FEATURES, position_figure, thirds
-from par_model.visualization.prediction import PredictionRecord, prediction_strip
+from par_model.visualization.prediction import (
+    PredictionRecord,
+    prediction_strip,
+    record_prediction,
+)
 from par_model.visualize import main
+from tests.evaluation.scripted_loop import CountingArm, ScriptedPolicy
 from tests.model.fixtures import random_checkpoint_parts
 
 
@@ -111,6 +116,23 @@ def test_errors_are_those_of_the_pixels_that_changed():
         "repeated": 100.0,
     }
     assert prediction_strip(record).width > 200
+
+
+class Foresight(ScriptedPolicy):
+    """Expects the picture that a CountingArm shows one chunk later."""
+
+    def predict_frame(self):
+        return self.observations[-1].image + np.uint8(8)
+
+
+def test_a_prediction_stands_beside_the_picture_at_the_end_of_its_chunk():
+    """Two whole chunks; the third is cut short after 4 steps and has no picture."""
+    policy = Foresight(np.zeros((20, 8)))
+    record = record_prediction(CountingArm(), policy, seed=0, max_steps=20)
+    assert (record.first == 0).all()
+    assert record.executed[:, 0, 0, 0].tolist() == [8, 16]
+    np.testing.assert_array_equal(record.predicted, record.executed)
+    assert record.errors()["predicted"] == 0.0
 
 
 def filmed(task, *values):
