@@ -125,6 +125,7 @@ setup(
             # launch_testing's plugin breaks with 9
             "pytest<9",
             "pytest-timeout",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",
