@@ -137,5 +137,7 @@ setup(
             "colcon-common-extensions",
             "setuptools<80",
         ],
+        # by hand: docs/how_to/test_the_tests.md
+        "mutation": ["mutmut>=3.8"],
     },
 )
