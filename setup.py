@@ -125,6 +125,7 @@ setup(
             # launch_testing's plugin breaks with 9
             "pytest<9",
             "pytest-timeout",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",
@@ -136,5 +137,7 @@ setup(
             "colcon-common-extensions",
             "setuptools<80",
         ],
+        # by hand: docs/how_to/test_the_tests.md
+        "mutation": ["mutmut>=3.8"],
     },
 )

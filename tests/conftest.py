@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tests run here: slow ones on request, gpu ones where there is a GPU. Skips say why."""
+"""Which tests run here: slow ones on request, gpu ones where there is a GPU. Skips say why.
 
+`./par test` gives whole files to workers (pytest-xdist), so that a file's fixtures are made
+once.
+"""
+
+import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
-import torch
+
+# Each worker imports torch and the simulator: about 1 GiB.
+MAX_WORKERS = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,18 +21,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # The workers, and what they start, share the cores. torch reads it when it is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
     # A shell that starts a job in the background has it ignore Ctrl-C, and children inherit that;
     # the tests that interrupt a program need the ordinary meaning.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: a worker for each core, not more than files; 0, this process, for one file."""
+    num_workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    paths = {Path(argument.split("::")[0]) for argument in config.args}
+    if all(path.is_file() for path in paths):
+        num_workers = min(num_workers, len(paths))
+    return num_workers if num_workers > 1 else 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {}
     if not config.getoption("--run-slow"):
         reasons["slow"] = "takes minutes; run it with: ./par test --run-slow"
-    if not torch.cuda.is_available():
-        reasons["gpu"] = "torch sees no CUDA GPU"
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            reasons["gpu"] = "torch sees no CUDA GPU"
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Commands that ran in this process may have set another number."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

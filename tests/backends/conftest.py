@@ -4,14 +4,8 @@
 import functools
 
 import pytest
-import torch
 
 from tests.backends.runtimes import NUM_STEPS, require_onnx, small_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

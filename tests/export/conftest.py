@@ -4,16 +4,10 @@
 import shutil
 
 import pytest
-import torch
 
 from par_model.export.untrained import untrained_checkpoint
 from par_model.presets import preset
 from tests.backends.runtimes import require_onnx
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from par_model.checkpoint import save_checkpoint
 from par_model.model import PARModel
@@ -29,8 +28,3 @@ def tiny_model():
     parts = random_checkpoint_parts("par_tiny")
     model: PARModel = parts["model"]
     return model.double().eval()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)

@@ -77,3 +77,40 @@ def test_unwritten_rows_are_zero():
     cache = new_cache()
     assert cache.keys_YBHSD.abs().max() == 0
     assert cache.values_YBHSD.abs().max() == 0
+
+
+def test_the_cache_has_the_size_and_type_that_was_asked_for():
+    cache = KVCache.allocate(2, 3, 4, 5, 6, torch.float16, torch.device("meta"))
+    for rows in (cache.keys_YBHSD, cache.values_YBHSD):
+        assert rows.shape == (2, 3, 4, 5, 6)
+        assert (rows.dtype, rows.device.type) == (torch.float16, "meta")
+    assert (cache.length, cache.capacity) == (0, 5)
+
+
+def test_a_full_cache_takes_no_more_and_says_what_to_do():
+    """12 of 12 tokens are held; one more is refused, and a part of what was held is not lost."""
+    _, _, full = append_rows(new_cache(), CAPACITY, 1)
+    with pytest.raises(ValueError) as caught:
+        append_rows(full, 1, 50)
+    assert str(caught.value) == (
+        "the KV cache holds 12 tokens and 13 were asked for; choose an overflow mode or a larger "
+        "num_slots."
+    )
+    assert full.keys_YBHSD[0, 0, 0, :, 0].tolist() == list(range(1, CAPACITY + 1))
+
+
+@pytest.mark.parametrize("length", [-1, 5])
+def test_rewinding_to_what_is_not_held_is_refused(length):
+    _, _, cache = append_rows(new_cache(), 4, 1)
+    with pytest.raises(ValueError) as caught:
+        cache.rewind(length)
+    assert str(caught.value) == f"the KV cache holds 4 tokens; cannot rewind to {length}."
+
+
+@pytest.mark.parametrize(("start", "num_tokens"), [(-1, 2), (3, -1), (3, 2)])
+def test_evicting_what_is_not_held_is_refused(start, num_tokens):
+    _, _, cache = append_rows(new_cache(), 4, 1)
+    with pytest.raises(ValueError) as caught:
+        cache.evict(start, num_tokens)
+    end = start + num_tokens
+    assert str(caught.value) == f"the KV cache holds 4 tokens; cannot evict {start} to {end}."

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ros.domains import next_domain
+
 ROOT = Path(__file__).resolve().parents[2]
 NOT_COPIED = (
     ".venv", ".git", "__pycache__", "*.egg-info", "build", "install", "log", "runs", "reports",
@@ -101,7 +103,7 @@ def test_an_installed_executable_runs(prefix: Path) -> None:
             [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]
         ),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": str(os.getpid() % 100),
+        "ROS_DOMAIN_ID": next_domain(),
     }
     program = (
         "import par_ros, rclpy, sys\n"

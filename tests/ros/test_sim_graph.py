@@ -7,7 +7,6 @@ the direct loop has to command the same joint targets to 1e-6 rad.
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from par_ros.topics import RESET_EPISODE
+from tests.ros.domains import next_domain
 from tests.ros.processes import ROOT, Finished, children, finish, run, start, wait_for
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
@@ -40,7 +40,7 @@ SAME_TARGET_RAD = 1e-6
 def own_domain() -> Iterator[None]:
     """Nodes that another test left in this process must not be in these graphs' domain."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+        patch.setenv("ROS_DOMAIN_ID", next_domain())
         yield
 
 

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may cross the border to a policy: one wrong field, one sentence with what came instead.
+
+A policy of 2 joints, chunks of 3 actions 0.05 s apart, pictures of 4 x 6.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from par_model.interface import ActionChunk, Observation, PolicySpec
+
+SPEC = PolicySpec(
+    arm="panda",
+    joint_names=("elbow", "finger"),
+    image_height=4,
+    image_width=6,
+    num_actions=3,
+    step_s=0.05,
+    instructions=("push", "pick"),
+)
+CLIP_SPEC = dataclasses.replace(SPEC, observation_mode="clip")
+IMAGE = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+RECENT = np.stack([IMAGE + 1, IMAGE + 2, IMAGE + 3, IMAGE])
+FIRST = Observation(IMAGE, np.array([0.1, 0.2]), SPEC.joint_names, 0.0)
+LATER = dataclasses.replace(FIRST, executed_actions=np.zeros((3, 2)))
+CHUNK = ActionChunk(np.zeros((3, 2)), SPEC.joint_names, 0.05, 0.0)
+
+
+def test_what_fits_is_taken() -> None:
+    FIRST.validate(SPEC)
+    LATER.validate(SPEC)
+    FIRST.validate(CLIP_SPEC)
+    dataclasses.replace(LATER, recent_images=RECENT).validate(CLIP_SPEC)
+    CHUNK.validate(SPEC)
+    SPEC.require_instruction("push")
+    SPEC.require_instruction("pick")
+
+
+def test_an_unknown_instruction_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError) as caught:
+        SPEC.require_instruction("stack")
+    assert str(caught.value) == (
+        "instruction 'stack' is unknown to this policy; it knows: 'push'; 'pick'. Use one of these "
+        "word for word, or train on the new one."
+    )
+
+
+CAMERA = "check the camera's size and encoding."
+JOINTS = "check the joint_states topic."
+ACTIONS = "check the executed_actions topic."
+ORDER = (
+    "joints must be ['elbow', 'finger'] in this order; {}. Check the arm's configuration file "
+    "against the checkpoint's."
+)
+NAMES = "observation: " + ORDER
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"image": IMAGE[:3]},
+            f"observation.image must be uint8 [4, 6, 3], got uint8 [3, 6, 3]; {CAMERA}",
+        ),
+        (
+            {"image": IMAGE.astype(np.float32)},
+            f"observation.image must be uint8 [4, 6, 3], got float32 [4, 6, 3]; {CAMERA}",
+        ),
+        (
+            {"measured_joint_positions": np.zeros(3)},
+            "observation.measured_joint_positions must be float64 [2], got float64 [3]; " + JOINTS,
+        ),
+        (
+            {"measured_joint_positions": np.array([0.0, np.nan])},
+            f"observation.measured_joint_positions holds NaN or Inf; {JOINTS}",
+        ),
+        (
+            {"executed_actions": np.zeros((2, 2))},
+            f"observation.executed_actions must be float64 [3, 2], got float64 [2, 2]; {ACTIONS}",
+        ),
+        (
+            {"executed_actions": np.full((3, 2), np.inf)},
+            f"observation.executed_actions holds NaN or Inf; {ACTIONS}",
+        ),
+        (
+            {"joint_names": ("finger", "elbow")},
+            NAMES.format("the order is ['finger', 'elbow']"),
+        ),
+        (
+            {"joint_names": ("elbow", "thumb")},
+            NAMES.format("missing ['finger'], unknown ['thumb']"),
+        ),
+        ({"joint_names": ("elbow",)}, NAMES.format("missing ['finger'], unknown []")),
+        (
+            {"joint_names": ("elbow", "finger", "wheel")},
+            NAMES.format("missing [], unknown ['wheel']"),
+        ),
+        (
+            {"stamp_s": float("nan")},
+            "observation.stamp_s must be finite, got nan; check the camera's clock.",
+        ),
+    ],
+)
+def test_an_observation_that_does_not_fit_names_the_field(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(LATER, **changes).validate(SPEC)
+    assert str(caught.value) == sentence
+
+
+MODE = (
+    "observation.recent_images must be given with every later observation of a policy of mode "
+    '"clip" and with no other; the policy\'s mode is "{}". Check what the checkpoint was trained '
+    "on."
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "observation", "recent", "sentence"),
+    [
+        (SPEC, LATER, RECENT, MODE.format("image")),
+        (CLIP_SPEC, LATER, None, MODE.format("clip")),
+        (CLIP_SPEC, FIRST, RECENT, MODE.format("clip")),
+        (
+            CLIP_SPEC,
+            LATER,
+            RECENT[1:],
+            "observation.recent_images must be uint8 [4, 4, 6, 3], got uint8 [3, 4, 6, 3]; check "
+            "the camera's size and rate.",
+        ),
+        (
+            CLIP_SPEC,
+            LATER,
+            RECENT[[3, 0, 1, 2]],
+            "observation.recent_images must end with observation.image; it ends with another "
+            "picture. Check what assembles the observation.",
+        ),
+    ],
+)
+def test_recent_images_come_with_later_observations_of_clip_policies(
+    spec: PolicySpec, observation: Observation, recent: np.ndarray | None, sentence: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(observation, recent_images=recent).validate(spec)
+    assert str(caught.value) == sentence
+
+
+CONFIG = "the policy and its checkpoint disagree; check the checkpoint's config.json."
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"joint_positions": np.zeros((4, 2))},
+            f"action chunk.joint_positions must be float64 [3, 2], got float64 [4, 2]; {CONFIG}",
+        ),
+        (
+            {"joint_positions": np.full((3, 2), np.nan)},
+            f"action chunk.joint_positions holds NaN or Inf; {CONFIG}",
+        ),
+        (
+            {"joint_names": ("finger", "elbow")},
+            "action chunk: " + ORDER.format("the order is ['finger', 'elbow']"),
+        ),
+        (
+            {"step_s": 0.1},
+            "action chunk.step_s must be 0.05 s, got 0.1 s; check the checkpoint's control rate.",
+        ),
+    ],
+)
+def test_a_chunk_that_does_not_fit_names_the_field(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        dataclasses.replace(CHUNK, **changes).validate(SPEC)
+    assert str(caught.value) == sentence
