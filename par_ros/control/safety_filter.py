@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from par_ros.control import braking
-from par_ros.control.arm_spec import ArmSpec, JointLimits
+from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.chunk_form import ChunkForm, Fault, RequestedChunk
 from par_ros.control.chunk_tracking import ChunkTracker
 from par_ros.control.curve_limits import LIMIT_NAMES, BoolArray, CurveLimits
 from par_ros.control.filtered_chunk import Change, FilteredChunk, Join, Outcome
 from par_ros.control.gripper_limit import limited_targets
 from par_ros.control.hermite_curve import Nodes, Pieces, control_points
+from par_ros.control.joint_limits import JointLimits
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, MotionState
 from par_ros.control.knot_spline import KnotSpline, knot_spline
 
