@@ -211,6 +211,8 @@ class ModelConfig:
     num_text_tokens: Annotated[int, Range(0, 10_000)]
     # L actions of D dimensions in a chunk; 0 is a video model without actions (NOVA itself)
     num_actions: Annotated[int, Range(0, 1000)]
+    # time between two actions; training data and simulator run at this step [s]
+    step_s: Annotated[float, Range(0.001, 1.0)]
     action_width: Annotated[int, Range(1, 256)]
     action_tokenizer_hidden: _Width
     # joints whose measured positions are added to a slot's action tokens; 0 is none
@@ -381,9 +383,15 @@ _NESTED = {
 }
 
 
+# Fields of a checkpoint's config.json that came later, and what a file without them means.
+_MEANT_BEFORE = {"step_s": 0.05}
+
+
 def _build(kind: type, values: object, where: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a JSON object, got {kind_of(values)}.")
+    if kind is ModelConfig:
+        values = _MEANT_BEFORE | values
     names = {field.name for field in dataclasses.fields(kind)}
     if missing := sorted(names - set(values)):
         raise ValueError(f"{where} lacks {missing}; was it written by another version?")

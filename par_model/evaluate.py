@@ -181,7 +181,8 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
     }
     policies = {name: load_rollout_policy(rollout) for name, rollout in one_of_cell.items()}
     results = _run(options, rollouts)
-    content = pareto.pareto_content(results, pareto.latencies_alone_ms(policies))
+    step_s = next(iter(policies.values())).spec.step_s
+    content = pareto.pareto_content(results, pareto.latencies_alone_ms(policies), step_s)
     table = plain_table(pareto.table_lines(content))
     _finish(
         options,

@@ -57,8 +57,8 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
     return [
         f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, one "
         f"RGB camera of {config.image_width}x{config.image_height} pixels, joint-position targets "
-        f"at 20 Hz in chunks of {config.num_actions}. It was never on a real arm: use it on "
-        "hardware in dry run only. Licence: Apache-2.0.",
+        f"at {1 / config.step_s:g} Hz in chunks of {config.num_actions}. It was never on a real "
+        "arm: use it on hardware in dry run only. Licence: Apache-2.0.",
         f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "
         f"{count_parameters(checkpoint.codec) / 1e6:.2f} M in its frame codec; "
         f"{config.num_frame_tokens} frame tokens and {config.num_actions} actions a slot, "

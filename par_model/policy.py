@@ -19,8 +19,6 @@ from par_model.interface import (
 )
 from par_model.normalization import Statistics
 
-STEP_S = 0.05
-
 _DEFAULT_FIT = CameraFit()
 
 
@@ -77,7 +75,7 @@ class PARPolicy:
             image_height=config.image_height,
             image_width=config.image_width,
             num_actions=config.num_actions,
-            step_s=STEP_S,
+            step_s=config.step_s,
             instructions=instructions.texts,
             observation_mode=config.observation_mode,
             camera_fit=camera_fit,

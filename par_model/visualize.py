@@ -24,11 +24,11 @@ import torch
 from tyro.conf import arg, subcommand
 
 from par_model.command_line import default_is, one_of, parse, require_some
+from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.result_file import checkpoint_hash, weights_hash
 from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
 from par_model.load_policy import BACKENDS, load_policy
-from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
 from par_model.visualization.failures import (
     by_kind,
@@ -154,7 +154,7 @@ def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
         options.checkpoint, backend=options.backend, context_slots=options.context_slots
     )
     for name in names:
-        with ManiSkillArm(name, image_size=policy.spec.image_height) as arm:
+        with arm_for(name, policy.spec) as arm:
             record = record_prediction(
                 arm, policy, options.seed, options.max_steps, options.policy_seed
             )
@@ -195,7 +195,7 @@ def show_failures(options: FailuresOptions) -> Iterator[Shown]:
         checkpoint = _checkpoint_of(stored, options.checkpoint)
         chosen = chosen_failures(results, options.most_per_kind)
         policy = load_rollout_policy(stored.rollout(chosen[0], checkpoint))
-        with ManiSkillArm(name, image_size=policy.spec.image_height) as arm:
+        with arm_for(name, policy.spec) as arm:
             for result in chosen:
                 filmed.append(film(arm, policy, result, stored.settings["max_steps"]))
         counts = ", ".join(f"{kind} {len(entries)}" for kind, entries in kinds.items())

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from par_ros.benchmark import BenchArguments, run_benchmark
+from par_ros.control.settings import constraint_of, range_text
 from par_ros.graph_arguments import parse_arguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import GRAPHS, NodeGraph
-from par_ros.parameters import constraint_of, range_text
 from par_ros.process import report_error
 from par_ros.proof.commands import PROOFS, run_proof
 from par_ros.replay import main as run_replay

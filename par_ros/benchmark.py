@@ -20,10 +20,10 @@ from rich.table import Table
 from par_model.interface import FloatArray, Observation
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
-from par_ros.fixed_chunk_node import IMAGE_SIZE, NUM_ACTIONS, FixedChunkPolicy
+from par_ros.control.settings import parameter
+from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
 from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment
-from par_ros.parameters import parameter
 from par_ros.run_results import RESULTS_FILE, hardware
 from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
 
@@ -100,7 +100,7 @@ def _direct_rate_hz(arm: ManiSkillArm, seed: int, num_steps: int) -> float:
     targets: FloatArray | None = None
     started_s = time.monotonic()
     for step in range(num_steps):
-        row = step % NUM_ACTIONS
+        row = step % policy.spec.num_actions
         if targets is None or row == 0:
             policy.observe(Observation(picture, positions, arm.joint_names, 0.0, targets))
             targets = policy.act().joint_positions

@@ -7,7 +7,6 @@ import numpy as np
 from rclpy.node import Node
 
 from par_model.interface import FloatArray, ImageArray
-from par_model.simulation.tasks import CONTROL_STEP_S
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.simulated_episode import Episode, Reading
@@ -26,10 +25,11 @@ from par_ros.topics import (
 class BridgeOutputs:
     """The publishers of one bridge."""
 
-    def __init__(self, node: Node, camera_frame_id: str) -> None:
+    def __init__(self, node: Node, camera_frame_id: str, step_s: float) -> None:
         self._node = node
         self._name = messages.status_name(node)
         self._frame_id = camera_frame_id
+        self._step_s = step_s
         topics = (
             IMAGE,
             CAMERA_INFO,
@@ -98,7 +98,7 @@ class BridgeOutputs:
     def publish_applied_targets(self, episode: Episode, joint_names: tuple[str, ...]) -> None:
         """What each step of the episode was driven to."""
         positions = np.array(episode.applied_targets)
-        times_s = CONTROL_STEP_S * np.arange(1, len(positions) + 1)
+        times_s = self._step_s * np.arange(1, len(positions) + 1)
         trajectory = JointTrajectory(joint_names, times_s, positions)
         self._publishers[APPLIED_TARGETS.name].publish(
             messages.joint_trajectory_message(trajectory, episode.start_ns)

@@ -186,7 +186,12 @@ class EpisodeNode(Node):
         if self.parameters.video:
             video = f"episode_{seed}.mp4"
             write_video(self._folder / video, episode.pictures, episode.predictions, f"seed {seed}")
-        return episode.result(policy_seed=policy_seed, predicted=predicted, video=video)
+        return episode.result(
+            step_s=self.parameters.step_s,
+            policy_seed=policy_seed,
+            predicted=predicted,
+            video=video,
+        )
 
     # Other nodes
 

@@ -10,7 +10,6 @@ import numpy as np
 from rclpy.node import Node
 
 from par_model.interface import ImageArray
-from par_model.simulation.tasks import CONTROL_STEP_S
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.run_results import EpisodeResult, GuardChange
@@ -60,15 +59,18 @@ class ObservedEpisode:
         start_ns = int(self.state.values["start_ns"])
         return self.policy_is_quiet and self.guard_is_quiet and self.applied[0] == start_ns
 
-    def result(self, *, policy_seed: int, predicted: bool, video: str | None) -> EpisodeResult:
-        """The episode in numbers, once it is complete. The arguments go into it as they are."""
+    def result(
+        self, *, step_s: float, policy_seed: int, predicted: bool, video: str | None
+    ) -> EpisodeResult:
+        """The episode in numbers, once it is complete; `step_s`: of a control step. The other
+        arguments go into it as they are."""
         assert self.seed is not None
         assert self.state is not None
         assert self.applied is not None
         values = self.state.values
         start_ns, applied = self.applied
         steps = int(values["step"])
-        end_ns = start_ns + messages.seconds_to_ns(steps * CONTROL_STEP_S)
+        end_ns = start_ns + messages.seconds_to_ns(steps * step_s)
         rate = values["step_rate_hz"]
         return EpisodeResult(
             seed=self.seed,

@@ -11,23 +11,29 @@ import sys
 import numpy as np
 
 from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
-from par_model.simulation.tasks import CONTROL_STEP_S, TASKS
+from par_model.simulation.tasks import TASKS
+from par_ros.control.guard_settings import GuardParameters
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_node import PolicyNode
+from par_ros.policy_source import chunk_form
 from par_ros.process import run_node
 
-NUM_ACTIONS = 8
 IMAGE_SIZE = 128
-# 0.05 rad and one period in 3.2 s: 0.1 rad/s and 0.2 rad/s2, well inside any arm's limits.
+# 0.05 rad; with steps of 0.05 s a period of 3.2 s, 0.1 rad/s and 0.2 rad/s2: well inside any arm's
+# limits.
 AMPLITUDE_RAD = 0.05
 PERIOD_STEPS = 64
+_CHUNK = GuardParameters()
 _JOINT_NAMES = (*(f"panda_joint{index}" for index in range(1, 8)), "panda_finger_joint1")
 
 
 class FixedChunkPolicy:
     """A Policy that starts at rest where the first observation of an episode found the arm."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, num_actions: int = _CHUNK.num_actions, step_s: float = _CHUNK.step_s
+    ) -> None:
+        self._num_actions, self._step_s = num_actions, step_s
         self._start: FloatArray | None = None
         self._num_observations = 0
         self._stamp_s = 0.0
@@ -39,8 +45,8 @@ class FixedChunkPolicy:
             joint_names=_JOINT_NAMES,
             image_height=IMAGE_SIZE,
             image_width=IMAGE_SIZE,
-            num_actions=NUM_ACTIONS,
-            step_s=CONTROL_STEP_S,
+            num_actions=self._num_actions,
+            step_s=self._step_s,
             instructions=tuple(task.instruction for task in TASKS.values()),
         )
 
@@ -59,15 +65,15 @@ class FixedChunkPolicy:
     def act(self) -> ActionChunk:
         if self._start is None:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
-        first_step = (self._num_observations - 1) * NUM_ACTIONS
-        steps = first_step + np.arange(1, NUM_ACTIONS + 1)
-        targets = np.tile(self._start, (NUM_ACTIONS, 1))
+        first_step = (self._num_observations - 1) * self._num_actions
+        steps = first_step + np.arange(1, self._num_actions + 1)
+        targets = np.tile(self._start, (self._num_actions, 1))
         targets[:, 0] += AMPLITUDE_RAD * (1 - np.cos(2 * math.pi * steps / PERIOD_STEPS)) / 2
-        return ActionChunk(targets, _JOINT_NAMES, CONTROL_STEP_S, self._stamp_s)
+        return ActionChunk(targets, _JOINT_NAMES, self._step_s, self._stamp_s)
 
 
 def _make_policy(parameters: PolicyNodeParameters) -> FixedChunkPolicy:
-    return FixedChunkPolicy()
+    return FixedChunkPolicy(*chunk_form(parameters))
 
 
 def main() -> int:

@@ -2,91 +2,82 @@
 """What a user can set of sim, real_arm and loopback: NAME:=VALUE of `./par` and launch files."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from par_model.simulation.tasks import TASKS
-from par_ros.parameters import Mode, Scalar, parameter, parse_text
+from par_ros.control.settings import Scalar, parameter, parse_text, same_as
+from par_ros.parameters import (
+    EpisodeNodeParameters,
+    ManiSkillBridgeParameters,
+    PolicyNodeParameters,
+    SafetyNodeParameters,
+)
 
 DEFAULT_CHECKPOINT = "checkpoints/par_small"
-_MODES = typing.get_args(Mode)
 
 
 @dataclass(frozen=True)
 class SimArguments:
     """sim: a policy drives ManiSkill through ROS 2 for some episodes, and a report is written."""
 
-    task: str = parameter("PushCube", "the task that the arm does", choices=tuple(TASKS))
-    episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
-    first_seed: int = parameter(
-        20_241_201, "scene of the first episode; the i-th has first_seed + i",
-        minimum=0, maximum=2**31 - 1,
+    task: str = same_as(
+        EpisodeNodeParameters, "task", description="the task that the arm does",
+        choices=tuple(TASKS),
     )  # fmt: skip
-    mode: str = parameter(
-        "lockstep",
-        "lockstep: physics waits for the policy; realtime: it does not",
-        choices=_MODES,
-    )
+    episodes: int = same_as(EpisodeNodeParameters, "episodes")
+    first_seed: int = same_as(
+        EpisodeNodeParameters, "first_seed",
+        description="scene of the first episode; the i-th has first_seed + i",
+    )  # fmt: skip
+    mode: str = same_as(
+        ManiSkillBridgeParameters, "mode",
+        description="lockstep: physics waits for the policy; realtime: it does not",
+    )  # fmt: skip
     checkpoint: str = parameter(
         "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
     )
     report: str = parameter("", "folder for the results; not given: reports/<date and time>")
     instruction: str = parameter("", "instruction for the policy; not given: the task's own")
-    num_steps: int | None = parameter(
-        None, "diffusion steps an action chunk; not given: the checkpoint's own",
-        minimum=1, maximum=1000,
+    num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
+    max_steps: int = same_as(ManiSkillBridgeParameters, "max_steps")
+    policy_seed: int = same_as(
+        EpisodeNodeParameters, "policy_seed",
+        description="seed of the policy's sampling, the same in every episode, as in "
+        "par_model.evaluate",
     )  # fmt: skip
-    max_steps: int = parameter(
-        200, "control steps after which an episode has failed", minimum=1, maximum=100_000
-    )
-    policy_seed: int = parameter(
-        0, "seed of the policy's sampling, the same in every episode, as in par_model.evaluate",
-        minimum=0,
-    )  # fmt: skip
-    real_time_factor: float = parameter(
-        1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
-    )
-    limit_checks: str = parameter(
-        "warn",
-        "acceleration and jerk limits in the guard: warn reports, so that the arm is given what "
-        "the policy asked for; enforce tracks them as on a real arm; none",
+    real_time_factor: float = same_as(ManiSkillBridgeParameters, "real_time_factor")
+    limit_checks: str = same_as(
+        SafetyNodeParameters, "limit_checks", default="warn",
+        description="acceleration and jerk limits in the guard: warn reports, so that the arm is "
+        "given what the policy asked for; enforce tracks them as on a real arm; none",
         choices=("enforce", "warn", "none"),
-    )
-    splice_s: float = parameter(
-        0.002, "realtime: a chunk departs from the running motion this long after it came; the "
-        "arm stands between control steps", unit="s", minimum=0.002, maximum=0.1,
     )  # fmt: skip
-    clock_lead_s: float = parameter(
-        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
-        "is sampled, so that what the guard has sent is there; at most half a step",
-        unit="s", minimum=0.0, maximum=0.1,
+    splice_s: float = same_as(
+        SafetyNodeParameters, "splice_s", default=0.002,
+        description="realtime: a chunk departs from the running motion this long after it came; "
+        "the arm stands between control steps",
     )  # fmt: skip
-    limit_share: float = parameter(
-        1.0, "share of the velocity, acceleration and jerk limits that the guard plans with",
-        minimum=0.05, maximum=1.0,
+    clock_lead_s: float = same_as(
+        ManiSkillBridgeParameters, "clock_lead_s",
+        description="realtime: /clock shows a control step this long, in wall time, before its "
+        "target is sampled, so that what the guard has sent is there; at most half a step",
     )  # fmt: skip
-    image_every: int = parameter(
-        1, "control steps from one picture to the next", minimum=1, maximum=8
-    )
-    backend: str = parameter(
-        "auto",
-        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
-    )
-    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
-    engines: str = parameter(
-        "",
-        "folder of the TensorRT engines; not given: trt_engines/<the checkpoint's name> in the "
-        "working directory",
-    )
-    predict_episodes: int = parameter(
-        1,
-        "in the videos of the first episodes the model's predicted next frames stand beside the "
-        "camera; this slows the policy down",
-        minimum=0,
-    )
-    video: bool = parameter(True, "write one mp4 an episode")
+    limit_share: float = same_as(
+        SafetyNodeParameters, "limit_share", default=1.0,
+        description="share of the velocity, acceleration and jerk limits that the guard plans with",
+    )  # fmt: skip
+    image_every: int = same_as(ManiSkillBridgeParameters, "image_every")
+    backend: str = same_as(PolicyNodeParameters, "backend")
+    device: str = same_as(PolicyNodeParameters, "device")
+    engines: str = same_as(PolicyNodeParameters, "engines")
+    predict_episodes: int = same_as(
+        EpisodeNodeParameters, "predict_episodes",
+        description="in the videos of the first episodes the model's predicted next frames stand "
+        "beside the camera; this slows the policy down",
+    )  # fmt: skip
+    video: bool = same_as(EpisodeNodeParameters, "video")
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
         None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
@@ -109,51 +100,44 @@ class SimArguments:
 class ArmArguments:
     """What real_arm and loopback have in common."""
 
-    robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    robot: str = same_as(SafetyNodeParameters, "arm")
     instruction: str = parameter("", "instruction for the policy, one that the checkpoint knows")
-    checkpoint: str = parameter(
-        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
-    )
-    num_steps: int | None = parameter(
-        None, "diffusion steps an action chunk; not given: the checkpoint's own",
-        minimum=1, maximum=1000,
+    checkpoint: str = same_as(SimArguments, "checkpoint")
+    num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
+    policy_seed: int = same_as(
+        PolicyNodeParameters, "policy_seed", read_only=True,
+        description="seed of the policy's sampling",
     )  # fmt: skip
-    policy_seed: int = parameter(0, "seed of the policy's sampling", minimum=0)
-    backend: str = parameter(
-        "auto",
-        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
-    )
-    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
-    engines: str = parameter(
-        "",
-        "folder of the TensorRT engines; not given: trt_engines/<the checkpoint's name> in the "
-        "working directory",
-    )
-    splice_s: float = parameter(
-        0.03, "a chunk takes over this long after it came; the controller may pick it up until "
-        "then", unit="s", minimum=0.002, maximum=0.1,
+    backend: str = same_as(PolicyNodeParameters, "backend")
+    device: str = same_as(PolicyNodeParameters, "device")
+    engines: str = same_as(PolicyNodeParameters, "engines")
+    splice_s: float = same_as(
+        SafetyNodeParameters, "splice_s",
+        description="a chunk takes over this long after it came; the controller may pick it up "
+        "until then",
     )  # fmt: skip
-    limit_share: float = parameter(
-        0.95, "share of the velocity, acceleration and jerk limits that the guard plans with; "
-        "small for first runs", minimum=0.05, maximum=1.0,
+    limit_share: float = same_as(
+        SafetyNodeParameters, "limit_share",
+        description="share of the velocity, acceleration and jerk limits that the guard plans "
+        "with; small for first runs",
     )  # fmt: skip
-    record: bool = parameter(
-        False,
-        "write pictures, joint states, chunks and commands to recordings/<date and time>.mcap",
-    )
-    namespace: str = parameter("", "ROS namespace of all nodes")
-    domain_id: int | None = parameter(
-        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
-    )
+    record: bool = same_as(
+        SimArguments, "record",
+        description="write pictures, joint states, chunks and commands to recordings/<date and "
+        "time>.mcap",
+    )  # fmt: skip
+    namespace: str = same_as(SimArguments, "namespace")
+    domain_id: int | None = same_as(SimArguments, "domain_id")
 
 
 @dataclass(frozen=True)
 class RealArmArguments(ArmArguments):
     """real_arm: policy and guard for an arm that runs under ros2_control; a dry run by default."""
 
-    dry_run: bool = parameter(
-        True, "publish on the shadow topics only; false sends commands to the controllers"
-    )
+    dry_run: bool = same_as(
+        SafetyNodeParameters, "dry_run", default=True,
+        description="publish on the shadow topics only; false sends commands to the controllers",
+    )  # fmt: skip
     camera_topic: str = parameter("camera/image_raw", "sensor_msgs/Image of the camera")
     joint_states_topic: str = parameter("joint_states", "sensor_msgs/JointState of the arm")
     controller_topic: str = parameter(
@@ -163,30 +147,27 @@ class RealArmArguments(ArmArguments):
         "gripper_controller/joint_trajectory",
         "the gripper controller's command topic; with a gripper.driver, gripper_adapter_node's",
     )
-    reference: str = parameter(
-        "controller_state",
-        "what shows that the controller took a trajectory; needs control_msgs; none: nothing does",
-        choices=("controller_state", "none"),
-    )
+    reference: str = same_as(
+        SafetyNodeParameters, "reference", choices=("controller_state", "none"),
+        description="what shows that the controller took a trajectory; needs control_msgs; none: "
+        "nothing does",
+    )  # fmt: skip
     controller_state_topic: str = parameter(
         "", "the arm controller's controller_state; not given: beside controller_topic"
     )
     use_sim_time: bool = parameter(False, "take the time from /clock")
-    fastdds_profile: bool = parameter(
-        False, "use config/fastdds_shm.xml; it reaches this machine only"
-    )
+    fastdds_profile: bool = same_as(
+        SimArguments, "fastdds_profile", default=False,
+        description="use config/fastdds_shm.xml; it reaches this machine only",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LoopbackArguments(ArmArguments):
     """loopback: policy and guard drive a simulated arm that follows exactly, until Ctrl-C."""
 
-    instruction: str = parameter(
-        TASKS["PushCube"].instruction, "instruction for the policy, one that the checkpoint knows"
-    )
-    fastdds_profile: bool = parameter(
-        True, "use config/fastdds_shm.xml, without which large pictures are lost without an error"
-    )
+    instruction: str = same_as(ArmArguments, "instruction", default=TASKS["PushCube"].instruction)
+    fastdds_profile: bool = same_as(SimArguments, "fastdds_profile")
 
 
 def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, str]) -> Any:

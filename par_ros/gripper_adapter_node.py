@@ -20,7 +20,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from par_ros import messages
 from par_ros.control.gripper_adapter import (
-    AdapterSettings,
     GripperAdapter,
     GripperGoal,
     Phase,
@@ -72,7 +71,7 @@ class GripperAdapterNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._driver = spec.gripper.driver
         self._finger_joint = spec.gripper.joint_name
-        self._adapter = GripperAdapter(spec.gripper, self._adapter_settings())
+        self._adapter = GripperAdapter(spec.gripper, self._settings)
         self._missing, self._actions = "", None
         try:
             self._actions = gripper_actions(spec.gripper)
@@ -117,14 +116,6 @@ class GripperAdapterNode(LifecycleNode):
             client.destroy()
         self.destroy_publisher(self._status)
         return TransitionCallbackReturn.SUCCESS
-
-    def _adapter_settings(self) -> AdapterSettings:
-        return AdapterSettings(
-            look_ahead_s=self._settings.look_ahead_s,
-            max_target_age_s=self._settings.max_target_age_s,
-            answer_timeout_s=self._settings.answer_timeout_s,
-            retry_period_s=self._settings.retry_period_s,
-        )
 
     def _make_clients(self, actions: GripperActions | None) -> dict[str, Any]:
         if actions is None:

@@ -11,13 +11,9 @@ from par_ros.control.command import Command
 from par_ros.control.guard import Guard
 from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.safety_filter import RequestedChunk
+from par_ros.control.settings import validate
 from par_ros.control.timeline import Moment
-from par_ros.parameters import (
-    SafetyNodeParameters,
-    guard_settings,
-    read_guarded_arm,
-    validate,
-)
+from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
 from par_ros.recorded_messages import Fields, Recorded
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES
 

@@ -25,9 +25,9 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
+from par_ros.control.settings import constraint_of
 from par_ros.graph_arguments import parse_arguments
 from par_ros.node_graph import GRAPHS, NodeEntry, NodeGraph
-from par_ros.parameters import constraint_of
 from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence
 
 PACKAGE = "par_ros"

@@ -3,7 +3,7 @@
 
 It follows trajectories by joint_trajectory_controller's own replacement rule, so what works here is
 what a controller would do. Control step k of an episode that starts at t0 drives to the
-trajectory's sample at t0 + k * 0.05 s.
+trajectory's sample at t0 + k * step_s.
 
 lockstep: physics waits until arm and gripper trajectories carry the stamp of the last picture, then
 runs one chunk. Until the first answer of an episode the first observation is repeated, with the
@@ -31,7 +31,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_model.interface import ImageArray
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import CONTROL_STEP_S, Task
+from par_model.simulation.tasks import Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.bridge_outputs import BridgeOutputs
@@ -51,7 +51,6 @@ from par_ros.topics import (
 
 MakeArm = Callable[[Task, ManiSkillBridgeParameters], ManiSkillArm]
 
-STEP_NS = messages.seconds_to_ns(CONTROL_STEP_S)
 # Zero would mean "no time yet" to ROS.
 FIRST_TIME_NS = messages.NANOSECONDS
 EPISODE_GAP_S = 1.0
@@ -88,22 +87,19 @@ class ManiSkillBridgeNode(Node):
         super().__init__(BRIDGE)
         self._make_arm = make_arm
         self._settings = declare(self, ManiSkillBridgeParameters)
-        if self._settings.num_actions % self._settings.image_every:
-            raise ValueError(
-                f"image_every must divide the {self._settings.num_actions} actions of a chunk, "
-                f"so that its end is seen, got {self._settings.image_every}; choose 1, 2, 4 or 8."
-            )
+        _require_picture_at_the_end(self._settings)
+        self._step_ns = messages.seconds_to_ns(self._settings.step_s)
         self._events: queue.SimpleQueue[ResetRequest | Command | Answered] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._arm: ManiSkillArm | None = None
         self._episode: Episode | None = None
         self._next_start_ns = FIRST_TIME_NS
         self._pace = StepPace(
-            CONTROL_STEP_S / self._settings.real_time_factor,
+            self._settings.step_s / self._settings.real_time_factor,
             self._settings.clock_lead_s,
             time.monotonic(),
         )
-        self._outputs = BridgeOutputs(self, self._settings.camera_frame_id)
+        self._outputs = BridgeOutputs(self, self._settings.camera_frame_id, self._settings.step_s)
         for topic, is_gripper in ((JOINT_TRAJECTORY, False), (GRIPPER_TRAJECTORY, True)):
             self.create_subscription(
                 JointTrajectoryMessage,
@@ -261,7 +257,7 @@ class ManiSkillBridgeNode(Node):
         """Announce the next control step, or make it; nothing where neither is due."""
         due = self._pace.take(time.monotonic())
         if due == "announce":
-            self._outputs.publish_clock(episode.time_ns + STEP_NS)
+            self._outputs.publish_clock(episode.time_ns + self._step_ns)
         elif due == "step":
             self._step(episode)
 
@@ -324,7 +320,7 @@ class ManiSkillBridgeNode(Node):
     def _advance(self, episode: Episode) -> bool:
         """One control step of physics; says whether it counts for the episode."""
         assert self._arm is not None
-        due_ns = episode.time_ns + STEP_NS
+        due_ns = episode.time_ns + self._step_ns
         targets = np.concatenate(
             [
                 self._arm_follower.sample(due_ns).positions,
@@ -375,10 +371,24 @@ class ManiSkillBridgeNode(Node):
             self._outputs.publish_picture(picture, self._camera_matrix, episode, reading.time_ns)
 
 
+def _require_picture_at_the_end(settings: ManiSkillBridgeParameters) -> None:
+    """Raise ValueError where no picture shows the end of a chunk, which the policy answers."""
+    num_actions, image_every = settings.num_actions, settings.image_every
+    if num_actions % image_every:
+        divisors = ", ".join(str(n) for n in range(1, 9) if num_actions % n == 0)
+        raise ValueError(
+            f"image_every must divide the {num_actions} actions of a chunk, so that its end is "
+            f"seen, got {image_every}; choose one of {divisors}."
+        )
+
+
 def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> ManiSkillArm:
     """The arm that the executable drives."""
     return ManiSkillArm(
-        task, image_size=parameters.image_size, light_meshes=parameters.light_meshes
+        task,
+        image_size=parameters.image_size,
+        light_meshes=parameters.light_meshes,
+        step_s=parameters.step_s,
     )
 
 

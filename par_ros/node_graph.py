@@ -4,6 +4,7 @@
 Plain data: `python -m par_ros` maps it onto processes, launch/*.launch.py onto launch actions.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from par_model.config import from_values
 from par_model.json_file import read_object
-from par_model.simulation.tasks import CONTROL_STEP_S, task
+from par_model.simulation.tasks import task
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
     ArmArguments,
@@ -24,8 +26,11 @@ from par_ros.graph_arguments import (
     SimArguments,
 )
 from par_ros.parameters import (
+    EpisodeNodeParameters,
+    ManiSkillBridgeParameters,
     ParameterValue,
-    Scalar,
+    PolicyNodeParameters,
+    SafetyNodeParameters,
     read_arm_spec,
 )
 from par_ros.resources import resource
@@ -95,20 +100,18 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     checkpoint = str(checkpoint_folder(arguments.checkpoint))
     instruction = arguments.instruction or task(arguments.task).instruction
     _require_instruction("sim", instruction, Path(checkpoint))
+    chunk = checkpoint_chunk(Path(checkpoint))
     sim_time = {"use_sim_time": True}
-    step_s = CONTROL_STEP_S / arguments.real_time_factor
-    clock_lead_s = min(arguments.clock_lead_s, step_s / 2)
+    step_s = chunk.get("step_s", ManiSkillBridgeParameters.step_s)
+    clock_lead_s = min(arguments.clock_lead_s, step_s / arguments.real_time_factor / 2)
     nodes = (
         NodeEntry(
             BRIDGE,
             BRIDGE,
             {
-                "task": arguments.task,
+                **_passed(arguments, ManiSkillBridgeParameters),
+                **chunk,
                 "seed": arguments.first_seed,
-                "mode": arguments.mode,
-                "max_steps": arguments.max_steps,
-                "image_every": arguments.image_every,
-                "real_time_factor": arguments.real_time_factor,
                 "clock_lead_s": clock_lead_s,
             },
         ),
@@ -116,15 +119,13 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             GUARD,
             GUARD,
             {
+                **_passed(arguments, SafetyNodeParameters),
+                **chunk,
                 "arm": "panda",
-                "mode": arguments.mode,
-                "limit_checks": arguments.limit_checks,
                 "reference": "topic",
                 # The arm stands between control steps: a chunk loses no step by waiting for one.
                 "chunk_start": "control_step",
-                "splice_s": arguments.splice_s,
                 "clock_lead_s": clock_lead_s,
-                "limit_share": arguments.limit_share,
                 **sim_time,
             },
             lifecycle=True,
@@ -133,15 +134,12 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             POLICY,
             POLICY,
             {
+                **_passed(arguments, PolicyNodeParameters),
+                **chunk,
                 "checkpoint": checkpoint,
                 "instruction": instruction,
-                "policy_seed": arguments.policy_seed,
-                "mode": arguments.mode,
-                "predict_images": arguments.predict_episodes > 0,
-                "backend": arguments.backend,
-                "device": arguments.device,
                 "engines": _absolute(arguments.engines),
-                **_given("num_steps", arguments.num_steps),
+                "predict_images": arguments.predict_episodes > 0,
                 **sim_time,
             },
             lifecycle=True,
@@ -150,18 +148,12 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             EPISODES,
             EPISODES,
             {
-                "task": arguments.task,
-                "instruction": instruction,
-                "episodes": arguments.episodes,
-                "first_seed": arguments.first_seed,
-                "policy_seed": arguments.policy_seed,
-                "mode": arguments.mode,
+                **_passed(arguments, EpisodeNodeParameters),
+                "step_s": step_s,
                 "checkpoint": checkpoint,
+                "instruction": instruction,
                 "report": str(report),
                 "command": command,
-                "max_steps": arguments.max_steps,
-                "predict_episodes": arguments.predict_episodes,
-                "video": arguments.video,
             },
             ends_run=True,
         ),
@@ -177,15 +169,15 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
     policy_parameters = _policy_parameters("real_arm", arguments)
+    chunk = checkpoint_chunk(Path(str(policy_parameters["checkpoint"])))
     nodes = (
         NodeEntry(
             GUARD,
             GUARD,
             {
+                **_passed(arguments, SafetyNodeParameters),
+                **chunk,
                 "arm": arguments.robot,
-                "dry_run": arguments.dry_run,
-                "reference": arguments.reference,
-                **_guard_parameters(arguments),
                 **sim_time,
             },
             (
@@ -254,20 +246,23 @@ def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
 
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
     """The real arm's graph with a simulated arm in place of the controllers."""
+    policy_parameters = _policy_parameters("loopback", arguments)
+    chunk = checkpoint_chunk(Path(str(policy_parameters["checkpoint"])))
     nodes = (
         NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
         NodeEntry(
             GUARD,
             GUARD,
             {
+                **_passed(arguments, SafetyNodeParameters),
+                **chunk,
                 "arm": arguments.robot,
                 "auto_engage": True,
                 "reference": "topic",
-                **_guard_parameters(arguments),
             },
             lifecycle=True,
         ),
-        NodeEntry(POLICY, POLICY, _policy_parameters("loopback", arguments), lifecycle=True),
+        NodeEntry(POLICY, POLICY, policy_parameters, lifecycle=True),
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
@@ -336,22 +331,36 @@ def _known_instructions(checkpoint: Path) -> tuple[str, ...]:
     return tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
 
 
+def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
+    """num_actions and step_s of a checkpoint, as parameters of the nodes.
+
+    Empty for a checkpoint that is damaged or has no actions: policy_node refuses it and says why.
+    """
+    try:
+        config = from_values(read_object(checkpoint / "config.json", "copy it anew"))
+    except ValueError:
+        return {}
+    if not config.num_actions:
+        return {}
+    return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
+
+
 def _policy_parameters(owner: str, arguments: ArmArguments) -> dict[str, ParameterValue]:
     checkpoint = checkpoint_folder(arguments.checkpoint)
     _require_instruction(owner, arguments.instruction, checkpoint)
     return {
+        **_passed(arguments, PolicyNodeParameters),
+        **checkpoint_chunk(checkpoint),
         "checkpoint": str(checkpoint),
-        "instruction": arguments.instruction,
-        "policy_seed": arguments.policy_seed,
-        "backend": arguments.backend,
-        "device": arguments.device,
         "engines": _absolute(arguments.engines),
-        **_given("num_steps", arguments.num_steps),
     }
 
 
-def _guard_parameters(arguments: ArmArguments) -> dict[str, ParameterValue]:
-    return {"splice_s": arguments.splice_s, "limit_share": arguments.limit_share}
+def _passed(arguments: Any, node_parameters: type[Any]) -> dict[str, ParameterValue]:
+    """The arguments that the node has as parameters of the same name; None means not set."""
+    names = {field.name for field in dataclasses.fields(node_parameters)}
+    every = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+    return {name: value for name, value in every.items() if name in names and value is not None}
 
 
 def _beside(topic: str, name: str) -> str:
@@ -384,10 +393,6 @@ def manifest_sha256(checkpoint: Path) -> str:
     """Of a checkpoint's manifest, which names every other file by its own; empty without one."""
     path = checkpoint / "manifest.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-def _given(name: str, value: Scalar | None) -> dict[str, Scalar]:
-    return {} if value is None else {name: value}
 
 
 def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str, str]:

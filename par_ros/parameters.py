@@ -2,13 +2,12 @@
 """Every node's parameters, each declared once: type, default, range, unit, description, read-only.
 
 A node calls `declare(self, PolicyNodeParameters)` once and gets the frozen dataclass back, checked;
-`read(self, ...)` gives it again with what was set since. The runner turns its `name:=value`
-arguments into values with `parse_text`. YAML is read here and nowhere else.
+`read(self, ...)` gives it again with what was set since. What several nodes take is declared in one
+of them, and what a part of control takes in that part. YAML is read here and nowhere else.
 """
 
 import dataclasses
 import os
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,44 +29,26 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from par_ros.control.action_schedule import ChunkStart
 from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
+from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.gripper_adapter import AdapterSettings
+from par_ros.control.guard_settings import GuardParameters, GuardSettings
+from par_ros.control.observation_assembler import AssemblerSettings
+from par_ros.control.settings import (
+    Scalar,
+    constraint_of,
+    parameter,
+    range_text,
+    require_value,
+    same_as,
+    validate,
+    value_type,
+    values_of,
+)
 from par_ros.resources import resource
 
-if typing.TYPE_CHECKING:
-    from par_ros.control.guard_settings import GuardSettings
-
 Mode = Literal["lockstep", "realtime"]
-Scalar = bool | int | float | str
 ParameterValue = Scalar | tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """What a parameter is, beyond its type. Ranges include their ends."""
-
-    description: str
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    # Fixed when the node starts. False for what a service reads again (`task`, `seed`, ...).
-    read_only: bool = True
-
-
-def parameter(
-    default: Any,
-    description: str,
-    *,
-    unit: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    read_only: bool = True,
-) -> Any:
-    """A dataclass field that is a node parameter. None as the default means "not set"."""
-    constraint = Constraint(description, unit, minimum, maximum, choices, read_only)
-    return dataclasses.field(default=default, metadata={"constraint": constraint})
 
 
 @dataclass(frozen=True)
@@ -107,41 +88,29 @@ class PolicyNodeParameters:
         "publish the model's picture of the next observation after each chunk; read at ~/reset",
         read_only=False,
     )
+    num_actions: int | None = same_as(
+        GuardParameters, "num_actions", default=None,
+        description="actions in a chunk; not set: the checkpoint's; another number is refused",
+    )  # fmt: skip
+    step_s: float | None = same_as(
+        GuardParameters, "step_s", default=None,
+        description="time between two actions; not set: the checkpoint's; another time is refused",
+    )  # fmt: skip
     num_warm_up: int = parameter(
         2, "chunks computed and thrown away while configuring", minimum=0, maximum=100
     )
-    max_skew_s: float = parameter(
-        0.05, "most time between an image and the joint states used with it", unit="s",
-        minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    max_future_s: float = parameter(
-        0.01, "how far ahead of the clock a picture's stamp may lie", unit="s",
-        minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    max_image_age_s: float = parameter(
-        0.4, "realtime: an older picture is not answered", unit="s", minimum=0.01, maximum=10.0
-    )
-    max_camera_silence_s: float = parameter(
-        1.0, "realtime: longest time without a picture before the camera counts as silent",
-        unit="s", minimum=0.05, maximum=60.0,
-    )  # fmt: skip
-    max_stamp_stall_s: float = parameter(
-        0.3, "realtime: longest time in which pictures come whose stamps do not go on",
-        unit="s", minimum=0.02, maximum=60.0,
-    )  # fmt: skip
-    frozen_motion_rad: float = parameter(
-        0.1, "pictures may be equal byte by byte while no joint of the arm moves further than this",
-        unit="rad", minimum=0.001, maximum=10.0,
-    )  # fmt: skip
-    min_brightness: float = parameter(
-        8.0, "mean brightness below which a picture is black; 0 takes any", unit="of 255",
-        minimum=0.0, maximum=255.0,
-    )  # fmt: skip
+    max_skew_s: float = same_as(AssemblerSettings, "max_joint_skew_s")
+    max_future_s: float = same_as(AssemblerSettings, "max_future_s")
+    max_image_age_s: float = same_as(AssemblerSettings, "max_image_age_s")
+    max_camera_silence_s: float = same_as(CameraCheckSettings, "max_silence_s")
+    max_stamp_stall_s: float = same_as(CameraCheckSettings, "max_stall_s")
+    frozen_motion_rad: float = same_as(CameraCheckSettings, "frozen_motion_rad")
+    min_brightness: float = same_as(CameraCheckSettings, "min_brightness")
 
 
 @dataclass(frozen=True)
-class SafetyNodeParameters:
-    """safety_node."""
+class SafetyNodeParameters(GuardParameters):
+    """safety_node: its own, behind those of the guard."""
 
     arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
     mode: str = parameter(
@@ -150,16 +119,6 @@ class SafetyNodeParameters:
         choices=typing.get_args(Mode),
     )
     dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
-    step_s: float = parameter(
-        0.05, "time between two actions of a chunk", unit="s", minimum=0.001, maximum=1.0
-    )
-    num_actions: int = parameter(8, "actions in a chunk", minimum=1, maximum=64)
-    max_observation_age_s: float = parameter(
-        0.4, "an older observation's chunk is refused", unit="s", minimum=0.0, maximum=10.0
-    )
-    max_joint_state_age_s: float = parameter(
-        0.2, "older joint states stop the arm", unit="s", minimum=0.01, maximum=10.0
-    )
     auto_engage: bool = parameter(
         False, "engage once, at the first joint state; for simulated arms only"
     )
@@ -169,13 +128,6 @@ class SafetyNodeParameters:
         "warn (report) or none",
         choices=("arm", *CHECKS),
     )
-    chunk_start: str = parameter(
-        "arrival",
-        "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
-        "from its observation and loses what is already due; control_step: with a simulator's "
-        "clock, at the control step at which it comes, with all its actions",
-        choices=typing.get_args(ChunkStart),
-    )
     reference: str = parameter(
         "controller_state",
         "what shows that the controller took a trajectory: controller_state of "
@@ -184,38 +136,11 @@ class SafetyNodeParameters:
         "first. A dry run needs none",
         choices=("controller_state", "topic", "none"),
     )
-    late_after_s: float = parameter(
-        0.1, "a chunk is late this long after the end of the one before", unit="s",
-        minimum=0.0, maximum=10.0,
-    )  # fmt: skip
-    policy_timeout_s: float = parameter(
-        1.0, "the policy is dead this long after the end of its last chunk", unit="s",
-        minimum=0.05, maximum=60.0,
-    )  # fmt: skip
-    first_chunk_timeout_s: float = parameter(
-        10.0, "time from engage to the first chunk", unit="s", minimum=0.1, maximum=600.0
-    )
-    tail_s: float = parameter(
-        0.3, "least duration of the braking tail behind a chunk", unit="s",
-        minimum=0.0, maximum=0.5,
-    )  # fmt: skip
-    splice_s: float = parameter(
-        0.03, "a new motion follows the running one for this long, so that a controller may take "
-        "it at any time until then; two thirds of it are the guard's own", unit="s",
-        minimum=0.002, maximum=0.1,
-    )  # fmt: skip
     clock_lead_s: float = parameter(
         0.012, "with a simulator's clock, realtime: it shows a control step this long, in wall "
         "time, before the arm makes it; half of it is the guard's own", unit="s",
         minimum=0.0, maximum=0.1,
     )  # fmt: skip
-    limit_share: float = parameter(
-        0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
-        "runs", minimum=0.05, maximum=1.0,
-    )  # fmt: skip
-    max_engage_speed_rad_s: float = parameter(
-        0.1, "a faster arm is not engaged", unit="rad/s", minimum=0.0, maximum=1.0
-    )
 
 
 @dataclass(frozen=True)
@@ -243,16 +168,17 @@ class ManiSkillBridgeParameters:
     image_every: int = parameter(
         1, "control steps from one picture to the next", minimum=1, maximum=8
     )
-    num_actions: int = parameter(
-        8, "lockstep: control steps run for each answer", minimum=1, maximum=64
+    num_actions: int = same_as(
+        GuardParameters, "num_actions", description="lockstep: control steps run for each answer"
     )
+    step_s: float = same_as(GuardParameters, "step_s", description="duration of a control step")
     real_time_factor: float = parameter(
         1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
     )
-    clock_lead_s: float = parameter(
-        0.012, "realtime: /clock shows a control step this long, in wall time, before its target "
-        "is sampled, so that what was sent before is in time for it", unit="s",
-        minimum=0.0, maximum=0.1,
+    clock_lead_s: float = same_as(
+        SafetyNodeParameters, "clock_lead_s",
+        description="realtime: /clock shows a control step this long, in wall time, before its "
+        "target is sampled, so that what was sent before is in time for it",
     )  # fmt: skip
     answer_timeout_s: float = parameter(
         60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
@@ -266,7 +192,7 @@ class ManiSkillBridgeParameters:
 class LoopbackArmParameters:
     """loopback_arm_node."""
 
-    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    arm: str = same_as(SafetyNodeParameters, "arm")
     rate_hz: float = parameter(
         100.0, "control cycles and joint states a second", unit="Hz", minimum=1.0, maximum=1000.0
     )
@@ -280,7 +206,7 @@ class LoopbackArmParameters:
 class RealArmNodeParameters:
     """real_arm_node."""
 
-    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    arm: str = same_as(SafetyNodeParameters, "arm")
     dry_run: bool = parameter(True, "nothing goes to the controllers, so none need listen")
     min_joint_state_rate_hz: float = parameter(
         20.0, "fewer complete joint states a second are a problem", unit="Hz",
@@ -293,47 +219,38 @@ class RealArmNodeParameters:
 
 
 @dataclass(frozen=True)
-class GripperAdapterNodeParameters:
-    """gripper_adapter_node."""
+class GripperAdapterNodeParameters(AdapterSettings):
+    """gripper_adapter_node: its own, behind those of the adapter."""
 
-    arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
-    look_ahead_s: float = parameter(
-        0.02, "a target is sent this long before it is due, for the action's latency; at most the "
-        "time between two targets", unit="s", minimum=0.0, maximum=0.05,
-    )  # fmt: skip
-    max_target_age_s: float = parameter(
-        0.5, "a target that has been due for longer is not sent any more: the guard is silent",
-        unit="s", minimum=0.05, maximum=5.0,
-    )  # fmt: skip
-    answer_timeout_s: float = parameter(
-        0.5, "an action server that takes longer to accept or cancel a goal is a problem",
-        unit="s", minimum=0.05, maximum=1.0,
-    )  # fmt: skip
-    retry_period_s: float = parameter(
-        1.0, "pause before a goal that was rejected, or lost with its server, is sent again",
-        unit="s", minimum=0.1, maximum=60.0,
-    )  # fmt: skip
+    arm: str = same_as(SafetyNodeParameters, "arm")
 
 
 @dataclass(frozen=True)
 class EpisodeNodeParameters:
     """episode_node."""
 
-    task: str = parameter("PushCube", "ManiSkill task")
+    task: str = same_as(
+        ManiSkillBridgeParameters, "task", description="ManiSkill task", read_only=True
+    )
     instruction: str = parameter("", "instruction for the policy; empty: the task's own")
     episodes: int = parameter(3, "episodes to run", minimum=1, maximum=100_000)
-    first_seed: int = parameter(
-        20_241_201, "seed of the first episode; the i-th has first_seed + i",
-        minimum=0, maximum=2**31 - 1,
+    first_seed: int = same_as(
+        ManiSkillBridgeParameters, "seed", read_only=True,
+        description="seed of the first episode; the i-th has first_seed + i",
     )  # fmt: skip
-    policy_seed: int = parameter(
-        0, "seed of the policy's sampling, the same in every episode", minimum=0
-    )
+    policy_seed: int = same_as(
+        PolicyNodeParameters, "policy_seed", read_only=True,
+        description="seed of the policy's sampling, the same in every episode",
+    )  # fmt: skip
     report: str = parameter("report", "folder for results.json, report.html and the videos")
     command: str = parameter("", "the command that started the run, for the report")
-    mode: str = parameter("lockstep", "as the bridge's", choices=typing.get_args(Mode))
+    mode: str = same_as(ManiSkillBridgeParameters, "mode", description="as the bridge's")
     checkpoint: str = parameter("", "the policy's checkpoint, for the report")
-    max_steps: int = parameter(200, "as the bridge's; for the progress bar", minimum=1)
+    max_steps: int = same_as(
+        ManiSkillBridgeParameters, "max_steps",
+        description="as the bridge's; for the progress bar",
+    )  # fmt: skip
+    step_s: float = same_as(ManiSkillBridgeParameters, "step_s")
     predict_episodes: int = parameter(
         1, "the first episodes for which the model's predicted pictures are recorded", minimum=0
     )
@@ -408,47 +325,6 @@ def read(node: Node, parameters_type: type[NodeParameters]) -> NodeParameters:
     return parameters
 
 
-def validate(parameters: Any, owner: str) -> None:
-    """Raise ValueError for the first value outside its range or choices. `owner`: for the text."""
-    for field in dataclasses.fields(parameters):
-        _require(owner, field, getattr(parameters, field.name))
-
-
-def parse_text(owner: str, field: "dataclasses.Field[Any]", text: str) -> Scalar:
-    """The value of `name:=text`, typed and checked. Raises ValueError naming the parameter."""
-    kind = value_type(field)
-    value: Scalar
-    try:
-        if kind is bool:
-            value = {"true": True, "false": False}[text.lower()]
-        else:
-            value = kind(text)
-    except (KeyError, ValueError):
-        expected = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise ValueError(
-            f"{owner}: {field.name} must be {expected}, got {text!r}; "
-            f"{constraint_of(field).description}."
-        ) from None
-    _require(owner, field, value)
-    return value
-
-
-def constraint_of(field: "dataclasses.Field[Any]") -> Constraint:
-    """The Constraint that `parameter(...)` stored in a field."""
-    constraint = field.metadata["constraint"]
-    assert isinstance(constraint, Constraint)
-    return constraint
-
-
-def value_type(field: "dataclasses.Field[Any]") -> type:
-    """bool, int, float or str; of `int | None`, int."""
-    kind: Any = field.type
-    if isinstance(kind, types.UnionType):
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    assert kind in _ROS_TYPES, f"{field.name}: {kind}"
-    return typing.cast(type, kind)
-
-
 def read_yaml(path: Path) -> Mapping[str, object]:
     """The mapping in a YAML file. Raises ValueError if the file has none."""
     try:
@@ -495,26 +371,13 @@ def expects_reference(parameters: SafetyNodeParameters) -> bool:
     return parameters.reference != "none" and not parameters.dry_run
 
 
-def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> "GuardSettings":
+def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> GuardSettings:
     """The guard's settings of these parameters."""
-    from par_ros.control.guard_settings import GuardSettings
-
     return GuardSettings(
+        **values_of(GuardParameters, parameters),
         lockstep=parameters.mode == "lockstep",
         sim_clock=use_sim_time,
-        chunk_start=typing.cast(ChunkStart, parameters.chunk_start),
-        num_actions=parameters.num_actions,
-        step_s=parameters.step_s,
-        max_observation_age_s=parameters.max_observation_age_s,
-        max_joint_state_age_s=parameters.max_joint_state_age_s,
-        late_after_s=parameters.late_after_s,
-        policy_timeout_s=parameters.policy_timeout_s,
-        first_chunk_timeout_s=parameters.first_chunk_timeout_s,
-        tail_s=parameters.tail_s,
-        splice_s=parameters.splice_s,
-        limit_share=parameters.limit_share,
         expects_reference=expects_reference(parameters),
-        max_engage_speed_rad_s=parameters.max_engage_speed_rad_s,
     )
 
 
@@ -569,41 +432,7 @@ def _check_changes(
     for change in changes:
         if change.name in fields:
             try:
-                _require(owner, fields[change.name], change.value)
+                require_value(owner, fields[change.name], change.value)
             except ValueError as error:
                 return SetParametersResult(successful=False, reason=str(error))
     return SetParametersResult(successful=True)
-
-
-def _require(owner: str, field: "dataclasses.Field[Any]", value: Any) -> None:
-    if value is None and field.default is None:
-        return
-    constraint = constraint_of(field)
-    kind = value_type(field)
-    right_type = type(value) is kind or (kind is float and type(value) is int)
-    low = constraint.minimum is None or (right_type and value >= constraint.minimum)
-    high = constraint.maximum is None or (right_type and value <= constraint.maximum)
-    chosen = not constraint.choices or value in constraint.choices
-    if not (right_type and low and high and chosen):
-        raise ValueError(
-            f"{owner}: {field.name} must be {range_text(field)}, got {value!r}; "
-            f"{constraint.description}."
-        )
-
-
-def range_text(field: "dataclasses.Field[Any]") -> str:
-    """What values a field takes, in words."""
-    constraint = constraint_of(field)
-    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
-        value_type(field)
-    ]
-    if constraint.choices:
-        return "one of " + ", ".join(constraint.choices)
-    unit = f" {constraint.unit}" if constraint.unit else ""
-    if constraint.minimum is not None and constraint.maximum is not None:
-        return f"{kind} from {constraint.minimum:.12g} to {constraint.maximum:.12g}{unit}"
-    if constraint.minimum is not None:
-        return f"{kind} of at least {constraint.minimum:.12g}{unit}"
-    if constraint.maximum is not None:
-        return f"{kind} of at most {constraint.maximum:.12g}{unit}"
-    return kind

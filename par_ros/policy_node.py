@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,6 +54,7 @@ from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import PolicyNodeParameters, declare, read
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
+from par_ros.policy_source import checkpoint_policy, require_same_chunk
 from par_ros.process import (
     leaves_at_once,
     report_error,
@@ -120,6 +120,7 @@ class PolicyNode(LifecycleNode):
             self._settings = read(self, PolicyNodeParameters)
             with leaves_at_once():
                 self._policy = self._load_policy(self._settings)
+                require_same_chunk(self._policy.spec, self._settings)
                 if self._settings.predict_images:
                     _require_predictor(self._policy)
                 _warm_up(self._policy, self._settings)
@@ -466,22 +467,10 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
 def main() -> int:
     """The executable policy_node."""
     leave_at_once_when_asked()
-    # Here, not above: only the process that loads a checkpoint needs torch.
-    from par_model.load_policy import load_policy
-
-    def load(parameters: PolicyNodeParameters) -> Policy:
-        return load_policy(
-            Path(parameters.checkpoint),
-            backend=parameters.backend,
-            num_steps=parameters.num_steps,
-            device=parameters.device,
-            engines=Path(parameters.engines) if parameters.engines else None,
-        )
-
     # Which runtime answers and why, and what is compiled or exported first.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("par_model").setLevel(logging.INFO)
-    return run_node(lambda: PolicyNode(load))
+    return run_node(lambda: PolicyNode(checkpoint_policy))
 
 
 if __name__ == "__main__":

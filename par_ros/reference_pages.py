@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from par_ros import topics
+from par_ros.control.settings import constraint_of, range_text
 from par_ros.node_graph import GRAPHS
 from par_ros.parameters import (
     EpisodeNodeParameters,
@@ -24,8 +25,6 @@ from par_ros.parameters import (
     RealArmNodeParameters,
     RecorderNodeParameters,
     SafetyNodeParameters,
-    constraint_of,
-    range_text,
 )
 
 _NODES: Mapping[str, type[Any]] = {

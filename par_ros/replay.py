@@ -25,13 +25,12 @@ from par_model.interface import Observation, Policy
 from par_ros import messages
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.settings import validate
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay, joint_samples
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
-from par_ros.parameters import (
-    PolicyNodeParameters,
-    validate,
-)
+from par_ros.parameters import PolicyNodeParameters
+from par_ros.policy_source import checkpoint_policy, chunk_form
 from par_ros.process import report_error
 from par_ros.recorded_messages import Fields, Recorded, decoded
 from par_ros.recording import Recording, read_recording
@@ -313,17 +312,8 @@ def _policy_parameters(settings: Mapping[str, Any]) -> PolicyNodeParameters:
 
 def _load(recorded: Mapping[str, Any], parameters: PolicyNodeParameters) -> Policy:
     if recorded["policy_executable"] == "fixed_chunk_node":
-        return FixedChunkPolicy()
-    # Here, not above: a recording of fixed chunks needs no torch.
-    from par_model.load_policy import load_policy
-
-    return load_policy(
-        Path(parameters.checkpoint),
-        backend=parameters.backend,
-        num_steps=parameters.num_steps,
-        device=parameters.device,
-        engines=Path(parameters.engines) if parameters.engines else None,
-    )
+        return FixedChunkPolicy(*chunk_form(parameters))
+    return checkpoint_policy(parameters)
 
 
 def _differing_settings(recorded: Mapping[str, Any], checkpoint: str) -> Iterator[str]:

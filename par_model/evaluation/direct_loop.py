@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One episode without ROS: observe, act, eight control steps, and again.
+"""One episode without ROS: observe, act, a chunk of control steps, and again.
 
 The lockstep graph of par_ros commands the same joint targets step by step: row l of a chunk is the
 target of the chunk's l-th control step, as float64, unchanged.
@@ -12,9 +12,21 @@ from typing import Protocol
 
 import numpy as np
 
-from par_model.interface import RECENT_IMAGE_STRIDE, FloatArray, ImageArray, Observation, Policy
+from par_model.interface import (
+    RECENT_IMAGE_STRIDE,
+    FloatArray,
+    ImageArray,
+    Observation,
+    Policy,
+    PolicySpec,
+)
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import CONTROL_STEP_S
+from par_model.simulation.tasks import Task
+
+
+def arm_for(task: Task | str, spec: PolicySpec) -> ManiSkillArm:
+    """The arm as a policy needs it: pictures of its size, control steps of its duration."""
+    return ManiSkillArm(task, image_size=spec.image_height, step_s=spec.step_s)
 
 
 class EpisodeWatcher(Protocol):
@@ -68,7 +80,7 @@ def run_episode(
 
     Raises ValueError if arm and policy do not fit (joints, image size, control rate, instruction).
     """
-    _require_same_rate(policy)
+    _require_same_rate(arm, policy)
     arm.reset(seed)
     policy.reset(arm.task.instruction, policy_seed)
     joint_targets: list[FloatArray] = []
@@ -79,7 +91,7 @@ def run_episode(
     for watcher in watchers:
         watcher.started()
     while not success and len(joint_targets) < max_steps:
-        stamp_s = len(joint_targets) * CONTROL_STEP_S
+        stamp_s = len(joint_targets) * arm.step_s
         observation = _observe(arm, stamp_s, executed_actions, seen)
         start_s = time.perf_counter()
         policy.observe(observation)
@@ -123,9 +135,9 @@ def _observe(
     )
 
 
-def _require_same_rate(policy: Policy) -> None:
-    if policy.spec.step_s != CONTROL_STEP_S:
+def _require_same_rate(arm: ManiSkillArm, policy: Policy) -> None:
+    if policy.spec.step_s != arm.step_s:
         raise ValueError(
             f"the policy acts every {policy.spec.step_s} s and the simulator every "
-            f"{CONTROL_STEP_S} s; use a checkpoint trained at the simulator's rate."
+            f"{arm.step_s} s; make the arm with the policy's step_s."
         )

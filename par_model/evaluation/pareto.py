@@ -20,7 +20,7 @@ from par_model.evaluation.statistics import (
     wilson_interval,
 )
 from par_model.interface import RECENT_IMAGES, Observation, Policy
-from par_model.simulation.tasks import CONTROL_STEP_S, FIRST_SELECTION_SEED, TASKS
+from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
 
 CELLS: tuple[tuple[str, int], ...] = (
     ("ddim", 1),
@@ -56,12 +56,13 @@ def cell_name(sampler: str, num_steps: int) -> str:
 
 
 def pareto_content(
-    results: Sequence[RolloutResult], latencies_ms: dict[str, dict[str, float]]
+    results: Sequence[RolloutResult], latencies_ms: dict[str, dict[str, float]], step_s: float
 ) -> dict[str, Any]:
     """Cells with success by task, and the one that is recommended.
 
     results: rollouts of all cells; every cell on the same tasks, seeds and policy seeds.
     latencies_ms: cell name -> p50, p99, worst, as `latencies_alone_ms` gives.
+    step_s: duration of a control step.
     """
     by_cell: dict[str, list[RolloutResult]] = {name: [] for name in latencies_ms}
     for result in results:
@@ -85,7 +86,7 @@ def pareto_content(
                 "sampler": cell[0].sampler,
                 "num_steps": cell[0].num_steps,
                 "latency_ms": latencies_ms[name],
-                "tasks": _tasks(cell, cost(name)),
+                "tasks": _tasks(cell, cost(name), step_s),
                 "num_successes": int(success[name].sum()),
                 "num_rollouts": len(cell),
                 "below_best_p": p_values[name],
@@ -95,7 +96,7 @@ def pareto_content(
     return {"cells": cells, "best": best, "chosen": min(as_good, key=cost), "method": METHOD}
 
 
-def _tasks(results: Sequence[RolloutResult], latency_ms: float) -> dict[str, Any]:
+def _tasks(results: Sequence[RolloutResult], latency_ms: float, step_s: float) -> dict[str, Any]:
     tasks = {}
     for task in TASKS:
         of_task = [result for result in results if result.task == task]
@@ -104,7 +105,7 @@ def _tasks(results: Sequence[RolloutResult], latency_ms: float) -> dict[str, Any
         successes = [result for result in of_task if result.success]
         interval = wilson_interval(len(successes), len(of_task))
         times_s = [
-            result.steps * CONTROL_STEP_S + len(result.chunk_latencies_ms) * latency_ms / 1e3
+            result.steps * step_s + len(result.chunk_latencies_ms) * latency_ms / 1e3
             for result in successes
         ]
         tasks[task] = {

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from par_model.config import TimestepSpacing
-from par_model.evaluation.direct_loop import EpisodeResult, run_episode
+from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.evaluation.milestones import Milestones, MilestoneWatcher, failure_kind
-from par_model.interface import Observation, Policy
+from par_model.interface import Observation, Policy, PolicySpec
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.worker_pool import run_jobs
 
@@ -177,13 +177,13 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 # A worker keeps what is slow to make.
-_worker_arms: dict[str, ManiSkillArm] = {}
+_worker_arms: dict[tuple[str, int, float], ManiSkillArm] = {}
 _worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
 def _run_rollout(rollout: Rollout) -> RolloutResult:
     policy = _worker_policy(rollout)
-    arm = _worker_arm(rollout.task, policy.spec.image_height)
+    arm = _worker_arm(rollout.task, policy.spec)
     watcher = MilestoneWatcher(arm)
     result = run_episode(
         arm,
@@ -214,10 +214,11 @@ def _rollout_result(
     )
 
 
-def _worker_arm(task: str, image_size: int) -> ManiSkillArm:
-    if task not in _worker_arms:
-        _worker_arms[task] = ManiSkillArm(task, image_size=image_size)
-    return _worker_arms[task]
+def _worker_arm(task: str, spec: PolicySpec) -> ManiSkillArm:
+    key = (task, spec.image_height, spec.step_s)
+    if key not in _worker_arms:
+        _worker_arms[key] = arm_for(task, spec)
+    return _worker_arms[key]
 
 
 def _worker_policy(rollout: Rollout) -> Policy:

@@ -16,7 +16,7 @@ import numpy as np
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.simulation.light_meshes import light_urdf
-from par_model.simulation.tasks import Task
+from par_model.simulation.tasks import CONTROL_STEP_S, Task
 from par_model.simulation.tasks import task as task_by_name
 
 JOINT_NAMES = (
@@ -40,6 +40,8 @@ _GRIPPER_CENTRE_M = 0.015
 _GRIPPER_HALF_RANGE_M = 0.025
 # Longer than any episode: who steps the arm decides when an episode ends.
 _NO_STEP_LIMIT = 1_000_000
+# Of every task; a control step is a whole number of its steps.
+_PHYSICS_HZ = 100
 _DRIVER_SIGNS = ("rendering device", "physical device", "vulkan", "vk::")
 
 
@@ -85,14 +87,21 @@ class ManiSkillArm:
     """
 
     def __init__(
-        self, task: Task | str, *, image_size: int = 128, light_meshes: bool = True
+        self,
+        task: Task | str,
+        *,
+        image_size: int = 128,
+        light_meshes: bool = True,
+        step_s: float = CONTROL_STEP_S,
     ) -> None:
+        """step_s: duration of a control step. Raises ValueError where physics cannot make it."""
         self.task = task_by_name(task) if isinstance(task, str) else task
         self.image_size = image_size
+        self.step_s = step_s
         self.joint_names = JOINT_NAMES
         self._light_meshes = light_meshes
         with _panda_meshes(light_meshes):
-            self._env = _make_environment(self.task, image_size)
+            self._env = _make_environment(self.task, image_size, step_s)
         self._camera = self._env._human_render_cameras["render_camera"]
         self._num_steps = 0
         self._success_once = False
@@ -115,7 +124,7 @@ class ManiSkillArm:
         self._success_once = False
 
     def step(self, joint_targets: FloatArray) -> StepResult:
-        """Drive towards `joint_targets` (float64 [8], rad and m) for one control step, 0.05 s.
+        """Drive towards `joint_targets` (float64 [8], rad and m) for one control step.
 
         Raises ValueError for a wrong shape, NaN or Inf. Targets beyond the gripper's range are
         clipped by ManiSkill's controller.
@@ -201,6 +210,18 @@ def _actor(env: Any, name: str) -> Any:
     return env.cubeB
 
 
+def _control_hz(step_s: float) -> int:
+    """Control steps a second, which ManiSkill takes as a whole number that divides the physics."""
+    control_hz = round(1.0 / step_s)
+    if abs(control_hz * step_s - 1.0) > 1e-9 or _PHYSICS_HZ % control_hz:
+        raise ValueError(
+            f"the simulator makes {_PHYSICS_HZ} physics steps a second and cannot make control "
+            f"steps of {step_s:g} s; use a checkpoint with a step_s of 0.01, 0.02, 0.04, 0.05, "
+            "0.1, 0.2, 0.25, 0.5 or 1 s."
+        )
+    return control_hz
+
+
 @contextlib.contextmanager
 def _panda_meshes(light: bool) -> Iterator[None]:
     """ManiSkill takes the robot's file from its class whenever it builds a scene.
@@ -218,7 +239,8 @@ def _panda_meshes(light: bool) -> Iterator[None]:
         panda.urdf_path = stock_urdf
 
 
-def _make_environment(task: Task, image_size: int) -> Any:
+def _make_environment(task: Task, image_size: int, step_s: float) -> Any:
+    control_hz = _control_hz(step_s)
     gymnasium, _, look_at = _import_maniskill()
     camera = {
         "pose": look_at(CAMERA_EYE_M, CAMERA_TARGET_M),
@@ -240,6 +262,7 @@ def _make_environment(task: Task, image_size: int) -> Any:
             render_mode="rgb_array",
             human_render_camera_configs={"render_camera": camera},
             max_episode_steps=_NO_STEP_LIMIT,
+            sim_config={"control_freq": control_hz},
         ).unwrapped
     except RuntimeError as error:
         if not any(sign in str(error).lower() for sign in _DRIVER_SIGNS):

@@ -23,7 +23,7 @@ def model_card(model: ModelConfig, training: dict[str, object]) -> str:
         "",
         f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
         f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
-        f"20 Hz, chunks of {model.num_actions}).",
+        f"{1 / model.step_s:g} Hz, chunks of {model.num_actions}).",
         "Licence: Apache-2.0.",
         "",
         "| | |",

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shlex
@@ -93,6 +94,16 @@ def require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -
         )
 
 
+def require_rate(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
+    """Raise ValueError for steps that are not as long as the model's."""
+    if not math.isclose(demonstrations.fps * model.step_s, 1.0):
+        raise ValueError(
+            f"{demonstrations.path} has steps of {1 / demonstrations.fps:g} s and {model.name} "
+            f"acts every {model.step_s:g} s; record at the model's rate, or use a "
+            "preset with the step_s of the data."
+        )
+
+
 def _finetuning(options: LearningOptions) -> FinetuningConfig | None:
     if options.pretrained is None:
         if options.lora_rank is not None:
@@ -123,6 +134,7 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
             (validation if is_held_out(key) else training).append(episode)
     joint_names, arm = sets[0].joint_names, sets[0].arm
     for demonstrations in sets:
+        require_rate(demonstrations, model)
         if (demonstrations.arm, demonstrations.joint_names) != (arm, joint_names):
             raise ValueError(
                 f"{demonstrations.path} has the arm {demonstrations.arm!r} with joints "

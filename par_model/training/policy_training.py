@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from par_model.checkpoint import load_checkpoint, save_checkpoint
-from par_model.config import ModelConfig
+from par_model.config import ModelConfig, from_values
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
 from par_model.model import Losses, PARModel, TrainingBatch
@@ -389,7 +389,8 @@ def _require_same_run(
 ) -> None:
     """Raise ValueError unless the stored run had the settings and the data of `own`."""
     assert isinstance(stored, dict)
-    same = all(stored[name] == own[name] for name in ("config", "model", "statistics"))
+    same = all(stored[name] == own[name] for name in ("config", "statistics"))
+    same = same and from_values(stored["model"]) == from_values(own["model"])
     same_data = allow_other_data or stored["episodes"] == own["episodes"]
     if not same or not same_data:
         raise ValueError(

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from par_model.evaluation.direct_loop import EpisodeResult, run_episode
+from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.interface import FloatArray, ImageArray, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import CONTROL_STEP_S
 
 # Ten pictures a second.
 _STEPS_A_PICTURE = 2
@@ -43,6 +42,7 @@ class FilmedSuccess:
     num_steps: int
     failed_seeds: tuple[int, ...]
     frames: ImageArray
+    step_s: float
 
 
 def film_success(
@@ -54,16 +54,18 @@ def film_success(
     seeds.
     """
     result, failed_seeds = _first_success(task, policy, seeds, max_steps)
-    with ManiSkillArm(task, image_size=picture_size) as arm:
+    with ManiSkillArm(task, image_size=picture_size, step_s=policy.spec.step_s) as arm:
         frames, success = film_targets(arm, result.seed, result.joint_targets)
     assert success, (task, result.seed)
-    return FilmedSuccess(task, result.seed, result.num_steps, failed_seeds, frames)
+    return FilmedSuccess(
+        task, result.seed, result.num_steps, failed_seeds, frames, policy.spec.step_s
+    )
 
 
 def _first_success(
     task: str, policy: Policy, seeds: Sequence[int], max_steps: int
 ) -> tuple[EpisodeResult, tuple[int, ...]]:
-    with ManiSkillArm(task, image_size=policy.spec.image_height) as arm:
+    with arm_for(task, policy.spec) as arm:
         for index, seed in enumerate(seeds):
             result = run_episode(arm, policy, seed, max_steps)
             if result.success:
@@ -95,7 +97,7 @@ def write_moving_picture(episodes: Sequence[FilmedSuccess], path: Path) -> Path:
     """Write an animated WebP in real time that repeats; an episode that ended shows its end."""
     num_frames = max(len(episode.frames) for episode in episodes)
     frames = [_side_by_side(episodes, index) for index in range(num_frames)]
-    durations_ms = [round(1000 * _STEPS_A_PICTURE * CONTROL_STEP_S)] * num_frames
+    durations_ms = [round(1000 * _STEPS_A_PICTURE * episodes[0].step_s)] * num_frames
     durations_ms[-1] = _LAST_PICTURE_MS
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(

@@ -16,7 +16,6 @@ from par_model.evaluation.direct_loop import run_episode
 from par_model.interface import ImageArray
 from par_model.policy import PARPolicy
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import CONTROL_STEP_S
 from par_model.visualization.pictures import PictureRow, draw_sheet, enlarge, spread, write_film
 
 # A pixel whose brightest change from one observation to the next is above this has changed.
@@ -106,7 +105,7 @@ def record_prediction(
         seed=seed,
         success=result.success,
         num_steps=result.num_steps,
-        chunk_s=policy.spec.num_actions * CONTROL_STEP_S,
+        chunk_s=policy.spec.num_actions * policy.spec.step_s,
         first=watcher.observed[0],
         predicted=np.stack(watcher.predicted[: len(executed)]),
         executed=np.stack(executed),

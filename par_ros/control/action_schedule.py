@@ -15,35 +15,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
-
-ChunkStart = Literal["arrival", "observation", "control_step"]
 
 # A quotient of times this close to the next whole number is that number.
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    """How chunks are timed.
-
-    Attributes:
-        num_actions, step_s: L and the time between two actions.
-        chunk_start: see the module.
-        lockstep: the chunk starts at its stamp; age is not looked at.
-        max_observation_age_s: an older observation's chunk is late.
-        max_future_s: how far a stamp may lie ahead of the clock.
-        min_lead_s: with `observation` and `control_step`, the first action sent is due at least
-            this far behind the moment at which the chunk takes over.
-    """
-
-    num_actions: int = 8
-    step_s: float = 0.05
-    chunk_start: ChunkStart = "arrival"
-    lockstep: bool = False
-    max_observation_age_s: float = 0.4
-    max_future_s: float = 0.01
-    min_lead_s: float = 0.02
+# How far a stamp may lie ahead of the clock.
+_MAX_FUTURE_S = 0.01
+# With `observation` and `control_step`, the first action sent is due at least this far behind the
+# moment at which the chunk takes over.
+_MIN_LEAD_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,7 +46,7 @@ class ScheduleRefusal:
 class ActionSchedule:
     """Gives each chunk its time. What it keeps is the stamps of the last two chunks."""
 
-    def __init__(self, settings: ScheduleSettings) -> None:
+    def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
         self._last_stamp_ns: int | None = None
         self._stamp_before_ns: int | None = None
@@ -93,7 +74,7 @@ class ActionSchedule:
             self._use(stamp_ns)
             return PlacedChunk(stamp_ns, 0)
         age_s = (now_ns - stamp_ns) / NANOSECONDS
-        if age_s < -self.settings.max_future_s:
+        if age_s < -_MAX_FUTURE_S:
             return ScheduleRefusal(
                 "future",
                 f"a chunk's stamp must not lie in the future, this one is {-age_s:.3f} s ahead; "
@@ -108,7 +89,7 @@ class ActionSchedule:
             return PlacedChunk(self._control_step_ns(now_ns, takes_over_ns), 0)
         # A trajectory has no time before its start: a stamp ahead of the clock counts as now.
         start_ns = min(stamp_ns, now_ns)
-        passed_s = (takes_over_ns - start_ns) / NANOSECONDS + self.settings.min_lead_s
+        passed_s = (takes_over_ns - start_ns) / NANOSECONDS + _MIN_LEAD_S
         num_due = math.floor(passed_s / self.settings.step_s + _ROUNDING)
         if num_due >= self.settings.num_actions:
             return self._late(age_s)
@@ -119,7 +100,7 @@ class ActionSchedule:
 
     def _control_step_ns(self, now_ns: int, takes_over_ns: int) -> int:
         """The control step from which on no action is due before the chunk can take over."""
-        passed_s = (takes_over_ns - now_ns) / NANOSECONDS + self.settings.min_lead_s
+        passed_s = (takes_over_ns - now_ns) / NANOSECONDS + _MIN_LEAD_S
         num_steps = math.ceil(passed_s / self.settings.step_s - _ROUNDING) - 1
         return now_ns + round(max(num_steps, 0) * self.settings.step_s * NANOSECONDS)
 

@@ -15,8 +15,8 @@ from itertools import accumulate
 import numpy as np
 import ruckig
 
-from par_ros.control.arm_spec import JointLimits
 from par_ros.control.hermite_curve import Nodes
+from par_ros.control.joint_limits import JointLimits
 from par_ros.control.joint_trajectory import FloatArray, MotionState
 
 # Points closer than this are one: a controller's cycle is of this order.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.observation_assembler import ImageArray, Refusal
+from par_ros.control.settings import parameter
 
 # Kinds of refusal that are the camera's: the words of /diagnostics' camera_fault.
 CAMERA_FAULTS = ("silent", "stalled", "frozen", "black", "size", "encoding", "stale", "future")
@@ -20,21 +21,26 @@ CAMERA_FAULTS = ("silent", "stalled", "frozen", "black", "size", "encoding", "st
 
 @dataclass(frozen=True)
 class CameraCheckSettings:
-    """Limits of what a camera may do.
+    """Limits of what a camera may do. A time of None: no limit (physics waits)."""
 
-    Attributes:
-        max_silence_s: longest time without a picture; None: no limit (physics waits).
-        max_stall_s: longest time in which pictures come and their stamps do not go on; None: the
-            same.
-        frozen_motion_rad: pictures may be equal, byte by byte, while no joint of the arm moves
-            further than this. A camera's noise makes every two pictures differ.
-        min_brightness: mean over all pixels and channels, 0 to 255; less is black.
-    """
-
-    max_silence_s: float | None = 1.0
-    max_stall_s: float | None = 0.3
-    frozen_motion_rad: float = 0.1
-    min_brightness: float = 8.0
+    max_silence_s: float | None = parameter(
+        1.0, "realtime: longest time without a picture before the camera counts as silent",
+        unit="s", minimum=0.05, maximum=60.0,
+    )  # fmt: skip
+    max_stall_s: float | None = parameter(
+        0.3, "realtime: longest time in which pictures come whose stamps do not go on",
+        unit="s", minimum=0.02, maximum=60.0,
+    )  # fmt: skip
+    # A camera's noise makes every two pictures differ.
+    frozen_motion_rad: float = parameter(
+        0.1, "pictures may be equal byte by byte while no joint of the arm moves further than this",
+        unit="rad", minimum=0.001, maximum=10.0,
+    )  # fmt: skip
+    # Mean over all pixels and channels.
+    min_brightness: float = parameter(
+        8.0, "mean brightness below which a picture is black; 0 takes any", unit="of 255",
+        minimum=0.0, maximum=255.0,
+    )  # fmt: skip
 
 
 class CameraCheck:

@@ -92,7 +92,8 @@ class ChunkForm:
             return Fault(
                 "shape",
                 f"a chunk must have {shape[0]} points of {shape[1]} positions, got shape "
-                f"{chunk.positions.shape}; check the policy's number of actions.",
+                f"{chunk.positions.shape}; give the guard the checkpoint's "
+                "num_actions.",
             )
         return None
 
@@ -116,6 +117,7 @@ class ChunkForm:
             return Fault(
                 "times",
                 f"a chunk's points must be {self._step_s:g} s apart from {self._step_s:g} s on, "
-                f"got times {np.round(chunk.times_s, 6).tolist()}; check the policy's step_s.",
+                f"got times {np.round(chunk.times_s, 6).tolist()}; give the guard the "
+                "checkpoint's step_s.",
             )
         return None

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from par_ros.control import braking
-from par_ros.control.arm_spec import JointLimits
 from par_ros.control.hermite_curve import (
     NUM_SPLITS,
     SECTION_SIZES,
@@ -20,6 +19,7 @@ from par_ros.control.hermite_curve import (
     SPLIT_SIZES,
     CurvePoints,
 )
+from par_ros.control.joint_limits import JointLimits
 from par_ros.control.joint_trajectory import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]

@@ -45,8 +45,7 @@ class Deadlines:
 
     def expect_next_chunk(self, start_ns: int, time_ns: int, moment: Moment) -> None:
         """A chunk was answered at `time_ns` that starts at `start_ns`, both on the timeline."""
-        duration_s = self._settings.num_actions * self._settings.step_s
-        left_s = duration_s + (start_ns - time_ns) / NANOSECONDS
+        left_s = self._settings.chunk_s + (start_ns - time_ns) / NANOSECONDS
         now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(_NEXT_CHUNK, now_s, left_s + self._settings.late_after_s)
         self._watchdog.feed(_LIVE_POLICY, now_s, left_s + self._settings.policy_timeout_s)

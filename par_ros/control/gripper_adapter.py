@@ -18,6 +18,7 @@ import numpy as np
 from par_ros.control.arm_spec import GripperSpec
 from par_ros.control.gripper_driver import GripperDriver
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
+from par_ros.control.settings import parameter
 
 # A target that turns against the last goal's direction is a new goal from this share of the dead
 # band on: a finger on its way to the wrong side is turned round early.
@@ -31,20 +32,24 @@ _LATE_S = 0.1
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """Times of the adapter, s.
+    """Times of the adapter; parameters of gripper_adapter_node."""
 
-    Attributes:
-        look_ahead_s: a target counts as due this long before its time; for the action's latency.
-        max_target_age_s: a target that has been due for longer is not sent any more: the guard is
-            silent.
-        answer_timeout_s: the action server must accept, refuse or cancel a goal within this.
-        retry_period_s: pause before a goal that was rejected or lost is sent again.
-    """
-
-    look_ahead_s: float
-    max_target_age_s: float
-    answer_timeout_s: float
-    retry_period_s: float
+    look_ahead_s: float = parameter(
+        0.02, "a target is sent this long before it is due, for the action's latency; at most the "
+        "time between two targets", unit="s", minimum=0.0, maximum=0.05,
+    )  # fmt: skip
+    max_target_age_s: float = parameter(
+        0.5, "a target that has been due for longer is not sent any more: the guard is silent",
+        unit="s", minimum=0.05, maximum=5.0,
+    )  # fmt: skip
+    answer_timeout_s: float = parameter(
+        0.5, "an action server that takes longer to accept or cancel a goal is a problem",
+        unit="s", minimum=0.05, maximum=1.0,
+    )  # fmt: skip
+    retry_period_s: float = parameter(
+        1.0, "pause before a goal that was rejected, or lost with its server, is sent again",
+        unit="s", minimum=0.1, maximum=60.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

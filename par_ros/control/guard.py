@@ -22,7 +22,7 @@ Lockstep: time is that of the stamps, physics waits for each answer, and every c
 import dataclasses
 from collections import Counter
 
-from par_ros.control.action_schedule import ActionSchedule, ScheduleSettings
+from par_ros.control.action_schedule import ActionSchedule
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.arm_view import ArmView
 from par_ros.control.authority import Authority, StopLatch
@@ -87,8 +87,8 @@ class Guard:
             lockstep=settings.lockstep,
             expects_reference=settings.expects_reference,
         )
-        schedule = _schedule(settings)
-        chunk_ns = round(settings.num_actions * settings.step_s * NANOSECONDS)
+        schedule = ActionSchedule(settings)
+        chunk_ns = round(settings.chunk_s * NANOSECONDS)
         authority = Authority(
             timeline,
             arm,
@@ -247,15 +247,3 @@ def _arm_view(spec: ArmSpec, settings: GuardSettings, timeline: Timeline) -> Arm
         lockstep=settings.lockstep,
     )
     return ArmView(MotionHistory(spec), joints, ReferenceWatch(timeline))
-
-
-def _schedule(settings: GuardSettings) -> ActionSchedule:
-    return ActionSchedule(
-        ScheduleSettings(
-            num_actions=settings.num_actions,
-            step_s=settings.step_s,
-            chunk_start=settings.chunk_start,
-            lockstep=settings.lockstep,
-            max_observation_age_s=settings.max_observation_age_s,
-        )
-    )

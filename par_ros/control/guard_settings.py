@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard's settings, one frozen dataclass."""
+"""The guard's settings: those that are parameters of safety_node, and what follows from others."""
 
 from dataclasses import dataclass
 
-from par_ros.control.action_schedule import ChunkStart
+import numpy as np
+
+from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.settings import parameter
 
 # Of the splice, what computing may take: the rest is the message's way and the control cycle.
 _COMPUTING_SHARE = 2.0 / 3.0
@@ -11,25 +14,78 @@ MAX_SPLICE_S = 0.1
 
 
 @dataclass(frozen=True)
-class GuardSettings:
-    """All that is not about one arm. See parameters.SafetyNodeParameters for the meanings."""
+class GuardParameters:
+    """The settings that safety_node takes as parameters."""
+
+    step_s: float = parameter(
+        0.05, "time between two actions of a chunk", unit="s", minimum=0.001, maximum=1.0
+    )
+    num_actions: int = parameter(8, "actions in a chunk", minimum=1, maximum=64)
+    max_observation_age_s: float = parameter(
+        0.4, "an older observation's chunk is refused", unit="s", minimum=0.0, maximum=10.0
+    )
+    max_joint_state_age_s: float = parameter(
+        0.2, "older joint states stop the arm", unit="s", minimum=0.01, maximum=10.0
+    )
+    chunk_start: str = parameter(
+        "arrival",
+        "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
+        "from its observation and loses what is already due; control_step: with a simulator's "
+        "clock, at the control step at which it comes, with all its actions",
+        choices=("arrival", "observation", "control_step"),
+    )
+    late_after_s: float = parameter(
+        0.1, "a chunk is late this long after the end of the one before", unit="s",
+        minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    policy_timeout_s: float = parameter(
+        1.0, "the policy is dead this long after the end of its last chunk", unit="s",
+        minimum=0.05, maximum=60.0,
+    )  # fmt: skip
+    first_chunk_timeout_s: float = parameter(
+        10.0, "time from engage to the first chunk", unit="s", minimum=0.1, maximum=600.0
+    )
+    tail_s: float = parameter(
+        0.3, "least duration of the braking tail behind a chunk", unit="s",
+        minimum=0.0, maximum=0.5,
+    )  # fmt: skip
+    splice_s: float = parameter(
+        0.03, "a new motion follows the running one for this long, so that a controller may take "
+        "it at any time until then; two thirds of it are the guard's own", unit="s",
+        minimum=0.002, maximum=MAX_SPLICE_S,
+    )  # fmt: skip
+    limit_share: float = parameter(
+        0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
+        "runs", minimum=0.05, maximum=1.0,
+    )  # fmt: skip
+    max_engage_speed_rad_s: float = parameter(
+        0.1, "a faster arm is not engaged", unit="rad/s", minimum=0.0, maximum=1.0
+    )
+
+
+@dataclass(frozen=True)
+class GuardSettings(GuardParameters):
+    """All that is not about one arm.
+
+    Attributes:
+        lockstep: a chunk starts at its stamp, and physics waits for the answer.
+        sim_clock: the ROS clock is a simulator's: motions are kept on it.
+        expects_reference: the controller's reference must be received.
+    """
 
     lockstep: bool = False
-    # The ROS clock is a simulator's: motions are kept on it.
     sim_clock: bool = False
-    chunk_start: ChunkStart = "arrival"
-    num_actions: int = 8
-    step_s: float = 0.05
-    max_observation_age_s: float = 0.4
-    max_joint_state_age_s: float = 0.2
-    late_after_s: float = 0.1
-    policy_timeout_s: float = 1.0
-    first_chunk_timeout_s: float = 10.0
-    tail_s: float = 0.3
-    splice_s: float = 0.03
-    limit_share: float = 0.95
     expects_reference: bool = True
-    max_engage_speed_rad_s: float = 0.1
+
+    @property
+    def knot_times_s(self) -> FloatArray:
+        """When each action of a chunk is due after its start, float64 [L]."""
+        return self.step_s * np.arange(1, self.num_actions + 1)
+
+    @property
+    def chunk_s(self) -> float:
+        """Duration of a chunk."""
+        return self.num_actions * self.step_s
 
     @property
     def send_within_s(self) -> float:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
+from par_ros.control.settings import parameter
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -25,15 +26,21 @@ class AssemblerSettings:
     """Limits of what may be put together.
 
     Attributes:
-        max_image_age_s: an older image is refused.
-        max_joint_skew_s: largest distance between the image's stamp and the joint state's.
-        max_future_s: how far in the future a stamp may lie (two machines' clocks differ).
         chunk_end_tolerance_s: an image taken this long before the end of a chunk still answers it.
     """
 
-    max_image_age_s: float = 0.4
-    max_joint_skew_s: float = 0.05
-    max_future_s: float = 0.01
+    max_image_age_s: float = parameter(
+        0.4, "realtime: an older picture is not answered", unit="s", minimum=0.01, maximum=10.0
+    )
+    max_joint_skew_s: float = parameter(
+        0.05, "most time between an image and the joint states used with it", unit="s",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    # The clocks of two machines differ.
+    max_future_s: float = parameter(
+        0.01, "how far ahead of the clock a picture's stamp may lie", unit="s",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     chunk_end_tolerance_s: float = 0.001
 
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from par_ros.control import braking
-from par_ros.control.arm_spec import ArmSpec, JointLimits
+from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.chunk_form import ChunkForm, Fault, RequestedChunk
 from par_ros.control.chunk_tracking import ChunkTracker
 from par_ros.control.curve_limits import LIMIT_NAMES, BoolArray, CurveLimits
 from par_ros.control.filtered_chunk import Change, FilteredChunk, Join, Outcome
 from par_ros.control.gripper_limit import limited_targets
+from par_ros.control.guard_settings import GuardParameters
 from par_ros.control.hermite_curve import Nodes, Pieces, control_points
+from par_ros.control.joint_limits import JointLimits
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory, MotionState
 from par_ros.control.knot_spline import KnotSpline, knot_spline
 
@@ -51,7 +53,12 @@ class SafetyFilter:
     """Limits of one arm applied to chunks; holds no state between calls."""
 
     def __init__(
-        self, spec: ArmSpec, *, num_actions: int, step_s: float, tail_s: float = 0.3
+        self,
+        spec: ArmSpec,
+        *,
+        num_actions: int,
+        step_s: float,
+        tail_s: float = GuardParameters.tail_s,
     ) -> None:
         """tail_s: the braking tail lasts at least this long, so that a late chunk joins gently."""
         self.spec = spec

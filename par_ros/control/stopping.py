@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from par_ros.control import braking
-from par_ros.control.arm_spec import ArmSpec, JointLimits
+from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.hermite_curve import Nodes
+from par_ros.control.joint_limits import JointLimits
 from par_ros.control.joint_trajectory import FloatArray, MotionState
 
 # A retreat is slow, short, and not worth more time than this.

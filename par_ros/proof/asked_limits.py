@@ -4,8 +4,8 @@
 Either of the policy, in episodes of the simulator (--task, --episodes), or of a motion planner, in
 a data set that par_model.collect wrote (--data-set). Each chunk is looked at after the one before:
 
-- asked: velocity, acceleration and jerk as first, second and third differences of the targets, 0.05
-  s apart, as shares of the limits;
+- asked: velocity, acceleration and jerk as first, second and third differences of the targets, as
+  shares of the limits;
 - curve: the same of the smoothest curve through the chunk's targets (par_ros.control.knot_spline),
   which begins as the arm moves and ends slowly enough to stop: what the guard compares;
 - answered: whether the guard passes the chunk unchanged, tracks it within the limits, or holds,
@@ -38,11 +38,11 @@ from par_ros.control.hermite_curve import control_points
 from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.knot_spline import knot_spline
 from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
+from par_ros.node_graph import checkpoint_chunk, checkpoint_folder
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.run_results import hardware
 
-_NUM_ACTIONS, _STEP_S = 8, 0.05
 # As in `python -m par_ros sim`.
 _MAX_STEPS = 200
 _QUANTITIES = ("velocity", "acceleration", "jerk")
@@ -72,7 +72,7 @@ class LimitsOptions:
     episodes: Annotated[int | None, default_is("25; of a data set: all")] = None
     # reset seed of the first episode
     first_seed: Annotated[int | None, default_is("the measurement seeds")] = None
-    # folder of the policy
+    # folder of the policy; of a data set: its chunks are as long as this policy's
     checkpoint: Annotated[str, arg(metavar="DIR"), default_is("the policy that is shipped")] = ""
     # runtime of the network
     backend: str = "auto"
@@ -114,7 +114,14 @@ class ChunkChain:
     """Chunks one after the other from a standing arm; `take` gives the targets as they are sent."""
 
     def __init__(
-        self, spec: ArmSpec, asked: Asked, *, guarded: bool, limit_share: float = 1.0
+        self,
+        spec: ArmSpec,
+        asked: Asked,
+        *,
+        guarded: bool,
+        limit_share: float = 1.0,
+        num_actions: int = GuardSettings.num_actions,
+        step_s: float = GuardSettings.step_s,
     ) -> None:
         """guarded: the next chunk starts where the answer ends, else where this one ends.
 
@@ -123,7 +130,7 @@ class ChunkChain:
         self._spec = spec
         planning = planning_spec(spec, limit_share)
         self._stop_limits = planning.limits
-        self._filter = SafetyFilter(planning, num_actions=_NUM_ACTIONS, step_s=_STEP_S)
+        self._filter = SafetyFilter(planning, num_actions=num_actions, step_s=step_s)
         self._spline = knot_spline(0.0, tuple(self._filter.knot_times_s.tolist()))
         self._limits = (
             spec.limits.max_velocity,
@@ -173,9 +180,10 @@ class ChunkChain:
 
     def _note_targets(self, targets: FloatArray) -> None:
         line = np.concatenate((self._recent, targets))
+        step_s = self._filter.step_s
         self._asked.targets.append(
             [
-                float((np.abs(np.diff(line, n=order, axis=0)) / _STEP_S**order / limit).max())
+                float((np.abs(np.diff(line, n=order, axis=0)) / step_s**order / limit).max())
                 for order, limit in enumerate(self._limits, start=1)
             ]
         )
@@ -226,11 +234,9 @@ class WatchedPolicy:
 
 def of_policy(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     """Episodes of the shipped policy, or of --checkpoint, in the simulator, without ROS."""
-    from par_model.evaluation.direct_loop import run_episode
+    from par_model.evaluation.direct_loop import arm_for, run_episode
     from par_model.load_policy import load_policy
-    from par_model.simulation.maniskill_env import ManiSkillArm
     from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, task
-    from par_ros.node_graph import checkpoint_folder
 
     guarded = options.commanded == "guarded"
     first_seed = FIRST_MEASUREMENT_SEED if options.first_seed is None else options.first_seed
@@ -239,12 +245,19 @@ def of_policy(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     every = [Asked() for _ in options.limit_shares]
     asked = every[0]
     chains = [
-        ChunkChain(read_arm_spec("panda"), one, guarded=guarded, limit_share=share)
+        ChunkChain(
+            read_arm_spec("panda"),
+            one,
+            guarded=guarded,
+            limit_share=share,
+            num_actions=policy.spec.num_actions,
+            step_s=policy.spec.step_s,
+        )
         for one, share in zip(every, options.limit_shares, strict=True)
     ]
     watched = WatchedPolicy(policy, chains, guarded=guarded)
     episodes = []
-    with ManiSkillArm(chosen, image_size=policy.spec.image_height) as arm:
+    with arm_for(chosen, policy.spec) as arm:
         for number in range(25 if options.episodes is None else options.episodes):
             held, begun = asked.outcomes["refused"], len(asked.targets)
             result = run_episode(arm, watched, first_seed + number, _MAX_STEPS)
@@ -273,8 +286,10 @@ def of_data_set(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     planner looks where the arm has been pushed to, and its targets step there.
     """
     every = [Asked() for _ in options.limit_shares]
+    chunk = checkpoint_chunk(checkpoint_folder(options.checkpoint))
+    num_actions = int(chunk.get("num_actions", GuardSettings.num_actions))
     chains = [
-        ChunkChain(read_arm_spec("panda"), one, guarded=True, limit_share=share)
+        ChunkChain(read_arm_spec("panda"), one, guarded=True, limit_share=share, **chunk)
         for one, share in zip(every, options.limit_shares, strict=True)
     ]
     num_episodes = 0
@@ -285,8 +300,8 @@ def of_data_set(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
         for chain in chains:
             # The first target is where the arm stands: the planner's paths begin there.
             chain.start(actions[0])
-            for begin in range(0, len(actions) - _NUM_ACTIONS + 1, _NUM_ACTIONS):
-                chain.take(actions[begin : begin + _NUM_ACTIONS])
+            for begin in range(0, len(actions) - num_actions + 1, num_actions):
+                chain.take(actions[begin : begin + num_actions])
     return every, {
         "data_set": options.data_set.name,
         "disturbed": options.disturbed,

@@ -11,13 +11,12 @@ made smaller; the gripper is the policy's alone.
 import dataclasses
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
-from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_node import PolicyNode
+from par_ros.policy_source import checkpoint_policy
 from par_ros.process import run_node
 
 PACE_VARIABLE = "PAR_SOAK_PACE"
@@ -72,21 +71,10 @@ class PacedPolicy:
 
 def main() -> int:
     """The node's name is policy_node."""
-    # Here, not above: only the process that loads a checkpoint needs torch.
-    from par_model.load_policy import load_policy
-
     pace = float(os.environ.get(PACE_VARIABLE, "1"))
-
-    def load(parameters: PolicyNodeParameters) -> Policy:
-        policy = load_policy(
-            Path(parameters.checkpoint),
-            backend=parameters.backend,
-            num_steps=parameters.num_steps,
-            device=parameters.device,
-        )
-        return PacedPolicy(policy, pace)
-
-    return run_node(lambda: PolicyNode(load))
+    return run_node(
+        lambda: PolicyNode(lambda parameters: PacedPolicy(checkpoint_policy(parameters), pace))
+    )
 
 
 if __name__ == "__main__":

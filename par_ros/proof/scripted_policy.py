@@ -14,14 +14,15 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.parameters import read_arm_spec
 from par_ros.process import run_node
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES
 
-CHUNK_S = 0.4
-KNOT_TIMES_S = 0.05 * np.arange(1, 9)
+CHUNK_S = GuardSettings().chunk_s
+KNOT_TIMES_S = GuardSettings().knot_times_s
 _SWING_RAD = 0.15
 _PERIOD_S = 3.0
 
@@ -36,7 +37,7 @@ class Swing:
         self._finger_m = finger_m
 
     def knots(self, time_s: float) -> FloatArray:
-        """The eight knots [8, J + 1] of the chunk that starts `time_s` after the beginning."""
+        """The knots [L, J + 1] of the chunk that starts `time_s` after the beginning."""
         phase = 2.0 * np.pi / _PERIOD_S * (time_s + KNOT_TIMES_S)
         swing = _SWING_RAD * (1.0 - np.cos(phase))
         arm = self._begin + np.outer(swing, self._direction)
@@ -44,13 +45,13 @@ class Swing:
 
 
 def chunk_message(spec: ArmSpec, knots: FloatArray, stamp_ns: int) -> JointTrajectoryMessage:
-    """The action_chunk of eight knots."""
+    """The action_chunk of these knots."""
     trajectory = JointTrajectory(spec.joint_names, KNOT_TIMES_S, knots)
     return messages.joint_trajectory_message(trajectory, stamp_ns)
 
 
 class ScriptedPolicyNode(Node):
-    """Publishes a chunk every 0.4 s from the first joint state on."""
+    """Publishes a chunk every CHUNK_S from the first joint state on."""
 
     def __init__(self) -> None:
         super().__init__("scripted_policy")

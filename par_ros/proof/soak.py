@@ -37,6 +37,7 @@ from tyro.conf import arg
 
 from par_model.command_line import parse
 from par_ros import messages
+from par_ros.control.guard_settings import GuardParameters
 from par_ros.graph_arguments import LoopbackArguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import NodeGraph, loopback_graph
@@ -172,13 +173,15 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
     entries = []
     for entry in graph.nodes:
         parameters = dict(entry.parameters)
+        if "step_s" in parameters:
+            parameters["step_s"] = float(entry.parameters["step_s"]) / pace
         if entry.name == POLICY:
             entry = dataclasses.replace(entry, executable="proof.paced_policy")
         elif pace != 1.0:
             parameters["arm"] = str(_paced_arm(pace, folder))
             if entry.name == GUARD:
                 # The splice is the network's and the controller's: it stays.
-                parameters |= {"step_s": 0.05 / pace, "tail_s": 0.3 / pace}
+                parameters["tail_s"] = GuardParameters.tail_s / pace
             else:
                 parameters["image_rate_hz"] = min(20.0 * pace, 200.0)
         entries.append(dataclasses.replace(entry, parameters=parameters))

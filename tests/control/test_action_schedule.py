@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from par_ros.control.action_schedule import (
     ActionSchedule,
+    GuardSettings,
     PlacedChunk,
     ScheduleRefusal,
-    ScheduleSettings,
 )
 
 MS = 1_000_000
@@ -23,13 +23,13 @@ def kind(placed: PlacedChunk | ScheduleRefusal) -> str:
 
 def test_on_arrival_all_actions_run_from_now() -> None:
     """From the end of the splice, where a chunk takes over, 30 ms from now."""
-    placed = ActionSchedule(ScheduleSettings()).place(NOW - 60 * MS, NOW, NOW + SPLICE)
+    placed = ActionSchedule(GuardSettings()).place(NOW - 60 * MS, NOW, NOW + SPLICE)
     assert placed == PlacedChunk(NOW + SPLICE, 0)
 
 
 def test_from_the_observation_what_is_due_is_dropped() -> None:
     """80 ms old, 30 ms until it takes over, 20 ms to go ahead: actions 1 and 2 are due."""
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="observation"))
     placed = schedule.place(NOW - 80 * MS, NOW, NOW + SPLICE)
     assert placed == PlacedChunk(NOW - 80 * MS, 2)
 
@@ -41,18 +41,18 @@ def test_at_the_control_step_all_actions_run_from_the_step_at_hand(
     splice_ms: int, start_ms: int
 ) -> None:
     """Or from a later one, where the first action would be due within 20 ms of the splice's end."""
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="control_step"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="control_step"))
     placed = schedule.place(NOW - 50 * MS, NOW, NOW + splice_ms * MS)
     assert placed == PlacedChunk(NOW + start_ms * MS, 0)
 
 
 def test_a_chunk_wholly_due_is_late() -> None:
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="observation"))
     assert kind(schedule.place(NOW - 350 * MS, NOW, NOW + SPLICE)) == "late"
 
 
 def test_in_lockstep_the_stamp_is_the_start_whatever_the_clock_says() -> None:
-    schedule = ActionSchedule(ScheduleSettings(lockstep=True))
+    schedule = ActionSchedule(GuardSettings(lockstep=True))
     assert schedule.place(NOW + 900 * MS, NOW, NOW) == PlacedChunk(NOW + 900 * MS, 0)
 
 
@@ -61,12 +61,12 @@ def test_in_lockstep_the_stamp_is_the_start_whatever_the_clock_says() -> None:
     [(0, "placed"), (400, "placed"), (401, "late"), (-10, "placed"), (-11, "future")],
 )
 def test_age_limits(age_ms: int, expected: str) -> None:
-    schedule = ActionSchedule(ScheduleSettings())
+    schedule = ActionSchedule(GuardSettings())
     assert kind(schedule.place(NOW - age_ms * MS, NOW, NOW + SPLICE)) == expected
 
 
 def test_a_stamp_counts_once_and_must_increase() -> None:
-    schedule = ActionSchedule(ScheduleSettings())
+    schedule = ActionSchedule(GuardSettings())
     assert kind(schedule.place(NOW, NOW, NOW + SPLICE)) == "placed"
     assert kind(schedule.place(NOW, NOW, NOW + SPLICE)) == "duplicate"
     assert kind(schedule.place(NOW - MS, NOW, NOW + SPLICE)) == "reordered"
@@ -82,7 +82,7 @@ def test_a_stamp_counts_once_and_must_increase() -> None:
 def test_placed_stamps_increase_and_actions_sent_lie_ahead(
     steps: list[tuple[int, int]], chunk_start: str
 ) -> None:
-    schedule = ActionSchedule(ScheduleSettings(chunk_start=chunk_start))  # type: ignore[arg-type]
+    schedule = ActionSchedule(GuardSettings(chunk_start=chunk_start))  # type: ignore[arg-type]
     now_ns, last_placed_ns = NOW, None
     for age_ms, passed_ms in steps:
         now_ns += passed_ms * MS

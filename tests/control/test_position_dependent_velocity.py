@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from par_ros.control.arm_spec import ArmSpec, JointLimits, PositionDependentVelocity
+from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.joint_limits import JointLimits, PositionDependentVelocity
 from tests.control.arms import arm, content
 
 FR3 = arm("fr3").limits

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from par_model.checkpoint import MAX_SHARD_BYTES, _hashes, load_checkpoint, save_checkpoint
+from par_model.load_policy import load_policy
 from tests.model.fixtures import random_checkpoint_parts
 
 
@@ -33,6 +34,23 @@ def test_round_trip_is_exact(tiny_checkpoint):
     assert loaded.instructions.texts == parts["instructions"].texts
     assert loaded.statistics.joint_names == parts["statistics"].joint_names
     assert (loaded.statistics.action_low == parts["statistics"].action_low).all()
+
+
+def test_chunk_length_and_control_step_come_from_the_configuration(tmp_path):
+    save_checkpoint(
+        tmp_path / "long", **random_checkpoint_parts("par_tiny", num_actions=16, step_s=0.1)
+    )
+    spec = load_policy(tmp_path / "long", backend="eager", device="cpu").spec
+    assert (spec.num_actions, spec.step_s) == (16, 0.1)
+
+
+def test_a_configuration_without_a_control_step_means_20_hz(folder):
+    """As the checkpoints that were written before the field."""
+    values = json.loads((folder / "config.json").read_text())
+    del values["step_s"]
+    (folder / "config.json").write_text(json.dumps(values))
+    reseal(folder)
+    assert load_checkpoint(folder).config == random_checkpoint_parts("par_tiny")["config"]
 
 
 def test_half_precision_halves_the_weights_and_rounds_them(tmp_path):

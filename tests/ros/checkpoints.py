@@ -2,6 +2,7 @@
 """A checkpoint with random weights whose chunks move the arm a little: for what is around it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from tests.model.fixtures import random_checkpoint_parts
 _REACH = 0.001
 
 
-def save_random_checkpoint(folder: Path) -> None:
-    """par_small with all its shapes; targets within _REACH rad (or m) of the joints."""
-    parts = random_checkpoint_parts("par_small")
+def save_random_checkpoint(folder: Path, **changes: Any) -> None:
+    """par_small with all its shapes but for `changes` of its configuration; targets within _REACH
+    rad (or m) of the joints."""
+    parts = random_checkpoint_parts("par_small", **changes)
     config, statistics = parts["config"], parts["statistics"]
     statistics.action_low[:] = -_REACH
     statistics.action_high[:] = _REACH

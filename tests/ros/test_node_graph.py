@@ -3,13 +3,17 @@
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from par_model.config import to_json
+from par_model.presets import preset
 from par_model.simulation.tasks import TASKS
 from par_ros import parameters, topics
+from par_ros.control.settings import constraint_of, parse_text, validate
 from par_ros.graph_arguments import (
     LoopbackArguments,
     RealArmArguments,
@@ -20,11 +24,11 @@ from par_ros.graph_runner import command_line
 from par_ros.node_graph import (
     GRAPHS,
     NodeGraph,
+    checkpoint_chunk,
     loopback_graph,
     real_arm_graph,
     sim_graph,
 )
-from par_ros.parameters import parse_text, validate
 
 PARAMETER_CLASSES = {
     "policy_node": parameters.PolicyNodeParameters,
@@ -119,6 +123,64 @@ def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
     assert guard["splice_s"] == 0.002
     # Both must agree on which control steps are still open.
     assert guard["clock_lead_s"] == bridge["clock_lead_s"] == 0.012
+
+
+@pytest.mark.parametrize("graph", ["sim", "real_arm", "loopback"])
+def test_the_checkpoint_s_chunk_reaches_every_node_that_needs_it(
+    checkpoint: str, graph: str
+) -> None:
+    config = dataclasses.replace(preset("par_small"), num_actions=16, step_s=0.1)
+    (Path(checkpoint) / "config.json").write_text(to_json(config))
+    kind = GRAPHS[graph]
+    arguments = kind.arguments_type(checkpoint=checkpoint, instruction="Push.")
+    reached = set()
+    for entry in kind.build(arguments, "").nodes:
+        for field in dataclasses.fields(PARAMETER_CLASSES[entry.name]):
+            if field.name in ("num_actions", "step_s"):
+                expected = {"num_actions": 16, "step_s": 0.1}[field.name]
+                assert entry.parameters[field.name] == expected, (entry.name, field.name)
+                reached.add(entry.name)
+    assert reached >= {"policy_node", "safety_node"}
+
+
+@pytest.mark.parametrize("graph", sorted(GRAPHS))
+def test_an_argument_has_the_range_of_the_parameter_that_it_sets(graph: str) -> None:
+    """Its choices may be fewer; where they have the same name, it is passed as it is."""
+    own = {field.name: field for field in dataclasses.fields(GRAPHS[graph].arguments_type)}
+    for kind in PARAMETER_CLASSES.values():
+        for field in dataclasses.fields(kind):
+            if field.name in own:
+                of_node, of_graph = constraint_of(field), constraint_of(own[field.name])
+                where = (kind.__name__, field.name)
+                assert (of_graph.minimum, of_graph.maximum) == (
+                    of_node.minimum, of_node.maximum,
+                ), where  # fmt: skip
+                assert of_graph.unit == of_node.unit, where
+                if of_node.choices:
+                    assert set(of_graph.choices) <= set(of_node.choices), where
+
+
+def test_a_checkpoint_without_a_control_step_means_20_hz(checkpoint: str) -> None:
+    values = json.loads(to_json(preset("par_small")))
+    del values["step_s"]
+    (Path(checkpoint) / "config.json").write_text(json.dumps(values))
+    assert checkpoint_chunk(Path(checkpoint)) == {"num_actions": 8, "step_s": 0.05}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_configuration_that_cannot_be_read_is_left_to_the_policy(
+    checkpoint: str, content: str | None
+) -> None:
+    if content is not None:
+        (Path(checkpoint) / "config.json").write_text(content)
+    assert checkpoint_chunk(Path(checkpoint)) == {}
+
+
+def test_the_clock_s_lead_is_at_most_half_of_the_checkpoint_s_step(checkpoint: str) -> None:
+    config = dataclasses.replace(preset("par_small"), step_s=0.02)
+    (Path(checkpoint) / "config.json").write_text(to_json(config))
+    nodes = nodes_of(sim_graph(SimArguments(checkpoint=checkpoint, clock_lead_s=0.1)))
+    assert nodes["maniskill_bridge_node"].parameters["clock_lead_s"] == 0.01
 
 
 def test_what_is_not_given_is_not_set(checkpoint: str) -> None:

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from par_ros import parameters
+from par_ros.control.settings import constraint_of, parse_text, validate
 from par_ros.parameters import (
     EpisodeNodeParameters,
     GripperAdapterNodeParameters,
@@ -20,12 +21,9 @@ from par_ros.parameters import (
     RealArmNodeParameters,
     RecorderNodeParameters,
     SafetyNodeParameters,
-    constraint_of,
     declare,
-    parse_text,
     read,
     read_yaml,
-    validate,
 )
 
 ALL = (
@@ -166,7 +164,7 @@ def test_yaml_never_makes_objects(tmp_path: Path) -> None:
 def test_every_node_parameter_class_is_tested_here() -> None:
     classes = {
         value
-        for name, value in vars(parameters).items()
-        if name.endswith("Parameters") and dataclasses.is_dataclass(value)
+        for value in vars(parameters).values()
+        if dataclasses.is_dataclass(value) and value.__module__ == parameters.__name__
     }
     assert classes == set(ALL)

@@ -455,6 +455,26 @@ def test_unknown_instruction_fails_configure(
     assert capsys.readouterr().err.startswith("error: instruction 'Open the door.' is unknown")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"num_actions": 16}, "num_actions is 16 and the policy has chunks of 8 actions"),
+        ({"step_s": 0.1}, "step_s is 0.1 s and the policy has actions 0.05 s apart"),
+    ],
+)
+def test_another_chunk_than_the_policy_s_fails_configure(
+    make_graph: Callable[..., Graph],
+    capsys: pytest.CaptureFixture[str],
+    overrides: dict[str, object],
+    sentence: str,
+) -> None:
+    graph = make_graph("lockstep", **overrides)
+    assert graph.node.trigger_configure().name == "FAILURE"
+    assert capsys.readouterr().err.startswith(f"error: policy_node: {sentence}; give every node")
+    same = make_graph("lockstep", num_actions=8, step_s=0.05)
+    assert same.node.trigger_configure().name == "SUCCESS"
+
+
 def test_cleanup_is_the_mirror_of_configure(make_graph: Callable[..., Graph]) -> None:
     graph = make_graph("lockstep")
     graph.activate()

@@ -67,6 +67,26 @@ def run_and_hash(arm: ManiSkillArm, seed: int, num_steps: int = 40) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.sim
+def test_a_longer_control_step_is_as_many_physics_steps():
+    """From rest the arm falls short of a far target by what it had no time for."""
+    moved_rad = {}
+    for step_s in (0.05, 0.1):
+        with ManiSkillArm("PushCube", step_s=step_s) as arm:
+            arm.reset(0)
+            assert arm.maniskill_env.control_freq == round(1 / step_s)
+            start = arm.read_joints()[0]
+            arm.step(start + np.array([0.2, 0, 0, 0, 0, 0, 0, 0]))
+            moved_rad[step_s] = (arm.read_joints()[0] - start)[0]
+    assert moved_rad[0.1] > 1.5 * moved_rad[0.05] > 0.0
+
+
+@pytest.mark.parametrize("step_s", [0.03, 0.07, 0.005])
+def test_a_control_step_that_physics_cannot_make_is_refused(step_s):
+    with pytest.raises(ValueError, match=f"cannot make control steps of {step_s:g} s"):
+        ManiSkillArm("PushCube", step_s=step_s)
+
+
 @pytest.fixture(scope="module", params=list(TASKS))
 def arm(request):
     with ManiSkillArm(request.param) as made:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_model.train`: users' mistakes give one sentence and an exit code."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 
 from par_model.checkpoint import load_checkpoint
 from par_model.normalization import Statistics
+from par_model.presets import preset
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
 from par_model.train import main
 from par_model.training.codec_training import codec_fingerprint
+from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_model.training.policy_data import require_rate
 from tests.training.fixtures import record_noise
 
 
@@ -108,6 +112,15 @@ def test_a_checkpoint_lends_its_codec_and_stays_as_it_is(
     other = [*data, "--codec", str(lender), "--latents", str(tmp_path / "l"), "--preset"]
     assert main(["latents", *other, "par_small"]) == 1
     assert "has other numbers than par_small's" in capsys.readouterr().err
+
+
+def test_data_of_another_rate_is_refused(tmp_path: Path) -> None:
+    record_noise(tmp_path / "data", {3: 20}, instruction=TASKS["PushCube"].instruction)
+    data = DemonstrationSet(tmp_path / "data")
+    require_rate(data, preset("par_tiny"))
+    slower = dataclasses.replace(preset("par_tiny"), step_s=0.1)
+    with pytest.raises(ValueError, match=r"has steps of 0\.05 s and par_tiny acts every 0\.1 s"):
+        require_rate(data, slower)
 
 
 @pytest.mark.sim

@@ -137,7 +137,7 @@ def test_a_prediction_stands_beside_the_picture_at_the_end_of_its_chunk():
 
 def filmed(task, *values):
     frames = np.stack([np.full((8, 8, 3), value, np.uint8) for value in values])
-    return FilmedSuccess(task, 1, 2 * (len(values) - 1), (), frames)
+    return FilmedSuccess(task, 1, 2 * (len(values) - 1), (), frames, 0.05)
 
 
 def test_a_moving_picture_runs_in_real_time_and_keeps_the_end_of_the_shorter_episode(tmp_path):

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy of policy_node's parameters, and whether it fits what else they say."""
+
+import math
+from pathlib import Path
+
+from par_model.interface import Policy, PolicySpec
+from par_ros.control.guard_settings import GuardParameters
+from par_ros.parameters import PolicyNodeParameters
+
+
+def checkpoint_policy(parameters: PolicyNodeParameters) -> Policy:
+    """Load the checkpoint. Raises ValueError as par_model.load_policy."""
+    # Here, not above: only a process that loads a checkpoint needs torch.
+    from par_model.load_policy import load_policy
+
+    return load_policy(
+        Path(parameters.checkpoint),
+        backend=parameters.backend,
+        num_steps=parameters.num_steps,
+        device=parameters.device,
+        engines=Path(parameters.engines) if parameters.engines else None,
+    )
+
+
+def chunk_form(parameters: PolicyNodeParameters) -> tuple[int, float]:
+    """(num_actions, step_s) for a policy that has no checkpoint; not set: the guard's defaults."""
+    guard = GuardParameters()
+    num_actions, step_s = parameters.num_actions, parameters.step_s
+    return (
+        guard.num_actions if num_actions is None else num_actions,
+        guard.step_s if step_s is None else step_s,
+    )
+
+
+def require_same_chunk(spec: PolicySpec, parameters: PolicyNodeParameters) -> None:
+    """Raise ValueError where num_actions or step_s is set and the policy has another."""
+    num_actions, step_s = parameters.num_actions, parameters.step_s
+    if num_actions not in (None, spec.num_actions):
+        _refuse("num_actions", f"{num_actions}", f"chunks of {spec.num_actions} actions")
+    if step_s is not None and not math.isclose(step_s, spec.step_s):
+        _refuse("step_s", f"{step_s:g} s", f"actions {spec.step_s:g} s apart")
+
+
+def _refuse(name: str, given: str, has: str) -> None:
+    raise ValueError(
+        f"policy_node: {name} is {given} and the policy has {has}; give every node the "
+        f"checkpoint's {name}, as the launch files do, or leave it out here."
+    )
