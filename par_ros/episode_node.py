@@ -27,7 +27,7 @@ from std_srvs.srv import Trigger
 
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
-from par_ros.episode_video import write_video
+from par_ros.episode_video import write_episode_video
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report
@@ -185,7 +185,9 @@ class EpisodeNode(Node):
         video = None
         if self.parameters.video:
             video = f"episode_{seed}.mp4"
-            write_video(self._folder / video, episode.pictures, episode.predictions, f"seed {seed}")
+            write_episode_video(
+                self._folder / video, episode.pictures, episode.predictions, f"seed {seed}"
+            )
         return episode.result(policy_seed=policy_seed, predicted=predicted, video=video)
 
     # Other nodes

@@ -25,9 +25,9 @@ import yaml
 
 from par_model.camera_fit import CameraFit
 from par_model.interface import FloatArray, ImageArray
-from par_model.training.episode_video import read_video
 from par_model.training.packages import compute, pa, pq
 from par_model.training.staged_episodes import Episode
+from par_model.video_file import read_video
 
 FPS = 20
 _FACTORS = {"rad": 1.0, "deg": np.pi / 180.0, "m": 1.0, "mm": 0.001}

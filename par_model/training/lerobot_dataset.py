@@ -22,15 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from par_model.training.episode_video import (
-    read_video,
-)
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
     StagedEpisodes,
 )
+from par_model.video_file import read_video
 
 ROBOT_TYPE = "panda"
 

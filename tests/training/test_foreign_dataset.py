@@ -19,8 +19,8 @@ from par_model.checkpoint import load_checkpoint
 from par_model.collect import main as collect_main
 from par_model.train import main as train_main
 from par_model.training.demonstrations_on_disk import DemonstrationSet
-from par_model.training.episode_video import concatenate_videos, write_video
 from par_model.training.foreign_dataset import ForeignDataset, read_mapping
+from par_model.video_file import LOSSLESS, concatenate_videos, write_video
 
 NUM_EPISODES, LENGTH, FPS = 25, 45, 30
 NAMES = ["pan.pos", "lift.pos", "gripper.pos"]
@@ -89,7 +89,7 @@ def write_v3(folder, delta=False):
     pq.write_table(pa.concat_tables(tables), folder / "data/chunk-000/file-000.parquet")
     parts = [folder / f"part{episode}.mp4" for episode in range(NUM_EPISODES)]
     for part in parts:
-        write_video(part, pictures(), FPS)
+        write_video(part, pictures(), FPS, LOSSLESS)
     concatenate_videos(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", parts, FPS)
     rows = [
         {
@@ -120,7 +120,7 @@ def write_v21(folder):
     for episode in range(NUM_EPISODES):
         name = f"episode_{episode:06d}"
         pq.write_table(step_table(episode), folder / f"data/chunk-000/{name}.parquet")
-        write_video(folder / f"videos/chunk-000/{CAMERA}/{name}.mp4", pictures(), FPS)
+        write_video(folder / f"videos/chunk-000/{CAMERA}/{name}.mp4", pictures(), FPS, LOSSLESS)
 
 
 def mapping(**changes):
