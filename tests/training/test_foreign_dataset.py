@@ -225,6 +225,35 @@ def test_what_is_missing_is_said_in_a_sentence(changes, sentence, folder):
     assert "\n" not in str(refusal.value)
 
 
+def test_information_that_is_not_json_is_refused(tmp_path):
+    (tmp_path / "theirs/meta").mkdir(parents=True)
+    (tmp_path / "theirs/meta/info.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        ForeignDataset(write_mapping(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "sentence"),
+    [
+        ("v3.0", {"fps": None}, "theirs: meta/info.json has no 'fps'"),
+        ("v2.1", {"chunks_size": None}, "theirs: meta/info.json has no 'chunks_size'"),
+        ("v1.6", {}, "has LeRobot layout v1.6, v3.0, v2.1 and v2.0 are read; convert it"),
+    ],
+)
+def test_information_that_cannot_be_used_is_refused(layout, changes, sentence, tmp_path):
+    write_json(tmp_path / "theirs/meta/info.json", info(layout) | changes)
+    with pytest.raises(ValueError, match=sentence):
+        ForeignDataset(write_mapping(tmp_path))
+
+
+def test_episodes_without_a_place_are_refused(tmp_path):
+    write_v3(tmp_path / "theirs")
+    file = tmp_path / "theirs/meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["data/file_index"]), file)
+    with pytest.raises(ValueError, match="episodes in meta/ have no 'data/file_index'"):
+        ForeignDataset(write_mapping(tmp_path))
+
+
 def test_a_picture_that_is_too_small_is_refused(folder):
     with pytest.raises(ValueError, match="at least 128 x 128 is needed"):
         ForeignDataset(write_mapping(folder, image_size=128)).read(0)
