@@ -124,13 +124,10 @@ class GuardReplay:
 def joint_samples(recorded: Recorded, selector: JointStateSelector) -> Iterator[JointSample]:
     """The arm's joint states that can be used, in order."""
     for message in recorded.of(JOINT_STATES):
-        if not set(message.name) & set(selector.joint_names):
-            continue
         try:
-            raw = messages.read_joint_state(message)
-            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = selector.take(messages.read_joint_state(message))
         except ValueError:
             # The guard's own list says what it made of this one.
             continue
-        if sample is not None:
+        if isinstance(sample, JointSample):
             yield sample

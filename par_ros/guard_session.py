@@ -11,7 +11,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from par_ros import guard_report, messages
 from par_ros.control.command import Command, Reply
 from par_ros.control.guard import Guard, StopLatch
-from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_outputs import GuardOutputs
@@ -150,20 +150,15 @@ class GuardSession:
         moment = self._now()
         try:
             message = messages.deserialize_joint_state(data)
-            if not set(message.name) & set(self._selector.joint_names):
-                # Another robot's joints, or another part's: on some systems all share one topic.
-                return
-            raw = messages.read_joint_state(message)
-            sample = self._selector.take(
-                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
-            )
+            sample = self._selector.take(messages.read_joint_state(message))
         except ValueError as error:
             reason = str(error)
             self._note_input("bad_joint_state", moment, reason=reason)
             self.send(self._guard.on_bad_joint_state(reason, moment), moment)
             return
-        if sample is None:
-            self._guard.on_missing_joints(self._selector.missing)
+        if isinstance(sample, MissingJoints):
+            self._guard.on_missing_joints(sample.names)
+        if not isinstance(sample, JointSample):
             return
         self._joint_state_taken = sample.stamp_ns, moment
         command = self._guard.on_joint_state(sample, moment)

@@ -26,7 +26,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
-from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.supervision import ArmView, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
@@ -140,17 +140,12 @@ class RealArmNode(LifecycleNode):
 
     def _on_joint_state(self, message: JointState) -> None:
         now_s = time.monotonic()
-        if not set(message.name) & set(self._selector.joint_names):
-            return
         try:
-            raw = messages.read_joint_state(message)
-            sample = self._selector.take(
-                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
-            )
+            sample = self._selector.take(messages.read_joint_state(message))
         except ValueError as error:
             self._supervision.on_bad_joint_state(str(error))
             return
-        if sample is not None:
+        if isinstance(sample, JointSample):
             self._supervision.on_joint_state(now_s)
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
