@@ -368,7 +368,7 @@ def _wait_for_fault(rig: FaultRig, kind: str) -> None:
 
 def _ask(rig: FaultRig, name: str) -> None:
     """Send the request without waiting: the arm is watched from the fault on."""
-    rig.ask(Trigger, name, Trigger.Request())
+    rig.caller.send(Trigger, name, Trigger.Request())
 
 
 STOP_SERVICE = STOP.client_name
