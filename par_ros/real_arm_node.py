@@ -41,6 +41,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     RECORDER,
 )
+from par_ros.wire_records import GuardState
 
 NAME = "real_arm_node"
 
@@ -149,8 +150,13 @@ class RealArmNode(LifecycleNode):
             self._supervision.on_joint_state(now_s)
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
-        values = messages.read_status(message).values
-        self._supervision.on_guard(values.get("engaged") == "true", time.monotonic())
+        try:
+            state = GuardState.from_values(messages.read_status(message).values)
+        except ValueError as error:
+            # Not a guard of this version: to the supervision it is silent.
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            return
+        self._supervision.on_guard(state.engaged, time.monotonic())
 
     # Checks
 

@@ -33,7 +33,7 @@ from par_ros.parameters import (
     validate,
 )
 from par_ros.process import report_error
-from par_ros.recorded_messages import Fields, Recorded, decoded
+from par_ros.recorded_messages import Recorded, decoded
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -48,6 +48,7 @@ from par_ros.topics import (
     OBSERVED,
     Topic,
 )
+from par_ros.wire_records import GuardInput, Observed
 
 _REPLAYED = (
     ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
@@ -129,11 +130,11 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
     row.num_recorded = sum(len(same) for same in chunks.values())
     rebuild = _ObservationBuilder(recorded, policy)
     is_lost, num_lost = True, 0
-    for values in recorded.statuses(OBSERVED):
-        if values.text("reset") == "true":
-            policy.reset(values.text("instruction"), values.whole("policy_seed"))
+    for observed in recorded.records(OBSERVED, Observed.from_values):
+        if observed.reset:
+            policy.reset(observed.instruction, observed.policy_seed)
             is_lost = False
-        observation = None if is_lost else rebuild.observation(values)
+        observation = None if is_lost else rebuild.observation(observed)
         if observation is None:
             # What the policy remembers is no longer what it remembered then.
             is_lost, num_lost = True, num_lost + 1
@@ -142,7 +143,7 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
         policy.observe(observation)
         answer = policy.act()
         row.num_replayed += 1
-        stamp_ns = values.whole("stamp_ns")
+        stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:
             asked = messages.read_joint_trajectory(message)
             _compare(row, asked.positions, answer.joint_positions, f"observation {stamp_ns} ns")
@@ -166,12 +167,11 @@ class _ObservationBuilder:
             for sample in joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
         }
 
-    def observation(self, values: Fields) -> Observation | None:
+    def observation(self, observed: Observed) -> Observation | None:
         """None where a part is not in the recording."""
-        stamp_ns = values.whole("stamp_ns")
-        executed_ns = values.optional_whole("executed_stamp_ns")
-        recent = values.wholes("recent_stamps_ns")
-        sample = self._joints.get(values.whole("joint_stamp_ns"))
+        stamp_ns, recent = observed.stamp_ns, observed.recent_stamps_ns
+        executed_ns = observed.executed_stamp_ns
+        sample = self._joints.get(observed.joint_stamp_ns)
         missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
         if sample is None or missing or (executed_ns and executed_ns not in self._executed):
             return None
@@ -202,9 +202,8 @@ class _ObservationBuilder:
 
 def _replay_guard(recorded: Recorded) -> tuple[Comparison, ...]:
     guard = GuardReplay(recorded)
-    answers = [
-        command for values in recorded.statuses(GUARD_INPUTS) for command in guard.take(values)
-    ]
+    inputs = recorded.records(GUARD_INPUTS, GuardInput.from_values)
+    answers = [command for given in inputs for command in guard.take(given)]
     if guard.num_unknown:
         recorded.notes.append(
             f"{guard.num_unknown} inputs of the guard name a message that is not in the recording"
