@@ -28,7 +28,7 @@ class GuardReplay:
     """A guard that is given what the recorded one was given."""
 
     def __init__(self, recorded: Recorded) -> None:
-        settings = recorded.recording.settings["guard"]
+        settings = recorded.graph.guard
         names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
         own = {name: value for name, value in settings.items() if name in names}
         self.parameters = SafetyNodeParameters(**own)

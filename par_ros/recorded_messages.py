@@ -11,6 +11,7 @@ from rclpy.serialization import deserialize_message
 
 from par_model.json_file import shown
 from par_ros import messages
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.recording import Recording
 from par_ros.topics import IMAGE, Topic
 
@@ -25,6 +26,7 @@ class Recorded:
     """A recording's messages by topic, as ROS messages, in order. ValueError for damaged ones."""
 
     recording: Recording
+    graph: RecordedGraph
     notes: list[str] = field(default_factory=list)
 
     def of(self, topic: Topic) -> list[Any]:
@@ -35,7 +37,7 @@ class Recorded:
         return {_stamp_ns(data): data for data in self._data(IMAGE)}
 
     def _data(self, topic: Topic) -> Iterator[bytes]:
-        name = self.recording.settings["topics"][topic.name]
+        name = self.graph.topics[topic.name]
         for message in self.recording.messages:
             if message.topic != name:
                 continue

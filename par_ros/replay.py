@@ -33,6 +33,7 @@ from par_ros.parameters import (
     validate,
 )
 from par_ros.process import report_error
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import Recorded, decoded
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
@@ -100,25 +101,15 @@ def replay(recording: Recording, policy: Policy | None) -> Replay:
 
     Raises ValueError for settings that cannot be used here.
     """
-    _require_settings(recording.settings)
-    recorded = Recorded(recording)
+    recorded = Recorded(recording, _graph(recording))
     if not recording.is_closed:
         recorded.notes.append("the recording was cut off; what it holds was compared")
     rows = () if policy is None else (_replay_policy(recorded, policy),)
     return Replay((*rows, *_replay_guard(recorded)), tuple(recorded.notes))
 
 
-def _require_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError where what was recorded of the graph lacks what a replay needs."""
-    for name, kind in (("topics", dict), ("guard", dict), ("policy", dict)):
-        if not isinstance(settings.get(name), kind):
-            raise ValueError(f"the recording lacks the graph's setting {name}; record again.")
-    if not isinstance(settings.get("policy_executable"), str):
-        raise ValueError("the recording does not name the policy that ran; record again.")
-    topics = settings["topics"]
-    for topic in _REPLAYED:
-        if not isinstance(topics.get(topic.name), str):
-            raise ValueError(f"the recording lacks the name of topic {topic.name}; record again.")
+def _graph(recording: Recording) -> RecordedGraph:
+    return RecordedGraph.from_json(recording.settings, [topic.name for topic in _REPLAYED])
 
 
 # Policy
@@ -278,8 +269,8 @@ def main(words: list[str]) -> int:
     options = parse(ReplayOptions, "python -m par_ros replay", __doc__, words)
     try:
         recording = read_recording(options.file)
-        _require_settings(recording.settings)
-        settings = recording.settings["policy"] | {
+        graph = _graph(recording)
+        settings = {**graph.policy} | {
             name: value
             for name, value in (
                 ("backend", options.backend), ("checkpoint", options.checkpoint),
@@ -287,8 +278,8 @@ def main(words: list[str]) -> int:
             if value
         }  # fmt: skip
         parameters = _policy_parameters(settings)
-        differing = tuple(_differing_settings(recording.settings, parameters.checkpoint))
-        policy = None if options.guard_only else _load(recording.settings, parameters)
+        differing = tuple(_differing_settings(graph, parameters.checkpoint))
+        policy = None if options.guard_only else _load(graph, parameters)
         outcome = replay(recording, policy)
     except ValueError as error:
         return report_error(error)
@@ -310,8 +301,8 @@ def _policy_parameters(settings: Mapping[str, Any]) -> PolicyNodeParameters:
     return parameters
 
 
-def _load(recorded: Mapping[str, Any], parameters: PolicyNodeParameters) -> Policy:
-    if recorded["policy_executable"] == "fixed_chunk_node":
+def _load(graph: RecordedGraph, parameters: PolicyNodeParameters) -> Policy:
+    if graph.policy_executable == "fixed_chunk_node":
         return FixedChunkPolicy()
     # Here, not above: a recording of fixed chunks needs no torch.
     from par_model.load_policy import load_policy
@@ -325,17 +316,15 @@ def _load(recorded: Mapping[str, Any], parameters: PolicyNodeParameters) -> Poli
     )
 
 
-def _differing_settings(recorded: Mapping[str, Any], checkpoint: str) -> Iterator[str]:
+def _differing_settings(graph: RecordedGraph, checkpoint: str) -> Iterator[str]:
     """What may explain a difference."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads != recorded.get("omp_num_threads", ""):
+    if threads != graph.omp_num_threads:
         yield (
-            f"OMP_NUM_THREADS was {recorded.get('omp_num_threads') or 'not set'} and is "
+            f"OMP_NUM_THREADS was {graph.omp_num_threads or 'not set'} and is "
             f"{threads or 'not set'} now: sums come in another order; set it as it was"
         )
-    if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != recorded.get(
-        "checkpoint_sha256"
-    ):
+    if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != graph.checkpoint_sha256:
         yield "the checkpoint is not the recorded one: its manifest differs"
 
 

@@ -24,6 +24,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import Recorded
 from par_ros.recording import RecordedMessage, RecordingWriter, read_recording
 from par_ros.replay import main as replay
@@ -146,7 +147,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "sound.mcap"
     contents = inputs()
     write(path, contents)
-    given = Recorded(read_recording(path))
+    recording = read_recording(path)
+    given = Recorded(recording, RecordedGraph.from_json(recording.settings))
     guard = GuardReplay(given)
     noted = given.records(GUARD_INPUTS, GuardInput.from_values)
     answers = [answer for one in noted for answer in guard.take(one)]
