@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from par_model.json_file import kind_of, parse_object, shown
 
-PositionMode = Literal["ape", "ape+rope_time", "rope3d"]
+PositionMode = Literal["ape", "ape+rope_time"]
 FirstSlot = Literal["boa", "bov"]
 OverflowMode = Literal["rebase", "slide", "episode", "error"]
 ObservationMode = Literal["image", "clip"]
