@@ -53,7 +53,6 @@ class AssembledObservation:
         measured_joint_positions: float64 [J].
         executed_actions: float64 [L, J], what the arm was sent since the last observation; None for
             the first one after reset().
-        joint_skew_s: joint state's stamp minus the image's.
         joint_stamp_ns: the joint state's stamp.
         recent_images: uint8 [4, H, W, 3], the pictures on the way, `image` last, and their stamps;
             for a policy that sees in clips.
@@ -64,7 +63,6 @@ class AssembledObservation:
     joint_names: tuple[str, ...]
     measured_joint_positions: FloatArray
     executed_actions: FloatArray | None
-    joint_skew_s: float
     joint_stamp_ns: int
     recent_images: ImageArray | None = None
     recent_stamps_ns: tuple[int, ...] = ()
@@ -177,7 +175,6 @@ class ObservationAssembler:
             joint_names=self.joint_names,
             measured_joint_positions=sample.positions.copy(),
             executed_actions=self._executed_actions,
-            joint_skew_s=skew_s,
             joint_stamp_ns=sample.stamp_ns,
         )
 

@@ -43,7 +43,7 @@ def test_joints_are_matched_by_name_and_stamp() -> None:
     result = made.assemble(IMAGE, NOW + 19 * MS, NOW + 30 * MS)
     assert isinstance(result, AssembledObservation)
     np.testing.assert_array_equal(result.measured_joint_positions, [20.0, 0.0])
-    assert result.joint_skew_s == pytest.approx(0.001)
+    assert result.joint_stamp_ns == NOW + 20 * MS
     assert result.executed_actions is None
 
 
