@@ -109,7 +109,11 @@ class SimArguments:
 class ArmArguments:
     """What real_arm and loopback have in common."""
 
-    robot: str = parameter("panda", "name of a file in config/arms, or a path to one")
+    robot: str = parameter(
+        "panda",
+        "the arm file: a name is looked for in config/arms of this package; what has a / or ends "
+        "in .yaml is the path of a file of your own",
+    )
     instruction: str = parameter("", "instruction for the policy, one that the checkpoint knows")
     checkpoint: str = parameter(
         "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
