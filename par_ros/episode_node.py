@@ -161,11 +161,11 @@ class EpisodeNode(Node):
             bar = progress.add_task(title, total=self.parameters.max_steps)
             step, moved_s = -1, time.monotonic()
             while True:
-                values = self._observer.state()
-                if values and int(values["step"]) != step:
-                    step, moved_s = int(values["step"]), time.monotonic()
+                state = self._observer.state()
+                if state is not None and state.step != step:
+                    step, moved_s = state.step, time.monotonic()
                     progress.update(bar, completed=step)
-                if values.get("finished") == "true":
+                if state is not None and state.finished:
                     return
                 if time.monotonic() - moved_s > self.parameters.stall_timeout_s:
                     raise RunFailedError(

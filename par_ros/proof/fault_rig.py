@@ -6,7 +6,6 @@ with a swing for a network where the camera fails. What the arm got is read from
 it writes down every control cycle. Every wait is bounded.
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -26,7 +25,17 @@ from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.parameters import read_arm_spec
 from par_ros.proof.fault_judge import CycleLog
 from par_ros.proof.fault_processes import FaultProcesses, SuiteError
-from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CAMERA_WORLD, ArmWorld, PickUp
+from par_ros.proof.fault_world import (
+    ARM_EVENTS,
+    ARM_WORLD,
+    CAMERA_WORLD,
+    ArmWorld,
+    OwnStep,
+    PickUp,
+    Stall,
+    WorldTaken,
+    event_of_text,
+)
 from par_ros.proof.guard_reports import GuardReports
 from par_ros.proof.scripted_policy import CHUNK_S, Swing, chunk_message
 from par_ros.proof.seeing_policy import INSTRUCTION
@@ -278,12 +287,12 @@ class FaultRig(Node):
         return float(np.abs(np.diff(newest[:, 1:], axis=0)).max()) * 1000.0
 
     def _on_arm_event(self, message: String) -> None:
-        content = json.loads(message.data)
-        if content["kind"] == "world":
-            self._world_of_arm = content["number"]
-        elif content["kind"] == "stall":
-            self.largest_stall_s = max(self.largest_stall_s, content["stall_s"])
-        elif content["kind"] == "own_step":
-            self.own_steps.append(content["cycle"])
+        event = event_of_text(message.data)
+        if isinstance(event, WorldTaken):
+            self._world_of_arm = event.number
+        elif isinstance(event, Stall):
+            self.largest_stall_s = max(self.largest_stall_s, event.stall_s)
+        elif isinstance(event, OwnStep):
+            self.own_steps.append(event.cycle)
         else:
-            self.pick_ups.append(PickUp(**content))
+            self.pick_ups.append(event)

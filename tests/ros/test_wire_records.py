@@ -9,6 +9,15 @@ import pytest
 
 from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.timeline import Moment
+from par_ros.proof.fault_world import (
+    ArmEvent,
+    OwnStep,
+    PickUp,
+    Stall,
+    WorldTaken,
+    event_of_text,
+    event_text,
+)
 from par_ros.wire_records import (
     EpisodeState,
     GuardInput,
@@ -186,3 +195,17 @@ def test_other_texts_are_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         from_values(texts)
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (PickUp("lost", 1, 2), '{"kind": "lost", "sent_ns": 1, "taken_ns": 2}'),
+        (WorldTaken(3), '{"number": 3, "kind": "world"}'),
+        (OwnStep(4), '{"cycle": 4, "kind": "own_step"}'),
+        (Stall(0.5), '{"stall_s": 0.5, "kind": "stall"}'),
+    ],
+)
+def test_events_of_the_fault_suites_arm_there_and_back(event: ArmEvent, text: str) -> None:
+    assert event_text(event) == text
+    assert event_of_text(text) == event
