@@ -84,6 +84,8 @@ def test_a_late_answer_is_dropped_and_the_next_call_gets_its_own(pair: Pair) -> 
     assert pair.caller.wait_for_service(Trigger, "server/ask", 10.0)
     pair.executor.remove_node(pair.server)
     assert pair.caller.trigger("server/ask", 0.3) is None
+    (client,) = pair.node.clients
+    assert not client._pending_requests
     pair.executor.add_node(pair.server)
     assert pair.caller.trigger("server/ask", 10.0) is not None
 
