@@ -85,7 +85,6 @@ class FaultRig(Node):
         self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
         self.mangle_chunk = None
         self.last_message: JointTrajectoryMessage | None = None
-        self.last_chunk_s = 0.0
         self.chunks: Any = None
         self._create_topics()
 
@@ -269,7 +268,6 @@ class FaultRig(Node):
         if message is None:
             return
         self.last_message = message
-        self.last_chunk_s = time.monotonic()
         self.chunks.publish(message)
 
     # The arm.
