@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the texts of a status message mean: one dataclass for whoever writes and whoever reads it.
 
-A diagnostic_msgs/DiagnosticStatus carries pairs of texts. `to_values()` gives them in the order in
-which they are sent; `from_values()` reads them back and raises ValueError, one sentence, for a text
-that is missing or is not what the field holds. Other keys are ignored. Stamps are integer
-nanoseconds, flags "true" and "false", lists separated by spaces, None an empty text.
+A diagnostic_msgs/DiagnosticStatus carries pairs of texts. `to_values()` gives a record's in the
+order in which they are sent; `from_values()` reads them back and raises ValueError, one sentence,
+for a text that is missing or is not what the field holds. Other keys are ignored. Stamps are
+integer nanoseconds, flags "true" and "false", lists separated by spaces, None an empty text;
+numbers are not negative.
 """
 
 import base64
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,9 +25,27 @@ from par_ros.control.timeline import Moment
 # A stamp's seconds are an int32.
 _MAX_STAMP_NS = 2**31 * messages.NANOSECONDS - 1
 
+RecordType = TypeVar("RecordType", bound="_Record")
+
+
+class _Record:
+    """A record whose fields are its keys; the field's type says how it is written."""
+
+    source: ClassVar[str]
+
+    def to_values(self) -> dict[str, str]:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: _FORMS[field.type].write(getattr(self, field.name)) for field in fields}
+
+    @classmethod
+    def from_values(cls: type[RecordType], values: Mapping[str, str]) -> RecordType:
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        read = _Texts(cls.source, values)
+        return cls(**{field.name: read.of_type(field.type, field.name) for field in fields})
+
 
 @dataclass(frozen=True)
-class GuardState:
+class GuardState(_Record):
     """Topic guard_state.
 
     Attributes:
@@ -32,32 +53,15 @@ class GuardState:
         fault: kind of the fault that disengaged the guard last; empty without.
     """
 
+    source = "guard_state"
     engaged: bool
     stop_latched: bool
     holding: str
     fault: str
 
-    def to_values(self) -> dict[str, str]:
-        return {
-            "engaged": _flag_text(self.engaged),
-            "stop_latched": _flag_text(self.stop_latched),
-            "holding": self.holding,
-            "fault": self.fault,
-        }
-
-    @staticmethod
-    def from_values(values: Mapping[str, str]) -> "GuardState":
-        read = _Texts("guard_state", values)
-        return GuardState(
-            read.flag("engaged"),
-            read.flag("stop_latched"),
-            read.text("holding"),
-            read.text("fault"),
-        )
-
 
 @dataclass(frozen=True)
-class GuardStatus:
+class GuardStatus(_Record):
     """The guard's entry in /diagnostics, as far as programs read it.
 
     Attributes:
@@ -65,6 +69,7 @@ class GuardStatus:
         last_hold_reason: the last event's sentence.
     """
 
+    source = "the guard's diagnostics"
     engaged: bool
     stop_latched: bool
     holding: str
@@ -72,27 +77,76 @@ class GuardStatus:
     changes: int
     last_hold_reason: str
 
-    def to_values(self) -> dict[str, str]:
-        return {
-            "engaged": _flag_text(self.engaged),
-            "stop_latched": _flag_text(self.stop_latched),
-            "holding": self.holding,
-            "holds": str(self.holds),
-            "changes": str(self.changes),
-            "last_hold_reason": self.last_hold_reason,
-        }
 
-    @staticmethod
-    def from_values(values: Mapping[str, str]) -> "GuardStatus":
-        read = _Texts("the guard's diagnostics", values)
-        return GuardStatus(
-            read.flag("engaged"),
-            read.flag("stop_latched"),
-            read.text("holding"),
-            read.whole("holds"),
-            read.whole("changes"),
-            read.text("last_hold_reason"),
-        )
+@dataclass(frozen=True)
+class PolicyStatus(_Record):
+    """The policy's entry in /diagnostics, as far as programs read it.
+
+    Attributes:
+        camera_fault: kind of the camera's fault; empty without.
+        new_latency_ms: picture received to chunk sent, of the chunks since the last status.
+    """
+
+    source = "the policy's diagnostics"
+    active: bool
+    camera_fault: str
+    new_latency_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Observed(_Record):
+    """Topic observed: what one chunk was computed from.
+
+    Attributes:
+        stamp_ns: of the picture, and so of the chunk.
+        joint_stamp_ns: of the joint state.
+        executed_stamp_ns: of the chunk before, whose executed actions were shown; None without.
+        recent_stamps_ns: of the pictures on the way, for a policy that sees in clips.
+        reset: whether an episode, or a new context, began with it.
+        instruction, policy_seed: what the policy was reset with.
+    """
+
+    source = "observed"
+    stamp_ns: int
+    joint_stamp_ns: int
+    executed_stamp_ns: int | None
+    recent_stamps_ns: tuple[int, ...]
+    reset: bool
+    instruction: str
+    policy_seed: int
+
+
+@dataclass(frozen=True)
+class EpisodeState(_Record):
+    """Topic episode_state: how far the simulator's episode is.
+
+    Attributes:
+        start_ns: ROS time of the episode's start.
+        step: control steps done.
+        success, success_once: now; at any step.
+        camera_to_trajectory_ms: picture published to trajectory received, each chunk.
+        step_rate_hz: control steps a wall second; None where nothing moved.
+    """
+
+    source = "episode_state"
+    task: str
+    seed: int
+    start_ns: int
+    step: int
+    success: bool
+    success_once: bool
+    finished: bool
+    camera_to_trajectory_ms: tuple[float, ...]
+    step_rate_hz: float | None
+
+
+# What some kinds of the guard's inputs carry: field, key, type, kinds.
+_INPUT_DETAILS: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
+    ("chunk_stamp_ns", "chunk_stamp_ns", int, ("chunk",)),
+    ("reason", "reason", str, ("bad_chunk", "bad_joint_state")),
+    ("references", "samples", tuple[ReferenceSample, ...], ("references",)),
+    ("last", "last", bool, ("withdraw",)),
+)
 
 
 @dataclass(frozen=True)
@@ -127,161 +181,32 @@ class GuardInput:
         values = {
             "kind": self.kind,
             **_moment_texts(self.moment),
-            "joint_stamp_ns": _optional_text(self.joint_stamp_ns),
+            "joint_stamp_ns": "" if self.joint_stamp_ns is None else str(self.joint_stamp_ns),
         }
         if self.joint_moment is not None:
             values |= _moment_texts(self.joint_moment, "joint_")
         values["num_policies"] = str(self.num_policies)
-        if self.chunk_stamp_ns is not None:
-            values["chunk_stamp_ns"] = str(self.chunk_stamp_ns)
-        if self.reason is not None:
-            values["reason"] = self.reason
-        if self.references:
-            values["samples"] = _pack_references(self.references)
-        if self.last is not None:
-            values["last"] = _flag_text(self.last)
+        for field, key, of_type, kinds in _INPUT_DETAILS:
+            if self.kind in kinds:
+                values[key] = _FORMS[of_type].write(getattr(self, field))
         return values
 
     @staticmethod
     def from_values(values: Mapping[str, str]) -> "GuardInput":
         read = _Texts("guard_inputs", values)
-        kind = read.text("kind")
-        joint_stamp_ns = read.optional_whole("joint_stamp_ns")
+        kind = read.of_type(str, "kind")
+        joint_stamp_ns = read.of_type(int | None, "joint_stamp_ns")
         return GuardInput(
             kind,
             read.moment(),
             joint_stamp_ns,
             None if joint_stamp_ns is None else read.moment("joint_"),
-            read.whole("num_policies"),
-            chunk_stamp_ns=read.whole("chunk_stamp_ns") if kind == "chunk" else None,
-            reason=read.text("reason") if kind in ("bad_chunk", "bad_joint_state") else None,
-            references=read.references("samples") if kind == "references" else (),
-            last=read.flag("last") if kind == "withdraw" else None,
-        )
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Topic observed: what one chunk was computed from.
-
-    Attributes:
-        stamp_ns: of the picture, and so of the chunk.
-        joint_stamp_ns: of the joint state.
-        executed_stamp_ns: of the chunk before, whose executed actions were shown; None without.
-        recent_stamps_ns: of the pictures on the way, for a policy that sees in clips.
-        reset: whether an episode, or a new context, began with it.
-        instruction, policy_seed: what the policy was reset with.
-    """
-
-    stamp_ns: int
-    joint_stamp_ns: int
-    executed_stamp_ns: int | None
-    recent_stamps_ns: tuple[int, ...]
-    reset: bool
-    instruction: str
-    policy_seed: int
-
-    def to_values(self) -> dict[str, str]:
-        return {
-            "stamp_ns": str(self.stamp_ns),
-            "joint_stamp_ns": str(self.joint_stamp_ns),
-            "executed_stamp_ns": _optional_text(self.executed_stamp_ns),
-            "recent_stamps_ns": " ".join(map(str, self.recent_stamps_ns)),
-            "reset": _flag_text(self.reset),
-            "instruction": self.instruction,
-            "policy_seed": str(self.policy_seed),
-        }
-
-    @staticmethod
-    def from_values(values: Mapping[str, str]) -> "Observed":
-        read = _Texts("observed", values)
-        return Observed(
-            read.whole("stamp_ns"),
-            read.whole("joint_stamp_ns"),
-            read.optional_whole("executed_stamp_ns"),
-            read.wholes("recent_stamps_ns"),
-            read.flag("reset"),
-            read.text("instruction"),
-            read.whole("policy_seed"),
-        )
-
-
-@dataclass(frozen=True)
-class EpisodeState:
-    """Topic episode_state: how far the simulator's episode is.
-
-    Attributes:
-        start_ns: ROS time of the episode's start.
-        step: control steps done.
-        success, success_once: now; at any step.
-        camera_to_trajectory_ms: picture published to trajectory received, each chunk; to 1 us.
-        step_rate_hz: control steps a wall second; None where nothing moved.
-    """
-
-    task: str
-    seed: int
-    start_ns: int
-    step: int
-    success: bool
-    success_once: bool
-    finished: bool
-    camera_to_trajectory_ms: tuple[float, ...]
-    step_rate_hz: float | None
-
-    def to_values(self) -> dict[str, str]:
-        return {
-            "task": self.task,
-            "seed": str(self.seed),
-            "start_ns": str(self.start_ns),
-            "step": str(self.step),
-            "success": _flag_text(self.success),
-            "success_once": _flag_text(self.success_once),
-            "finished": _flag_text(self.finished),
-            "camera_to_trajectory_ms": _milliseconds_text(self.camera_to_trajectory_ms),
-            "step_rate_hz": rate_text(self.step_rate_hz),
-        }
-
-    @staticmethod
-    def from_values(values: Mapping[str, str]) -> "EpisodeState":
-        read = _Texts("episode_state", values)
-        return EpisodeState(
-            read.text("task"),
-            read.whole("seed"),
-            read.whole("start_ns"),
-            read.whole("step"),
-            read.flag("success"),
-            read.flag("success_once"),
-            read.flag("finished"),
-            read.numbers("camera_to_trajectory_ms"),
-            read.optional_number("step_rate_hz"),
-        )
-
-
-@dataclass(frozen=True)
-class PolicyStatus:
-    """The policy's entry in /diagnostics, as far as programs read it.
-
-    Attributes:
-        camera_fault: kind of the camera's fault; empty without.
-        new_latency_ms: picture received to chunk sent, of the chunks since the last status.
-    """
-
-    active: bool
-    camera_fault: str
-    new_latency_ms: tuple[float, ...]
-
-    def to_values(self) -> dict[str, str]:
-        return {
-            "active": _flag_text(self.active),
-            "camera_fault": self.camera_fault,
-            "new_latency_ms": _milliseconds_text(self.new_latency_ms),
-        }
-
-    @staticmethod
-    def from_values(values: Mapping[str, str]) -> "PolicyStatus":
-        read = _Texts("the policy's diagnostics", values)
-        return PolicyStatus(
-            read.flag("active"), read.text("camera_fault"), read.numbers("new_latency_ms")
+            read.of_type(int, "num_policies"),
+            **{
+                field: read.of_type(of_type, key)
+                for field, key, of_type, kinds in _INPUT_DETAILS
+                if kind in kinds
+            },
         )
 
 
@@ -297,70 +222,37 @@ class _Texts:
         self._source = source
         self._values = values
 
-    def text(self, name: str) -> str:
+    def of_type(self, kind: Any, name: str) -> Any:
+        """The value of a field of this type, one of _FORMS or the references."""
         if name not in self._values:
             raise ValueError(f"a message of {self._source} lacks {name}.")
-        return self._values[name]
-
-    def flag(self, name: str) -> bool:
-        text = self.text(name)
-        if text not in ("true", "false"):
-            raise self._odd(name, text)
-        return text == "true"
-
-    def whole(self, name: str) -> int:
-        """A whole number from 0; of nanoseconds, as many as a stamp can hold."""
-        return self._whole(name, self.text(name))
-
-    def optional_whole(self, name: str) -> int | None:
-        return self.whole(name) if self.text(name) else None
-
-    def wholes(self, name: str) -> tuple[int, ...]:
-        return tuple(self._whole(name, word) for word in self.text(name).split())
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        return tuple(self._number(name, word) for word in self.text(name).split())
-
-    def optional_number(self, name: str) -> float | None:
-        text = self.text(name)
-        return self._number(name, text) if text else None
+        text = self._values[name]
+        try:
+            return _FORMS[kind].read(text)
+        except ValueError:
+            raise ValueError(f"{name} in a message of {self._source} is {shown(text)}.") from None
 
     def moment(self, prefix: str = "") -> Moment:
-        return Moment(self.whole(f"{prefix}ros_ns"), self.whole(f"{prefix}steady_ns"))
-
-    def references(self, name: str) -> tuple[ReferenceSample, ...]:
-        text = self.text(name)
-        try:
-            return _unpack_references(text)
-        except ValueError:
-            raise self._odd(name, text) from None
-
-    def _whole(self, name: str, text: str) -> int:
-        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
-        if not is_number or int(text) > _MAX_STAMP_NS:
-            raise self._odd(name, text)
-        return int(text)
-
-    def _number(self, name: str, text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise self._odd(name, text) from None
-
-    def _odd(self, name: str, text: str) -> ValueError:
-        return ValueError(f"{name} in a message of {self._source} is {shown(text)}.")
+        names = (f"{prefix}ros_ns", f"{prefix}steady_ns")
+        return Moment(*(self.of_type(int, name) for name in names))
 
 
 def _flag_text(flag: bool) -> str:
     return str(flag).lower()
 
 
-def _optional_text(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("not a flag")
+    return text == "true"
 
 
-def _milliseconds_text(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+def _whole(text: str) -> int:
+    """At most what a stamp can hold: more digits than that take long to read."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
+    if not is_number or int(text) > _MAX_STAMP_NS:
+        raise ValueError("not a whole number from 0")
+    return int(text)
 
 
 def _moment_texts(moment: Moment, prefix: str = "") -> dict[str, str]:
@@ -406,3 +298,34 @@ def _unpack_references(text: str) -> tuple[ReferenceSample, ...]:
 
 def _encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How values of a type are written and read; `read` raises ValueError for another text."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+
+
+_FORMS: dict[Any, _Form] = {
+    str: _Form(str, str),
+    bool: _Form(_flag_text, _flag),
+    int: _Form(str, _whole),
+    int | None: _Form(
+        lambda value: "" if value is None else str(value),
+        lambda text: _whole(text) if text else None,
+    ),
+    # hertz
+    float | None: _Form(rate_text, lambda text: float(text) if text else None),
+    tuple[int, ...]: _Form(
+        lambda values: " ".join(map(str, values)),
+        lambda text: tuple(_whole(word) for word in text.split()),
+    ),
+    # milliseconds
+    tuple[float, ...]: _Form(
+        lambda values: " ".join(f"{value:.3f}" for value in values),
+        lambda text: tuple(float(word) for word in text.split()),
+    ),
+    tuple[ReferenceSample, ...]: _Form(_pack_references, _unpack_references),
+}

@@ -170,7 +170,7 @@ def test_samples_of_an_earlier_recording_are_read() -> None:
         (GuardState.from_values, STATE_TEXTS | {"engaged": "yes"}, "engaged in a message .* 'yes'"),
         (Observed.from_values, OBSERVED_TEXTS | {"stamp_ns": "-1"}, "stamp_ns in a .* '-1'"),
         (Observed.from_values, OBSERVED_TEXTS | {"stamp_ns": ""}, "stamp_ns in a .* ''"),
-        (Observed.from_values, OBSERVED_TEXTS | {"recent_stamps_ns": "1 x"}, "'x'"),
+        (Observed.from_values, OBSERVED_TEXTS | {"recent_stamps_ns": "1 x"}, "'1 x'"),
         (GuardInput.from_values, INPUT_TEXTS, "guard_inputs lacks chunk_stamp_ns"),
         (GuardInput.from_values, INPUT_TEXTS | {"kind": "withdraw"}, "lacks last"),
         *(
