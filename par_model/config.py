@@ -12,9 +12,9 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from par_model.json_file import kind_of, parse_object, shown
+from par_model.json_file import kind_of, shown
 
-PositionMode = Literal["ape", "ape+rope_time", "rope3d"]
+PositionMode = Literal["ape", "ape+rope_time"]
 FirstSlot = Literal["boa", "bov"]
 OverflowMode = Literal["rebase", "slide", "episode", "error"]
 ObservationMode = Literal["image", "clip"]
@@ -346,17 +346,12 @@ def to_json(config: ModelConfig) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> ModelConfig:
-    """Read what `to_json` wrote.
+def from_values(values: object) -> ModelConfig:
+    """Read what `to_json` wrote, from parsed JSON.
 
     Raises:
-        ValueError: not JSON, a field that is missing or unknown, or numbers that do not fit.
+        ValueError: a field is missing or unknown, or numbers do not fit.
     """
-    return from_values(parse_object(text, "the configuration", "check config.json"))
-
-
-def from_values(values: object) -> ModelConfig:
-    """The configuration in parsed JSON; as `from_json`."""
     config: ModelConfig = _build(ModelConfig, values, "config")
     config.validate()
     return config

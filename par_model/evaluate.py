@@ -71,7 +71,8 @@ class EvaluateOptions:
     max_steps: Annotated[
         int | None,
         default_is(
-            f"200; paper: {max(paper_protocol.STEP_LIMITS)}; ablations: {ablations.MAX_STEPS}"
+            f"200; paper: {max(paper_protocol.STEP_LIMITS)}, and successes within "
+            f"{min(paper_protocol.STEP_LIMITS)} too; ablations: {ablations.MAX_STEPS}"
         ),
     ] = None
     # sampling steps of the action head

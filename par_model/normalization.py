@@ -110,10 +110,6 @@ class Statistics:
         """Measured joint positions [..., J] -> zero mean, unit variance."""
         return (measured_joints - self.joint_mean) / self.joint_deviation
 
-    def denormalize_joints(self, joints: FloatArray) -> FloatArray:
-        """The inverse of `normalize_joints`."""
-        return np.asarray(joints, dtype=np.float64) * self.joint_deviation + self.joint_mean
-
     def to_json_dict(self) -> dict[str, object]:
         """Plain values for statistics.json."""
         values: dict[str, object] = {

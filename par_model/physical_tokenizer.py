@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from par_model.causal_mask import ACTION, FRAME, TEXT, TokenLayout
+from par_model.causal_mask import ACTION, TEXT, TokenLayout
 from par_model.config import ModelConfig
 from par_model.frame_stem import stem_and_patches
 from par_model.layers import SiluMlp, rotary_angles, sinusoid, spatial_embedding
@@ -102,8 +102,6 @@ class PhysicalTokenizer(nn.Module):
         return self.frame_embed(self.frame_stem(latents_Mchw)).flatten(2).transpose(1, 2)
 
     def add_positions(self, tokens_BNKC: Tensor, slots_BN: Tensor) -> Tensor:
-        if self.config.position_mode == "rope3d":
-            return tokens_BNKC
         times_BN1C = self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)
         return tokens_BNKC + self.frame_positions.to(tokens_BNKC.dtype) + times_BN1C
 
@@ -126,8 +124,6 @@ class PhysicalTokenizer(nn.Module):
             if proprio_BNJ is None:
                 raise ValueError("this model reads measured joint positions; none were given.")
             tokens = tokens + self.proprio_embed(proprio_BNJ).unsqueeze(2)
-        if self.config.position_mode == "rope3d":
-            return tokens
         return tokens + self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)
 
     def rotation(self, layout: TokenLayout, offsets_B: Tensor | None = None) -> Rotation | None:
@@ -143,56 +139,20 @@ class PhysicalTokenizer(nn.Module):
         slots_BS = layout.slots if offsets_B is None else layout.slots + offsets_B[:, None]
         frame_time = slots_BS * self.config.num_actions
         action_time = frame_time - self.config.num_actions + layout.steps + 1
-        if self.config.position_mode == "rope3d":
-            angles = self._angles_3d(layout, frame_time, action_time)
-        else:
-            pairs = rotary.rotary_dim // 2
-            angles = _by_kind(
-                layout,
-                rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, pairs),
-                rotary_angles(action_time * rotary.scale_action, rotary.theta_action, pairs),
-            )
+        pairs = rotary.rotary_dim // 2
+        angles = _by_kind(
+            layout,
+            rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, pairs),
+            rotary_angles(action_time * rotary.scale_action, rotary.theta_action, pairs),
+        )
         if offsets_B is not None:
             angles = angles.unsqueeze(1)
         weights = self.frame_embed.weight.dtype
         kind = torch.float64 if weights == torch.float64 else torch.float32
         return Rotation(angles.cos().to(kind), angles.sin().to(kind))
 
-    def _angles_3d(self, layout: TokenLayout, frame_time: Tensor, action_time: Tensor) -> Tensor:
-        """NOVA's split of a head: an eighth for time, the rest halved between rows and columns."""
-        rotary = self.config.rotary
-        pairs = rotary.rotary_dim // 2
-        time_pairs = max(1, pairs // 8)
-        row_pairs = (pairs - time_pairs) // 2
-        column_pairs = pairs - time_pairs - row_pairs
-        index = _frame_index(layout)
-        rows = index // self.config.frame_columns
-        columns = index % self.config.frame_columns
-        time = _by_kind(
-            layout,
-            rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, time_pairs),
-            rotary_angles(action_time * rotary.scale_action, rotary.theta_action, time_pairs),
-        )
-        space = torch.cat(
-            (
-                rotary_angles(rows, rotary.theta_frame, row_pairs),
-                rotary_angles(columns, rotary.theta_frame, column_pairs),
-            ),
-            dim=-1,
-        ).expand(*time.shape[:-1], -1)
-        return torch.cat((time, space), dim=-1)
-
 
 def _by_kind(layout: TokenLayout, frame_angles: Tensor, action_angles: Tensor) -> Tensor:
     kinds = layout.kinds.unsqueeze(-1)
     chosen = torch.where(kinds == ACTION, action_angles, frame_angles)
     return torch.where(kinds == TEXT, torch.zeros_like(chosen), chosen)
-
-
-def _frame_index(layout: TokenLayout) -> Tensor:
-    """Index of a frame token inside its frame; 0 for the others. Frames are contiguous."""
-    is_frame = (layout.kinds == FRAME).long()
-    running = is_frame.cumsum(0) - is_frame
-    starts = torch.cat((torch.zeros_like(is_frame[:1]), is_frame[:-1])) == 0
-    first = torch.where((is_frame == 1) & starts, running, torch.zeros_like(running)).cummax(0)
-    return (running - first.values) * is_frame

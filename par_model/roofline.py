@@ -34,8 +34,8 @@ class Gpu:
     tb_per_s: float
 
 
-# A100 80 GB and H200 as SPEC section 4 takes them; the A100's 40 GB and H100 SXM by NVIDIA's data
-# sheets, the H100's peak scaled by the same measured share as the H200's (790 of 989).
+# NVIDIA's data sheets; of the peak of H100 SXM and H200 (989), the 790 that were measured on an
+# H200 in bf16. The H200's bandwidth, 4.8 on its data sheet, as measured.
 GPUS = (
     Gpu("A100", 312.0, 2.0),
     Gpu("A100 40GB", 312.0, 1.555),

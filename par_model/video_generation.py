@@ -185,7 +185,10 @@ def _generate(options: VideoOptions) -> None:
     )
     picture = None if options.image is None else _read_picture(options.image)
     frames = generate_video(checkpoint, text, config, options.seed, picture)
-    _write_video(options.out, frames)
+    # Here, not above: only what is written needs PyAV.
+    from par_model.video_file import FIGURE, write_video
+
+    write_video(options.out, frames, FRAMES_PER_S, FIGURE)
     print(f"{options.out}: {len(frames)} frames at {FRAMES_PER_S} frames a second")
 
 
@@ -205,18 +208,6 @@ def _read_picture(path: Path) -> ImageArray:
         return np.asarray(Image.open(path).convert("RGB"))
     except (FileNotFoundError, UnidentifiedImageError) as error:
         raise ValueError(f"the picture {path} cannot be read ({error}).") from error
-
-
-def _write_video(path: Path, frames: ImageArray) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 from par_ros.benchmark import BenchArguments, run_benchmark
 from par_ros.control.settings import constraint_of, range_text
-from par_ros.graph_arguments import parse_arguments
+from par_ros.graph_arguments import ArmArguments, parse_arguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import GRAPHS, NodeGraph
 from par_ros.process import report_error
@@ -25,6 +25,12 @@ from par_ros.replay import main as run_replay
 INTERRUPTED = 130
 REPLAY = "replay"
 BAD_USE = 2
+# Two arguments are limits of the guard; a reader must not take them for all.
+_LIMITS_NOTE = (
+    "The guard's limits. Of motion (position, velocity, acceleration, jerk, jumps, tracking error,",
+    "workspace): in the arm file. Of time (ages, timeouts): parameters of safety_node with fixed",
+    "values here, in docs/reference/parameters.md. Only splice_s and limit_share are arguments.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +147,8 @@ def _command_usage(name: str, command: Command) -> str:
             default = default.lower()
         lines.append(f"  {field.name}  ({range_text(field)}; default: {default})")
         lines.append(f"      {constraint_of(field).description}")
+    if issubclass(command.arguments_type, ArmArguments):
+        lines += ["", *_LIMITS_NOTE]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from par_ros.topics import (
     IMAGE,
     JOINT_STATES,
 )
+from par_ros.wire_records import EpisodeState, rate_text
 
 
 class BridgeOutputs:
@@ -78,21 +79,19 @@ class BridgeOutputs:
 
     def publish_state(self, episode: Episode) -> None:
         """How far the episode is."""
-        values = {
-            "task": episode.task.name,
-            "seed": str(episode.seed),
-            "start_ns": str(episode.start_ns),
-            "step": str(episode.step),
-            "success": str(episode.success).lower(),
-            "success_once": str(episode.success_once).lower(),
-            "finished": str(episode.finished).lower(),
-            "camera_to_trajectory_ms": " ".join(
-                f"{time_s * 1e3:.3f}" for time_s in episode.answer_times_s
-            ),
-            "step_rate_hz": _text(episode.step_rate_hz),
-        }
+        state = EpisodeState(
+            task=episode.task.name,
+            seed=episode.seed,
+            start_ns=episode.start_ns,
+            step=episode.step,
+            success=episode.success,
+            success_once=episode.success_once,
+            finished=episode.finished,
+            camera_to_trajectory_ms=tuple(1e3 * time_s for time_s in episode.answer_times_s),
+            step_rate_hz=episode.step_rate_hz,
+        )
         text = "finished" if episode.finished else "running"
-        status = messages.Status(self._name, messages.OK, text, values)
+        status = messages.Status(self._name, messages.OK, text, state.to_values())
         self._publishers[EPISODE_STATE.name].publish(messages.status_message(status))
 
     def publish_applied_targets(self, episode: Episode, joint_names: tuple[str, ...]) -> None:
@@ -106,7 +105,7 @@ class BridgeOutputs:
 
     def publish_diagnostics(self, episode: Episode | None, late_steps: int) -> None:
         """How fast the simulation is, and how often too slow."""
-        rate = "" if episode is None else _text(episode.step_rate_hz)
+        rate = rate_text(None if episode is None else episode.step_rate_hz)
         status = messages.Status(
             self._name,
             messages.WARN if late_steps else messages.OK,
@@ -115,7 +114,3 @@ class BridgeOutputs:
         )
         now_ns = self._node.get_clock().now().nanoseconds
         self._publishers[DIAGNOSTICS.name].publish(messages.diagnostics_message((status,), now_ns))
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

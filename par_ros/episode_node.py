@@ -9,15 +9,14 @@ what is finished is never lost.
 
 import datetime
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
-from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rich.console import Console
@@ -27,12 +26,22 @@ from std_srvs.srv import Trigger
 
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
-from par_ros.episode_video import write_video
+from par_ros.episode_video import write_episode_video
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report
 from par_ros.run_results import EpisodeResult, RunResults
-from par_ros.topics import BRIDGE, DISENGAGE, ENGAGE, EPISODES, GUARD, POLICY, RESET_EPISODE
+from par_ros.service_caller import ServiceCaller
+from par_ros.topics import (
+    BRIDGE,
+    DISENGAGE,
+    ENGAGE,
+    EPISODES,
+    GUARD,
+    POLICY,
+    RESET_EPISODE,
+    ServiceEntry,
+)
 
 CALL_TIMEOUT_S = 60.0
 # Making a scene with ManiSkill for the first time compiles shaders.
@@ -41,6 +50,16 @@ ENGAGE_TIMEOUT_S = 10.0
 # How long messages that were sent before an episode's end may take to arrive.
 LAST_MESSAGES_S = 3.0
 _POLL_S = 0.02
+_ANSWER_POLL_S = 0.002
+_SERVICES = (
+    *((Trigger, entry.client_name) for entry in (RESET_EPISODE, ENGAGE, DISENGAGE)),
+    *((SetParameters, f"{name}/set_parameters") for name in (BRIDGE, POLICY)),
+    *((GetState, f"{name}/get_state") for name in (GUARD, POLICY)),
+    (ChangeState, f"{POLICY}/change_state"),
+)
+
+
+AnswerType = TypeVar("AnswerType")
 
 
 class RunFailedError(ValueError):
@@ -56,17 +75,7 @@ class EpisodeNode(Node):
         self._observer = EpisodeObserver(self, keeps_pictures=self.parameters.video)
         self._console = Console()
         self._folder = Path(self.parameters.report)
-        self._reset_episode = self.create_client(Trigger, RESET_EPISODE.client_name)
-        self._engage = self.create_client(Trigger, ENGAGE.client_name)
-        self._disengage = self.create_client(Trigger, DISENGAGE.client_name)
-        self._states = {
-            name: self.create_client(GetState, f"{name}/get_state") for name in (GUARD, POLICY)
-        }
-        self._change_policy = self.create_client(ChangeState, f"{POLICY}/change_state")
-        self._parameter_clients = {
-            name: self.create_client(SetParameters, f"{name}/set_parameters")
-            for name in (BRIDGE, POLICY)
-        }
+        self._caller = ServiceCaller(self, _wait_until, _SERVICES)
 
     # Episodes
 
@@ -124,10 +133,10 @@ class EpisodeNode(Node):
         self, seed: int, policy_seed: int, instruction: str, predicted: bool
     ) -> None:
         self._deactivate_policy()
-        self._call_trigger(self._disengage, CALL_TIMEOUT_S)
+        self._call_trigger(DISENGAGE, CALL_TIMEOUT_S)
         self._set(BRIDGE, task=self.parameters.task, seed=seed)
         self._observer.begin(seed)
-        self._call_trigger(self._reset_episode, RESET_TIMEOUT_S)
+        self._call_trigger(RESET_EPISODE, RESET_TIMEOUT_S)
         self._engage_guard()
         self._set(
             POLICY, instruction=instruction, policy_seed=policy_seed, predict_images=predicted
@@ -152,11 +161,11 @@ class EpisodeNode(Node):
             bar = progress.add_task(title, total=self.parameters.max_steps)
             step, moved_s = -1, time.monotonic()
             while True:
-                values = self._observer.state()
-                if values and int(values["step"]) != step:
-                    step, moved_s = int(values["step"]), time.monotonic()
+                state = self._observer.state()
+                if state is not None and state.step != step:
+                    step, moved_s = state.step, time.monotonic()
                     progress.update(bar, completed=step)
-                if values.get("finished") == "true":
+                if state is not None and state.finished:
                     return
                 if time.monotonic() - moved_s > self.parameters.stall_timeout_s:
                     raise RunFailedError(
@@ -169,7 +178,7 @@ class EpisodeNode(Node):
         """Quiet the policy, then wait for what was sent before."""
         self._observer.await_quiet()
         self._deactivate_policy()
-        self._call_trigger(self._disengage, CALL_TIMEOUT_S)
+        self._call_trigger(DISENGAGE, CALL_TIMEOUT_S)
         deadline_s = time.monotonic() + LAST_MESSAGES_S
         while not self._observer.is_complete:
             if time.monotonic() > deadline_s:
@@ -185,7 +194,9 @@ class EpisodeNode(Node):
         video = None
         if self.parameters.video:
             video = f"episode_{seed}.mp4"
-            write_video(self._folder / video, episode.pictures, episode.predictions, f"seed {seed}")
+            write_episode_video(
+                self._folder / video, episode.pictures, episode.predictions, f"seed {seed}"
+            )
         return episode.result(
             step_s=self.parameters.step_s,
             policy_seed=policy_seed,
@@ -197,13 +208,11 @@ class EpisodeNode(Node):
 
     def _wait_until_ready(self) -> None:
         """Until every service is there and guard and policy are active."""
-        clients = [self._reset_episode, self._engage, self._disengage, self._change_policy]
-        clients += [*self._states.values(), *self._parameter_clients.values()]
         deadline_s = time.monotonic() + self.parameters.start_timeout_s
-        for client in clients:
-            while not client.service_is_ready():
-                self._require_time(deadline_s, f"service {client.srv_name} is not available")
-                time.sleep(_POLL_S)
+        for service_type, name in _SERVICES:
+            left_s = deadline_s - time.monotonic()
+            if not self._caller.wait_for_service(service_type, name, left_s):
+                self._require_time(deadline_s, f"service {name} is not available")
         for name in (GUARD, POLICY):
             while self._state(name) != State.PRIMARY_STATE_ACTIVE:
                 self._require_time(deadline_s, f"{name} is not active")
@@ -217,23 +226,23 @@ class EpisodeNode(Node):
             )
 
     def _state(self, name: str) -> int:
-        response = self._call(self._states[name], GetState.Request(), CALL_TIMEOUT_S)
-        return int(response.current_state.id)
+        state = self._caller.lifecycle_state(name, CALL_TIMEOUT_S)
+        return self._answered(state, f"{name}/get_state", CALL_TIMEOUT_S)
 
     def _deactivate_policy(self) -> None:
         if self._state(POLICY) == State.PRIMARY_STATE_ACTIVE:
             self._change_policy_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
 
     def _change_policy_state(self, transition: int, label: str) -> None:
-        request = ChangeState.Request(transition=Transition(id=transition))
-        if not self._call(self._change_policy, request, CALL_TIMEOUT_S).success:
+        succeeded = self._caller.change_state(POLICY, transition, CALL_TIMEOUT_S)
+        if not self._answered(succeeded, f"{POLICY}/change_state", CALL_TIMEOUT_S):
             raise RunFailedError(f"{POLICY} could not be {label}; its log says why.")
 
     def _engage_guard(self) -> None:
         """Engage needs joint states from after the reset; those may still be on their way."""
         deadline_s = time.monotonic() + ENGAGE_TIMEOUT_S
         while True:
-            response = self._call(self._engage, Trigger.Request(), CALL_TIMEOUT_S)
+            response = self._trigger(ENGAGE.client_name, CALL_TIMEOUT_S)
             if response.success:
                 return
             if time.monotonic() > deadline_s:
@@ -246,26 +255,39 @@ class EpisodeNode(Node):
                 Parameter(key, value=value).to_parameter_msg() for key, value in values.items()
             ]
         )
-        for result in self._call(self._parameter_clients[name], request, CALL_TIMEOUT_S).results:
+        service = f"{name}/set_parameters"
+        response = self._caller.call(SetParameters, service, request, CALL_TIMEOUT_S)
+        for result in self._answered(response, service, CALL_TIMEOUT_S).results:
             if not result.successful:
                 raise RunFailedError(result.reason)
 
-    def _call_trigger(self, client: "Client[Any, Any]", timeout_s: float) -> None:
-        response = self._call(client, Trigger.Request(), timeout_s)
+    def _call_trigger(self, service: ServiceEntry, timeout_s: float) -> None:
+        response = self._trigger(service.client_name, timeout_s)
         if not response.success:
-            raise RunFailedError(f"{client.srv_name} refused: {response.message}")
+            raise RunFailedError(f"{service.client_name} refused: {response.message}")
 
-    def _call(self, client: "Client[Any, Any]", request: Any, timeout_s: float) -> Any:
-        """Call from the running thread while the other one spins."""
-        answered = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(timeout_s):
+    def _trigger(self, name: str, timeout_s: float) -> Trigger.Response:
+        return self._answered(self._caller.trigger(name, timeout_s), name, timeout_s)
+
+    @staticmethod
+    def _answered(answer: AnswerType | None, service: str, timeout_s: float) -> AnswerType:
+        """The answer itself; RunFailedError where there is none."""
+        if answer is None:
             raise RunFailedError(
-                f"service {client.srv_name} gave no answer within {timeout_s:g} s; look at the "
-                "log of its node."
+                f"service {service} gave no answer within {timeout_s:g} s; look at the log of its "
+                "node."
             )
-        return future.result()
+        return answer
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Sleep until it holds, while another thread spins; False after the time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_ANSWER_POLL_S)
+    return True
 
 
 def _table(results: RunResults) -> Table:

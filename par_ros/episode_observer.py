@@ -2,7 +2,6 @@
 """What the graph's topics tell of an episode: listened to in one thread, asked for in another."""
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from par_ros.topics import (
     Topic,
     sensor_qos,
 )
+from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus
 
 # The bridge's most steps an episode; applied_targets has a point for each.
 _MOST_STEPS = 100_000
@@ -48,7 +48,7 @@ class ObservedEpisode:
     holds: int = 0
     # In the order of their first appearance.
     guard_reasons: dict[str, None] = field(default_factory=dict)
-    state: messages.Status | None = None
+    state: EpisodeState | None = None
     applied: tuple[int, JointTrajectory] | None = None
 
     @property
@@ -56,8 +56,8 @@ class ObservedEpisode:
         """Whether the bridge's targets and the last words of policy and guard have come."""
         if self.state is None or self.applied is None:
             return False
-        start_ns = int(self.state.values["start_ns"])
-        return self.policy_is_quiet and self.guard_is_quiet and self.applied[0] == start_ns
+        is_quiet = self.policy_is_quiet and self.guard_is_quiet
+        return is_quiet and self.applied[0] == self.state.start_ns
 
     def result(
         self, *, step_s: float, policy_seed: int, predicted: bool, video: str | None
@@ -67,28 +67,26 @@ class ObservedEpisode:
         assert self.seed is not None
         assert self.state is not None
         assert self.applied is not None
-        values = self.state.values
+        state = self.state
         start_ns, applied = self.applied
-        steps = int(values["step"])
-        end_ns = start_ns + messages.seconds_to_ns(steps * step_s)
-        rate = values["step_rate_hz"]
+        end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
         return EpisodeResult(
             seed=self.seed,
             policy_seed=policy_seed,
-            success=values["success_once"] == "true",
-            steps=steps,
+            success=state.success_once,
+            steps=state.step,
             joint_names=applied.joint_names,
             joint_targets=applied.positions.tolist(),
             chunks=sum(stamp_ns < end_ns for stamp_ns in self.asked),
             holds=self.holds,
             guard_changes=tuple(
-                change for change in self._changes(start_ns) if change.step <= steps
+                change for change in self._changes(start_ns) if change.step <= state.step
             ),
             guard_reasons=tuple(self.guard_reasons),
             policy_latency_ms=tuple(self.policy_latency_ms),
-            camera_to_trajectory_ms=tuple(_numbers(values["camera_to_trajectory_ms"])),
+            camera_to_trajectory_ms=state.camera_to_trajectory_ms,
             predicted=predicted,
-            step_rate_hz=float(rate) if rate else None,
+            step_rate_hz=state.step_rate_hz,
             video=video,
         )
 
@@ -147,11 +145,10 @@ class EpisodeObserver:
             episode, self._episode = self._episode, ObservedEpisode()
         return episode
 
-    def state(self) -> Mapping[str, str]:
-        """The values of the bridge's newest episode_state; empty before the first."""
+    def state(self) -> EpisodeState | None:
+        """The bridge's newest state of the episode; None before the first."""
         with self._lock:
-            state = self._episode.state
-        return {} if state is None else state.values
+            return self._episode.state
 
     def await_quiet(self) -> None:
         """Policy and guard are about to be quieted; what they said before does not count."""
@@ -193,10 +190,10 @@ class EpisodeObserver:
             )
 
     def _on_episode_state(self, message: Any) -> None:
-        state = messages.read_status(message)
+        state = EpisodeState.from_values(messages.read_status(message).values)
         with self._lock:
             # The last episode's state may still be on its way.
-            if state.values["seed"] == str(self._episode.seed):
+            if state.seed == self._episode.seed:
                 self._episode.state = state
 
     def _on_applied_targets(self, message: Any) -> None:
@@ -208,32 +205,28 @@ class EpisodeObserver:
         for status in messages.read_diagnostics(message):
             with self._lock:
                 if status.name == self._beside(POLICY):
-                    self._note_policy(status.values)
+                    self._note_policy(PolicyStatus.from_values(status.values))
                 elif status.name == self._beside(GUARD):
-                    self._note_guard(status.values)
+                    self._note_guard(GuardStatus.from_values(status.values))
 
     def _beside(self, name: str) -> str:
         """How node `name` of this graph calls itself on /diagnostics, which all graphs share."""
         return messages.status_name(self._node).removesuffix(self._node.get_name()) + name
 
-    def _note_policy(self, values: Mapping[str, str]) -> None:
+    def _note_policy(self, status: PolicyStatus) -> None:
         """Under the lock."""
-        self._episode.policy_latency_ms += _numbers(values["new_latency_ms"])
-        self._episode.policy_is_quiet = values["active"] == "false"
+        self._episode.policy_latency_ms += status.new_latency_ms
+        self._episode.policy_is_quiet = not status.active
 
-    def _note_guard(self, values: Mapping[str, str]) -> None:
+    def _note_guard(self, status: GuardStatus) -> None:
         """Under the lock."""
-        counts = (int(values["holds"]), int(values["changes"]))
+        counts = (status.holds, status.changes)
         if counts != self._guard_counts:
             self._episode.holds += counts[0] - self._guard_counts[0]
-            self._episode.guard_reasons[values["last_hold_reason"]] = None
+            self._episode.guard_reasons[status.last_hold_reason] = None
         self._guard_counts = counts
-        self._episode.guard_is_quiet = values["engaged"] == "false"
+        self._episode.guard_is_quiet = not status.engaged
 
 
 def _reader_qos(topic: Topic) -> Any:
     return sensor_qos(topic, reliable=True) if topic is IMAGE else topic.reader_qos.profile()
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(word) for word in text.split()]

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from par_model.interface import ImageArray
+from par_model.video_file import FAST, write_video
 
 PANEL_PX = 384
 CAPTION_PX = 32
@@ -18,7 +18,7 @@ _CAPTION_BACKGROUND = (20, 20, 20)
 _CAPTION_FONT_PX = 15
 
 
-def write_video(
+def write_episode_video(
     path: Path,
     pictures: Mapping[int, ImageArray],
     predictions: Mapping[int, ImageArray],
@@ -30,16 +30,10 @@ def write_video(
     `predictions`; without any predictions there is one panel. Plays at the pictures' own pace.
     """
     stamps = sorted(pictures)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=_frame_rate(stamps))
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast"}
-        stream.width = PANEL_PX * (2 if predictions else 1)
-        stream.height = PANEL_PX + CAPTION_PX
-        for stamp_ns in stamps:
-            frame = _frame(stamp_ns, stamps[0], pictures[stamp_ns], predictions, caption)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+    frames = (
+        _frame(stamp_ns, stamps[0], pictures[stamp_ns], predictions, caption) for stamp_ns in stamps
+    )
+    write_video(path, frames, _frame_rate(stamps), FAST)
 
 
 def _frame_rate(stamps: list[int]) -> Fraction:

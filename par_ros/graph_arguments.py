@@ -100,7 +100,11 @@ class SimArguments:
 class ArmArguments:
     """What real_arm and loopback have in common."""
 
-    robot: str = same_as(SafetyNodeParameters, "arm")
+    robot: str = same_as(
+        SafetyNodeParameters, "arm",
+        description="the arm file: a name is looked for in config/arms of this package; what has "
+        "a / or ends in .yaml is the path of a file of your own",
+    )  # fmt: skip
     instruction: str = parameter("", "instruction for the policy, one that the checkpoint knows")
     checkpoint: str = same_as(SimArguments, "checkpoint")
     num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")

@@ -15,16 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO
 
 import rclpy
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -33,6 +31,7 @@ from rclpy.signals import SignalHandlerOptions
 from par_ros.node_graph import NodeEntry, NodeGraph
 from par_ros.parameters import ParameterValue
 from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence, report_error
+from par_ros.service_caller import ServiceCaller
 
 # Ctrl-C has to end everything within 3 s.
 END_GRACE_S = 1.5
@@ -139,6 +138,7 @@ class GraphRunner:
         self._context = Context()
         self._node: Node | None = None
         self._executor: SingleThreadedExecutor | None = None
+        self._services: ServiceCaller | None = None
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "GraphRunner":
@@ -164,6 +164,7 @@ class GraphRunner:
         self._node = Node("par_runner", context=self._context, namespace=self._graph.namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._services = ServiceCaller(self._node, self._wait_until)
         self._refuse_taken_names()
         if self._graph.log_folder is not None:
             self._graph.log_folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +180,7 @@ class GraphRunner:
                 self._refuse(self._names_held(2))
             for entry in managed:
                 self._change_state(entry, label, transition, timeout_s)
+        self._services.destroy()
 
     def wait(self) -> None:
         """Block until the process that ends the run has ended well.
@@ -268,21 +270,21 @@ class GraphRunner:
     def _change_state(
         self, entry: NodeEntry, label: str, transition: int, timeout_s: float
     ) -> None:
-        assert self._node is not None
-        client = self._node.create_client(ChangeState, f"{entry.name}/change_state")
-        states = self._node.create_client(GetState, f"{entry.name}/get_state")
-        request = ChangeState.Request(transition=Transition(id=transition))
-        self._wait_for_service(client, entry)
+        assert self._services is not None
+        if not self._services.wait_for_lifecycle(entry.name, START_TIMEOUT_S):
+            raise RunError(
+                f"{entry.name} did not come up within {START_TIMEOUT_S:.0f} s; see its log."
+            )
         deadline = time.monotonic() + timeout_s
-        response = self._call(client, request, _ANSWER_S)
-        while response is None or not response.success:
+        succeeded = self._services.change_state(entry.name, transition, _ANSWER_S)
+        while not succeeded:
             # While a node works on the request it answers nothing. One that answers this has lost
             # the request, or its answer was lost, as happens on a busy machine; or the request had
             # only waited, and a second one came too late.
-            state = self._call(states, GetState.Request(), _ANSWER_S)
-            if state is not None and state.current_state.id == _GOALS[transition]:
-                break
-            if response is not None:
+            state = self._services.lifecycle_state(entry.name, _ANSWER_S)
+            if state == _GOALS[transition]:
+                return
+            if succeeded is not None:
                 child = next(child for child in self._children if child.entry is entry)
                 sentence = child.sentence()
                 raise RunError(sentence or f"{entry.name} could not be {label}; see its log.")
@@ -291,32 +293,18 @@ class GraphRunner:
                     f"{entry.name} gave no answer within {timeout_s:.0f} s; see its log."
                 )
             if state is not None:
-                response = self._call(client, request, _ANSWER_S)
-        self._node.destroy_client(client)
-        self._node.destroy_client(states)
+                succeeded = self._services.change_state(entry.name, transition, _ANSWER_S)
 
-    def _wait_for_service(self, client: "Client[Any, Any]", entry: NodeEntry) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not client.service_is_ready():
-            self._run_is_over()
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"{entry.name} did not come up within {START_TIMEOUT_S:.0f} s; see its log."
-                )
-            time.sleep(_POLL_S)
-
-    def _call(self, client: "Client[Any, Any]", request: Any, timeout_s: float) -> Any:
-        """The answer, or None where none came in time."""
+    def _wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Spin until it holds; False after the time. Raises RunError where a process ends."""
         assert self._executor is not None
-        future = client.call_async(request)
         deadline = time.monotonic() + timeout_s
-        while not future.done():
+        while not condition():
             self._run_is_over()
             if time.monotonic() > deadline:
-                client.remove_pending_request(future)
-                return None
+                return False
             self._executor.spin_once(timeout_sec=_POLL_S)
-        return future.result()
+        return True
 
 
 def _domain() -> str:

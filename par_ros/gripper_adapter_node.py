@@ -25,6 +25,7 @@ from par_ros.control.gripper_adapter import (
     Phase,
     Server,
 )
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.gripper_actions import (
     GripperAction,
     GripperActions,
@@ -132,11 +133,12 @@ class GripperAdapterNode(LifecycleNode):
         fingers = self.create_publisher(
             JointState, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
         )
+        selector = JointStateSelector((self._driver.linkage.joint,))
         reader_qos = JOINT_STATES.reader_qos.profile()
         knuckle = self.create_subscription(
             JointState,
             JOINT_STATES.name,
-            lambda message: self._on_joint_state(message, fingers),
+            lambda message: self._on_joint_state(message, selector, fingers),
             reader_qos,
         )
         return knuckle, fingers
@@ -156,18 +158,18 @@ class GripperAdapterNode(LifecycleNode):
             self._refusal = str(error)
             self.get_logger().warning(f"gripper_trajectory refused, the goal stays: {error}")
 
-    def _on_joint_state(self, message: JointState, fingers: Any) -> None:
+    def _on_joint_state(
+        self, message: JointState, selector: JointStateSelector, fingers: Any
+    ) -> None:
         linkage = self._driver.linkage
         assert linkage is not None
-        if linkage.joint not in message.name:
-            return
         try:
-            sample = messages.read_joint_state(message)
-            column = sample.joint_names.index(linkage.joint)
-            angle_rad = float(sample.positions[column])
+            sample = selector.take(messages.read_joint_state(message))
+            if not isinstance(sample, JointSample):
+                return
             # Not known is not zero.
-            speeds = np.empty(0) if sample.velocities is None else sample.velocities[[column]]
-            finger_m, per_rad_m = linkage.finger(angle_rad)
+            speeds = np.empty(0) if sample.velocities is None else sample.velocities
+            finger_m, per_rad_m = linkage.finger(float(sample.positions[0]))
         except ValueError as error:
             self.get_logger().warning(
                 f"joint state not translated to metres: {error}", throttle_duration_sec=1.0

@@ -17,6 +17,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
 )
+from par_ros.wire_records import GuardInput
 
 
 class GuardOutputs:
@@ -84,23 +85,15 @@ class GuardOutputs:
         """Whether anybody reads guard_inputs."""
         return bool(self._taken.get_subscription_count())
 
-    def note_input(
-        self, kind: str, moment: Moment, joint_state: tuple[int, Moment] | None, **details: str
-    ) -> None:
+    def note_input(self, given: GuardInput) -> None:
         """Note what the guard was given and when, if anybody reads it.
 
         The arm does not wait for it: it is published behind the command, in the order of noting.
-        Joint states and ticks that changed nothing are left out: `joint_stamp_ns` says up to which
-        joint state the guard had seen them, and the `joint_` moment when it took that one.
         """
-        if not self.is_recorded:
-            return
-        values = {"kind": kind, **guard_report.moment_values(moment), "joint_stamp_ns": ""}
-        if joint_state is not None:
-            stamp_ns, taken = joint_state
-            values["joint_stamp_ns"] = str(stamp_ns)
-            values |= guard_report.moment_values(taken, "joint_")
-        self._noted.append(messages.Status(self._name, messages.OK, kind, values | details))
+        if self.is_recorded:
+            self._noted.append(
+                messages.Status(self._name, messages.OK, given.kind, given.to_values())
+            )
 
     def publish_notes(self) -> None:
         """Publish what was noted since the last command."""

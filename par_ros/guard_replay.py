@@ -10,19 +10,21 @@ from par_ros import messages
 from par_ros.control.command import Command
 from par_ros.control.guard import Guard
 from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.settings import validate
 from par_ros.control.timeline import Moment
 from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
-from par_ros.recorded_messages import Fields, Recorded
+from par_ros.recorded_messages import Recorded
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES
+from par_ros.wire_records import GuardInput
 
 
 class GuardReplay:
     """A guard that is given what the recorded one was given."""
 
     def __init__(self, recorded: Recorded) -> None:
-        settings = recorded.recording.settings["guard"]
+        settings = recorded.graph.guard
         names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
         own = {name: value for name, value in settings.items() if name in names}
         self.parameters = SafetyNodeParameters(**own)
@@ -41,46 +43,53 @@ class GuardReplay:
         spec = read_guarded_arm(self.parameters)
         return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
 
-    def take(self, values: Fields) -> Iterator[Command]:
+    def take(self, given: GuardInput) -> Iterator[Command]:
         """Everything that the guard sends until it has taken one recorded input."""
-        moment = values.moment()
-        kind, guard = values.text("kind"), self._guard
-        if kind == "configure":
+        guard = self._guard
+        if given.kind == "configure":
             self._guard = self._make_guard()
             self._before = None
             return
-        samples = self._samples_until(values.optional_whole("joint_stamp_ns"))
+        samples = self._samples_until(given.joint_stamp_ns)
         if samples:
             *earlier, last = samples
-            taken = values.moment("joint_")
-            yield from self._feed(earlier, taken)
-            yield guard.on_joint_state(last, taken)
-        if kind == "references":
-            for sample in values.references(guard.spec.num_arm_joints):
-                yield guard.on_reference(sample, moment)
-        elif kind != "joint_state":
-            yield self._given(kind, values, moment)
-        self._before = moment
+            assert given.joint_moment is not None
+            yield from self._feed(earlier, given.joint_moment)
+            yield guard.on_joint_state(last, given.joint_moment)
+        if given.kind == "references":
+            for sample in given.references:
+                self._require_joints(sample)
+                yield guard.on_reference(sample, given.moment)
+        elif given.kind != "joint_state":
+            yield self._given(given)
+        self._before = given.moment
 
-    def _given(self, kind: str, values: Fields, moment: Moment) -> Command:
-        guard = self._guard
-        if kind == "chunk":
-            return self._chunk(values.whole("chunk_stamp_ns"), moment)
-        if kind == "bad_chunk":
-            return guard.on_bad_chunk(values.text("reason"), moment)
-        if kind == "bad_joint_state":
-            return guard.on_bad_joint_state(values.text("reason"), moment)
-        if kind == "tick":
-            return guard.on_tick(values.whole("num_policies"), moment)
-        if kind == "withdraw" and self._guard.can_withdraw:
-            return guard.withdraw(moment, last=values.text("last") == "true")
-        if kind == "reset_stop":
+    def _require_joints(self, sample: ReferenceSample) -> None:
+        if len(sample.positions) != self._guard.spec.num_arm_joints:
+            raise ValueError(
+                f"the recording is damaged: a reference of {len(sample.positions)} joints, the arm "
+                f"has {self._guard.spec.num_arm_joints}."
+            )
+
+    def _given(self, given: GuardInput) -> Command:
+        guard, moment = self._guard, given.moment
+        if given.chunk_stamp_ns is not None:
+            return self._chunk(given.chunk_stamp_ns, moment)
+        if given.reason is not None:
+            is_chunk = given.kind == "bad_chunk"
+            refuse = guard.on_bad_chunk if is_chunk else guard.on_bad_joint_state
+            return refuse(given.reason, moment)
+        if given.kind == "tick":
+            return guard.on_tick(given.num_policies, moment)
+        if given.last is not None and guard.can_withdraw:
+            return guard.withdraw(moment, last=given.last)
+        if given.kind == "reset_stop":
             return guard.reset_stop().command
         calls = {"engage": guard.engage, "disengage": guard.disengage, "e_stop": guard.e_stop}
-        if kind not in calls:
+        if given.kind not in calls:
             self.num_unknown += 1
             return Command()
-        return calls[kind](moment).command
+        return calls[given.kind](moment).command
 
     def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
         if not self._chunks.get(stamp_ns):
@@ -120,13 +129,10 @@ class GuardReplay:
 def joint_samples(recorded: Recorded, selector: JointStateSelector) -> Iterator[JointSample]:
     """The arm's joint states that can be used, in order."""
     for message in recorded.of(JOINT_STATES):
-        if not set(message.name) & set(selector.joint_names):
-            continue
         try:
-            raw = messages.read_joint_state(message)
-            sample = selector.take(raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities)
+            sample = selector.take(messages.read_joint_state(message))
         except ValueError:
             # The guard's own list says what it made of this one.
             continue
-        if sample is not None:
+        if isinstance(sample, JointSample):
             yield sample

@@ -2,16 +2,17 @@
 """A configured guard between its topics: takes messages, calls it, publishes what it commands."""
 
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_ros import guard_report, messages
+from par_ros import messages
 from par_ros.control.command import Command, Reply
 from par_ros.control.guard import Guard, StopLatch
-from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_outputs import GuardOutputs
@@ -25,6 +26,7 @@ from par_ros.process import ClockReader
 from par_ros.reference_input import ReferenceInput
 from par_ros.simulated_clock import SimulatedClock
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES, sensor_qos
+from par_ros.wire_records import GuardInput
 
 # Looking for a second policy asks the ROS graph: not at every tick.
 _TICKS_PER_GRAPH_LOOK = 10
@@ -130,7 +132,7 @@ class GuardSession:
         )
         moment = self._now()
         # First for a replay: what is withdrawn is noted behind it.
-        self._note_input("chunk", moment, chunk_stamp_ns=str(chunk.stamp_ns))
+        self._note_input("chunk", moment, chunk_stamp_ns=chunk.stamp_ns)
         self.send(self._guard.on_chunk(chunk, moment), moment)
 
     def _take_joint_states(self) -> None:
@@ -150,20 +152,15 @@ class GuardSession:
         moment = self._now()
         try:
             message = messages.deserialize_joint_state(data)
-            if not set(message.name) & set(self._selector.joint_names):
-                # Another robot's joints, or another part's: on some systems all share one topic.
-                return
-            raw = messages.read_joint_state(message)
-            sample = self._selector.take(
-                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
-            )
+            sample = self._selector.take(messages.read_joint_state(message))
         except ValueError as error:
             reason = str(error)
             self._note_input("bad_joint_state", moment, reason=reason)
             self.send(self._guard.on_bad_joint_state(reason, moment), moment)
             return
-        if sample is None:
-            self._guard.on_missing_joints(self._selector.missing)
+        if isinstance(sample, MissingJoints):
+            self._guard.on_missing_joints(sample.names)
+        if not isinstance(sample, JointSample):
             return
         self._joint_state_taken = sample.stamp_ns, moment
         command = self._guard.on_joint_state(sample, moment)
@@ -179,9 +176,7 @@ class GuardSession:
         if not samples:
             return
         moment = self._now()
-        if self._outputs.is_recorded:
-            packed = guard_report.pack_references(samples)
-            self._note_input("references", moment, samples=packed)
+        self._note_input("references", moment, references=tuple(samples))
         for sample in samples:
             self.send(self._guard.on_reference(sample, moment), moment)
 
@@ -247,7 +242,7 @@ class GuardSession:
                 break
             self._outputs.report(command)
             last = attempt == _SEND_TRIES - 1
-            self._note_input("withdraw", now, last=str(last).lower())
+            self._note_input("withdraw", now, last=last)
             command, moment = self._guard.withdraw(now, last=last), now
         self._outputs.publish(command)
         if self._outputs.has_news(self._guard):
@@ -260,10 +255,11 @@ class GuardSession:
         within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
         return now.steady_ns - moment.steady_ns <= within_ns
 
-    def _note_input(self, kind: str, moment: Moment, **details: str) -> None:
+    def _note_input(self, kind: str, moment: Moment, **details: Any) -> None:
         """Publish the guard's latest input with its times, so that a recording can be replayed."""
+        joint_stamp_ns, taken = self._joint_state_taken or (None, None)
         self._outputs.note_input(
-            kind, moment, self._joint_state_taken, num_policies=str(self._num_policies), **details
+            GuardInput(kind, moment, joint_stamp_ns, taken, self._num_policies, **details)
         )
 
     def publish_state(self) -> None:

@@ -25,6 +25,7 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
+from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 from par_ros.control.reference_watch import ReferenceSample
 
@@ -52,16 +53,6 @@ _ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
 OK = DiagnosticStatus.OK
 WARN = DiagnosticStatus.WARN
 ERROR = DiagnosticStatus.ERROR
-
-
-@dataclass(frozen=True)
-class JointSample:
-    """One joint_states message. positions and velocities float64 [J]; velocities may be absent."""
-
-    stamp_ns: int
-    joint_names: tuple[str, ...]
-    positions: FloatArray
-    velocities: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -204,19 +195,17 @@ def joint_state_message(
     )
 
 
-def read_joint_state(message: JointState) -> JointSample:
-    """Raises ValueError where names and positions differ in number."""
+def read_joint_state(message: JointState) -> JointReading:
+    """What the message says, unchecked: JointStateSelector picks the arm's joints and checks them.
+
+    Velocities that are not one for each name are none.
+    """
     names = tuple(message.name)
-    if len(message.position) != len(names):
-        raise ValueError(
-            f"joint_states names {len(names)} joints but carries {len(message.position)} "
-            "positions; check the joint state broadcaster."
-        )
     velocities = None
     if len(message.velocity) == len(names):
         velocities = np.array(message.velocity, dtype=np.float64)
     positions = np.array(message.position, dtype=np.float64)
-    return JointSample(stamp_ns(message), names, positions, velocities)
+    return JointReading(stamp_ns(message), names, positions, velocities)
 
 
 def joint_trajectory_message(

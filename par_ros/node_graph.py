@@ -33,6 +33,7 @@ from par_ros.parameters import (
     SafetyNodeParameters,
     read_arm_spec,
 )
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
@@ -372,18 +373,18 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
     """A recorder of these nodes' topics, with their settings for a replay."""
     guard, policy = (next(node for node in nodes if node.name == name) for name in (GUARD, POLICY))
     checkpoint = policy.parameters.get("checkpoint")
-    settings = {
-        "guard": dict(guard.parameters),
-        "policy": dict(policy.parameters),
-        "policy_executable": policy.executable,
-        "checkpoint_sha256": manifest_sha256(Path(str(checkpoint))) if checkpoint else "",
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
-    }
+    graph = RecordedGraph(
+        guard=dict(guard.parameters),
+        policy=dict(policy.parameters),
+        policy_executable=policy.executable,
+        checkpoint_sha256=manifest_sha256(Path(str(checkpoint))) if checkpoint else "",
+        omp_num_threads=os.environ.get("OMP_NUM_THREADS", ""),
+    )
     remappings = {name: target for node in (guard, policy) for name, target in node.remappings}
     return NodeEntry(
         RECORDER,
         RECORDER,
-        {"file": str(file.absolute()), "mode": mode, "settings": json.dumps(settings)},
+        {"file": str(file.absolute()), "mode": mode, "settings": json.dumps(graph.to_json())},
         tuple(remappings.items()),
         lifecycle=True,
     )

@@ -214,22 +214,9 @@ class PolicyNode(LifecycleNode):
     def _on_joint_state(self, message: JointState) -> None:
         turn = self._turn
         with self._lock:
-            if turn is None or not turn.is_active or not turn.knows_joints(message.name):
-                return
-            try:
-                sample = messages.read_joint_state(message)
-            except ValueError as error:
-                self._refuse(Refusal("joints", str(error)))
-                return
-            self._act_on(
-                turn.take_joint_state(
-                    sample.stamp_ns,
-                    sample.joint_names,
-                    sample.positions,
-                    sample.velocities,
-                    self._now(),
-                )
-            )
+            if turn is not None and turn.is_active:
+                reading = messages.read_joint_state(message)
+                self._act_on(turn.take_joint_state(reading, self._now()))
 
     def _on_executed_actions(self, message: JointTrajectoryMessage) -> None:
         turn = self._turn

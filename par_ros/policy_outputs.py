@@ -12,6 +12,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.policy_turn import PendingPicture, Question
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.topics import ACTION_CHUNK, DIAGNOSTICS, OBSERVED, PREDICTED_IMAGE
+from par_ros.wire_records import Observed
 
 
 class PolicyOutputs:
@@ -52,19 +53,18 @@ class PolicyOutputs:
     def _publish_observed(
         self, question: Question[Image], parameters: PolicyNodeParameters
     ) -> None:
-        """For replay. Reset, where it says so, with instruction and seed; `executed_stamp_ns` is
-        the chunk before."""
-        shown, previous_ns = question.assembled, question.previous_stamp_ns
-        values = {
-            "stamp_ns": str(shown.stamp_ns),
-            "joint_stamp_ns": str(shown.joint_stamp_ns),
-            "executed_stamp_ns": "" if previous_ns is None else str(previous_ns),
-            "recent_stamps_ns": " ".join(str(stamp) for stamp in shown.recent_stamps_ns),
-            "reset": str(shown.executed_actions is None).lower(),
-            "instruction": parameters.instruction,
-            "policy_seed": str(parameters.policy_seed),
-        }
-        status = messages.Status(self.name, messages.OK, "observed", values)
+        """For replay."""
+        shown = question.assembled
+        observed = Observed(
+            stamp_ns=shown.stamp_ns,
+            joint_stamp_ns=shown.joint_stamp_ns,
+            executed_stamp_ns=question.previous_stamp_ns,
+            recent_stamps_ns=shown.recent_stamps_ns,
+            reset=shown.executed_actions is None,
+            instruction=parameters.instruction,
+            policy_seed=parameters.policy_seed,
+        )
+        status = messages.Status(self.name, messages.OK, "observed", observed.to_values())
         self._observed.publish(messages.status_message(status))
 
     def publish_prediction(

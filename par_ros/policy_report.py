@@ -8,6 +8,7 @@ import numpy as np
 from par_ros import messages
 from par_ros.control.camera_check import CAMERA_FAULTS
 from par_ros.control.observation_assembler import Refusal
+from par_ros.wire_records import PolicyStatus
 
 _NUM_TIMES_KEPT = 1000
 
@@ -78,10 +79,12 @@ class PolicyReport:
         """The node's entry in /diagnostics; takes the new durations."""
         refused = sum(self._refusals.values())
         fault = self._camera_fault
+        known = PolicyStatus(
+            is_active, "" if fault is None else fault.kind, tuple(self.latency.take_new())
+        )
         values = {
-            "active": str(is_active).lower(),
+            **known.to_values(),
             "backend": backend,
-            "camera_fault": "" if fault is None else fault.kind,
             "chunks": str(self._num_chunks),
             "context_resets": str(self._num_context_resets),
             "refused_observations": str(refused),
@@ -92,7 +95,6 @@ class PolicyReport:
             "latency_ms_p50": self.latency.percentile_text(50),
             "latency_ms_p99": self.latency.percentile_text(99),
             "new_inference_ms": _list_text(self.inference.take_new()),
-            "new_latency_ms": _list_text(self.latency.take_new()),
         }
         values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
         if fault is not None:

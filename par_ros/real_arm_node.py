@@ -26,7 +26,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
-from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.supervision import ArmView, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
@@ -41,6 +41,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     RECORDER,
 )
+from par_ros.wire_records import GuardState
 
 NAME = "real_arm_node"
 
@@ -140,22 +141,22 @@ class RealArmNode(LifecycleNode):
 
     def _on_joint_state(self, message: JointState) -> None:
         now_s = time.monotonic()
-        if not set(message.name) & set(self._selector.joint_names):
-            return
         try:
-            raw = messages.read_joint_state(message)
-            sample = self._selector.take(
-                raw.stamp_ns, raw.joint_names, raw.positions, raw.velocities
-            )
+            sample = self._selector.take(messages.read_joint_state(message))
         except ValueError as error:
             self._supervision.on_bad_joint_state(str(error))
             return
-        if sample is not None:
+        if isinstance(sample, JointSample):
             self._supervision.on_joint_state(now_s)
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
-        values = messages.read_status(message).values
-        self._supervision.on_guard(values.get("engaged") == "true", time.monotonic())
+        try:
+            state = GuardState.from_values(messages.read_status(message).values)
+        except ValueError as error:
+            # Not a guard of this version: to the supervision it is silent.
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
+            return
+        self._supervision.on_guard(state.engaged, time.monotonic())
 
     # Checks
 

@@ -1,73 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording's messages as ROS messages and fields; what is damaged is refused in one sentence."""
+"""A recording's messages as ROS messages and records; damaged ones are refused in one sentence."""
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rclpy.serialization import deserialize_message
 
 from par_model.json_file import shown
-from par_ros import guard_report, messages
-from par_ros.control.reference_watch import ReferenceSample
-from par_ros.control.timeline import Moment
+from par_ros import messages
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.recording import Recording
 from par_ros.topics import IMAGE, Topic
 
-# A stamp's seconds are an int32.
-_MAX_STAMP_NS = 2**31 * messages.NANOSECONDS - 1
+RecordType = TypeVar("RecordType")
+
 # Bytes of a serialised message up to the end of its header's stamp.
 _STAMP_END = 12
-
-
-class Fields:
-    """The texts of one recorded status; each is read as what it should be, or refused."""
-
-    def __init__(self, topic: str, values: Mapping[str, str]) -> None:
-        self._topic = topic
-        self._values = values
-
-    def text(self, name: str) -> str:
-        if name not in self._values:
-            raise ValueError(f"the recording is damaged: a message of {self._topic} lacks {name}.")
-        return self._values[name]
-
-    def whole(self, name: str) -> int:
-        """A whole number from 0; of nanoseconds, as many as a stamp can hold."""
-        return self._whole(name, self.text(name))
-
-    def optional_whole(self, name: str) -> int | None:
-        """As `whole`; None for an empty text."""
-        return self.whole(name) if self.text(name) else None
-
-    def wholes(self, name: str) -> list[int]:
-        """As `whole`, with spaces between."""
-        return [self._whole(name, word) for word in self.text(name).split()]
-
-    def moment(self, prefix: str = "") -> Moment:
-        """Both clocks, as safety_node notes them."""
-        return Moment(self.whole(f"{prefix}ros_ns"), self.whole(f"{prefix}steady_ns"))
-
-    def references(self, num_joints: int) -> list[ReferenceSample]:
-        """What the guard heard of the controller."""
-        text = self.text("samples")
-        try:
-            return guard_report.unpack_references(text, num_joints)
-        except ValueError:
-            raise self._odd("samples", text) from None
-
-    def _whole(self, name: str, text: str) -> int:
-        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_MAX_STAMP_NS))
-        if not is_number or int(text) > _MAX_STAMP_NS:
-            raise self._odd(name, text)
-        return int(text)
-
-    def _odd(self, name: str, text: str) -> ValueError:
-        return ValueError(
-            f"the recording is damaged: {name} in a message of {self._topic} is {shown(text)}."
-        )
 
 
 @dataclass
@@ -75,6 +26,7 @@ class Recorded:
     """A recording's messages by topic, as ROS messages, in order. ValueError for damaged ones."""
 
     recording: Recording
+    graph: RecordedGraph
     notes: list[str] = field(default_factory=list)
 
     def of(self, topic: Topic) -> list[Any]:
@@ -85,7 +37,7 @@ class Recorded:
         return {_stamp_ns(data): data for data in self._data(IMAGE)}
 
     def _data(self, topic: Topic) -> Iterator[bytes]:
-        name = self.recording.settings["topics"][topic.name]
+        name = self.graph.topics[topic.name]
         for message in self.recording.messages:
             if message.topic != name:
                 continue
@@ -102,9 +54,15 @@ class Recorded:
             found[messages.stamp_ns(message)].append(message)
         return found
 
-    def statuses(self, topic: Topic) -> Iterator[Fields]:
+    def records(
+        self, topic: Topic, from_values: Callable[[Mapping[str, str]], RecordType]
+    ) -> Iterator[RecordType]:
+        """The messages of a topic of statuses, as the records that they carry."""
         for message in self.of(topic):
-            yield Fields(topic.name, messages.read_status(message).values)
+            try:
+                yield from_values(messages.read_status(message).values)
+            except ValueError as error:
+                raise ValueError(f"the recording is damaged: {error}") from error
 
 
 def decoded(data: bytes, topic: Topic) -> Any:

@@ -32,7 +32,8 @@ from par_ros.node_graph import checkpoint_folder, manifest_sha256
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_source import checkpoint_policy, chunk_form
 from par_ros.process import report_error
-from par_ros.recorded_messages import Fields, Recorded, decoded
+from par_ros.recorded_graph import RecordedGraph
+from par_ros.recorded_messages import Recorded, decoded
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -47,6 +48,7 @@ from par_ros.topics import (
     OBSERVED,
     Topic,
 )
+from par_ros.wire_records import GuardInput, Observed
 
 _REPLAYED = (
     ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
@@ -98,25 +100,15 @@ def replay(recording: Recording, policy: Policy | None) -> Replay:
 
     Raises ValueError for settings that cannot be used here.
     """
-    _require_settings(recording.settings)
-    recorded = Recorded(recording)
+    recorded = Recorded(recording, _graph(recording))
     if not recording.is_closed:
         recorded.notes.append("the recording was cut off; what it holds was compared")
     rows = () if policy is None else (_replay_policy(recorded, policy),)
     return Replay((*rows, *_replay_guard(recorded)), tuple(recorded.notes))
 
 
-def _require_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError where what was recorded of the graph lacks what a replay needs."""
-    for name, kind in (("topics", dict), ("guard", dict), ("policy", dict)):
-        if not isinstance(settings.get(name), kind):
-            raise ValueError(f"the recording lacks the graph's setting {name}; record again.")
-    if not isinstance(settings.get("policy_executable"), str):
-        raise ValueError("the recording does not name the policy that ran; record again.")
-    topics = settings["topics"]
-    for topic in _REPLAYED:
-        if not isinstance(topics.get(topic.name), str):
-            raise ValueError(f"the recording lacks the name of topic {topic.name}; record again.")
+def _graph(recording: Recording) -> RecordedGraph:
+    return RecordedGraph.from_json(recording.settings, [topic.name for topic in _REPLAYED])
 
 
 # Policy
@@ -128,11 +120,11 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
     row.num_recorded = sum(len(same) for same in chunks.values())
     rebuild = _ObservationBuilder(recorded, policy)
     is_lost, num_lost = True, 0
-    for values in recorded.statuses(OBSERVED):
-        if values.text("reset") == "true":
-            policy.reset(values.text("instruction"), values.whole("policy_seed"))
+    for observed in recorded.records(OBSERVED, Observed.from_values):
+        if observed.reset:
+            policy.reset(observed.instruction, observed.policy_seed)
             is_lost = False
-        observation = None if is_lost else rebuild.observation(values)
+        observation = None if is_lost else rebuild.observation(observed)
         if observation is None:
             # What the policy remembers is no longer what it remembered then.
             is_lost, num_lost = True, num_lost + 1
@@ -141,7 +133,7 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
         policy.observe(observation)
         answer = policy.act()
         row.num_replayed += 1
-        stamp_ns = values.whole("stamp_ns")
+        stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:
             asked = messages.read_joint_trajectory(message)
             _compare(row, asked.positions, answer.joint_positions, f"observation {stamp_ns} ns")
@@ -165,12 +157,11 @@ class _ObservationBuilder:
             for sample in joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
         }
 
-    def observation(self, values: Fields) -> Observation | None:
+    def observation(self, observed: Observed) -> Observation | None:
         """None where a part is not in the recording."""
-        stamp_ns = values.whole("stamp_ns")
-        executed_ns = values.optional_whole("executed_stamp_ns")
-        recent = values.wholes("recent_stamps_ns")
-        sample = self._joints.get(values.whole("joint_stamp_ns"))
+        stamp_ns, recent = observed.stamp_ns, observed.recent_stamps_ns
+        executed_ns = observed.executed_stamp_ns
+        sample = self._joints.get(observed.joint_stamp_ns)
         missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
         if sample is None or missing or (executed_ns and executed_ns not in self._executed):
             return None
@@ -201,9 +192,8 @@ class _ObservationBuilder:
 
 def _replay_guard(recorded: Recorded) -> tuple[Comparison, ...]:
     guard = GuardReplay(recorded)
-    answers = [
-        command for values in recorded.statuses(GUARD_INPUTS) for command in guard.take(values)
-    ]
+    inputs = recorded.records(GUARD_INPUTS, GuardInput.from_values)
+    answers = [command for given in inputs for command in guard.take(given)]
     if guard.num_unknown:
         recorded.notes.append(
             f"{guard.num_unknown} inputs of the guard name a message that is not in the recording"
@@ -278,8 +268,8 @@ def main(words: list[str]) -> int:
     options = parse(ReplayOptions, "python -m par_ros replay", __doc__, words)
     try:
         recording = read_recording(options.file)
-        _require_settings(recording.settings)
-        settings = recording.settings["policy"] | {
+        graph = _graph(recording)
+        settings = {**graph.policy} | {
             name: value
             for name, value in (
                 ("backend", options.backend), ("checkpoint", options.checkpoint),
@@ -287,8 +277,8 @@ def main(words: list[str]) -> int:
             if value
         }  # fmt: skip
         parameters = _policy_parameters(settings)
-        differing = tuple(_differing_settings(recording.settings, parameters.checkpoint))
-        policy = None if options.guard_only else _load(recording.settings, parameters)
+        differing = tuple(_differing_settings(graph, parameters.checkpoint))
+        policy = None if options.guard_only else _load(graph, parameters)
         outcome = replay(recording, policy)
     except ValueError as error:
         return report_error(error)
@@ -310,23 +300,21 @@ def _policy_parameters(settings: Mapping[str, Any]) -> PolicyNodeParameters:
     return parameters
 
 
-def _load(recorded: Mapping[str, Any], parameters: PolicyNodeParameters) -> Policy:
-    if recorded["policy_executable"] == "fixed_chunk_node":
+def _load(graph: RecordedGraph, parameters: PolicyNodeParameters) -> Policy:
+    if graph.policy_executable == "fixed_chunk_node":
         return FixedChunkPolicy(*chunk_form(parameters))
     return checkpoint_policy(parameters)
 
 
-def _differing_settings(recorded: Mapping[str, Any], checkpoint: str) -> Iterator[str]:
+def _differing_settings(graph: RecordedGraph, checkpoint: str) -> Iterator[str]:
     """What may explain a difference."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads != recorded.get("omp_num_threads", ""):
+    if threads != graph.omp_num_threads:
         yield (
-            f"OMP_NUM_THREADS was {recorded.get('omp_num_threads') or 'not set'} and is "
+            f"OMP_NUM_THREADS was {graph.omp_num_threads or 'not set'} and is "
             f"{threads or 'not set'} now: sums come in another order; set it as it was"
         )
-    if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != recorded.get(
-        "checkpoint_sha256"
-    ):
+    if checkpoint and manifest_sha256(checkpoint_folder(checkpoint)) != graph.checkpoint_sha256:
         yield "the checkpoint is not the recorded one: its manifest differs"
 
 

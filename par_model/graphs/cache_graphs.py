@@ -151,9 +151,7 @@ def _slot_tables(config: ModelConfig, model: PARModel) -> dict[str, Tensor]:
     slots_1N = torch.arange(num_slots, device=weight.device).unsqueeze(0)
     blank = weight.new_zeros(1, num_slots, config.num_frame_tokens, config.transformer.width)
     places = tokenizer.add_positions(blank, slots_1N)[0]
-    times = torch.zeros_like(places[:, :1])
-    if config.position_mode != "rope3d":
-        times = tokenizer.time_embed(tokenizer.slot_times(slots_1N))[0].unsqueeze(1)
+    times = tokenizer.time_embed(tokenizer.slot_times(slots_1N))[0].unsqueeze(1)
     mask = causal_mask(layout[start:], layout, model.rules)
     tables = {
         "frame_places": places,

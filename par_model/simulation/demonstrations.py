@@ -87,11 +87,6 @@ def record_demonstration(
     return recorder.demonstration(seed, num_planned_steps)
 
 
-def is_disturbed(seed: int, noise: NoiseSettings) -> bool:
-    """Whether seed's demonstration is disturbed."""
-    return _Disturbance(seed, noise).noisy
-
-
 class _Disturbance:
     """The offset of each step of one episode, a function of its seed alone."""
 

@@ -102,8 +102,3 @@ def with_dropped_text(
     null_BTC = model.tokenizer.null_text(batch_size).to(batch.text_BTC)
     text_BTC = torch.where((draws_B < share)[:, None, None], null_BTC, batch.text_BTC)
     return dataclasses.replace(batch, text_BTC=text_BTC)
-
-
-def num_trainable(model: nn.Module) -> int:
-    """Values that training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

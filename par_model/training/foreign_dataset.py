@@ -12,7 +12,6 @@ as our target k is due at (k + 1) / 20 s.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,9 +24,10 @@ import yaml
 
 from par_model.camera_fit import CameraFit
 from par_model.interface import FloatArray, ImageArray
-from par_model.training.episode_video import read_video
+from par_model.training.dataset_info import DatasetInfo, read_episode_rows, read_info, read_tasks
 from par_model.training.packages import compute, pa, pq
 from par_model.training.staged_episodes import Episode
+from par_model.video_file import read_video
 
 FPS = 20
 _FACTORS = {"rad": 1.0, "deg": np.pi / 180.0, "m": 1.0, "mm": 0.001}
@@ -205,13 +205,18 @@ class ForeignDataset:
         self.arm = mapping.arm
         self.fps = FPS
         self.joint_names = tuple(joint.name for joint in mapping.joints)
-        info = _read_info(self.path)
-        self._features: dict[str, Any] = info["features"]
-        self._fps = float(info["fps"])
+        self._info = read_info(
+            self.path,
+            ("v3", "v2.1", "v2.0"),
+            if_missing="check `dataset` in the mapping file",
+            if_other_layout="v3.0, v2.1 and v2.0 are read; convert it with lerobot's own scripts",
+        )
+        self._fps = float(self._info.fps)
         self._require_camera()
         self._state_columns = self._columns(mapping.state_key, [j.state for j in mapping.joints])
         self._action_columns = self._columns(mapping.action_key, [j.action for j in mapping.joints])
-        self._tasks, self._episodes = _read_layout(self.path, info, mapping.camera)
+        self._tasks = read_tasks(self._info)
+        self._episodes = _episode_files(self._info, mapping.camera)
         self._scale = np.array([joint.scale for joint in mapping.joints])
         self._offset = np.array([joint.offset for joint in mapping.joints])
 
@@ -283,9 +288,9 @@ class ForeignDataset:
         return pictures[shown]
 
     def _require_camera(self) -> None:
-        feature = self._features.get(self.mapping.camera)
+        feature = self._info.features.get(self.mapping.camera)
         if feature is None or feature["dtype"] != "video":
-            videos = sorted(n for n, f in self._features.items() if f["dtype"] == "video")
+            videos = self._info.video_keys()
             stored = "" if feature is None else f" (it is stored as {feature['dtype']!r})"
             raise ValueError(
                 f"data set {self.path} has no video {self.mapping.camera!r}{stored}; its videos "
@@ -294,13 +299,14 @@ class ForeignDataset:
 
     def _columns(self, key: str, names: Sequence[str]) -> list[int]:
         """Places of `names` in feature `key`."""
-        feature = self._features.get(key)
+        feature = self._info.features.get(key)
         if feature is None:
             raise ValueError(
-                f"data set {self.path} has no feature {key!r}; it has {sorted(self._features)}. "
-                "Correct state_key or action_key in the mapping file."
+                f"data set {self.path} has no feature {key!r}; it has "
+                f"{sorted(self._info.features)}. Correct state_key or action_key in the mapping "
+                "file."
             )
-        known = _flat_names(feature.get("names"))
+        known = self._info.names(key)
         if known is None:
             raise ValueError(
                 f"data set {self.path} does not name the numbers of {key!r}; add `names` to that "
@@ -308,8 +314,8 @@ class ForeignDataset:
             )
         if missing := [name for name in names if name not in known]:
             raise ValueError(
-                f"data set {self.path}: {key!r} has no {missing}; its names are {known}. Correct "
-                "the joints in the mapping file."
+                f"data set {self.path}: {key!r} has no {missing}; its names are {list(known)}. "
+                "Correct the joints in the mapping file."
             )
         return [known.index(name) for name in names]
 
@@ -337,110 +343,38 @@ def _numbers(table: pa.Table, key: str) -> FloatArray:
     return np.array(column.to_pylist(), dtype=np.float64).reshape(len(column), -1)
 
 
-def _flat_names(names: Any) -> list[str] | None:
-    """LeRobot writes a list, or a dict such as {"motors": [...]} or {"x": 0, "y": 1}."""
-    if isinstance(names, dict):
-        values = list(names.values())
-        if len(values) == 1 and isinstance(values[0], list):
-            names = values[0]
-        elif all(isinstance(value, int) for value in values):
-            names = sorted(names, key=names.get)
-    return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    file = path / "meta" / "info.json"
-    if not file.is_file():
-        raise ValueError(
-            f"data set {path}: meta/info.json is missing; check `dataset` in the mapping file."
-        )
-    info: dict[str, Any] = json.loads(file.read_text())
-    version = str(info.get("codebase_version"))
-    if not version.startswith(("v3", "v2.1", "v2.0")):
-        raise ValueError(
-            f"data set {path} has LeRobot layout {version}; v3.0, v2.1 and v2.0 are read. Convert "
-            "it with lerobot's own scripts."
-        )
-    return info
-
-
-def _read_layout(
-    path: Path, info: dict[str, Any], camera: str
-) -> tuple[dict[int, str], list[_EpisodeFiles]]:
+def _episode_files(info: DatasetInfo, camera: str) -> list[_EpisodeFiles]:
+    place = _place_v3 if info.is_v3 else _place_v2
     try:
-        if str(info["codebase_version"]).startswith("v3"):
-            return _read_v3(path, info, camera)
-        return _read_v2(path, info, camera)
-    except (KeyError, OSError, json.JSONDecodeError, pa.ArrowException) as error:
-        raise ValueError(
-            f"data set {path}: its descriptions in meta/ cannot be read ({error!r}); check that it "
-            "was copied whole."
-        ) from error
-
-
-def _read_v3(
-    path: Path, info: dict[str, Any], camera: str
-) -> tuple[dict[int, str], list[_EpisodeFiles]]:
-    table = pq.read_table(path / "meta/tasks.parquet").to_pydict()
-    texts = table.get("__index_level_0__", table.get("task"))
-    tasks = dict(zip(table["task_index"], texts or [], strict=True))
-    episodes = []
-    for file in sorted((path / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
-        rows = pq.read_table(file)
-        kept = [name for name in rows.column_names if not name.startswith("stats/")]
-        for row in rows.select(kept).to_pylist():
-            video = info["video_path"].format(
-                video_key=camera,
-                chunk_index=row[f"videos/{camera}/chunk_index"],
-                file_index=row[f"videos/{camera}/file_index"],
-            )
-            data = info["data_path"].format(
-                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-            )
-            episodes.append(
-                _EpisodeFiles(
-                    row["episode_index"],
-                    tuple(row["tasks"]),
-                    row["length"],
-                    path / data,
-                    path / video,
-                    row[f"videos/{camera}/from_timestamp"],
-                )
-            )
-    return tasks, _not_empty(path, episodes)
-
-
-def _read_v2(
-    path: Path, info: dict[str, Any], camera: str
-) -> tuple[dict[int, str], list[_EpisodeFiles]]:
-    tasks = {row["task_index"]: row["task"] for row in _json_lines(path / "meta/tasks.jsonl")}
-    episodes = []
-    for row in _json_lines(path / "meta/episodes.jsonl"):
-        place = {
-            "episode_index": row["episode_index"],
-            "episode_chunk": row["episode_index"] // info["chunks_size"],
-        }
-        episodes.append(
+        return [
             _EpisodeFiles(
                 row["episode_index"],
                 tuple(row["tasks"]),
                 row["length"],
-                path / info["data_path"].format(**place),
-                path / info["video_path"].format(video_key=camera, **place),
-                0.0,
+                *place(info, row, camera),
             )
-        )
-    return tasks, _not_empty(path, episodes)
+            for row in read_episode_rows(info)
+        ]
+    except KeyError as error:
+        raise ValueError(
+            f"data set {info.path}: its episodes in meta/ have no {error}; check that it was "
+            "copied whole."
+        ) from error
 
 
-def _not_empty(path: Path, episodes: list[_EpisodeFiles]) -> list[_EpisodeFiles]:
-    if not episodes:
-        raise ValueError(f"data set {path} has no episodes.")
-    return episodes
+def _place_v3(info: DatasetInfo, row: dict[str, Any], camera: str) -> tuple[Path, Path, float]:
+    """Data, video, and where the episode begins in the video, s."""
+    data, video = info.data_file(row), info.video_file(row, camera)
+    return info.path / data, info.path / video, row[f"videos/{camera}/from_timestamp"]
 
 
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+def _place_v2(info: DatasetInfo, row: dict[str, Any], camera: str) -> tuple[Path, Path, float]:
+    """As _place_v3; each episode has files of its own."""
+    index = row["episode_index"]
+    assert info.chunks_size is not None
+    place = {"episode_index": index, "episode_chunk": index // info.chunks_size}
+    data = info.data_path.format(**place)
+    return info.path / data, info.path / info.video_path.format(video_key=camera, **place), 0.0
 
 
 def _episode_table(path: Path, files: _EpisodeFiles) -> pa.Table:

@@ -13,7 +13,6 @@ The layout is that of huggingface/lerobot 0.4 (docs/source/lerobot-dataset-v3.md
 is not needed. Equal episodes give equal bytes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,26 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from par_model.training.episode_video import (
-    read_video,
+from par_model.training.dataset_info import (
+    DatasetInfo,
+    read_episode_rows,
+    read_info,
+    read_table,
+    read_tasks,
 )
-from par_model.training.packages import pa, pq
+from par_model.training.packages import pa
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
     StagedEpisodes,
 )
+from par_model.video_file import read_video
 
 ROBOT_TYPE = "panda"
+# Where an episode lies.
+_EPISODE_COLUMNS = (
+    "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index",
+)  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -85,15 +93,20 @@ class LeRobotDataset:
 
     def __init__(self, path: Path, camera: str | None = None) -> None:
         self.path = path
-        self.info = _read_info(path)
-        self.features: dict[str, Any] = self.info["features"]
-        self.fps: int = self.info["fps"]
-        self.video_key = _video_key(path, self.features, camera)
-        _require_features(path, self.features, ("observation.state", "action"))
-        self.joint_names = _joint_names(path, self.features)
-        self._tasks = _read_tasks(path)
-        self._episodes = _read_episodes(path)
-        self._steps = _StepTable(path, self.info, self._episodes)
+        self.info = read_info(
+            path,
+            ("v3",),
+            if_missing="check the path",
+            if_other_layout="expected v3.0; describe it in a mapping file "
+            "(config/datasets/example.yaml), or convert it",
+        )
+        self.fps = int(self.info.fps)
+        self.video_key = _video_key(self.info, camera)
+        _require_features(self.info, ("observation.state", "action"))
+        self.joint_names = _joint_names(self.info)
+        self._tasks = read_tasks(self.info)
+        self._episodes = read_episode_rows(self.info, _EPISODE_COLUMNS)
+        self._steps = _StepTable(self.info, self._episodes)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -127,32 +140,20 @@ class LeRobotDataset:
         )
 
     def _frames(self, row: dict[str, Any], num_steps: int) -> npt.NDArray[np.uint8]:
-        key = f"videos/{self.video_key}"
-        file = self.path / self.info["video_path"].format(
-            video_key=self.video_key,
-            chunk_index=row[f"{key}/chunk_index"],
-            file_index=row[f"{key}/file_index"],
-        )
+        file = self.path / self.info.video_file(row, self.video_key)
         if not file.is_file():
             raise ValueError(f"data set {self.path}: {file.relative_to(self.path)} is missing.")
-        first_frame = round(row[f"{key}/from_timestamp"] * self.fps)
+        first_frame = round(row[f"videos/{self.video_key}/from_timestamp"] * self.fps)
         return read_video(file, first_frame, num_steps, self.fps)
 
 
 class _StepTable:
     """The rows of all data files, by their place in the whole data set."""
 
-    def __init__(
-        self, path: Path, info: dict[str, Any], episodes: Sequence[dict[str, Any]]
-    ) -> None:
-        self._path = path
-        names = {
-            info["data_path"].format(
-                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-            )
-            for row in episodes
-        }
-        self._table = pa.concat_tables([_read_table(path, name) for name in sorted(names)])
+    def __init__(self, info: DatasetInfo, episodes: Sequence[dict[str, Any]]) -> None:
+        path = info.path
+        names = {info.data_file(row) for row in episodes}
+        self._table = pa.concat_tables([read_table(path, name) for name in sorted(names)])
         for name in ("observation.state", "action", "task_index"):
             if name not in self._table.column_names:
                 raise ValueError(
@@ -201,100 +202,32 @@ def _numpy_column(column: pa.Array) -> Array:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def _read_table(path: Path, name: str) -> pa.Table:
-    if not (path / name).is_file():
-        raise ValueError(
-            f"data set {path}: {name} is missing; check that the data set was copied whole."
-        )
-    try:
-        return pq.read_table(path / name)
-    except pa.ArrowException as error:
-        raise ValueError(f"data set {path}: {name} cannot be read ({error}).") from error
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    file = path / "meta" / "info.json"
-    if not file.is_file():
-        raise ValueError(f"data set {path}: meta/info.json is missing; check the path.")
-    try:
-        info: dict[str, Any] = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data set {path}: meta/info.json is not JSON ({error}).") from error
-    for key in ("codebase_version", "features", "fps", "data_path", "video_path"):
-        if info.get(key) is None:
-            raise ValueError(f"data set {path}: meta/info.json has no {key!r}.")
-    if not str(info["codebase_version"]).startswith("v3"):
-        raise ValueError(
-            f"data set {path} has LeRobot layout {info['codebase_version']}, expected v3.0; "
-            "describe it in a mapping file (config/datasets/example.yaml), or convert it."
-        )
-    return info
-
-
-def _require_features(path: Path, features: dict[str, Any], names: Sequence[str]) -> None:
+def _require_features(info: DatasetInfo, names: Sequence[str]) -> None:
     for name in names:
-        if name not in features:
-            raise ValueError(f"data set {path} has no feature {name!r}; it has {sorted(features)}.")
+        if name not in info.features:
+            raise ValueError(
+                f"data set {info.path} has no feature {name!r}; it has {sorted(info.features)}."
+            )
 
 
-def _video_key(path: Path, features: dict[str, Any], camera: str | None) -> str:
-    keys = sorted(name for name, feature in features.items() if feature["dtype"] == "video")
+def _video_key(info: DatasetInfo, camera: str | None) -> str:
+    keys = info.video_keys()
     wanted = keys if camera is None else [f"observation.images.{camera}"]
     if len(wanted) != 1 or wanted[0] not in keys:
         asked = "exactly one camera" if camera is None else f"camera {camera!r}"
         raise ValueError(
-            f"data set {path}: expected {asked} stored as video, got {keys or 'none'}; name one of "
-            "its cameras."
+            f"data set {info.path}: expected {asked} stored as video, got {keys or 'none'}; name "
+            "one of its cameras."
         )
     return wanted[0]
 
 
-def _joint_names(path: Path, features: dict[str, Any]) -> tuple[str, ...]:
-    names = {key: features[key].get("names") for key in ("observation.state", "action")}
-    names = {key: _flat_names(value) for key, value in names.items()}
-    state_names, action_names = names["observation.state"], names["action"]
+def _joint_names(info: DatasetInfo) -> tuple[str, ...]:
+    state_names, action_names = info.names("observation.state"), info.names("action")
     if state_names is None or action_names is None or state_names != action_names:
         raise ValueError(
-            f"data set {path}: observation.state and action must name the same joints, got "
+            f"data set {info.path}: observation.state and action must name the same joints, got "
             f"{state_names} and {action_names}; a data set of someone else needs a mapping file "
             "(config/datasets/example.yaml)."
         )
     return state_names
-
-
-def _flat_names(names: Any) -> tuple[str, ...] | None:
-    """LeRobot allows a list, or a dict such as {"motors": [...]}."""
-    if isinstance(names, dict) and len(names) == 1:
-        names = next(iter(names.values()))
-    return tuple(names) if isinstance(names, list) else None
-
-
-def _read_tasks(path: Path) -> dict[int, str]:
-    table = _read_table(path, "meta/tasks.parquet").to_pydict()
-    texts = table.get("__index_level_0__", table.get("task"))
-    if texts is None or "task_index" not in table:
-        raise ValueError(
-            f"data set {path}: meta/tasks.parquet must have task_index and the task's text as its "
-            f"index, got columns {sorted(table)}."
-        )
-    return dict(zip(table["task_index"], texts, strict=True))
-
-
-def _read_episodes(path: Path) -> list[dict[str, Any]]:
-    files = sorted((path / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise ValueError(f"data set {path}: meta/episodes holds no parquet file.")
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        table = _read_table(path, str(file.relative_to(path)))
-        needed = ("data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")
-        for name in needed:
-            if name not in table.column_names:
-                raise ValueError(
-                    f"data set {path}: {file.relative_to(path)} has no column {name!r}."
-                )
-        kept = [name for name in table.column_names if not name.startswith("stats/")]
-        rows += table.select(kept).to_pylist()
-    if not rows:
-        raise ValueError(f"data set {path} has no episodes.")
-    return rows

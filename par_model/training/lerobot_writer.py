@@ -11,12 +11,6 @@ from typing import Any
 import numpy as np
 
 from par_model.training.dataset_card import dataset_card
-from par_model.training.episode_video import (
-    CODEC,
-    PIXEL_FORMAT,
-    concatenate_videos,
-    read_keyframes,
-)
 from par_model.training.lerobot_dataset import ROBOT_TYPE, Array
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
@@ -25,6 +19,7 @@ from par_model.training.staged_episodes import (
     StagedEpisodes,
     episode_folder,
 )
+from par_model.video_file import CODEC, LOSSLESS, concatenate_videos, read_keyframes
 
 CODEBASE_VERSION = "v3.0"
 _CHUNK_SIZE = 1000
@@ -103,7 +98,7 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
                 "video.height": size,
                 "video.width": size,
                 "video.codec": CODEC,
-                "video.pix_fmt": PIXEL_FORMAT,
+                "video.pix_fmt": LOSSLESS.pixel_format,
                 "video.is_depth_map": False,
                 "video.fps": settings["fps"],
                 "video.channels": 3,

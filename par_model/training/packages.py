@@ -2,7 +2,6 @@
 """Imports of the extra `train`; a missing package raises an error that names the extra."""
 
 try:
-    import av
     import pyarrow as pa
     import pyarrow.compute as compute
     import pyarrow.parquet as pq
@@ -12,4 +11,4 @@ except ImportError as error:
         "command as ./par python -m ..., which installs it."
     ) from error
 
-__all__ = ["av", "compute", "pa", "pq"]
+__all__ = ["compute", "pa", "pq"]

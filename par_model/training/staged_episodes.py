@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from par_model.training.episode_video import Frames, read_video, write_video
+from par_model.video_file import LOSSLESS, Frames, read_video, write_video
 
 STAGING_FOLDER = ".staging"
 
@@ -144,7 +144,7 @@ def stage_episode(path: Path, episode: Episode, fps: int) -> None:
     assert episode.seed is not None
     folder = episode_folder(path, episode.seed)
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
-    write_video(writing / "front.mp4", episode.frames, fps)
+    write_video(writing / "front.mp4", episode.frames, fps, LOSSLESS)
     np.savez(
         writing / "steps.npz",
         measured_joint_positions=episode.measured_joint_positions,

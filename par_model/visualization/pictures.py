@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of pictures with words beside them, as one PNG; and rows of frames as a video."""
+"""Rows of pictures with words beside them, as one PNG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,8 +15,6 @@ _LINE_PX = 18
 _FONT_PX = 13
 _BACKGROUND = (255, 255, 255)
 _INK = (20, 20, 20)
-# Good enough that an edge looks the same, and 4:2:0 because every browser plays it.
-_VIDEO_OPTIONS = {"crf": "16", "preset": "medium", "threads": "1"}
 
 
 @dataclass(frozen=True)
@@ -77,16 +72,3 @@ def enlarge(frame: ImageArray, factor: int) -> ImageArray:
 def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices of 0 .. count - 1, evenly spread, first and last included."""
     return sorted(set(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()))
-
-
-def write_film(path: Path, frames: Sequence[ImageArray], rate_hz: float) -> None:
-    """Encode pictures uint8 [H, W, 3] of one even size to an mp4 that browsers play."""
-    rate = Fraction(rate_hz).limit_denominator(1000)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options=_VIDEO_OPTIONS)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())

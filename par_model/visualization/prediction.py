@@ -16,7 +16,8 @@ from par_model.evaluation.direct_loop import run_episode
 from par_model.interface import ImageArray
 from par_model.policy import PARPolicy
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.visualization.pictures import PictureRow, draw_sheet, enlarge, spread, write_film
+from par_model.video_file import FIGURE, write_video
+from par_model.visualization.pictures import PictureRow, draw_sheet, enlarge, spread
 
 # A pixel whose brightest change from one observation to the next is above this has changed.
 _CHANGED_GREY_LEVELS = 24
@@ -123,7 +124,7 @@ def write_prediction(record: PredictionRecord, folder: Path) -> list[Path]:
         np.concatenate((enlarge(left, _ENLARGED), gap, enlarge(right, _ENLARGED)), axis=1)
         for left, right in zip(record.predicted, record.executed, strict=True)
     ]
-    write_film(film, pairs, 1.0 / record.chunk_s)
+    write_video(film, pairs, 1.0 / record.chunk_s, FIGURE)
     return [sheet, film]
 
 

@@ -90,11 +90,6 @@ class Nodes:
         return accelerations
 
     @property
-    def first_state(self) -> MotionState:
-        """The state at the first moment."""
-        return MotionState(*self.states[:, 0])
-
-    @property
     def last_state(self) -> MotionState:
         """The state at the last moment."""
         return MotionState(*self.states[:, -1])

@@ -15,6 +15,21 @@ MAX_PARTS_APART_S = 0.05
 
 
 @dataclass(frozen=True)
+class JointReading:
+    """One joint states message: N joints of whichever arm or part, in the message's order.
+
+    Attributes:
+        positions: rad, m for a gripper; not checked.
+        velocities: [N], rad/s or m/s; None where the message has none.
+    """
+
+    stamp_ns: int
+    names: tuple[str, ...]
+    positions: FloatArray
+    velocities: FloatArray | None
+
+
+@dataclass(frozen=True)
 class JointSample:
     """Measured positions float64 [J] at `stamp_ns`; velocities float64 [J].
 
@@ -25,6 +40,13 @@ class JointSample:
     stamp_ns: int
     positions: FloatArray
     velocities: FloatArray | None
+
+
+@dataclass(frozen=True)
+class MissingJoints:
+    """A part has come, and none of the joints `names`; empty: the parts lie too far apart."""
+
+    names: tuple[str, ...]
 
 
 class JointStateSelector:
@@ -38,73 +60,49 @@ class JointStateSelector:
         self.joint_names = joint_names
         self._parts: dict[str, _Part] = {}
 
-    def select(
-        self,
-        stamp_ns: int,
-        names: tuple[str, ...],
-        positions: FloatArray,
-        velocities: FloatArray | None,
-    ) -> JointSample:
-        """The J joints of one whole message.
+    def take(self, reading: JointReading) -> JointSample | MissingJoints | None:
+        """The J joints of a whole message, or of the parts up to this one.
+
+        Returns:
+            None for a message that holds none of the J joints: on some systems all robots share one
+            topic.
 
         Raises:
-            ValueError: a joint is missing or doubled, a length is wrong, or a number is not finite.
+            ValueError: a joint is doubled, a length is wrong, or a number is not finite.
         """
-        _require_lengths(names, positions)
-        missing = [name for name in self.joint_names if name not in names]
-        if missing:
-            raise ValueError(
-                f"joint states must hold {list(self.joint_names)}, missing {missing}; check the "
-                "joint_states topic and the arm file's joint names."
-            )
-        columns = [names.index(name) for name in self.joint_names]
-        selected = np.asarray(positions, dtype=np.float64)[columns]
-        _require_finite("positions", selected)
-        if velocities is None or len(velocities) != len(names):
-            return JointSample(stamp_ns, selected, None)
-        speeds = np.asarray(velocities, dtype=np.float64)[columns]
+        if set(self.joint_names).isdisjoint(reading.names):
+            return None
+        _require_lengths(reading.names, reading.positions)
+        if set(self.joint_names) <= set(reading.names):
+            self._parts.clear()
+            return self._selected(reading)
+        for column, name in enumerate(reading.names):
+            if name in self.joint_names:
+                speeds = reading.velocities
+                speed = None if speeds is None else float(speeds[column])
+                self._parts[name] = _Part(reading.stamp_ns, float(reading.positions[column]), speed)
+        missing = tuple(name for name in self.joint_names if name not in self._parts)
+        return MissingJoints(missing) if missing else self._merged()
+
+    def _selected(self, reading: JointReading) -> JointSample:
+        columns = [reading.names.index(name) for name in self.joint_names]
+        positions = np.asarray(reading.positions, dtype=np.float64)[columns]
+        _require_finite("positions", positions)
+        if reading.velocities is None:
+            return JointSample(reading.stamp_ns, positions, None)
+        speeds = np.asarray(reading.velocities, dtype=np.float64)[columns]
         # Nobody asks for the gripper's; several grippers' drivers report NaN.
         if not np.isfinite(speeds[-1]):
             speeds[-1] = 0.0
         _require_finite("velocities", speeds)
-        return JointSample(stamp_ns, selected, speeds)
+        return JointSample(reading.stamp_ns, positions, speeds)
 
-    def take(
-        self,
-        stamp_ns: int,
-        names: tuple[str, ...],
-        positions: FloatArray,
-        velocities: FloatArray | None,
-    ) -> JointSample | None:
-        """Like select(), from parts: None until the parts of all J joints are there.
-
-        Raises:
-            ValueError: as select(); and where parts lie too far apart in time.
-        """
-        if set(self.joint_names) <= set(names):
-            self._parts.clear()
-            return self.select(stamp_ns, names, positions, velocities)
-        _require_lengths(names, positions)
-        known = velocities is not None and len(velocities) == len(names)
-        for column, name in enumerate(names):
-            if name in self.joint_names:
-                speed = float(velocities[column]) if known and velocities is not None else None
-                self._parts[name] = _Part(stamp_ns, float(positions[column]), speed)
-        if len(self._parts) < len(self.joint_names):
-            return None
-        return self._merged()
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Joints of which no part has come."""
-        return tuple(name for name in self.joint_names if name not in self._parts)
-
-    def _merged(self) -> JointSample | None:
+    def _merged(self) -> JointSample | MissingJoints:
         parts = [self._parts[name] for name in self.joint_names]
         stamps_ns = [part.stamp_ns for part in parts]
         if max(stamps_ns) - min(stamps_ns) > MAX_PARTS_APART_S * NANOSECONDS:
-            # The older part may just be on its way.
-            return None
+            # A newer one may just be on its way.
+            return MissingJoints(())
         positions = np.array([part.position for part in parts])
         arm_speeds = [part.velocity for part in parts[:-1]]
         if any(speed is None for speed in arm_speeds):
@@ -112,7 +110,7 @@ class JointStateSelector:
         else:
             velocities = np.array([*arm_speeds, parts[-1].velocity or 0.0], dtype=np.float64)
         self._parts.clear()
-        return self.select(min(stamps_ns), self.joint_names, positions, velocities)
+        return self._selected(JointReading(min(stamps_ns), self.joint_names, positions, velocities))
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,6 @@ class Motion:
         return Motion(trajectory, MotionState.at_rest(positions))
 
     @property
-    def end_time_s(self) -> float:
-        """When the last point is reached."""
-        return float(self.times_s[-1])
-
-    @property
     def final_positions(self) -> FloatArray:
         """Where the motion comes to rest, float64 [J]."""
         return self._last_positions

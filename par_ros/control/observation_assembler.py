@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.joint_states import (
+    JointReading,
+    JointSample,
+    JointStateSelector,
+    MissingJoints,
+)
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.settings import parameter
 
@@ -55,7 +60,6 @@ class AssembledObservation:
         measured_joint_positions: float64 [J].
         executed_actions: float64 [L, J], what the arm was sent since the last observation; None for
             the first one after reset().
-        joint_skew_s: joint state's stamp minus the image's.
         joint_stamp_ns: the joint state's stamp.
         recent_images: uint8 [4, H, W, 3], the pictures on the way, `image` last, and their stamps;
             for a policy that sees in clips.
@@ -66,7 +70,6 @@ class AssembledObservation:
     joint_names: tuple[str, ...]
     measured_joint_positions: FloatArray
     executed_actions: FloatArray | None
-    joint_skew_s: float
     joint_stamp_ns: int
     recent_images: ImageArray | None = None
     recent_stamps_ns: tuple[int, ...] = ()
@@ -115,27 +118,27 @@ class ObservationAssembler:
         """float64 [J - 1], without the gripper; None before any joint state."""
         return self._joint_samples[-1].positions[:-1] if self._joint_samples else None
 
-    def add_joint_state(
-        self,
-        stamp_ns: int,
-        names: tuple[str, ...],
-        positions: FloatArray,
-        velocities: FloatArray | None = None,
-    ) -> None:
+    def add_joint_state(self, reading: JointReading) -> bool:
         """Take one joint state or a part of one; a bad one is the reason for the next refusal.
 
+        Returns:
+            False for another robot's or part's, which changes nothing.
+
         Raises:
-            ValueError: a joint is missing, a length is wrong, or a number is not finite.
+            ValueError: a joint is doubled, a length is wrong, or a number is not finite.
         """
         try:
-            sample = self._selector.take(stamp_ns, names, positions, velocities)
+            taken = self._selector.take(reading)
         except ValueError as error:
             self._joint_fault = str(error)
             raise
+        if taken is None:
+            return False
         self._joint_fault = None
-        self._missing = self._selector.missing if sample is None else ()
-        if sample is not None:
-            self._joint_samples.append(sample)
+        self._missing = taken.names if isinstance(taken, MissingJoints) else ()
+        if isinstance(taken, JointSample):
+            self._joint_samples.append(taken)
+        return True
 
     def add_executed_actions(self, positions: FloatArray, end_ns: int) -> None:
         """Take what the guard really sent: float64 [L, J], and when its last point is due."""
@@ -179,7 +182,6 @@ class ObservationAssembler:
             joint_names=self.joint_names,
             measured_joint_positions=sample.positions.copy(),
             executed_actions=self._executed_actions,
-            joint_skew_s=skew_s,
             joint_stamp_ns=sample.stamp_ns,
         )
 

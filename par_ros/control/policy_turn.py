@@ -14,7 +14,7 @@ J joints (gripper last); L actions of a chunk.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
+from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import (
     AssembledObservation,
@@ -202,26 +203,17 @@ class PolicyTurn(Generic[PictureType]):
         self._pending = PendingPicture(picture, stamp_ns, now.steady_ns)
         return self._ask(now)
 
-    def knows_joints(self, names: Iterable[str]) -> bool:
-        """False for another robot's or part's joints: on some systems all share one topic."""
-        return not set(self.settings.joint_names).isdisjoint(names)
-
     def take_joint_state(
-        self,
-        stamp_ns: int,
-        names: tuple[str, ...],
-        positions: FloatArray,
-        velocities: FloatArray | None,
-        now: Moment,
+        self, reading: JointReading, now: Moment
     ) -> Question[PictureType] | Refusal | None:
-        """Take a joint state, rad and m, or a part of one."""
-        if not self.is_active or not self.knows_joints(names):
+        """Take a joint state, or a part of one; another robot's is ignored."""
+        if not self.is_active:
             return None
         try:
-            self._assembler.add_joint_state(stamp_ns, names, positions, velocities)
+            is_ours = self._assembler.add_joint_state(reading)
         except ValueError as error:
             return Refusal("joints", str(error))
-        return self._ask(now)
+        return self._ask(now) if is_ours else None
 
     def awaits_executed_actions(self, stamp_ns: int) -> bool:
         """Whether these belong to the last chunk sent; others are ignored."""

@@ -44,11 +44,6 @@ class TrajectoryFollower:
         """The last sampled command."""
         return self._command
 
-    @property
-    def has_pending(self) -> bool:
-        """True while a trajectory waits to be picked up."""
-        return self._pending is not None
-
     def follow(self, trajectory: JointTrajectory, stamp_ns: int, now_ns: int) -> None:
         """Take a trajectory; it is picked up at the next pick_up() or sample().
 

@@ -319,7 +319,7 @@ def latched(rig: FaultRig) -> None:
         if not rig.change_state(GUARD, transition):
             raise SuiteError(f"the guard refused transition {transition}.")
     rig.spin_for(0.5)
-    if rig.reports.state.get("stop_latched") == "true":
+    if rig.reports.stop_latched:
         rig.seen.add("stop_latched")
     engage_refused(rig)
     rig.trigger(RESET_STOP.client_name)
@@ -360,15 +360,15 @@ def _retreat(rig: FaultRig) -> None:
 
 
 def _wait_for_fault(rig: FaultRig, kind: str) -> None:
-    if not rig.spin_until(lambda: rig.reports.state.get("fault") == kind, _NOTICE_TIMEOUT_S):
+    if not rig.spin_until(lambda: rig.reports.fault == kind, _NOTICE_TIMEOUT_S):
         raise SuiteError(
-            f"the guard did not see the fault {kind}, but {rig.reports.state.get('fault')}."
+            f"the guard did not see the fault {kind}, but {rig.reports.fault or 'none'}."
         )
 
 
 def _ask(rig: FaultRig, name: str) -> None:
     """Send the request without waiting: the arm is watched from the fault on."""
-    rig.ask(Trigger, name, Trigger.Request())
+    rig.caller.send(Trigger, name, Trigger.Request())
 
 
 STOP_SERVICE = STOP.client_name

@@ -6,7 +6,6 @@ controller_reference a hundred times a second, and writes the command of every c
 file named in PAR_FAULT_CYCLES: rows of 64-bit floats, the cycle's number and J positions.
 """
 
-import json
 import os
 import random
 import sys
@@ -27,7 +26,18 @@ from par_ros.parameters import read_arm_spec
 from par_ros.process import read_together, run_node
 from par_ros.proof.fault_controller import PERIOD_NS, FaultController, Waiting
 from par_ros.proof.fault_joint_states import FaultJointStates
-from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CYCLES_VARIABLE, ArmWorld, PickUp
+from par_ros.proof.fault_world import (
+    ARM_EVENTS,
+    ARM_WORLD,
+    CYCLES_VARIABLE,
+    ArmEvent,
+    ArmWorld,
+    OwnStep,
+    PickUp,
+    Stall,
+    WorldTaken,
+    event_text,
+)
 from par_ros.topics import (
     CONTROLLER_REFERENCE,
     GRIPPER_TRAJECTORY,
@@ -106,11 +116,11 @@ class FaultArmNode(Node):
         speed, self._world = self._world.speed, ArmWorld.of_text(message.data)
         self._joints.begin()
         if self._world.speed != speed:
-            self._say({"kind": "own_step", "cycle": self._controller.cycle + 1})
+            self._say(OwnStep(self._controller.cycle + 1))
         if self._world.holds_measured:
             self._controller.stand_at(self._measured())
-            self._say({"kind": "own_step", "cycle": self._controller.cycle + 1})
-        self._say({"kind": "world", "number": self._world.number})
+            self._say(OwnStep(self._controller.cycle + 1))
+        self._say(WorldTaken(self._world.number))
 
     def _on_trajectory(self, message: JointTrajectoryMessage, info: MessageInfo) -> None:
         self._take(message, int(info["source_timestamp"]))
@@ -162,7 +172,7 @@ class FaultArmNode(Node):
         first = self._controller.cycle + 1
         stall_s = time.monotonic() - self._controller.cycle * PERIOD_NS / NANOSECONDS
         if stall_s > MIN_STALL_S:
-            self._say({"kind": "stall", "stall_s": stall_s})
+            self._say(Stall(stall_s))
         rows, taken = self._controller.run_until(
             time.monotonic_ns(), self._offset_ns(), self._world.speed
         )
@@ -210,10 +220,10 @@ class FaultArmNode(Node):
     # Events.
 
     def _say_passed(self, kind: str, sent_ns: int, taken_ns: int = 0) -> None:
-        self._events.publish(String(data=PickUp(kind, sent_ns, taken_ns).text()))
+        self._say(PickUp(kind, sent_ns, taken_ns))
 
-    def _say(self, content: dict[str, object]) -> None:
-        self._events.publish(String(data=json.dumps(content)))
+    def _say(self, event: ArmEvent) -> None:
+        self._events.publish(String(data=event_text(event)))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class FaultCases:
                 sent = rig.num_chunks
                 rig.spin_until(lambda sent=sent: rig.num_chunks > sent, CHUNK_S)
             rig.spin_for(fault.phase_s)
-            if rig.reports.state.get("engaged") != "true":
+            if not rig.reports.engaged:
                 raise SuiteError(f"the guard let go before the fault: {self._state()}.")
             # The swing stands still where it turns.
             if self._is_moving():
@@ -210,7 +210,9 @@ class FaultCases:
 
     def _state(self) -> str:
         rig = self._rig
-        words = [f"{name} {value}" for name, value in rig.reports.state.items() if value]
+        state = rig.reports.state
+        values = {} if state is None else state.to_values()
+        words = [f"{name} {value}" for name, value in values.items() if value]
         taken = ", ".join(f"{1e3 * delay_s:.0f}" for delay_s, _ in self._delays_s())
         return (
             f"{', '.join(words)}; stalled for {rig.largest_stall_s:.2f} s; trajectories taken "
@@ -223,7 +225,7 @@ class FaultCases:
         rig = self._rig
         goes_on = None
         if fault.holds is False:
-            engaged = rig.reports.state.get("engaged") == "true"
+            engaged = bool(rig.reports.engaged)
             goes_on = engaged and any(
                 one.sent_ns > fault_ns and one.kind == "taken" for one in rig.pick_ups
             )
@@ -263,9 +265,9 @@ class FaultCases:
     def _seen(self, before: dict[str, int]) -> set[str]:
         rig = self._rig
         seen = {name for name, count in rig.reports.counters.items() if count > before.get(name, 0)}
-        if rig.reports.state.get("stop_latched") == "true":
+        if rig.reports.stop_latched:
             seen.add("stop_latched")
-        if rig.reports.state.get("engaged") == "false":
+        if rig.reports.engaged is False:
             seen.add("disengaged")
         return seen | rig.seen | rig.reports.camera_faults | self._answer()
 

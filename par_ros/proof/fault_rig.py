@@ -6,7 +6,6 @@ with a swing for a network where the camera fails. What the arm got is read from
 it writes down every control cycle. Every wait is bounded.
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -27,10 +25,21 @@ from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.parameters import read_arm_spec
 from par_ros.proof.fault_judge import CycleLog
 from par_ros.proof.fault_processes import FaultProcesses, SuiteError
-from par_ros.proof.fault_world import ARM_EVENTS, ARM_WORLD, CAMERA_WORLD, ArmWorld, PickUp
+from par_ros.proof.fault_world import (
+    ARM_EVENTS,
+    ARM_WORLD,
+    CAMERA_WORLD,
+    ArmWorld,
+    OwnStep,
+    PickUp,
+    Stall,
+    WorldTaken,
+    event_of_text,
+)
 from par_ros.proof.guard_reports import GuardReports
 from par_ros.proof.scripted_policy import CHUNK_S, Swing, chunk_message
 from par_ros.proof.seeing_policy import INSTRUCTION
+from par_ros.service_caller import ServiceCaller
 from par_ros.topics import ACTION_CHUNK, E_STOP, GUARD, POLICY
 
 ARM_PROCESS = "proof.fault_arm"
@@ -60,8 +69,7 @@ class FaultRig(Node):
         self.spec: ArmSpec = read_arm_spec("panda")
         self.processes = FaultProcesses(folder)
         self.log = CycleLog(self.processes.cycles, self.spec.num_arm_joints)
-        # Clients are kept: discovery takes longer than a call. (Node._clients is rclpy's own.)
-        self._service_clients: dict[str, Any] = {}
+        self.caller = ServiceCaller(self, self.spin_until)
         self.pick_ups: list[PickUp] = []
         self.own_steps: list[int] = []
         # Words that a case adds about itself, and the chunk that it changed.
@@ -77,7 +85,6 @@ class FaultRig(Node):
         self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
         self.mangle_chunk = None
         self.last_message: JointTrajectoryMessage | None = None
-        self.last_chunk_s = 0.0
         self.chunks: Any = None
         self._create_topics()
 
@@ -161,21 +168,19 @@ class FaultRig(Node):
         # the state until the living one answers.
         end_s = time.monotonic() + _BRING_UP_TIMEOUT_S
         while time.monotonic() < end_s:
-            state = self.call_once(GetState, f"{node}/get_state", GetState.Request())
+            state = self.caller.lifecycle_state(node, _ANSWER_TIMEOUT_S)
             if state is None:
                 continue
-            if state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+            if state == State.PRIMARY_STATE_ACTIVE:
                 return
-            step = _BRING_UP_STEPS.get(state.current_state.id)
+            step = _BRING_UP_STEPS.get(state)
             if step is not None and drive:
                 self.change_state(node, step)
         raise SuiteError(f"{node} did not come up; start it by hand and read its log.")
 
     def change_state(self, node: str, transition: int) -> bool:
         """One lifecycle transition; True where it succeeded."""
-        request = ChangeState.Request(transition=Transition(id=transition))
-        response = self.call_once(ChangeState, f"{node}/change_state", request)
-        return response is not None and bool(response.success)
+        return bool(self.caller.change_state(node, transition, _ANSWER_TIMEOUT_S))
 
     def trigger(self, name: str) -> Any:
         """Call one of the guard's services."""
@@ -185,26 +190,10 @@ class FaultRig(Node):
         """Call until it is answered."""
         end_s = time.monotonic() + _SERVICE_TIMEOUT_S
         while time.monotonic() < end_s:
-            response = self.call_once(service_type, name, request)
+            response = self.caller.call(service_type, name, request, _ANSWER_TIMEOUT_S)
             if response is not None:
                 return response
         raise SuiteError(f"service {name} did not answer.")
-
-    def call_once(self, service_type: Any, name: str, request: Any) -> Any:
-        """One call; None where no answer comes in time."""
-        if name not in self._service_clients:
-            self._service_clients[name] = self.create_client(service_type, name)
-        client = self._service_clients[name]
-        if not self.spin_until(client.service_is_ready, _ANSWER_TIMEOUT_S):
-            return None
-        future = client.call_async(request)
-        return future.result() if self.spin_until(future.done, _ANSWER_TIMEOUT_S) else None
-
-    def ask(self, service_type: Any, name: str, request: Any) -> Any:
-        """Send a request and go on; the future of its answer."""
-        if name not in self._service_clients:
-            self._service_clients[name] = self.create_client(service_type, name)
-        return self._service_clients[name].call_async(request)
 
     # The policy.
 
@@ -279,7 +268,6 @@ class FaultRig(Node):
         if message is None:
             return
         self.last_message = message
-        self.last_chunk_s = time.monotonic()
         self.chunks.publish(message)
 
     # The arm.
@@ -297,12 +285,12 @@ class FaultRig(Node):
         return float(np.abs(np.diff(newest[:, 1:], axis=0)).max()) * 1000.0
 
     def _on_arm_event(self, message: String) -> None:
-        content = json.loads(message.data)
-        if content["kind"] == "world":
-            self._world_of_arm = content["number"]
-        elif content["kind"] == "stall":
-            self.largest_stall_s = max(self.largest_stall_s, content["stall_s"])
-        elif content["kind"] == "own_step":
-            self.own_steps.append(content["cycle"])
+        event = event_of_text(message.data)
+        if isinstance(event, WorldTaken):
+            self._world_of_arm = event.number
+        elif isinstance(event, Stall):
+            self.largest_stall_s = max(self.largest_stall_s, event.stall_s)
+        elif isinstance(event, OwnStep):
+            self.own_steps.append(event.cycle)
         else:
-            self.pick_ups.append(PickUp(**content))
+            self.pick_ups.append(event)

@@ -91,6 +91,41 @@ class PickUp:
     sent_ns: int
     taken_ns: int
 
-    def text(self) -> str:
-        """For a message."""
-        return json.dumps(asdict(self))
+
+@dataclass(frozen=True)
+class WorldTaken:
+    """The arm is in the world of this number."""
+
+    number: int
+    kind: str = "world"
+
+
+@dataclass(frozen=True)
+class OwnStep:
+    """In this control cycle the controller stepped by itself."""
+
+    cycle: int
+    kind: str = "own_step"
+
+
+@dataclass(frozen=True)
+class Stall:
+    """The arm's process came so late to a cycle, s."""
+
+    stall_s: float
+    kind: str = "stall"
+
+
+ArmEvent = PickUp | WorldTaken | OwnStep | Stall
+_EVENTS = {kind.kind: kind for kind in (WorldTaken, OwnStep, Stall)}
+
+
+def event_text(event: ArmEvent) -> str:
+    """For a message."""
+    return json.dumps(asdict(event))
+
+
+def event_of_text(text: str) -> ArmEvent:
+    """The inverse of event_text()."""
+    values = json.loads(text)
+    return _EVENTS.get(values["kind"], PickUp)(**values)

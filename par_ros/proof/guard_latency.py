@@ -171,8 +171,8 @@ class LatencyRig(FaultRig):
             outcome, took_ms = self._ask(chunk_message(self.spec, knots, self.now_ns()))
             if number >= _NUM_WARM_UP and outcome:
                 times_ms[outcome].append(took_ms)
-            if self.state.get("engaged") == "false":
-                self.faults.append(self.state.get("fault", ""))
+            if self.reports.engaged is False:
+                self.faults.append(self.reports.fault)
                 swinging = self._engaged()
                 begin_s = time.monotonic() - number * _PERIOD_S
         return times_ms
@@ -185,7 +185,7 @@ class LatencyRig(FaultRig):
         here = self.positions()
         if not engaged or here is None:
             raise SuiteError("the guard did not engage; run python -m par_ros faults first.")
-        self.spin_until(lambda: self.state.get("engaged") == "true", 1.0)
+        self.spin_until(lambda: bool(self.reports.engaged), 1.0)
         return Swinging(self.spec, here, time.monotonic())
 
     def _ask(self, message: JointTrajectoryMessage) -> tuple[str, float]:
@@ -194,13 +194,15 @@ class LatencyRig(FaultRig):
         self.chunks.publish(message)
         stamp_ns = messages.stamp_ns(message)
         # A chunk that is held is answered without a trajectory.
-        answered = self.spin_until(lambda: stamp_ns in self.executed, _ANSWER_TIMEOUT_S)
+        answered = self.spin_until(lambda: stamp_ns in self.reports.executed, _ANSWER_TIMEOUT_S)
         if not (
             answered and self.spin_until(lambda: len(self._sent_ns) > 0, _TRAJECTORY_TIMEOUT_S)
         ):
             return "", 0.0
         asked = messages.read_joint_trajectory(message).positions
-        outcome = "unchanged" if np.array_equal(self.executed[stamp_ns], asked) else "tracked"
+        outcome = (
+            "unchanged" if np.array_equal(self.reports.executed[stamp_ns], asked) else "tracked"
+        )
         return outcome, (self._sent_ns[0] - begin_ns) / 1e6
 
 

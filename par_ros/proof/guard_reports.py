@@ -17,13 +17,14 @@ from par_ros.topics import (
     GUARD_STATE,
     POLICY,
 )
+from par_ros.wire_records import GuardInput, GuardState, PolicyStatus
 
 
 class GuardReports:
     """Listens on a node that is spun.
 
     Attributes:
-        state: the values of guard_state.
+        state: the newest guard_state; None before the first.
         counters: the guard's, of /diagnostics.
         counted_s: when each counter changed last, seconds of the steady clock.
         moments_ns: steady time of what the guard was given, newest last.
@@ -48,18 +49,31 @@ class GuardReports:
 
     def forget_guard(self) -> None:
         """A new guard is started."""
-        self.state: dict[str, str] = {}
+        self.state: GuardState | None = None
         self.counters: dict[str, int] = {}
         self.counted_s: dict[str, float] = {}
 
+    @property
+    def engaged(self) -> bool | None:
+        """As the guard reported last; None before."""
+        return None if self.state is None else self.state.engaged
+
+    @property
+    def stop_latched(self) -> bool:
+        """Whether the guard reported a latched stop."""
+        return self.state is not None and self.state.stop_latched
+
+    @property
+    def fault(self) -> str:
+        """Kind of the fault that the guard reported last; empty without."""
+        return "" if self.state is None else self.state.fault
+
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
-        self.state = dict(messages.read_status(message).values)
+        self.state = GuardState.from_values(messages.read_status(message).values)
 
     def _on_guard_input(self, message: DiagnosticStatus) -> None:
-        for pair in message.values:
-            if pair.key == "steady_ns":
-                self.moments_ns.append(int(pair.value))
-                return
+        given = GuardInput.from_values(messages.read_status(message).values)
+        self.moments_ns.append(given.moment.steady_ns)
 
     def _on_executed(self, message: JointTrajectoryMessage) -> None:
         self.executed[messages.stamp_ns(message)] = messages.read_joint_trajectory(
@@ -72,8 +86,10 @@ class GuardReports:
                 self._count(
                     {name: int(text) for name, text in status.values.items() if text.isdigit()}
                 )
-            elif status.name == POLICY and status.values.get("camera_fault"):
-                self.camera_faults.add(f"camera_{status.values['camera_fault']}")
+            elif status.name == POLICY:
+                fault = PolicyStatus.from_values(status.values).camera_fault
+                if fault:
+                    self.camera_faults.add(f"camera_{fault}")
 
     def _count(self, counters: dict[str, int]) -> None:
         """A guard that was configured again counts from 0."""

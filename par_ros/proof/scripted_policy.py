@@ -15,7 +15,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard_settings import GuardSettings
-from par_ros.control.joint_states import JointStateSelector
+from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.parameters import read_arm_spec
 from par_ros.process import run_node
@@ -70,8 +70,9 @@ class ScriptedPolicyNode(Node):
 
     def _on_joint_state(self, message: JointState) -> None:
         if self._swing is None:
-            raw = messages.read_joint_state(message)
-            sample = self._selector.select(raw.stamp_ns, raw.joint_names, raw.positions, None)
+            sample = self._selector.take(messages.read_joint_state(message))
+            if not isinstance(sample, JointSample):
+                return
             finger_m = float(sample.positions[-1])
             self._swing = Swing(sample.positions[:-1], self._spec.home, finger_m)
 

@@ -47,6 +47,7 @@ from par_ros.proof.paced_policy import PACE_VARIABLE
 from par_ros.resources import resource
 from par_ros.run_results import hardware
 from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, GUARD_STATE, POLICY
+from par_ros.wire_records import GuardState
 
 _SAMPLE_PERIOD_S = 5.0
 # The first tenth warms up: caches fill, the middleware finds its peers.
@@ -140,7 +141,7 @@ class SoakWatch(Node):
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
         status = messages.read_status(message)
-        was_engaged, self._engaged = self._engaged, status.values["engaged"] == "true"
+        was_engaged, self._engaged = self._engaged, GuardState.from_values(status.values).engaged
         if was_engaged and not self._engaged:
             self.disengaged_because.append(status.message)
         if not self._engaged:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from par_ros.control.guard import Guard, GuardSettings, StopLatch
-from par_ros.control.joint_states import JointSample, JointStateSelector
+from par_ros.control.joint_states import JointSample
 from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.timeline import Moment, Timeline
 from tests.control.guard_rig import ROS_BEGIN_NS, STEADY_BEGIN_NS, Rig, S, text
@@ -206,34 +206,6 @@ def test_a_clock_that_stands_still_is_not_engaged() -> None:
     reply = rig.guard.engage(moment)
     assert not reply.success
     assert "the ROS clock must run" in reply.message
-
-
-def test_the_grippers_velocity_may_be_not_a_number() -> None:
-    selector = JointStateSelector(NAMES)
-    velocities = np.append(np.zeros(7), np.nan)
-    sample = selector.select(1, NAMES, np.zeros(8), velocities)
-    assert sample.velocities is not None
-    np.testing.assert_array_equal(sample.velocities, np.zeros(8))
-    velocities[2] = np.nan
-    with pytest.raises(ValueError, match="velocities must be finite"):
-        selector.select(1, NAMES, np.zeros(8), velocities)
-
-
-def test_parts_of_a_joint_state_are_put_together() -> None:
-    """Arm and gripper 40 ms apart: one sample with the older stamp; 60 ms apart: none."""
-    selector = JointStateSelector(NAMES)
-    assert selector.take(1 * S, NAMES[:7], np.arange(7.0), None) is None
-    assert selector.missing == NAMES[7:]
-    sample = selector.take(1 * S + 40_000_000, NAMES[7:], np.array([7.0]), None)
-    assert sample is not None
-    assert sample.stamp_ns == 1 * S
-    np.testing.assert_array_equal(sample.positions, np.arange(8.0))
-    assert sample.velocities is None
-    assert selector.take(2 * S, NAMES[:7], np.arange(7.0), None) is None
-    assert selector.take(2 * S + 60_000_000, NAMES[7:], np.array([7.0]), None) is None
-
-
-# What was sent is watched.
 
 
 @pytest.mark.parametrize("pickup_s", [0.055, 0.08])

@@ -66,7 +66,7 @@ def test_nodes_side_by_side_one_after_the_other_later_and_at_rest() -> None:
     later = nodes.shifted(1.0).after(nodes)
     np.testing.assert_array_equal(later.times_s, [0.1, 0.15, 0.3, 1.1, 1.15, 1.3])
     np.testing.assert_array_equal(later.last_state.velocities, nodes.velocities[2])
-    np.testing.assert_array_equal(later.first_state.positions, nodes.positions[0])
+    np.testing.assert_array_equal(later.positions[0], nodes.positions[0])
     changed = nodes.with_joints(np.array([1]), nodes.of_joints(np.array([0])).states)
     np.testing.assert_array_equal(changed.accelerations[:, 1], nodes.accelerations[:, 0])
     np.testing.assert_array_equal(changed.of_joints(np.array([0])).states, nodes.states[:, :, :1])

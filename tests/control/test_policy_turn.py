@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import AssemblerSettings, ImageArray, Refusal
 from par_ros.control.policy_turn import ClipSettings, PolicyTurn, Question, TurnSettings
@@ -77,7 +78,8 @@ class Rig:
     ) -> Outcome:
         self.now_ns = max(self.now_ns, stamp_ns)
         positions = np.full(len(names), position)
-        return self.turn.take_joint_state(stamp_ns, names, positions, None, self.now())
+        reading = JointReading(stamp_ns, names, positions, None)
+        return self.turn.take_joint_state(reading, self.now())
 
     def show(self, stamp_ns: int, position: float = 0.5) -> Outcome:
         """A picture and the joint states of its moment."""
@@ -230,9 +232,9 @@ def test_in_realtime_the_wait_is_reported() -> None:
 
 def test_another_robots_joints_are_ignored() -> None:
     rig = Rig(REALTIME)
+    assert refused(rig.show_picture(START_NS)).kind == "joints"
     assert rig.show_joints(START_NS, names=("wheel",)) is None
-    assert not rig.turn.knows_joints(("wheel",))
-    assert rig.turn.knows_joints(("wheel", "elbow"))
+    asked(rig.show_joints(START_NS, names=("wheel", *JOINTS)))
 
 
 def test_a_joint_state_that_is_not_finite_is_refused() -> None:

@@ -15,7 +15,7 @@ import pytest
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.command import Command
 from par_ros.control.guard import Guard, StopLatch
-from par_ros.control.joint_states import JointSample
+from par_ros.control.joint_states import JointReading, JointSample
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.observation_assembler import AssemblerSettings, ImageArray, Refusal
 from par_ros.control.policy_turn import PolicyTurn, Question, TurnSettings
@@ -108,8 +108,8 @@ class Simulation:
         self._send(self.guard.on_joint_state(sample, now))
         if not self.guard.engaged:
             self._send(self.guard.engage(now).command)
-        names = self.spec.joint_names
-        self._ask(self.turn.take_joint_state(stamp_ns, names, joints, None, now))
+        reading = JointReading(stamp_ns, self.spec.joint_names, joints, None)
+        self._ask(self.turn.take_joint_state(reading, now))
         picture = self._noise.integers(80, 100, (8, 8, 3), np.uint8)
         if self.guard.engaged:
             self._ask(self.turn.take_picture(picture, picture.reshape(-1), stamp_ns, now))

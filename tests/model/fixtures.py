@@ -62,6 +62,12 @@ class Clip:
     proprio: Tensor
 
 
+def forget_absolute_times(model: PARModel) -> None:
+    """The slots' time embedding is 0: only the rotation knows of time."""
+    for parameter in model.tokenizer.time_embed.parameters():
+        torch.nn.init.zeros_(parameter)
+
+
 def random_clip(config, num_slots, seed=0, batch_size=1, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
 

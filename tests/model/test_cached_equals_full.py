@@ -8,12 +8,11 @@ import torch
 from par_model.model import PARModel
 from par_model.presets import preset
 from par_model.transformer import attend_masked, attend_slot
-from tests.model.fixtures import random_clip, random_model
+from tests.model.fixtures import forget_absolute_times, random_clip, random_model
 
 VARIANTS = {
     "figure 3": {},
     "absolute positions": {"position_mode": "ape"},
-    "3-D rotary positions": {"position_mode": "rope3d"},
     "no inverse kinematics": {"action_sees_frame": False},
     "history of 1 slot": {"history_slots": 1},
     "history of 2 slots": {"history_slots": 2},
@@ -128,12 +127,14 @@ def test_two_mask_free_calls_equal_the_dense_mask():
 
 @torch.no_grad()
 def test_the_clock_of_the_rotation_is_shared():
-    """Shifting a whole clip by any number of slots changes nothing without absolute embeddings:
-    what counts is elapsed time. (Text stands still, so it is left out by an empty instruction.)"""
+    """Shifting a whole clip by any number of slots changes nothing without absolute times: what
+    counts is elapsed time. (Text stands still, so it is left out by an empty instruction.)"""
     from dataclasses import replace
 
-    config = replace(preset("par_tiny"), position_mode="rope3d", num_text_tokens=0)
+    config = replace(preset("par_tiny"), num_text_tokens=0)
+    assert config.position_mode == "ape+rope_time"
     model = random_model(config).double().eval()
+    forget_absolute_times(model)
     clip = random_clip(config, 3)
     at_0 = model.encode_clip(clip.text, clip.latents, clip.actions, clip.proprio, torch.tensor([0]))
     at_3 = model.encode_clip(clip.text, clip.latents, clip.actions, clip.proprio, torch.tensor([3]))

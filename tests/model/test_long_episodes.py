@@ -13,7 +13,12 @@ from par_model.checkpoint import save_checkpoint
 from par_model.load_policy import load_policy
 from par_model.model import PARModel
 from par_model.presets import preset
-from tests.model.fixtures import INSTRUCTIONS, random_checkpoint_parts, random_observation
+from tests.model.fixtures import (
+    INSTRUCTIONS,
+    forget_absolute_times,
+    random_checkpoint_parts,
+    random_observation,
+)
 
 TINY = preset("par_tiny")
 
@@ -47,15 +52,16 @@ def one_pass(parts, slots, **changes):
     return context.action_BNZC[0]
 
 
-def make(tmp_path, **changes):
+def make(tmp_path, prepare=lambda model: None, **changes):
     parts = random_checkpoint_parts("par_tiny", **changes)
+    prepare(parts["model"])
     save_checkpoint(tmp_path / "checkpoint", **parts)
     return parts, load_policy(tmp_path / "checkpoint", backend="eager", device="cpu")
 
 
 def test_a_sliding_context_is_a_window_over_the_whole_episode(tmp_path):
     """Without absolute times (which a context of 6 slots does not know beyond the 6th)."""
-    parts, policy = make(tmp_path, overflow="slide", position_mode="rope3d")
+    parts, policy = make(tmp_path, forget_absolute_times, overflow="slide")
     contexts, slots = episode(policy, 10)
     expected = one_pass(parts, slots, num_slots=10, history_slots=6)
     assert (contexts.reshape(expected.shape) - expected).abs().max() < 1e-5

@@ -144,6 +144,42 @@ def fake_environment(folder: Path, *, renders: bool) -> dict[str, str]:
     return environment
 
 
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (("sim", "--help"), "-m par_ros sim --help"),
+        (("python", "-m", "par_model.train", "policy", "-h"), "-m par_model.train policy -h"),
+        (("test", "--help"), "-m pytest --help"),
+    ],
+)
+def test_help_installs_nothing_where_an_environment_exists(
+    words: tuple[str, ...], given: str, tmp_path: Path
+) -> None:
+    """Packages of another checkout, no driver: both stay as they are."""
+    environment = fake_environment(tmp_path, renders=False)
+    marks = tmp_path / "venv" / ".par-packages-sim,export,ros,train"
+    marks.write_text("of another checkout")
+    result = run_par(*words, environment=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"python {given}\n", "")
+    assert marks.read_text() == "of another checkout"
+    assert not (tmp_path / "asked").exists()
+    assert sorted(file.name for file in (tmp_path / "venv").iterdir()) == [marks.name, "bin"]
+
+
+def test_help_that_fails_says_how_to_install(tmp_path: Path) -> None:
+    environment = fake_environment(tmp_path, renders=False)
+    (tmp_path / "venv" / "bin" / "python").write_text("#!/bin/bash\nexit 3\n")
+    result = run_par("sim", "--help", environment=environment)
+    assert result.returncode == 3
+    assert result.stderr.endswith(f"./par setup test installs all of them into {tmp_path}/venv\n")
+
+
+def test_setup_help_lists_the_commands() -> None:
+    result = run_par("setup", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "./par setup [test]" in result.stdout
+
+
 def test_python_too_looks_for_a_driver_and_remembers_it(tmp_path: Path) -> None:
     """`./par python -m par_model.collect` may be the first command of a new user."""
     environment = fake_environment(tmp_path, renders=True)

@@ -51,6 +51,17 @@ def test_no_words_at_all_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert "usage: python -m par_ros COMMAND" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["real_arm", "loopback"])
+def test_the_help_says_where_the_guards_limits_are(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Of motion (position, velocity, acceleration, jerk" in shown
+    assert "docs/reference/parameters.md" in shown
+    assert "looked for in config/arms of this package" in shown
+
+
 def test_values_may_hold_anything() -> None:
     assert split_assignments("sim", ["instruction:=Say: a:=b"]) == {"instruction": "Say: a:=b"}
 

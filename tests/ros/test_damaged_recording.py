@@ -24,7 +24,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.timeline import Moment
 from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay
-from par_ros.guard_report import moment_values
+from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import Recorded
 from par_ros.recording import RecordedMessage, RecordingWriter, read_recording
 from par_ros.replay import main as replay
@@ -40,6 +40,7 @@ from par_ros.topics import (
     TOPICS,
     Topic,
 )
+from par_ros.wire_records import GuardInput, Observed
 
 NUM_DAMAGED_FILES = 120
 NUM_DAMAGED_CONTENTS = 200
@@ -69,12 +70,10 @@ def recorded(topic: Topic, message: Any) -> RecordedMessage:
     return RecordedMessage(name, topic.type_name, serialize_message(message), 0)
 
 
-def guard_input(kind: str, now_ns: int, joint_ns: int | None, **details: str) -> RecordedMessage:
-    values = {"kind": kind, **moment_values(Moment(now_ns, now_ns)), "joint_stamp_ns": ""}
-    if joint_ns is not None:
-        values["joint_stamp_ns"] = str(joint_ns)
-        values |= moment_values(Moment(joint_ns, joint_ns), "joint_")
-    return status(GUARD_INPUTS, **(values | {"num_policies": "1"} | details))
+def guard_input(kind: str, now_ns: int, joint_ns: int | None, **details: Any) -> RecordedMessage:
+    joint_moment = None if joint_ns is None else Moment(joint_ns, joint_ns)
+    given = GuardInput(kind, Moment(now_ns, now_ns), joint_ns, joint_moment, 1, **details)
+    return status(GUARD_INPUTS, **given.to_values())
 
 
 def inputs() -> list[RecordedMessage]:
@@ -99,17 +98,17 @@ def inputs() -> list[RecordedMessage]:
         found.append(recorded(IMAGE, messages.array_to_image(picture, "rgb8", now_ns, "camera")))
         asked = knots(policy, index, names)
         found.append(recorded(ACTION_CHUNK, messages.joint_trajectory_message(asked, now_ns)))
-        values = {
-            "stamp_ns": str(now_ns),
-            "joint_stamp_ns": str(now_ns),
-            "executed_stamp_ns": "" if before_ns is None else str(before_ns),
-            "recent_stamps_ns": "",
-            "reset": str(before_ns is None).lower(),
-            "instruction": SETTINGS["policy"]["instruction"],
-            "policy_seed": "0",
-        }
-        found.append(status(OBSERVED, **values))
-        found.append(guard_input("chunk", now_ns, now_ns, chunk_stamp_ns=str(now_ns)))
+        observed = Observed(
+            stamp_ns=now_ns,
+            joint_stamp_ns=now_ns,
+            executed_stamp_ns=before_ns,
+            recent_stamps_ns=(),
+            reset=before_ns is None,
+            instruction=SETTINGS["policy"]["instruction"],
+            policy_seed=0,
+        )
+        found.append(status(OBSERVED, **observed.to_values()))
+        found.append(guard_input("chunk", now_ns, now_ns, chunk_stamp_ns=now_ns))
         before_ns = now_ns
     return found
 
@@ -148,9 +147,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "sound.mcap"
     contents = inputs()
     write(path, contents)
-    given = Recorded(read_recording(path))
+    recording = read_recording(path)
+    given = Recorded(recording, RecordedGraph.from_json(recording.settings))
     guard = GuardReplay(given)
-    answers = [answer for values in given.statuses(GUARD_INPUTS) for answer in guard.take(values)]
+    noted = given.records(GUARD_INPUTS, GuardInput.from_values)
+    answers = [answer for one in noted for answer in guard.take(one)]
     for topic, part, stamp in (
         (EXECUTED_ACTIONS, "executed", "executed_stamp_ns"),
         (JOINT_TRAJECTORY, "arm", "stamp_ns"),

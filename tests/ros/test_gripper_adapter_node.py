@@ -274,7 +274,7 @@ def test_a_knuckle_s_joint_state_is_said_in_metres_with_its_stamp(
     rig.wait_for(lambda: len(heard) == 2)
     finger = next(message for message in heard if len(message.name) == 1)
     sample = messages.read_joint_state(finger)
-    assert (sample.joint_names, sample.stamp_ns) == (("robotiq_85_finger_opening",), 7)
+    assert (sample.names, sample.stamp_ns) == (("robotiq_85_finger_opening",), 7)
     assert sample.positions[0] == pytest.approx(0.022658, abs=1e-6)
     assert sample.velocities is not None
     assert sample.velocities[0] == pytest.approx(0.5 * 0.054463, abs=1e-5)

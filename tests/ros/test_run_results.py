@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_video
+from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
 from par_ros.report import summary_rows, write_report
 from par_ros.run_results import EpisodeResult, GuardChange, RunResults, percentiles
 
@@ -120,7 +120,7 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
     blue[:, :, 2] = 200
     pictures = {1_000_000_000 + step * step_ns: grey for step in range(17)}
     predictions = {1_400_000_000: red, 1_800_000_000: blue}
-    write_video(tmp_path / "x.mp4", pictures, predictions, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", pictures, predictions, "seed 1")
     frames, rate = read_frames(tmp_path / "x.mp4")
     assert len(frames) == 17
     assert rate == pytest.approx(20.0)
@@ -133,6 +133,6 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
 
 def test_video_without_predictions_is_one_panel(tmp_path: Path) -> None:
     pictures = {0: np.zeros((64, 64, 3), np.uint8)}
-    write_video(tmp_path / "x.mp4", pictures, {}, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", pictures, {}, "seed 1")
     frames, _ = read_frames(tmp_path / "x.mp4")
     assert frames[0].shape == (PANEL_PX + CAPTION_PX, PANEL_PX, 3)

@@ -19,8 +19,8 @@ from par_model.checkpoint import load_checkpoint
 from par_model.collect import main as collect_main
 from par_model.train import main as train_main
 from par_model.training.demonstrations_on_disk import DemonstrationSet
-from par_model.training.episode_video import concatenate_videos, write_video
 from par_model.training.foreign_dataset import ForeignDataset, read_mapping
+from par_model.video_file import LOSSLESS, concatenate_videos, write_video
 
 NUM_EPISODES, LENGTH, FPS = 25, 45, 30
 NAMES = ["pan.pos", "lift.pos", "gripper.pos"]
@@ -89,7 +89,7 @@ def write_v3(folder, delta=False):
     pq.write_table(pa.concat_tables(tables), folder / "data/chunk-000/file-000.parquet")
     parts = [folder / f"part{episode}.mp4" for episode in range(NUM_EPISODES)]
     for part in parts:
-        write_video(part, pictures(), FPS)
+        write_video(part, pictures(), FPS, LOSSLESS)
     concatenate_videos(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", parts, FPS)
     rows = [
         {
@@ -120,7 +120,7 @@ def write_v21(folder):
     for episode in range(NUM_EPISODES):
         name = f"episode_{episode:06d}"
         pq.write_table(step_table(episode), folder / f"data/chunk-000/{name}.parquet")
-        write_video(folder / f"videos/chunk-000/{CAMERA}/{name}.mp4", pictures(), FPS)
+        write_video(folder / f"videos/chunk-000/{CAMERA}/{name}.mp4", pictures(), FPS, LOSSLESS)
 
 
 def mapping(**changes):
@@ -223,6 +223,35 @@ def test_what_is_missing_is_said_in_a_sentence(changes, sentence, folder):
     with pytest.raises(ValueError, match=sentence) as refusal:
         ForeignDataset(write_mapping(folder, **changes))
     assert "\n" not in str(refusal.value)
+
+
+def test_information_that_is_not_json_is_refused(tmp_path):
+    (tmp_path / "theirs/meta").mkdir(parents=True)
+    (tmp_path / "theirs/meta/info.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        ForeignDataset(write_mapping(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "sentence"),
+    [
+        ("v3.0", {"fps": None}, "theirs: meta/info.json has no 'fps'"),
+        ("v2.1", {"chunks_size": None}, "theirs: meta/info.json has no 'chunks_size'"),
+        ("v1.6", {}, "has LeRobot layout v1.6, v3.0, v2.1 and v2.0 are read; convert it"),
+    ],
+)
+def test_information_that_cannot_be_used_is_refused(layout, changes, sentence, tmp_path):
+    write_json(tmp_path / "theirs/meta/info.json", info(layout) | changes)
+    with pytest.raises(ValueError, match=sentence):
+        ForeignDataset(write_mapping(tmp_path))
+
+
+def test_episodes_without_a_place_are_refused(tmp_path):
+    write_v3(tmp_path / "theirs")
+    file = tmp_path / "theirs/meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["data/file_index"]), file)
+    with pytest.raises(ValueError, match="episodes in meta/ have no 'data/file_index'"):
+        ForeignDataset(write_mapping(tmp_path))
 
 
 def test_a_picture_that_is_too_small_is_refused(folder):

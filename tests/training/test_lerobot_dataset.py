@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from par_model.training.dataset_inspector import contact_sheet, describe
-from par_model.training.episode_video import read_video
 from par_model.training.lerobot_dataset import LeRobotDataset, open_episodes
 from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
@@ -23,6 +22,7 @@ from par_model.training.staged_episodes import (
     stage_failure,
     start_staging,
 )
+from par_model.video_file import read_video
 
 JOINT_NAMES = tuple(f"joint{i}" for i in range(1, 9))
 LENGTHS = {0: 30, 2: 21, 3: 45}

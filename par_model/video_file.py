@@ -1,54 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera frames to H.264 and back, with PyAV.
+"""Videos to H.264 in mp4 and back, with PyAV: every mp4 of this package is written and read here.
 
-The video is lossless in YUV 4:4:4 (x264 at quantiser 0, key frame every second, no B-frames).
-Measured on 128x128 ManiSkill frames: mean absolute error 0.37 of 255, 99% of the values off by at
-most 1 (all of it the rounding of RGB to YUV and back), against 1.2 at crf 10 for 4/5 of the size
-and 4.1 in 4:2:0, which halves the colour resolution of a cube that is 8 pixels wide.
+T frames, H rows, W columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from par_model.training.packages import av
+try:
+    import av
+except ImportError as error:
+    raise ImportError(
+        f"videos need the extra `sim` or `train` ({error}): pip install 'par_ros[train]', or run "
+        "the command as ./par python -m ..., which installs it."
+    ) from error
 
 CODEC = "h264"
-PIXEL_FORMAT = "yuv444p"
 KEYFRAME_DISTANCE = 20
-# One thread: equal frames give equal bytes.
-_ENCODER_OPTIONS = {
-    "qp": "0",
-    "preset": "medium",
-    "g": str(KEYFRAME_DISTANCE),
-    "keyint_min": str(KEYFRAME_DISTANCE),
-    "sc_threshold": "0",
-    "bf": "0",
-    "threads": "1",
-}
 
 Frames = npt.NDArray[np.uint8]
 
 
-def write_video(path: Path, frames_THWC: Frames, fps: int) -> None:
-    """Encode uint8 [T, H, W, 3] to an mp4 file of T frames."""
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options=_ENCODER_OPTIONS)
-        stream.height, stream.width = frames_THWC.shape[1:3]
-        stream.pix_fmt = PIXEL_FORMAT
-        stream.time_base = Fraction(1, fps)
-        for index, pixels in enumerate(frames_THWC):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
+@dataclass(frozen=True)
+class Encoding:
+    """How a video is compressed.
+
+    Attributes:
+        pixel_format: FFmpeg's name. Browsers play yuv420p only, which needs an even H and W.
+        options: x264's.
+        container_options: the mp4 file's.
+    """
+
+    pixel_format: str
+    options: dict[str, str]
+    container_options: dict[str, str]
+
+
+# For data sets: lossless in YUV 4:4:4 (x264 at quantiser 0, key frame every second, no B-frames).
+# Measured on 128x128 ManiSkill frames: mean absolute error 0.37 of 255, 99% of the values off by at
+# most 1 (all of it the rounding of RGB to YUV and back), against 1.2 at crf 10 for 4/5 of the size
+# and 4.1 in 4:2:0, which halves the colour resolution of a cube that is 8 pixels wide.
+LOSSLESS = Encoding(
+    "yuv444p",
+    {
+        "qp": "0",
+        "preset": "medium",
+        "g": str(KEYFRAME_DISTANCE),
+        "keyint_min": str(KEYFRAME_DISTANCE),
+        "sc_threshold": "0",
+        "bf": "0",
+        # One thread: equal frames give equal bytes.
+        "threads": "1",
+    },
+    {},
+)
+# For figures: good enough that an edge looks the same; a browser can play it while it loads.
+FIGURE = Encoding(
+    "yuv420p", {"crf": "16", "preset": "medium", "threads": "1"}, {"movflags": "faststart"}
+)
+# For reports: written between two episodes.
+FAST = Encoding("yuv420p", {"crf": "20", "preset": "veryfast"}, {})
+
+
+def write_video(
+    path: Path, frames: Iterable[Frames], rate_hz: int | float | Fraction, encoding: Encoding
+) -> None:
+    """Encode uint8 [H, W, 3] frames of one size, at least one, to an mp4 file of a steady rate.
+
+    A [T, H, W, 3] array is an iterable of its frames.
+    """
+    rate = Fraction(rate_hz).limit_denominator(1000)
+    options = encoding.container_options
+    with av.open(str(path), "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=rate, options=encoding.options)
+        stream.pix_fmt = encoding.pixel_format
+        stream.time_base = 1 / rate
+        for index, pixels in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = pixels.shape[:2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
 def concatenate_videos(path: Path, parts: Sequence[Path], fps: int) -> list[int]:
-    """Join videos written by `write_video` without encoding again; returns frames per part."""
+    """Join videos that `write_video` wrote LOSSLESS, without encoding again; frames per part."""
     num_frames = []
     with av.open(str(path), "w", format="mp4") as container:
         with av.open(str(parts[0])) as first:
