@@ -14,6 +14,8 @@ import pytest
 
 # Each worker imports torch and the simulator: about 1 GiB.
 MAX_WORKERS = 8
+# Marks of the tests that start the simulator or processes.
+LONG = ("sim", "ros")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +53,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # The longest files first: a worker that begins one last would end alone.
+    long_files = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
+    items.sort(key=lambda item: item.path not in long_files)
 
 
 @pytest.fixture(autouse=True)

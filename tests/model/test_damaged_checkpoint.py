@@ -22,6 +22,7 @@ FILES = (
     "training.json", INDEX,
 )  # fmt: skip
 NUM_DAMAGES = 300
+# Of processor time: the machine may be busy.
 TIMEOUT_S = 5.0
 ODD_VALUES = (
     None, True, -1, 0, 1, 7, 10_000_000, 10**300, -0.5, 1e308, float("nan"), float("inf"), "", "8",
@@ -126,11 +127,11 @@ def test_a_size_beyond_all_use_is_refused_at_once(folder, place, value, sentence
         config[place[-1]] = value
 
     edit(folder, "config.json", change)
-    started_s = time.monotonic()
+    started_s = time.process_time()
     with pytest.raises(ValueError, match=sentence) as caught:
         load_checkpoint(folder)
     assert ".".join(place) in str(caught.value)
-    assert time.monotonic() - started_s < TIMEOUT_S
+    assert time.process_time() - started_s < TIMEOUT_S
 
 
 def test_the_largest_allowed_model_takes_no_memory_before_its_weights_are_seen(folder):
@@ -141,10 +142,10 @@ def test_the_largest_allowed_model_takes_no_memory_before_its_weights_are_seen(f
             config[stack] |= {"width": 16_384, "depth": 256, "num_heads": 256}
 
     edit(folder, "config.json", change)
-    started_s = time.monotonic()
+    started_s = time.process_time()
     with pytest.raises(ValueError, match="lacks the tensors"):
         load_checkpoint(folder)
-    assert time.monotonic() - started_s < TIMEOUT_S
+    assert time.process_time() - started_s < TIMEOUT_S
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -223,13 +224,13 @@ def test_every_damage_is_one_sentence_or_harmless(tiny_checkpoint, tmp_path):
         (folder / name).write_text(json.dumps(damaged(originals[name], rng)))
         if name != "manifest.json":
             reseal(folder)
-        started_s = time.monotonic()
+        started_s = time.process_time()
         try:
             sentence = refusal(folder)
         except Exception as error:
             raise AssertionError(f"seed {seed}, {name}: {error!r}") from error
         assert sentence is None or sentence.endswith((".", "?")), (seed, name, sentence)
-        assert time.monotonic() - started_s < TIMEOUT_S, (seed, name)
+        assert time.process_time() - started_s < TIMEOUT_S, (seed, name)
         num_refused += sentence is not None
         for other in (name, "manifest.json"):
             shutil.copy(tiny_checkpoint / other, folder / other)

@@ -44,6 +44,7 @@ from par_ros.wire_records import GuardInput, Observed
 
 NUM_DAMAGED_FILES = 120
 NUM_DAMAGED_CONTENTS = 200
+# Of processor time: the machine may be busy.
 TIMEOUT_S = 20.0
 CHUNK_NS = 400_000_000
 START_NS = 100 * messages.NANOSECONDS
@@ -167,9 +168,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def replayed(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """(exit code, its sentence or nothing); fails where it says more than one sentence."""
-    started_s = time.monotonic()
+    started_s = time.process_time()
     code = replay([str(path)])
-    assert time.monotonic() - started_s < TIMEOUT_S
+    assert time.process_time() - started_s < TIMEOUT_S
     error = capsys.readouterr().err.splitlines()
     assert len(error) <= code
     assert all(line.startswith("error: ") for line in error)

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.ros
 
 OPEN_M, SQUEEZE_M = 0.04, -0.01
 WAIT_S = 20.0
+# What a busy machine may add.
+BUSY_S = 4.0
 
 
 def action_class(**fields: Callable[[], Any]) -> Any:
@@ -175,7 +177,7 @@ class Rig:
         since_s = time.monotonic()
         self.statuses.clear()
         self.wait_for(lambda: any(text in status.message for status in self.statuses))
-        assert time.monotonic() - since_s <= within_s
+        assert time.monotonic() - since_s <= within_s + BUSY_S
         status = next(status for status in self.statuses if text in status.message)
         assert status.level == messages.WARN
         return status

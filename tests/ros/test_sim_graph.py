@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.ros, pytest.mark.sim]
 FIRST_SEED = 20_241_201
 NUM_STEPS = 24
 RUN_TIMEOUT_S = 280.0
+# On an idle machine 2 s: END_GRACE_S, then SIGKILL.
+CTRL_C_TIMEOUT_S = 15.0
 SAME_TARGET_RAD = 1e-6
 
 
@@ -158,7 +160,7 @@ def test_ctrl_c_keeps_the_finished_episodes(checkpoint: Path, tmp_path: Path) ->
         started_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         ended = finish(process, RUN_TIMEOUT_S)
-        assert time.monotonic() - started_s < 3.0
+        assert time.monotonic() - started_s < CTRL_C_TIMEOUT_S
     finally:
         process.kill()
     assert ended.code == 130
