@@ -4,12 +4,10 @@
 import numpy as np
 import pytest
 
-from par_ros.control.action_schedule import (
-    ActionSchedule,
-    PlacedChunk,
-    ScheduleRefusal,
-    ScheduleSettings,
-)
+from par_ros.control.action_schedule import ActionSchedule, PlacedChunk, ScheduleRefusal
+from par_ros.control.guard_settings import GuardSettings
+from par_ros.control.joint_states import JointReading
+from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.observation_assembler import (
     AssembledObservation,
     AssemblerSettings,
@@ -60,24 +58,24 @@ def place(schedule: ActionSchedule, age_ms: int) -> PlacedChunk | ScheduleRefusa
     ],
 )
 def test_a_refused_chunk(age_ms: int, kind: str, reason: str) -> None:
-    schedule = ActionSchedule(ScheduleSettings())
+    schedule = ActionSchedule(GuardSettings())
     if kind in ("duplicate", "reordered"):
         place(schedule, 100)
     assert place(schedule, age_ms) == ScheduleRefusal(kind, reason)  # type: ignore[arg-type]
 
 
 def test_a_chunk_from_the_future_does_not_use_its_stamp_and_a_late_one_does() -> None:
-    schedule = ActionSchedule(ScheduleSettings())
+    schedule = ActionSchedule(GuardSettings())
     assert isinstance(place(schedule, -250), ScheduleRefusal)
     assert place(schedule, 0) == PlacedChunk(NOW + SPLICE, 0)
-    schedule = ActionSchedule(ScheduleSettings())
+    schedule = ActionSchedule(GuardSettings())
     assert isinstance(place(schedule, 650), ScheduleRefusal)
     refusal = place(schedule, 650)
     assert isinstance(refusal, ScheduleRefusal) and refusal.kind == "duplicate"
 
 
 def test_a_lockstep_chunk_uses_its_stamp() -> None:
-    schedule = ActionSchedule(ScheduleSettings(lockstep=True))
+    schedule = ActionSchedule(GuardSettings(lockstep=True))
     assert place(schedule, 0) == PlacedChunk(NOW, 0)
     refusal = place(schedule, 0)
     assert isinstance(refusal, ScheduleRefusal) and refusal.kind == "duplicate"
@@ -90,13 +88,13 @@ def test_from_the_observation_the_first_action_sent_is_ahead(
     age_ms: int, first_action: int
 ) -> None:
     """30 ms of splice and 20 ms of lead: an action is due each 50 ms; the 8th at 350 ms is late."""
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="observation"))
     # a stamp ahead of the clock counts as now
     assert place(schedule, age_ms) == PlacedChunk(NOW - max(age_ms, 0) * MS, first_action)
 
 
 def test_from_the_observation_a_chunk_without_an_action_left_is_late() -> None:
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="observation"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="observation"))
     assert place(schedule, 350) == ScheduleRefusal(
         "late",
         "a chunk may answer an observation of up to 0.4 s ago, this one is 0.350 s old; check the "
@@ -110,21 +108,23 @@ def test_from_the_observation_a_chunk_without_an_action_left_is_late() -> None:
 def test_a_later_control_step_is_a_whole_number_of_steps_away(
     splice_ms: int, start_ms: int
 ) -> None:
-    schedule = ActionSchedule(ScheduleSettings(chunk_start="control_step"))
+    schedule = ActionSchedule(GuardSettings(chunk_start="control_step"))
     placed = schedule.place(NOW, NOW, NOW + splice_ms * MS)
     assert placed == PlacedChunk(NOW + start_ms * MS, 0)
-
-
-def test_a_schedule_s_settings_have_the_documented_defaults() -> None:
-    assert ScheduleSettings() == ScheduleSettings(8, 0.05, "arrival", False, 0.4, 0.01, 0.02)
 
 
 # Images
 
 
+def add(
+    made: ObservationAssembler, stamp_ns: int, names: tuple[str, ...], positions: FloatArray
+) -> None:
+    assert made.add_joint_state(JointReading(stamp_ns, names, positions, None))
+
+
 def assembler() -> ObservationAssembler:
     made = ObservationAssembler(NAMES)
-    made.add_joint_state(NOW, NAMES, np.array([1.0, 2.0]))
+    add(made, NOW, NAMES, np.array([1.0, 2.0]))
     return made
 
 
@@ -180,7 +180,7 @@ def test_joints_that_are_lacking_are_named() -> None:
     none = "no joint state has come for ['a', 'b']; check the joint_states topic."
     assert made.assemble(IMAGE, NOW, NOW) == Refusal("joints", none)
     made = assembler()
-    made.add_joint_state(NOW + 300 * MS, ("a",), np.array([1.0]))
+    add(made, NOW + 300 * MS, ("a",), np.array([1.0]))
     assert made.assemble(IMAGE, NOW + 310 * MS, NOW + 310 * MS) == Refusal(
         "skew",
         "image and joint state must be within 0.05 s, the nearest joint state is -0.310 s away "
@@ -193,7 +193,7 @@ def test_two_hundred_joint_states_are_kept() -> None:
     limits = AssemblerSettings(max_image_age_s=9.0, max_joint_skew_s=0.0)
     made = ObservationAssembler(NAMES, limits)
     for index in range(201):
-        made.add_joint_state(NOW + index * 10 * MS, NAMES, np.array([float(index), 0.0]))
+        add(made, NOW + index * 10 * MS, NAMES, np.array([float(index), 0.0]))
     last = NOW + 2000 * MS
     oldest = made.assemble(IMAGE, NOW + 10 * MS, last)
     assert isinstance(oldest, AssembledObservation)
@@ -222,6 +222,6 @@ def test_what_is_shown_is_a_copy() -> None:
 def test_the_arm_s_positions_leave_out_the_gripper() -> None:
     made = ObservationAssembler(NAMES)
     assert made.newest_arm_positions is None
-    made.add_joint_state(NOW, NAMES, np.array([1.0, 2.0]))
-    made.add_joint_state(NOW + MS, NAMES, np.array([3.0, 4.0]))
+    add(made, NOW, NAMES, np.array([1.0, 2.0]))
+    add(made, NOW + MS, NAMES, np.array([3.0, 4.0]))
     np.testing.assert_array_equal(made.newest_arm_positions, [3.0])
