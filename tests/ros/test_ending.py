@@ -44,8 +44,14 @@ SLOW_IMPORT = (
     "            time.sleep(60.0)\n"
     "        raise AttributeError(name)\n"
     "sys.modules['par_model.load_policy'] = Slow('par_model.load_policy')\n"
-    "from par_ros.policy_node import main\n"
-    "sys.exit(main())\n"
+    "from par_ros.policy_node import PolicyNode\n"
+    "from par_ros.policy_source import checkpoint_policy\n"
+    "from par_ros.process import run_node\n"
+    "class Eager(PolicyNode):\n"
+    "    def __init__(self):\n"
+    "        super().__init__(checkpoint_policy)\n"
+    "        self.create_timer(0.01, self.trigger_configure)\n"
+    "sys.exit(run_node(Eager, arguments=[]))\n"
 )
 SLOW_SIMULATOR = (
     ORDINARY + "import pathlib, sys, time\n"
