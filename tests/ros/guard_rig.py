@@ -4,9 +4,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from lifecycle_msgs.msg import State, Transition
@@ -46,6 +47,7 @@ class GuardRig:
         self.spec = read_arm_spec("panda")
         self.context = Context()
         self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.logs: dict[str, IO[str]] = {}
         self.received: dict[str, list[Any]] = {}
 
     def __enter__(self) -> "GuardRig":
@@ -74,6 +76,8 @@ class GuardRig:
         for process in self.processes.values():
             process.kill()
             process.wait()
+        for log in self.logs.values():
+            log.close()
 
     def _keep(self, topic: Topic) -> None:
         kept = self.received.setdefault(topic.name, [])
@@ -84,12 +88,19 @@ class GuardRig:
     def start(self, name: str, *parameters: str) -> None:
         """One executable with `name:=value` parameters."""
         words = [word for parameter in parameters for word in ("-p", parameter)]
+        # A file: a full pipe that nobody reads stops the process.
+        self.logs[name] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", f"par_ros.{name}", "--ros-args", *words],
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
-            stderr=subprocess.PIPE,
+            stderr=self.logs[name],
             text=True,
         )
+
+    def log_of(self, name: str) -> str:
+        """What an executable that has ended wrote to stderr."""
+        self.logs[name].seek(0)
+        return self.logs[name].read()
 
     def start_guard(self, *parameters: str) -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
