@@ -45,6 +45,7 @@ class CountingArm:
 
     def __init__(self):
         self.task = task("PushCube")
+        self.step_s = 0.05
         self.joint_names = JOINT_NAMES
 
     def reset(self, seed):

@@ -19,6 +19,7 @@ import yaml
 pytest.importorskip("rclpy", reason="parameters.py needs ROS 2")
 
 from par_ros import graph_arguments, node_graph, parameters, topics
+from par_ros.control.settings import parse_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = {
@@ -95,7 +96,7 @@ def test_every_parameter_exists_and_its_default_is_valid(name: str) -> None:
                 assert text in ("true", "false")
                 continue
             assert parameter in fields, f"{command.executable} has no parameter {parameter}"
-            parameters.parse_text(command.executable, fields[parameter], text)
+            parse_text(command.executable, fields[parameter], text)
 
 
 def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:

@@ -52,7 +52,6 @@ VARIANTS = {
     "absolute actions": {"action_frame": "absolute"},
     "clips of pictures": {"codec": VIDEO_CODEC, "observation_mode": "clip"},
     "time by embedding alone": {"position_mode": "ape"},
-    "time by rotation alone": {"position_mode": "rope3d"},
     "history of 2 slots": {"history_slots": 2},
     "no autoregression": {"autoregressive": False},
 }
