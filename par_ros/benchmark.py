@@ -126,7 +126,12 @@ def bench_graph(arguments: BenchArguments, folder: Path) -> NodeGraph:
                 "image_size": IMAGE_SIZE,
             },
         ),
-        NodeEntry(GUARD, GUARD, {"arm": "panda", "mode": "lockstep", **sim_time}, lifecycle=True),
+        NodeEntry(
+            GUARD,
+            GUARD,
+            {"arm": "panda", "mode": "lockstep", "reference": "topic", **sim_time},
+            lifecycle=True,
+        ),
         NodeEntry(
             "fixed_chunk_node",
             POLICY,

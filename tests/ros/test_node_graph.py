@@ -13,6 +13,7 @@ from par_model.config import to_json
 from par_model.presets import preset
 from par_model.simulation.tasks import TASKS
 from par_ros import parameters, topics
+from par_ros.benchmark import BenchArguments, bench_graph
 from par_ros.control.settings import constraint_of, parse_text, validate
 from par_ros.graph_arguments import (
     LoopbackArguments,
@@ -375,3 +376,10 @@ def test_a_driver_that_the_caller_names_stays(
     monkeypatch.delenv("VK_ICD_FILENAMES")
     unpacked.unlink()
     assert "VK_DRIVER_FILES" not in sim_graph(SimArguments(checkpoint=checkpoint)).environment
+
+
+def test_the_guard_of_the_benchmark_reads_the_bridges_reference(tmp_path: Path) -> None:
+    """The default is the controller's topic, for which control_msgs must be installed."""
+    graph = bench_graph(BenchArguments(), tmp_path)
+    (guard,) = (node for node in graph.nodes if node.executable == "safety_node")
+    assert guard.parameters["reference"] == "topic"
