@@ -198,7 +198,7 @@ def joint_state_message(
 def read_joint_state(message: JointState) -> JointReading:
     """What the message says, unchecked: JointStateSelector picks the arm's joints and checks them.
 
-    Velocities that are not one for each name are none.
+    velocities is None unless the message has exactly one for each name.
     """
     names = tuple(message.name)
     velocities = None

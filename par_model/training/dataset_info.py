@@ -46,7 +46,7 @@ class DatasetInfo:
         return sorted(name for name, kind in self.features.items() if kind["dtype"] == "video")
 
     def names(self, key: str) -> tuple[str, ...] | None:
-        """Names of the numbers of feature `key`, None where there are none.
+        """Names of the elements of feature `key`; None if the data set gives no names.
 
         LeRobot writes a list, or a dict such as {"motors": [...]} or {"x": 0, "y": 1}.
         """

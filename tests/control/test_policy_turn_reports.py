@@ -158,14 +158,18 @@ def test_age_is_the_ros_clocks_in_realtime_and_nothing_in_lockstep() -> None:
 def test_the_next_episodes_pictures_may_have_another_size() -> None:
     rig = Rig()
     rig.show_joints(START_NS)
-    asked(rig.show_picture(START_NS, np.full((16, 8, 3), 90, np.uint8)))
-    rig = Rig()
-    rig.show_joints(START_NS)
-    asked(rig.show_picture(START_NS))
+    first = asked(rig.show_picture(START_NS))
     rig.turn.begin_episode(rig.now())
     rig.turn.free(rig.now())
     rig.show_joints(START_NS)
-    asked(rig.show_picture(START_NS, np.full((16, 8, 3), 90, np.uint8)))
+    wide = np.full((16, 8, 3), 90, np.uint8)
+    another = Rig()
+    another.show_joints(START_NS)
+    asked(another.show_picture(START_NS, wide))
+    next_one = asked(rig.show_picture(START_NS, wide))
+    # Both are fitted to what the policy takes.
+    assert next_one.assembled.image.shape == first.assembled.image.shape != wide.shape
+    assert (next_one.assembled.image == 90).all()
 
 
 # Clips

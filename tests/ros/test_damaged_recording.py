@@ -317,13 +317,17 @@ def test_damaged_contents_are_refused_or_harmless(
     path = tmp_path / "damaged.mcap"
     whole = read_recording(sound).messages
     changes = (with_damaged_message, with_odd_text, without_a_topic, of_another_type)
+    codes = set()
     for seed in range(NUM_DAMAGED_CONTENTS):
         rng = random.Random(seed)
         if rng.random() < 0.3:
             write(path, whole, with_odd_settings(rng))
         else:
             write(path, rng.choice(changes)(list(whole), rng))
-        outcome(path, capsys, seed)
+        code, sentence = outcome(path, capsys, seed)
+        assert bool(sentence) <= (code != 0), f"seed {seed}: exit code 0, but {sentence!r}"
+        codes.add(code)
+    assert {0, 1} <= codes
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,7 @@ def test_rejected_and_aborted_goals_are_reported_within_a_second(
     rig.wait_for(lambda: grasp.goals)
     grasp.handles[0].end(GoalStatus.STATUS_ABORTED, success=False, error="no object")
     rig.problem_with("goal 2 (grasp to 0.0000 m) was aborted (no object)", 1.0)
+    assert len(grasp.goals) == 1
 
 
 def test_a_stall_aborts_a_grasp_without_a_fault(
