@@ -378,7 +378,7 @@ _NESTED = {
 }
 
 
-# Fields of a checkpoint's config.json that came later, and what a file without them means.
+# Values of the fields that older config.json files lack.
 _MEANT_BEFORE = {"step_s": 0.05}
 
 

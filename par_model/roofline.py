@@ -34,8 +34,8 @@ class Gpu:
     tb_per_s: float
 
 
-# NVIDIA's data sheets; of the peak of H100 SXM and H200 (989), the 790 that were measured on an
-# H200 in bf16. The H200's bandwidth, 4.8 on its data sheet, as measured.
+# From NVIDIA's data sheets, with two exceptions that were measured on an H200: the bf16 peak of
+# H100 SXM and H200 (790; data sheet: 989), and the H200's bandwidth (data sheet: 4.8).
 GPUS = (
     Gpu("A100", 312.0, 2.0),
     Gpu("A100 40GB", 312.0, 1.555),

@@ -185,7 +185,7 @@ def _generate(options: VideoOptions) -> None:
     )
     picture = None if options.image is None else _read_picture(options.image)
     frames = generate_video(checkpoint, text, config, options.seed, picture)
-    # Here, not above: only what is written needs PyAV.
+    # Here, not above: only writing the file needs PyAV.
     from par_model.video_file import FIGURE, write_video
 
     write_video(options.out, frames, FRAMES_PER_S, FIGURE)

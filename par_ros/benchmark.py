@@ -38,9 +38,9 @@ class BenchArguments:
         3, "runs of the graph's loop, and of the direct one before and after", minimum=1, maximum=99
     )
     seed: int = parameter(FIRST_MEASUREMENT_SEED, "scene", minimum=0, maximum=2**31 - 1)
-    json: str = parameter("", "file to write the numbers to; not given: none")
+    json: str = parameter("", "file to write the numbers to; not set: none")
     domain_id: int | None = parameter(
-        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+        None, "ROS domain; not set: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
     )
 
 

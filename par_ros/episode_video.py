@@ -40,7 +40,7 @@ def _frame_rate(stamps: list[int]) -> Fraction:
     if len(stamps) < 2:
         return Fraction(20)
     period_ns = int(np.median(np.diff(stamps)))
-    return Fraction(1_000_000_000, period_ns).limit_denominator(1000)
+    return Fraction(1_000_000_000, period_ns)
 
 
 def _frame(

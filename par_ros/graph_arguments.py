@@ -36,10 +36,10 @@ class SimArguments:
         description="lockstep: physics waits for the policy; realtime: it does not",
     )  # fmt: skip
     checkpoint: str = parameter(
-        "", f"folder of the policy; not given: the one that is shipped ({DEFAULT_CHECKPOINT})"
+        "", f"folder of the policy; not set: the one that is shipped ({DEFAULT_CHECKPOINT})"
     )
-    report: str = parameter("", "folder for the results; not given: reports/<date and time>")
-    instruction: str = parameter("", "instruction for the policy; not given: the task's own")
+    report: str = parameter("", "folder for the results; not set: reports/<date and time>")
+    instruction: str = parameter("", "instruction for the policy; not set: the task's own")
     num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
     max_steps: int = same_as(ManiSkillBridgeParameters, "max_steps")
     policy_seed: int = same_as(
@@ -80,7 +80,7 @@ class SimArguments:
     video: bool = same_as(EpisodeNodeParameters, "video")
     namespace: str = parameter("", "ROS namespace of all nodes")
     domain_id: int | None = parameter(
-        None, "ROS domain; not given: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
+        None, "ROS domain; not set: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
     )
     fastdds_profile: bool = parameter(
         True, "use config/fastdds_shm.xml, without which large pictures are lost without an error"
@@ -157,7 +157,7 @@ class RealArmArguments(ArmArguments):
         "nothing does",
     )  # fmt: skip
     controller_state_topic: str = parameter(
-        "", "the arm controller's controller_state; not given: beside controller_topic"
+        "", "the arm controller's controller_state; not set: beside controller_topic"
     )
     use_sim_time: bool = parameter(False, "take the time from /clock")
     fastdds_profile: bool = same_as(

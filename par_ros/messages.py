@@ -33,8 +33,8 @@ FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
 
 NANOSECONDS = 1_000_000_000
-# What a node converts of one trajectory: chunks have 8 points, the guard's trajectories with their
-# braking tails fewer than a hundred.
+# What a node converts of one trajectory: chunks have at most 64 points; the guard's
+# trajectories have those, and what leads to them and the braking tail.
 MAX_POINTS = 256
 MAX_JOINTS = 64
 # What the guard converts of one serialized message: 64 points of 8 joints with velocities and

@@ -143,12 +143,12 @@ CLOCK = Topic(
 ACTION_CHUNK = Topic(
     "action_chunk", JointTrajectory, _ANSWER, _ANSWER,
     (POLICY,), (GUARD, EPISODES),
-    "what the policy wants: 8 points of 8 joints; stamp of the observation answered",
+    "what the policy wants: a point an action, of 8 joints; stamp of the observation answered",
 )  # fmt: skip
 EXECUTED_ACTIONS = Topic(
     "executed_actions", JointTrajectory, _ANSWER, _ANSWER,
     (GUARD,), (POLICY, EPISODES),
-    "the 8 points as they were really sent; the chunk's stamp",
+    "the points as they were really sent; the chunk's stamp",
 )  # fmt: skip
 JOINT_TRAJECTORY = Topic(
     "joint_trajectory", JointTrajectory, _COMMAND, _COMMAND,

@@ -32,7 +32,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: a worker for each core, not more than files; 0, this process, for one file."""
+    """`-n auto`: one worker a core, at most one a file; 0, this process, for one file."""
     num_workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     paths = {Path(argument.split("::")[0]) for argument in config.args}
     if all(path.is_file() for path in paths):

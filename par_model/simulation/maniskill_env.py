@@ -40,7 +40,7 @@ _GRIPPER_CENTRE_M = 0.015
 _GRIPPER_HALF_RANGE_M = 0.025
 # Longer than any episode: who steps the arm decides when an episode ends.
 _NO_STEP_LIMIT = 1_000_000
-# Of every task; a control step is a whole number of its steps.
+# Physics steps a second in every task; a control step is a whole number of them.
 _PHYSICS_HZ = 100
 _DRIVER_SIGNS = ("rendering device", "physical device", "vulkan", "vk::")
 

@@ -9,7 +9,7 @@ NUM_DEMONSTRATION_SEEDS = 10_000
 FIRST_SELECTION_SEED = 10_000
 FIRST_MEASUREMENT_SEED = 20_241_201
 
-# At which demonstrations are recorded.
+# Control step of recorded demonstrations, s; the simulator's default.
 CONTROL_STEP_S = 0.05
 
 

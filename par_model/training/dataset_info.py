@@ -23,7 +23,7 @@ class DatasetInfo:
     Attributes:
         layout: LeRobot's version, such as v3.0.
         features: by name; each has at least a dtype.
-        fps: steps and frames a second, as it is stored.
+        fps: steps and frames a second, as info.json has it.
         data_path, video_path: templates of file names.
         chunks_size: episodes a chunk; layouts before v3.0 must have it.
     """
@@ -81,7 +81,7 @@ def read_info(
 
     Args:
         layouts: beginnings of the versions that are read.
-        if_missing, if_other_layout: what to check, at the end of the sentence.
+        if_missing, if_other_layout: advice that ends the error sentence.
     """
     file = path / "meta" / "info.json"
     if not file.is_file():

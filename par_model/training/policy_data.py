@@ -95,7 +95,7 @@ def require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -
 
 
 def require_rate(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
-    """Raise ValueError for steps that are not as long as the model's."""
+    """Raise ValueError for data whose step differs from the model's step_s."""
     if not math.isclose(demonstrations.fps * model.step_s, 1.0):
         raise ValueError(
             f"{demonstrations.path} has steps of {1 / demonstrations.fps:g} s and {model.name} "

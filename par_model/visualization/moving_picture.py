@@ -16,7 +16,7 @@ from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.interface import FloatArray, ImageArray, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
 
-# Ten pictures a second.
+# Control steps from one picture to the next.
 _STEPS_A_PICTURE = 2
 _LAST_PICTURE_MS = 1500
 _GAP_PX = 4
@@ -35,6 +35,7 @@ class FilmedSuccess:
         task, seed, num_steps: of the episode.
         failed_seeds: seeds tried before, at which the policy failed.
         frames: uint8 [N, H, W, 3], every second control step and the last one.
+        step_s: of a control step, s.
     """
 
     task: str

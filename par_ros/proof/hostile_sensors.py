@@ -12,7 +12,6 @@ from par_ros.proof.hostile_world import HostileWorld
 
 _FINGER_M = 0.02
 _TICK_S = 0.02
-_KEPT_S = 0.5
 
 
 @dataclass(frozen=True)

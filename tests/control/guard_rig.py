@@ -115,7 +115,7 @@ class Rig:
     def wait(self, duration_s: float, *, computing: bool = False) -> list[Command]:
         """Control cycles; joint states, references and ticks every 20 ms.
 
-        computing: the guard takes nothing meanwhile.
+        computing: the guard is busy and receives no inputs.
         """
         commands = []
         for _ in range(round(duration_s / PERIOD_S)):

@@ -118,19 +118,12 @@ class ControllerOracle:
         self._last = self._evaluate(np.zeros(1))
         self._now = self._last[0]
         self._findings = Findings()
-        self._last_motion_s = 0.0
 
     @property
     def findings(self) -> Findings:
         """What was seen up to now."""
         self._judge_until_now()
         return self._findings
-
-    @property
-    def last_motion_s(self) -> float:
-        """When the command last moved."""
-        self._judge_until_now()
-        return self._last_motion_s
 
     @property
     def time_s(self) -> float:
@@ -146,10 +139,6 @@ class ControllerOracle:
     def velocities(self) -> FloatArray:
         """The commanded velocity now, float64 [J]."""
         return self._now[1]
-
-    def forget_largest(self) -> None:
-        """Count the largest shares from now on; violations stay."""
-        self.findings.largest = dict.fromkeys(_KINDS[1:], 0.0)
 
     def start_from(
         self, positions: FloatArray, velocities: FloatArray, accelerations: FloatArray
@@ -214,9 +203,6 @@ class ControllerOracle:
         self._num_judged = last
         samples = self._evaluate(times_s)
         self._judge(times_s, samples)
-        moving = (np.abs(samples[:, 1]) > 1e-9).any(axis=1)
-        if moving.any():
-            self._last_motion_s = float(times_s[moving][-1])
         self._last = samples[-1:]
 
     def _set_curves(self, curves: FloatArray) -> None:

@@ -155,7 +155,7 @@ def test_a_planted_engage_is_found() -> None:
 
 @pytest.mark.parametrize(("stood_ms", "found"), [(1, set()), (3, {"engage_clock"})])
 def test_an_engage_without_a_running_clock_is_found(stood_ms: int, found: set[str]) -> None:
-    """Standing for less than counts as a step, it cannot be seen to stand."""
+    """A clock that stands for less than a clock step cannot be told from a running one."""
     run = HostileRun(SPEC, 0, Choice.of(only=()), 40, "arm")
     world = run.world
     while not world.guard.engaged:

@@ -88,7 +88,7 @@ def test_the_cache_has_the_size_and_type_that_was_asked_for():
 
 
 def test_a_full_cache_takes_no_more_and_says_what_to_do():
-    """12 of 12 tokens are held; one more is refused, and a part of what was held is not lost."""
+    """12 of 12 tokens are held; one more is refused, and what was held stays."""
     _, _, full = append_rows(new_cache(), CAPACITY, 1)
     with pytest.raises(ValueError) as caught:
         append_rows(full, 1, 50)

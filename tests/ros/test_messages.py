@@ -207,7 +207,7 @@ def test_joint_state_there_and_back() -> None:
     np.testing.assert_array_equal(sample.velocities, velocities)
 
 
-def test_velocities_that_are_not_one_a_name_are_none() -> None:
+def test_velocities_of_another_length_are_dropped() -> None:
     message = JointState(name=["a", "b"], position=[0.0], velocity=[1.0])
     reading = messages.read_joint_state(message)
     assert (len(reading.positions), reading.velocities) == (1, None)

@@ -186,11 +186,6 @@ def lives(tmp_path_factory):
     return Lives(tmp_path_factory.mktemp("lives"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 # Contexts
 
 
