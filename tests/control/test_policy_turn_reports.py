@@ -45,11 +45,56 @@ def test_a_turn_is_inactive_until_it_is_activated() -> None:
 def test_an_inactive_turn_awaits_and_frees_nothing() -> None:
     rig = Rig()
     rig.answer(rig.show(START_NS))
-    rig.show(START_NS + CHUNK_NS)
     rig.turn.deactivate()
     assert not rig.turn.awaits_executed_actions(START_NS)
-    assert rig.turn.free(rig.now()) is None
     assert rig.turn.check_silence(rig.now()) is None
+    # a picture waits until the policy is free
+    rig = Rig()
+    asked(rig.show(START_NS))
+    rig.show(START_NS + STEP_NS)
+    rig.turn.deactivate()
+    assert rig.turn.free(rig.now()) is None
+
+
+def test_what_is_shown_is_the_picture_in_the_policys_size() -> None:
+    rig = Rig()
+    rig.show_joints(START_NS)
+    picture = np.random.default_rng(1).integers(80, 100, (12, 8, 3), np.uint8)
+    question = asked(rig.show_picture(START_NS, picture))
+    assert question.pending.picture is picture
+    np.testing.assert_array_equal(question.assembled.image, picture[:8])
+
+
+def test_the_second_chunk_too_is_awaited_before_the_next_question() -> None:
+    """The first chunk's end is known, and does not stand for the second's."""
+    rig = Rig()
+    rig.run_chunk()
+    rig.answer(rig.show(START_NS + CHUNK_NS))
+    assert rig.show(START_NS + CHUNK_NS + STEP_NS) is None
+    assert rig.show(START_NS + 2 * CHUNK_NS) is None
+    asked(rig.execute(START_NS + CHUNK_NS))
+
+
+def test_a_picture_that_waited_is_as_old_as_it_is_when_it_is_asked() -> None:
+    """For the guard's report, and for the policy: 0.1 s."""
+    rig = Rig(REALTIME)
+    rig.answer(rig.show(START_NS))
+    assert rig.show(START_NS + CHUNK_NS) is None
+    rig.now_ns += 100_000_000
+    question = asked(rig.execute(START_NS))
+    assert question.age_s == pytest.approx(0.1)
+    assert rig.show(START_NS + CHUNK_NS + 2 * STEP_NS) is None
+    rig.now_ns += 100_000_000
+    assert asked(rig.turn.free(rig.now())).age_s == pytest.approx(0.1)
+
+
+def test_a_context_is_lost_once() -> None:
+    """The policy starts anew, fails, and is asked again about a later picture: not anew."""
+    rig = Rig()
+    rig.turn.lose_context()
+    assert asked(rig.show(START_NS)).starts_anew is True
+    rig.show(START_NS + STEP_NS)
+    assert asked(rig.turn.free(rig.now())).starts_anew is False
 
 
 def test_whether_the_policy_starts_anew_is_yes_or_no() -> None:

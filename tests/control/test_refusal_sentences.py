@@ -113,6 +113,20 @@ def test_a_later_control_step_is_a_whole_number_of_steps_away(
     assert placed == PlacedChunk(NOW + start_ms * MS, 0)
 
 
+def test_a_chunk_that_is_taken_back_may_come_again() -> None:
+    """The stamp before it counts again; without one, any stamp may come."""
+    schedule = ActionSchedule(GuardSettings())
+    schedule.take_back()
+    place(schedule, 100)
+    schedule.take_back()
+    assert place(schedule, 100) == PlacedChunk(NOW + SPLICE, 0)
+    assert isinstance(place(schedule, 50), PlacedChunk)
+    schedule.take_back()
+    assert isinstance(place(schedule, 50), PlacedChunk)
+    refusal = place(schedule, 100)
+    assert isinstance(refusal, ScheduleRefusal) and refusal.kind == "reordered"
+
+
 # Images
 
 
@@ -186,6 +200,13 @@ def test_joints_that_are_lacking_are_named() -> None:
         "image and joint state must be within 0.05 s, the nearest joint state is -0.310 s away "
         "(newer ones lack ['b']); check both clocks and rates.",
     )
+
+
+def test_a_bad_joint_state_is_a_refusal_of_its_kind() -> None:
+    made = assembler()
+    with pytest.raises(ValueError) as caught:
+        add(made, NOW + MS, NAMES, np.array([np.nan, 0.0]))
+    assert made.assemble(IMAGE, NOW, NOW) == Refusal("joints", str(caught.value))
 
 
 def test_two_hundred_joint_states_are_kept() -> None:

@@ -84,6 +84,58 @@ def test_absolute_has_one_row() -> None:
     assert statistics.num_actions == 8
 
 
+def test_absolute_is_fitted_to_all_steps_of_all_chunks_of_a_joint() -> None:
+    """Mean and deviation over starts and steps of the targets themselves, joint by joint."""
+    statistics = fit("absolute")
+    chunks = np.concatenate(
+        [
+            np.stack([targets[start : start + 8] for start in range(len(targets) - 7)])
+            for targets, _ in episodes()
+        ]
+    ).reshape(-1, 8)
+    middle = (statistics.action_low + statistics.action_high) / 2.0
+    half = (statistics.action_high - statistics.action_low) / 2.0
+    np.testing.assert_allclose(middle, np.tile(chunks.mean(axis=0), (8, 1)), atol=1e-12)
+    np.testing.assert_allclose(half[:, :-1], np.tile(chunks.std(axis=0)[:-1], (8, 1)), atol=1e-12)
+
+
+def test_an_episode_of_one_chunk_is_enough_and_chunks_may_be_longer_than_joints_are_many() -> None:
+    """10 steps, chunks of 10, 8 joints, float32 targets; measured joints one longer or not."""
+    generator = np.random.default_rng(3)
+    targets = generator.normal(size=(10, 8)).astype(np.float32)
+    for num_measured in (10, 11):
+        statistics = fit_statistics(
+            [(targets, np.zeros((num_measured, 8)))],
+            arm="panda",
+            joint_names=JOINTS,
+            action_frame="absolute",
+            num_actions=10,
+        )
+        assert statistics.action_low.shape == (10, 8)
+        assert statistics.gripper_range.dtype == np.float64
+        assert statistics.gripper_range.tolist() == [targets[:, -1].min(), targets[:, -1].max()]
+
+
+def test_denormalised_targets_are_float64() -> None:
+    statistics = fit("relative")
+    single = np.full((8, 8), 0.1, dtype=np.float32)
+    exact = statistics.denormalize_actions(single.astype(np.float64), np.zeros(8))
+    found = statistics.denormalize_actions(single, np.zeros(8))
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_only_the_grippers_own_target_is_kept_in_range() -> None:
+    statistics = fit("relative")
+    targets = np.arange(64.0).reshape(8, 8)
+    kept = statistics.within_gripper_range(targets)
+    np.testing.assert_array_equal(kept[:, :-1], targets[:, :-1])
+    np.testing.assert_array_equal(kept[:, -1], targets[:, -1].clip(*statistics.gripper_range))
+    low, high = statistics.gripper_range
+    targets[:, -1] = np.linspace(low, high, 8)
+    np.testing.assert_array_equal(statistics.within_gripper_range(targets), targets)
+
+
 def test_the_gripper_keeps_to_what_was_seen_and_the_arm_does_not() -> None:
     generator = np.random.default_rng(2)
     seen = [(generator.uniform(-0.01, 0.04, size=(30, 8)), np.zeros((31, 8)))]

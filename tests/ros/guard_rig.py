@@ -105,7 +105,8 @@ class GuardRig:
     def start_guard(self, *parameters: str) -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
         self.start("safety_node", "reference:=topic", "max_joint_state_age_s:=2.0",
-                   "late_after_s:=5.0", "policy_timeout_s:=20.0", *parameters)  # fmt: skip
+                   "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
+                   *parameters)  # fmt: skip
         self.bring_up()
 
     def bring_up(self) -> None:

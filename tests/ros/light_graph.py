@@ -21,6 +21,8 @@ PATIENT = {
     "max_observation_age_s": 10.0,
     "policy_timeout_s": 60.0,
     "first_chunk_timeout_s": 600.0,
+    # The most there is: two thirds of it, not 20 ms, are the guard's to plan and send a chunk.
+    "splice_s": 0.1,
 }
 
 

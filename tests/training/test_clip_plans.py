@@ -39,6 +39,28 @@ def test_number_of_chunks(num_steps: int, start: int, expected: int) -> None:
     assert clip_num_slots(num_steps, start, 8, 6) == expected
 
 
+def test_a_history_of_joints_shows_each_chunk_its_own_end(tmp_path: Path) -> None:
+    """Frames at steps 0, 8 and 16: the first chunk led to the joints of step 8."""
+    episode = make_episode(tmp_path, 17, 0)
+    statistics = fit([episode], MODEL)
+    clip = cut_clip(episode, ClipPlan(0, 0, 2, 0, 0), statistics, np.zeros((2, 8, 8)), "proprio")
+    joints = episode.steps.measured_joints
+    for slot, (before, after) in enumerate(((0, 8), (8, 16))):
+        shown = statistics.denormalize_actions(clip.context_actions[slot], joints[before])
+        np.testing.assert_allclose(shown, np.tile(joints[after], (8, 1)), atol=1e-6)
+
+
+def test_the_last_step_of_an_episode_is_a_frame(tmp_path: Path) -> None:
+    """17 steps: the frame at step 16 is the last and valid. 16 steps: it is missing."""
+    for num_steps, is_valid in ((17, True), (16, False)):
+        episode = make_episode(tmp_path, num_steps, num_steps)
+        clip = cut_clip(
+            episode, ClipPlan(0, 0, 2, 0, 0), fit([episode], MODEL), np.zeros((2, 8, 8))
+        )
+        assert clip.frame_valid.tolist() == [True, is_valid]
+        assert clip.action_valid.all()
+
+
 # Which clips
 
 
@@ -79,13 +101,13 @@ def test_every_variant_of_the_pictures_is_used(tmp_path: Path) -> None:
 
 
 def test_episodes_are_drawn_by_their_tasks_shares(tmp_path: Path) -> None:
-    """Push 0.75, shared by two episodes; Pick 0.25; nobody asked for Stack."""
+    """Push 3, shared by two episodes, to Pick 1; nobody asked for Stack."""
     tasks = ("Push", "Push", "Pick", "Stack")
     episodes = [make_episode(tmp_path, 40, key, task) for key, task in enumerate(tasks)]
     single = dataclasses.replace(LONG_CLIPS, single_slot_share=1.0)
     plain = make_sampler(tmp_path, [40], single)
     sampler = ClipSampler(
-        episodes, {"Push": 0.75, "Pick": 0.25}, plain.statistics, plain.table, MODEL, single
+        episodes, {"Push": 3.0, "Pick": 1.0}, plain.statistics, plain.table, MODEL, single
     )
     counts = collections.Counter(plan.episode for plan in drawn(sampler))
     total = sum(counts.values())
@@ -121,6 +143,14 @@ def test_a_round_has_the_batches_worth_that_was_asked_for(tmp_path: Path) -> Non
     assert sorted(longest) != longest, "the batches are not in random order"
 
 
+def test_a_round_ends_when_its_slots_are_reached(tmp_path: Path) -> None:
+    """36 clips of one slot: not one more."""
+    config = dataclasses.replace(
+        LONG_CLIPS, single_slot_share=1.0, slots_per_batch=12, batches_per_round=3
+    )
+    assert len(drawn(make_sampler(tmp_path, [40], config), num_rounds=1)) == 36
+
+
 def test_batches_of_equal_clips_are_filled_up(tmp_path: Path) -> None:
     """Clips of 3 slots: four of them fill a batch of 12 or of 14 slots, and five one of 15."""
     lengths = [24] * 10
@@ -145,6 +175,22 @@ def test_the_draw_is_a_function_of_seed_round_and_place(tmp_path: Path) -> None:
         batch = sampler.next_batch()
         noise.append(batch.context_actions_BNLD[0, 0, 0, 0].item())
     assert noise == pytest.approx([2.010297, 1.806629, 2.038779], abs=1e-5)
+
+
+def test_the_place_goes_through_a_round_and_on_to_the_next(tmp_path: Path) -> None:
+    config = dataclasses.replace(LONG_CLIPS, slots_per_batch=6, batches_per_round=2)
+    sampler = make_sampler(tmp_path, [21, 40], config)
+    expected = [(index, place) for index in (0, 1) for place in range(_num_batches(sampler, index))]
+    found = []
+    while sampler.place[0] < 2:
+        found.append(sampler.place)
+        sampler.next_batch()
+    assert found == expected
+    assert sampler.place == (2, 0)
+
+
+def _num_batches(sampler: ClipSampler, round_index: int) -> int:
+    return len(sampler.plan_round(round_index))
 
 
 def test_other_seeds_and_rounds_give_other_clips(tmp_path: Path) -> None:
@@ -183,6 +229,11 @@ def test_a_batch_is_its_clips_side_by_side(tmp_path: Path) -> None:
             values = getattr(clip, name)
             np.testing.assert_array_equal(row[: len(values)], values, err_msg=name)
             assert not row[len(values) :].any(), name
+    sizes = {name: rows.shape[1] for name, rows, _ in pairs}
+    assert sizes == {
+        "latents": 4, "actions": 3, "context_actions": 3, "proprio": 4, "action_valid": 3,
+        "frame_valid": 3,
+    }  # fmt: skip
     assert batch.slot_offset_B.dtype == torch.int64
     assert batch.slot_offset_B.tolist() == [4, 2]
     expected = torch.stack([sampler.table.embedding("Push")] * 2)
@@ -247,6 +298,9 @@ def test_validation_takes_a_tasks_first_episodes(tmp_path: Path) -> None:
     (batch,) = whole_episodes(sampler, "Pick", 2)
     assert batch == [ClipPlan(1, 0, 3, 0, 0)]
     assert whole_episodes(sampler, "Stack", 2) == []
+    # 25 steps are four chunks, the last of one step
+    (batch,) = whole_episodes(make_sampler(tmp_path, [25], LONG_CLIPS), "Push", 1)
+    assert batch == [ClipPlan(0, 0, 4, 0, 0)]
 
 
 def test_single_slots_are_the_slots_of_whole_episodes(tmp_path: Path) -> None:
