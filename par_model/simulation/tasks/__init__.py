@@ -6,6 +6,7 @@ To add one: docs/how_to/add_a_task.md.
 
 from par_model.simulation.task import Task
 from par_model.simulation.tasks.pick_cube import PICK_CUBE
+from par_model.simulation.tasks.pull_cube import PULL_CUBE
 from par_model.simulation.tasks.push_cube import PUSH_CUBE
 from par_model.simulation.tasks.stack_cube import STACK_CUBE
 
@@ -24,6 +25,7 @@ TASKS: dict[str, Task] = {
         PUSH_CUBE,
         PICK_CUBE,
         STACK_CUBE,
+        PULL_CUBE,
     )
 }
 
