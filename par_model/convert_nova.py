@@ -68,7 +68,7 @@ class ConvertOptions:
     ablation: Annotated[str | None, one_of(sorted(ABLATIONS)), default_is("none")] = None
     # autoencoder's folder
     vae: Annotated[Path | None, arg(metavar="DIR"), default_is("FOLDER/vae")] = None
-    # instruction to embed and store, repeatable; without one: the three tasks'
+    # instruction to embed and store, repeatable; without one: all tasks'
     instruction: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT")] = ()
     # of the stored weights
     dtype: Annotated[str, one_of(sorted(_DTYPES))] = "float32"

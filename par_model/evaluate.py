@@ -42,7 +42,7 @@ from par_model.evaluation.rollouts import (
 )
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
-from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 
 PROGRAM = "python -m par_model.evaluate"
 
@@ -59,8 +59,10 @@ class EvaluateOptions:
     protocol: Annotated[
         Literal["paper", "pareto", "ablations"] | None, default_is("episodes of one task")
     ] = None
-    # the task; protocols run all
-    task: Annotated[str | None, arg(metavar="|".join(TASKS)), default_is("all")] = None
+    # the task; protocols run the paper's three
+    task: Annotated[str | None, arg(metavar="|".join(TASKS)), default_is("the paper's three")] = (
+        None
+    )
     # how many seeds
     episodes: Annotated[int | None, default_is(f"25; pareto: {pareto.NUM_ROLLOUTS}")] = None
     # reset seed of the first episode; the others follow
@@ -261,7 +263,7 @@ def _cell(text: str) -> tuple[str, int]:
 
 
 def _task_names(options: EvaluateOptions) -> list[str]:
-    return list(TASKS) if options.task is None else [task(options.task).name]
+    return list(PAPER_TASKS) if options.task is None else [task(options.task).name]
 
 
 def _with_defaults(options: EvaluateOptions, **defaults: object) -> EvaluateOptions:

@@ -12,9 +12,10 @@ from typing import Any
 
 from par_model.checkpoint import Checkpoint
 from par_model.evaluation import paper_protocol, pareto
-from par_model.evaluation.milestones import KINDS, SUCCESS
 from par_model.evaluation.text_table import markdown_table
 from par_model.model import count_parameters
+from par_model.simulation.task import SUCCESS
+from par_model.simulation.tasks import TASKS
 from par_model.training.checkpoint_card import origin
 
 # Entries of training.json that have a section of their own, or are too long for a card.
@@ -145,7 +146,7 @@ def _failures(training: dict[str, Any]) -> str:
     rows = [["task", "kind of failure", "rollouts", "seeds"]]
     for task, result in measured:
         outcomes = result.get("outcomes", {})
-        for kind in KINDS.get(task, ()):
+        for kind in TASKS[task].failure_kinds if task in TASKS else ():
             if outcomes.get(kind):
                 seeds = result.get("failed_seeds_by_kind", {}).get(kind, [])
                 count = f"{outcomes[kind]} of {sum(outcomes.values())}"

@@ -28,6 +28,7 @@ from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.result_file import checkpoint_hash, weights_hash
 from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
+from par_model.interface import Policy
 from par_model.load_policy import BACKENDS, load_policy
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
 from par_model.visualization.failures import (
@@ -51,7 +52,9 @@ class FigureOptions:
     # where files go
     out: Annotated[Path, arg(metavar="DIR")]
     # one task
-    task: Annotated[str | None, one_of(TASKS), default_is("all there are")] = None
+    task: Annotated[
+        str | None, one_of(TASKS), default_is("all that the policy knows or the results have")
+    ] = None
     # CPU threads of torch
     threads: int = 1
 
@@ -149,11 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
     """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
-    names = list(TASKS) if options.task is None else [task(options.task).name]
     policy = load_policy(
         options.checkpoint, backend=options.backend, context_slots=options.context_slots
     )
-    for name in names:
+    for name in _tasks_of_policy(options, policy):
         with arm_for(name, policy.spec) as arm:
             record = record_prediction(
                 arm, policy, options.seed, options.max_steps, options.policy_seed
@@ -210,7 +212,6 @@ def show_failures(options: FailuresOptions) -> Iterator[Shown]:
 
 def show_tasks(options: TasksOptions) -> Iterator[Shown]:
     """One successful episode of each task, side by side: an animated WebP."""
-    names = list(TASKS) if options.task is None else [options.task]
     policy = load_policy(
         options.checkpoint, backend=options.backend, context_slots=options.context_slots
     )
@@ -219,7 +220,7 @@ def show_tasks(options: TasksOptions) -> Iterator[Shown]:
         film_success(
             name, policy, seeds, max_steps=options.max_steps, picture_size=options.picture_size
         )
-        for name in names
+        for name in _tasks_of_policy(options, policy)
     ]
     yield Shown(
         "One success a task",
@@ -257,6 +258,14 @@ def _figures(options: FigureOptions, command: str) -> Iterator[Shown]:
     if isinstance(options, AllOptions):
         return show_all(options, command)
     return _FIGURES[type(options)](options)
+
+
+def _tasks_of_policy(options: FigureOptions, policy: Policy) -> list[str]:
+    """What is asked for, or the tasks whose instruction the policy knows."""
+    if options.task is not None:
+        return [task(options.task).name]
+    known = policy.spec.instructions
+    return [name for name, found in TASKS.items() if found.instruction in known]
 
 
 def _tasks_of(options: ResultOptions) -> Iterator[tuple[StoredRollouts, str]]:

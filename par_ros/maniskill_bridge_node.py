@@ -31,7 +31,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_model.interface import ImageArray
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import Task
+from par_model.simulation.task import Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.bridge_outputs import BridgeOutputs

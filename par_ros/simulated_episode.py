@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from par_model.interface import FloatArray
-from par_model.simulation.tasks import Task
+from par_model.simulation.task import Task
 from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 
 

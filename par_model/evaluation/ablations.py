@@ -17,7 +17,7 @@ from par_model.evaluation.statistics import (
     paired_difference_interval,
     wilson_interval,
 )
-from par_model.simulation.tasks import TASKS
+from par_model.simulation.tasks import PAPER_TASKS
 from par_model.training.ablations import ABLATIONS, FULL
 
 NUM_POLICY_SEEDS = 2
@@ -34,7 +34,7 @@ TABLE_3 = {
 def variant_content(results: Sequence[RolloutResult]) -> dict[str, Any]:
     """Success of one variant by task, with Wilson's interval."""
     tasks = {}
-    for task in TASKS:
+    for task in PAPER_TASKS:
         of_task = [result for result in results if result.task == task]
         if of_task:
             num_successes = sum(result.success for result in of_task)
@@ -53,7 +53,7 @@ def compared_with_full(
     """By task: full's rate minus the variant's with its paired 95% interval, and the p value of an
     exact one-sided McNemar test that full is better."""
     compared = {}
-    for task in TASKS:
+    for task in PAPER_TASKS:
         full_N, states_N = _outcomes(full, task)
         variant_N, variant_states_N = _outcomes(variant, task)
         if not len(full_N) or not np.array_equal(states_N, variant_states_N):
@@ -81,25 +81,25 @@ def _outcomes(
 
 def table_rows(variants: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Rows of text, a header first. variants: name of ABLATIONS -> its entry of the result file."""
-    rows = [["", *TASKS, "average"]]
+    rows = [["", *PAPER_TASKS, "average"]]
     rows += [[name, *(f"{value:.1f}%" for value in values)] for name, values in TABLE_3.items()]
     for name in sorted(variants, key=lambda name: (name == FULL, list(ABLATIONS).index(name))):
         entry = variants[name]
-        cells = [_cell(entry, task) for task in TASKS]
+        cells = [_cell(entry, task) for task in PAPER_TASKS]
         rates = [task["num_successes"] / task["num_rollouts"] for task in entry["tasks"].values()]
-        average = f"{100 * np.mean(rates):.1f}%" if len(rates) == len(TASKS) else "-"
+        average = f"{100 * np.mean(rates):.1f}%" if len(rates) == len(PAPER_TASKS) else "-"
         rows.append([f"{ABLATIONS[name].title} (ours)", *cells, average])
     return rows
 
 
 def gain_rows(variants: dict[str, dict[str, Any]]) -> list[list[str]]:
     """What the full model gains over each variant, in points, with interval and p."""
-    rows = [["full model against", *TASKS]]
+    rows = [["full model against", *PAPER_TASKS]]
     for name, entry in variants.items():
         if name == FULL:
             continue
         cells = []
-        for task in TASKS:
+        for task in PAPER_TASKS:
             found = entry.get("against_full", {}).get(task)
             cells.append(
                 "-"

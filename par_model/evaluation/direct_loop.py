@@ -21,7 +21,7 @@ from par_model.interface import (
     PolicySpec,
 )
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import Task
+from par_model.simulation.task import Task
 
 
 def arm_for(task: Task | str, spec: PolicySpec) -> ManiSkillArm:

@@ -14,7 +14,7 @@ import numpy as np
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import Interval, bootstrap_interval, wilson_interval
 from par_model.evaluation.text_table import plain_table
-from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS
+from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS
 
 NUM_STATES = 25
 NUM_POLICY_SEEDS = 5
@@ -78,13 +78,13 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[list[str]]:
 
     summaries: task name -> `task_summary` of it; tasks that were not measured show a dash.
     """
-    table = [["", *TASKS, "average"]]
+    table = [["", *PAPER_TASKS, "average"]]
     table += [[name, *(f"{percent}%" for percent in row)] for name, row in TABLE_2.items()]
     for limit in STEP_LIMITS:
         key = f"within_{limit}_steps"
-        rows = [summaries[task][key] if task in summaries else None for task in TASKS]
+        rows = [summaries[task][key] if task in summaries else None for task in PAPER_TASKS]
         rates = [row["success_rate"] for row in rows if row is not None]
-        average = f"{100 * np.mean(rates):.1f}%" if len(rates) == len(TASKS) else "-"
+        average = f"{100 * np.mean(rates):.1f}%" if len(rates) == len(PAPER_TASKS) else "-"
         table.append([f"ours, {limit} steps", *map(_rate, rows), average])
         table.append(["  Wilson 95%", *(_interval(row, "wilson") for row in rows), ""])
         bootstrap = [_interval(row, "bootstrap_over_states") for row in rows]

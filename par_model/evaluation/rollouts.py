@@ -17,9 +17,11 @@ import numpy as np
 
 from par_model.config import TimestepSpacing
 from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
-from par_model.evaluation.milestones import Milestones, MilestoneWatcher, failure_kind
+from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.interface import Observation, Policy, PolicySpec
 from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.milestones import Milestones
+from par_model.simulation.tasks import task as task_by_name
 from par_model.simulation.worker_pool import run_jobs
 
 # Task, seed, policy seed, sampler, sampling steps: what tells the rollouts of one run apart.
@@ -208,7 +210,7 @@ def _rollout_result(
         chunk_latencies_ms=[round(1e3 * float(s), 3) for s in result.chunk_latencies_s],
         joint_targets=result.joint_targets.tolist() if rollout.record_targets else None,
         milestones=milestones,
-        outcome=failure_kind(rollout.task, result.success, milestones),
+        outcome=task_by_name(rollout.task).outcome(result.success, milestones),
         sampler=rollout.sampler,
         num_steps=rollout.num_steps,
     )

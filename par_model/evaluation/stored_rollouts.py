@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from par_model.evaluation.milestones import failure_kind
 from par_model.evaluation.rollouts import Rollout, RolloutResult
+from par_model.simulation.tasks import task as task_by_name
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_rollouts(path: Path) -> StoredRollouts:
                 f"{content.get('command', 'par_model.evaluate')}."
             )
         # Measurements are stored, what they are called is today's.
-        kind = failure_kind(result.task, result.success, result.milestones)
+        kind = task_by_name(result.task).outcome(result.success, result.milestones)
         results.append(dataclasses.replace(result, outcome=kind))
     settings = {name: value for name, value in content.items() if name not in ("episodes", "tasks")}
     return StoredRollouts(path, settings, results)

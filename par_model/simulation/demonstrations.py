@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demonstrations by ManiSkill's own motion planners, recorded step by step.
+"""Demonstrations by the tasks' motion planners, recorded step by step.
 
 One seed makes one demonstration or a reason why there is none, and always the same one. A share of
 the demonstrations is disturbed: for blocks of 8 steps the arm is sent the planner's target plus a
@@ -8,7 +8,6 @@ constant offset while the planner's target stays the label, so that the data sho
 
 import contextlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,18 +170,4 @@ class _Recorder:
 def _run_planner(arm: ManiSkillArm, recorder: _Recorder, seed: int) -> None:
     # The planners print their failures; what they return does not always say it.
     with contextlib.redirect_stdout(io.StringIO()):
-        _planner(arm)(recorder, seed=seed, debug=False, vis=False)
-
-
-def _planner(arm: ManiSkillArm) -> Callable[..., Any]:
-    from mani_skill.examples.motionplanning.panda.solutions import (
-        solvePickCube,
-        solvePushCube,
-        solveStackCube,
-    )
-
-    return {
-        "PushCube": solvePushCube,
-        "PickCube": solvePickCube,
-        "StackCube": solveStackCube,
-    }[arm.task.name]
+        arm.task.planner(recorder, seed)

@@ -16,7 +16,8 @@ import numpy as np
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.simulation.light_meshes import light_urdf
-from par_model.simulation.tasks import CONTROL_STEP_S, Task
+from par_model.simulation.task import Task
+from par_model.simulation.tasks import CONTROL_STEP_S
 from par_model.simulation.tasks import task as task_by_name
 
 JOINT_NAMES = (
@@ -169,8 +170,8 @@ class ManiSkillArm:
     def environment_state(self) -> dict[str, FloatArray]:
         """Positions that the policy never sees: name -> float64 [3], metres, world frame."""
         return {
-            name: np.array(_actor(self._env, name).pose.p[0].numpy(), dtype=np.float64)
-            for name in self.task.position_names
+            name: np.array(self._object(name).pose.p[0].numpy(), dtype=np.float64)
+            for name in self.task.objects
         }
 
     def gripper_position(self) -> FloatArray:
@@ -179,12 +180,15 @@ class ManiSkillArm:
 
     def is_grasping_cube(self) -> bool:
         """Whether both fingers press on the task's cube, as ManiSkill defines a grasp."""
-        return bool(self._env.agent.is_grasping(_actor(self._env, "cube"))[0])
+        return bool(self._env.agent.is_grasping(self._object("cube"))[0])
 
     @property
     def maniskill_env(self) -> Any:
         """The bare ManiSkill environment, for its own motion planners."""
         return self._env
+
+    def _object(self, name: str) -> Any:
+        return getattr(self._env, self.task.objects[name])
 
     def close(self) -> None:
         self._env.close()
@@ -199,15 +203,6 @@ class ManiSkillArm:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _actor(env: Any, name: str) -> Any:
-    if name == "cube":
-        return next(getattr(env, key) for key in ("cube", "obj", "cubeA") if hasattr(env, key))
-    if name == "goal":
-        return next(getattr(env, key) for key in ("goal_site", "goal_region") if hasattr(env, key))
-    assert name == "cube_b", name
-    return env.cubeB
 
 
 def _control_hz(step_s: float) -> int:

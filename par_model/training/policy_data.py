@@ -25,7 +25,7 @@ from par_model.interface import ImageArray
 from par_model.json_file import read_object
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.presets import preset
-from par_model.simulation.tasks import TASKS
+from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import FULL, ablated_model
 from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import codec_provenance, load_codec
@@ -222,8 +222,8 @@ def _pretrained_provenance(options: LearningOptions) -> dict[str, object]:
 
 
 def _instruction_table(model: ModelConfig, sets: list[DemonstrationSet]) -> InstructionTable:
-    """Our tasks' sentences, and the data's own."""
-    texts = [task.instruction for task in TASKS.values()]
+    """The sentences of the paper's tasks, and the data's own."""
+    texts = [TASKS[name].instruction for name in PAPER_TASKS]
     texts += [text for demonstrations in sets for text in demonstrations.instructions]
     return code_table(tuple(dict.fromkeys(texts)), model.num_text_tokens, model.text_width)
 

@@ -10,7 +10,7 @@ from tyro.conf import arg, create_mutex_group, subcommand
 
 from par_model.command_line import default_is, one_of, read_by, require_some, some_of
 from par_model.presets import PRESETS
-from par_model.simulation.tasks import TASKS
+from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL
 from par_model.training.codec_training import CodecTrainingConfig
 from par_model.training.finetuning import LEARNING_RATE
@@ -59,7 +59,7 @@ class StageOptions:
     # reset pictures drawn, a task
     num_reset_pictures: int = NUM_PROBE_PICTURES
     # tasks whose reset pictures are drawn and probed; nothing after it: none
-    probe_tasks: Annotated[tuple[str, ...], some_of(TASKS)] = tuple(TASKS)
+    probe_tasks: Annotated[tuple[str, ...], some_of(TASKS)] = PAPER_TASKS
 
     @property
     def written_folder(self) -> Path | None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sheet of failed rollouts, sorted by kind: how many there are, and what they look like.
 
-Kinds come from the stored measurements (evaluation/milestones.py). The pictures are made by running
+Kinds come from the stored measurements (simulation/tasks). The pictures are made by running
 the shown rollouts again, which gives the same episode on the same machine and runtime.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 from par_model.evaluation.direct_loop import run_episode
-from par_model.evaluation.milestones import KINDS, Milestones
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.interface import ImageArray, Policy
 from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.milestones import Milestones
+from par_model.simulation.tasks import task as task_by_name
 from par_model.visualization.pictures import PictureRow, draw_sheet, spread
 
 _NUM_COLUMNS = 8
@@ -38,9 +39,10 @@ class FilmedFailure:
 
 
 def by_kind(results: Sequence[RolloutResult]) -> dict[str, list[RolloutResult]]:
-    """One task's failures by kind, in the order of KINDS; kinds without failures are left out."""
+    """One task's failures by kind, in the order of its failure_kinds, kinds without failures left
+    out."""
     failures = [result for result in results if not result.success]
-    kinds = KINDS[results[0].task] if results else ()
+    kinds = task_by_name(results[0].task).failure_kinds if results else ()
     found = {kind: [result for result in failures if result.outcome == kind] for kind in kinds}
     return {kind: entries for kind, entries in found.items() if entries}
 

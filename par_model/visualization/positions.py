@@ -1,35 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a policy fails: success by where the cube lay, from stored rollouts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from par_model.evaluation.milestones import Milestones
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import wilson_interval
+from par_model.simulation.milestones import Feature, Milestones
+from par_model.simulation.tasks import task as task_by_name
 
 _NUM_PARTS = 3
 _COLOURS = "RdYlGn"
-
-# What may decide success, in cm: title -> value of a rollout.
-Feature = Callable[[Milestones], float]
-_CUBE_FEATURES: dict[str, Feature] = {
-    "cube: away from the base, x (cm)": lambda m: 100 * m.initial_positions["cube"][0],
-    "cube: to the side, y (cm)": lambda m: 100 * m.initial_positions["cube"][1],
-}
-FEATURES: dict[str, dict[str, Feature]] = {
-    "PushCube": _CUBE_FEATURES,
-    "PickCube": _CUBE_FEATURES
-    | {"goal: height, z (cm)": lambda m: 100 * m.initial_positions["goal"][2]},
-    "StackCube": _CUBE_FEATURES
-    | {"distance of the two cubes (cm)": lambda m: _distance_cm(m, "cube", "cube_b")},
-}
 
 
 def position_figure(results: Sequence[RolloutResult]) -> Figure:
@@ -37,8 +23,8 @@ def position_figure(results: Sequence[RolloutResult]) -> Figure:
 
     Every result must have milestones.
     """
-    task = results[0].task
-    features = FEATURES[task]
+    task = task_by_name(results[0].task)
+    features = task.features
     figure = Figure(figsize=(4.6 + 2.7 * len(features), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 1 + len(features), width_ratios=[1.7] + [1.0] * len(features))
@@ -46,7 +32,7 @@ def position_figure(results: Sequence[RolloutResult]) -> Figure:
     for place, (title, feature) in zip(axes[1:], features.items(), strict=True):
         _draw_thirds(place, title, thirds(results, feature))
     num_successes = sum(result.success for result in results)
-    figure.suptitle(f"{task}: {num_successes} of {len(results)} rollouts succeed")
+    figure.suptitle(f"{task.name}: {num_successes} of {len(results)} rollouts succeed")
     return figure
 
 
@@ -114,10 +100,3 @@ def _draw_thirds(axes: Axes, title: str, parts: Sequence[tuple[float, float, int
 def _measured(result: RolloutResult) -> Milestones:
     assert result.milestones is not None
     return result.milestones
-
-
-def _distance_cm(milestones: Milestones, first: str, second: str) -> float:
-    places: list[npt.NDArray[np.float64]] = [
-        np.array(milestones.initial_positions[name]) for name in (first, second)
-    ]
-    return 100 * float(np.linalg.norm(places[0] - places[1]))

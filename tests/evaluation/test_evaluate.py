@@ -16,13 +16,13 @@ from par_model.evaluate import main
 from par_model.evaluation.result_file import checkpoint_hash, weights_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
-from par_model.simulation.tasks import TASKS
+from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from tests.model.fixtures import random_checkpoint_parts
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """par_tiny with random weights that knows the three tasks' instructions."""
+    """par_tiny with random weights that knows all tasks' instructions."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     parts = random_checkpoint_parts("par_tiny")
     config = parts["config"]
@@ -107,7 +107,7 @@ def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):
         shutil.copytree(checkpoint, folder)
         rollouts = [
             RolloutResult(task, seed, 0, success, 60, [9.0]).to_json()
-            for task in TASKS
+            for task in PAPER_TASKS
             for seed in (1, 2)
         ]
         settings = {

@@ -7,16 +7,11 @@ Cubes have a half edge of 20 mm; the gripper's centre must come within 25 mm to 
 import numpy as np
 import pytest
 
-from par_model.evaluation.milestones import (
-    KINDS,
-    SUCCESS,
-    Milestones,
-    MilestoneWatcher,
-    SceneMoment,
-    failure_kind,
-    summarise,
-)
+from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.milestones import Milestones, SceneMoment, summarise
+from par_model.simulation.task import SUCCESS
+from par_model.simulation.tasks import PAPER_TASKS, TASKS
 
 CUBE = (0.0, 0.0, 0.02)
 GOAL = (0.2, 0.0, 0.0)
@@ -81,13 +76,12 @@ CASES = [
 )
 def test_each_kind_is_found(task, second, kind, moments):
     milestones = episode(second, GOAL, *moments)
-    assert failure_kind(task, False, milestones) == kind
-    assert kind in KINDS[task]
-    assert failure_kind(task, True, milestones) == SUCCESS
+    assert TASKS[task].outcome(False, milestones) == kind
+    assert TASKS[task].outcome(True, milestones) == SUCCESS
 
 
 def test_every_kind_has_a_case():
-    assert {(task, kind) for task, kinds in KINDS.items() for kind in kinds} == {
+    assert {(task, kind) for task in PAPER_TASKS for kind in TASKS[task].failure_kinds} == {
         (task, kind) for task, _, kind, _ in CASES
     }
 
@@ -116,4 +110,4 @@ def test_the_simulator_is_measured():
     assert 0.1 < milestones.min_gripper_cube_m < 0.4
     assert milestones.first_grasp_step is None
     assert milestones.max_cube_moved_m < 0.001
-    assert failure_kind("PickCube", False, milestones) == "never reached the cube"
+    assert arm.task.outcome(False, milestones) == "never reached the cube"

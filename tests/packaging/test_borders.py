@@ -19,7 +19,7 @@ ARM_SIDE = tuple(
 )
 TORCH_FREE = (
     "par_model", "par_model.interface", "par_model.config", "par_model.presets", "par_ros",
-    "par_ros.topics",
+    "par_ros.topics", "par_model.simulation.tasks",
 )  # fmt: skip
 MODEL = tuple(
     f"par_model.{name}"
@@ -131,6 +131,11 @@ def test_contracts_cover_every_module_that_exists() -> None:
         ),
         ("par_model/layers.py", "import par_model.training.schedule", "the model never imports"),
         ("par_model/config.py", "import par_model.layers", "the interface and the configuration"),
+        (
+            "par_model/simulation/tasks/push_cube.py",
+            "import par_model.evaluation.statistics",
+            "the simulator and its tasks",
+        ),
         ("par_model/backends/onnx.py", "import par_model.export.verify", "export stands on"),
         (
             "par_model/graphs/manifest.py",

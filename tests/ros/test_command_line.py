@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from par_model.simulation.tasks import TASKS
 from par_ros.__main__ import BAD_USE, main, split_assignments
 from tests.ros.processes import run
 
@@ -19,7 +20,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sim", "--help"]) == 0
     output = capsys.readouterr().out
-    assert "task  (one of PushCube, PickCube, StackCube; default: PushCube)" in output
+    assert f"task  (one of {', '.join(TASKS)}; default: PushCube)" in output
     assert "episodes  (a whole number from 1 to 100000; default: 3)" in output
 
 
@@ -27,7 +28,7 @@ def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str
     ("words", "sentence"),
     [
         (["fly"], "'fly' is not a command; the commands are sim, real_arm, loopback, bench"),
-        (["sim", "task:=OpenDoor"], "sim: task must be one of PushCube, PickCube, StackCube, got"),
+        (["sim", "task:=OpenDoor"], f"sim: task must be one of {', '.join(TASKS)}, got"),
         (["sim", "PushCube"], "sim: arguments are written name:=value, got 'PushCube'; see"),
         (["sim", "task=PushCube"], "sim: arguments are written name:=value, got 'task=PushCube'"),
         (["sim", "seed:=1"], "sim: 'seed' is not an argument; the arguments are task, episodes"),

@@ -265,7 +265,7 @@ def test_environment_stays_on_this_machine_and_respects_the_users(
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ({"task": "OpenDoor"}, "sim: task must be one of PushCube, PickCube, StackCube, got"),
+        ({"task": "OpenDoor"}, f"sim: task must be one of {', '.join(TASKS)}, got"),
         ({"tsak": "PushCube"}, "sim: 'tsak' is not an argument; the arguments are task, episodes"),
         ({"episodes": "0"}, "sim: episodes must be a whole number from 1 to 100000, got 0"),
         ({"episodes": "three"}, "sim: episodes must be a whole number, got 'three'"),

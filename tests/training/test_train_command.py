@@ -10,7 +10,7 @@ import pytest
 from par_model.checkpoint import load_checkpoint
 from par_model.normalization import Statistics
 from par_model.presets import preset
-from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
+from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS, TASKS
 from par_model.train import main
 from par_model.training.codec_training import codec_fingerprint
 from par_model.training.demonstrations_on_disk import DemonstrationSet
@@ -73,6 +73,9 @@ def test_a_run_from_a_checkpoint_keeps_its_statistics_unless_told_otherwise(
         assert main(["latents", *data, *common]) == 0
     start = ["--from", str(tmp_path / "a" / "checkpoint")]
     original = run(first, "a").to_json_dict()
+    # no task that the policy never saw: PullCube's sentence would say that it can be asked for
+    known = load_checkpoint(tmp_path / "a" / "checkpoint").instructions.texts
+    assert known == tuple(TASKS[name].instruction for name in PAPER_TASKS)
     assert run(second, "kept", *start).to_json_dict() == original
     assert run(second, "fitted", *start, "--new-statistics").to_json_dict() != original
     alone = [

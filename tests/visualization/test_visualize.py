@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures: their numbers from made-up episodes, and every command once on a small random policy."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,11 +11,11 @@ import pytest
 from PIL import Image
 
 from par_model.checkpoint import save_checkpoint
-from par_model.evaluation.milestones import Milestones
 from par_model.evaluation.result_file import weights_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
 from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import TASKS
 from par_model.visualization.failures import by_kind, chosen_failures
 from par_model.visualization.moving_picture import (
@@ -22,13 +24,13 @@ from par_model.visualization.moving_picture import (
     write_moving_picture,
 )
 from par_model.visualization.pictures import PictureRow, draw_sheet, spread
-from par_model.visualization.positions import FEATURES, position_figure, thirds
+from par_model.visualization.positions import position_figure, thirds
 from par_model.visualization.prediction import (
     PredictionRecord,
     prediction_strip,
     record_prediction,
 )
-from par_model.visualize import main
+from par_model.visualize import TasksOptions, _tasks_of_policy, main
 from tests.evaluation.scripted_loop import CountingArm, ScriptedPolicy
 from tests.model.fixtures import random_checkpoint_parts
 
@@ -72,7 +74,7 @@ RESULTS = [
 
 def test_thirds_of_a_feature():
     """x of the cube is the seed in cm; the two nearest succeed."""
-    parts = thirds(RESULTS, FEATURES["PickCube"]["cube: away from the base, x (cm)"])
+    parts = thirds(RESULTS, TASKS["PickCube"].features["cube: away from the base, x (cm)"])
     expected = [(1.0, 2.0, 2, 2), (3.0, 3.0, 0, 2), (4.0, 5.0, 0, 2)]
     for part, wanted in zip(parts, expected, strict=True):
         assert part == pytest.approx(wanted)
@@ -209,6 +211,17 @@ def test_results_without_positions_are_refused(content, sentence, tmp_path, caps
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_tasks_that_the_policy_does_not_know_are_left_out():
+    """The included policy knows the paper's tasks; a task of the table that it never saw has no
+    episode to show."""
+    options = TasksOptions(out="figures", checkpoint="c")
+    known = SimpleNamespace(instructions=(TASKS["StackCube"].instruction, "of someone else"))
+    policy = SimpleNamespace(spec=known)
+    assert _tasks_of_policy(options, policy) == ["StackCube"]
+    named = dataclasses.replace(options, task="PushCube")
+    assert _tasks_of_policy(named, policy) == ["PushCube"]
 
 
 def save_tiny(checkpoint):
