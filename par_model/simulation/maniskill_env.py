@@ -181,6 +181,10 @@ class ManiSkillArm:
         """Whether both fingers press on the task's cube, as ManiSkill defines a grasp."""
         return bool(self._env.agent.is_grasping(_actor(self._env, "cube"))[0])
 
+    def scene_object(self, name: str) -> Any:
+        """ManiSkill's own object behind one of the task's position names."""
+        return _actor(self._env, name)
+
     @property
     def maniskill_env(self) -> Any:
         """The bare ManiSkill environment, for its own motion planners."""

@@ -18,6 +18,7 @@ from par_model import (
     describe,
     evaluate,
     export_trt,
+    perception,
     release,
     video_generation,
     visualize,
@@ -40,6 +41,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.release": release.ReleaseOptions,
     "par_model.video_generation": video_generation.VideoOptions,
     "par_model.visualize": visualize.Figure,
+    "par_model.perception": perception.Command,
     "par_model.describe": describe.DescribeOptions,
     "par_model.convert_nova": convert_nova.ConvertOptions,
     "par_ros replay": replay.ReplayOptions,
@@ -52,6 +54,7 @@ OPTIONS: dict[str, Any] = {
 }
 SUBCOMMANDS = {
     "par_model.train": ("codec", "probe", "latents", "policy", "all", "ablations"),
+    "par_model.perception": ("scenes", "show", "cameras", "readout"),
     "par_model.visualize": ("prediction", "positions", "failures", "tasks", "all"),
 }
 
@@ -96,6 +99,13 @@ FLAGS = {
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
     "par_model.visualize tasks": f"{FIGURE} {EPISODES} --most-seeds --picture-size",
     "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
+    "par_model.perception scenes": "--out --num-scenes --tasks --cameras --scenes-per-shard "
+    "--num-workers",
+    "par_model.perception show": "--scenes --sheet",
+    "par_model.perception cameras": "--json --cameras --tasks --episodes --first-seed "
+    "--num-workers",
+    "par_model.perception readout": "--checkpoint --scenes --json --max-pictures --mlp-steps "
+    "--seed --threads",
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "
