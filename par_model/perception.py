@@ -33,11 +33,14 @@ from par_model.evaluation.camera_study import HEADER, study_pair, study_view, ta
 from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
 from par_model.evaluation.context_readout import table_row as readout_row
+from par_model.evaluation.episode_features import read_episode_features
 from par_model.evaluation.result_file import provenance, weights_hash, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
+from par_model.simulation.arm_kinematics import ROBOT_BASE_M
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
+from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.scene_rendering import SceneRendering, render_scenes
 from par_model.training.scene_set import (
     SCENES_PER_SHARD,
@@ -110,16 +113,21 @@ class ShowOptions:
 @dataclass(frozen=True, kw_only=True)
 class ReadoutOptions:
     """Fit small readers of gripper, cubes and visible goal to what a policy makes of scenes, and
-    judge them on scenes that no training reads."""
+    judge them on scenes and episodes that no training reads."""
 
     # folder of the checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
-    # folders of scenes, one a task
-    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
     # results; a table goes to the terminal
     json: Annotated[Path, arg(metavar="JSON")]
-    # pictures a task at most
+    # folders of scenes, one a task: single observations
+    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # demonstrations, one set a task: observations with their history, judged on those that no
+    # training reads
+    data: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # pictures a folder of scenes at most
     max_pictures: int = 5000
+    # episodes a data set at most
+    max_episodes: int = 500
     # steps of the reader that is a network
     mlp_steps: int = 1500
     # of the readers' random choices
@@ -128,7 +136,8 @@ class ReadoutOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        require_some("--scenes", self.scenes)
+        if not self.scenes and not self.data:
+            raise ValueError("--scenes or --data is needed: what is read.")
 
 
 Command = (
@@ -223,13 +232,28 @@ def run_readout(options: ReadoutOptions) -> None:
         table = scenes.read_table(options.max_pictures)
         parts = tqdm(scenes.pictures(options.max_pictures), desc=table.task, unit="50 pictures")
         features = read_features(checkpoint, table, parts)
-        errors += judge(features, table, options.seed, options.mlp_steps)
+        judged = table.is_held_out()
+        errors += judge(features, table, judged, "scenes", options.seed, options.mlp_steps)
+    for folder in options.data:
+        episodes = read_episode_features(
+            checkpoint, DemonstrationSet(folder), np.array(ROBOT_BASE_M), options.max_episodes
+        )
+        errors += judge(
+            episodes.features,
+            episodes.table,
+            episodes.judged,
+            "episodes",
+            options.seed,
+            options.mlp_steps,
+        )
     print(plain_table([READOUT_HEADER, *(readout_row(e) for e in errors if e.where == "all")]))
     content = {
         "checkpoint": options.checkpoint.name,
         "weights_sha256": weights_hash(options.checkpoint),
         "scenes": [SceneSet(folder).settings for folder in options.scenes],
         "max_pictures": options.max_pictures,
+        "data": [folder.name for folder in options.data],
+        "max_episodes": options.max_episodes,
         "errors": [asdict(error) for error in errors],
     }
     command = ["python", "-m", "par_model.perception", *sys.argv[1:]]

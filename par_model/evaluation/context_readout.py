@@ -49,13 +49,15 @@ class ReadError:
     """Errors of one reader in space, millimetres, on held-out scenes.
 
     Attributes:
-        task, source, reader: what was read, from what, by what.
+        task, pictures: "scenes", or "episodes" with their history.
+        source, reader: from what it was read, by what.
         thing: one of THINGS.
         where: "all", "near" (the hand), "held" (the cube) or "far".
         num: pictures.
     """
 
     task: str
+    pictures: str
     source: str
     reader: str
     thing: str
@@ -116,11 +118,17 @@ def places(table: SceneTable) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def judge(
-    features: Features, table: SceneTable, seed: int = 0, mlp_steps: int = 1500
+    features: Features,
+    table: SceneTable,
+    judged_N: npt.NDArray[np.bool_],
+    pictures: str = "scenes",
+    seed: int = 0,
+    mlp_steps: int = 1500,
 ) -> list[ReadError]:
-    """Fit each reader to each source of one task's scenes; errors on the held-out ones."""
+    """Fit each reader to each source of one task's pictures; errors on those that are judged, to
+    which nothing is fitted."""
     targets_NM, known_NM = _targets(table)
-    judged = torch.from_numpy(table.is_held_out())
+    judged = torch.from_numpy(judged_N)
     results = []
     for source in SOURCES:
         x_NF = _standardised(getattr(features, source), ~judged)
@@ -128,7 +136,11 @@ def judge(
             torch.manual_seed(seed)
             fit = _ridge if reader == "ridge" else _mlp
             read_NM = fit(x_NF, targets_NM, known_NM, ~judged, mlp_steps)
-            results += _errors(table, read_NM, targets_NM, known_NM, judged, source, reader)
+            off_mm = _off_mm(read_NM, targets_NM, known_NM, judged)
+            results += [
+                ReadError(table.task, pictures, source, reader, thing, where, *errors)
+                for thing, where, errors in _by_place(table, off_mm)
+            ]
     return results
 
 
@@ -213,37 +225,33 @@ def _scale(y_NM: Tensor, known_NM: Tensor) -> tuple[Tensor, Tensor]:
     return mean, square.sqrt() + 1e-3
 
 
-def _errors(
-    table: SceneTable,
-    read_NM: Tensor,
-    y_NM: Tensor,
-    known_NM: Tensor,
-    judged: Tensor,
-    source: str,
-    reader: str,
-) -> list[ReadError]:
-    results = []
+def _off_mm(read_NM: Tensor, y_NM: Tensor, known_NM: Tensor, judged: Tensor) -> dict[str, Tensor]:
+    """Errors in space by thing, float [N]; NaN where nothing is judged."""
+    off_mm = {}
     for index, thing in enumerate(THINGS):
         columns = slice(3 * index, 3 * index + 3)
-        error_mm = 1000 * (read_NM[:, columns] - y_NM[:, columns]).norm(dim=1).numpy()
+        distance_mm = 1000 * (read_NM[:, columns] - y_NM[:, columns]).norm(dim=1)
+        off_mm[thing] = distance_mm.where(judged & known_NM[:, 3 * index], torch.nan)
+    return off_mm
+
+
+def _by_place(
+    table: SceneTable, off_mm: dict[str, Tensor]
+) -> Iterator[tuple[str, str, tuple[int, float, float]]]:
+    """(thing, where the hand is, (pictures, median, 90th percentile)) where there are any."""
+    for thing, errors_mm in off_mm.items():
         for where, rows in places(table).items():
-            chosen = error_mm[rows & judged.numpy() & known_NM[:, 3 * index].numpy()]
+            chosen = errors_mm[torch.from_numpy(rows)]
+            chosen = chosen[~chosen.isnan()].numpy()
             if len(chosen):
                 median, high = np.percentile(chosen, [50, 90])
-                results.append(
-                    ReadError(
-                        table.task, source, reader, thing, where, len(chosen),
-                        round(float(median), 2), round(float(high), 2),
-                    )
-                )  # fmt: skip
-    return results
+                yield thing, where, (len(chosen), round(float(median), 2), round(float(high), 2))
 
 
-HEADER = ("task", "read from", "by", "thing", "hand", "pictures", "median mm", "90 % mm")
+HEADER = ("task", "pictures of", "read from", "by", "thing", "hand", "number", "median mm",
+          "90 % mm")  # fmt: skip
 
 
 def table_row(error: ReadError) -> tuple[str, ...]:
-    return (
-        error.task, error.source, error.reader, error.thing, error.where, str(error.num),
-        f"{error.median_mm:.1f}", f"{error.percentile_90_mm:.1f}",
-    )  # fmt: skip
+    texts = (error.task, error.pictures, error.source, error.reader, error.thing, error.where)
+    return (*texts, str(error.num), f"{error.median_mm:.1f}", f"{error.percentile_90_mm:.1f}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joint positions that bring the gripper to a place: damped Gauss-Newton on the arm's own model."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from par_model.interface import FloatArray
 from par_model.simulation.maniskill_env import ManiSkillArm
 
 NUM_ARM_JOINTS = 7
+# The Panda's base in all tasks, world frame.
+ROBOT_BASE_M = (-0.615, 0.0, 0.0)
 _NUM_ITERATIONS = 30
 # Error of the pose, as SE(3) logarithm: 1e-4 is 0.1 mm and 0.1 mrad.
 _TOLERANCE = 1e-4
@@ -56,6 +59,22 @@ class ArmKinematics:
         joints = np.where(joints < self._low, joints + 2 * np.pi, joints)
         inside = bool(np.all((joints >= self._low) & (joints <= self._high)))
         return joints if success and inside else None
+
+
+def gripper_positions_m(joints_NJ: FloatArray) -> FloatArray:
+    """Where the point between the fingers is at measured joints [N, 8] (rad and m), without a
+    simulator: float64 [N, 3], metres, base's frame."""
+    import pinocchio
+    from mani_skill import PACKAGE_ASSET_DIR
+
+    urdf = Path(PACKAGE_ASSET_DIR) / "robots" / "panda" / "panda_v2.urdf"
+    model = pinocchio.buildModelFromUrdf(str(urdf))
+    data, frame = model.createData(), model.getFrameId("panda_hand_tcp")
+    positions_m = np.zeros((len(joints_NJ), 3))
+    for row, joints in zip(positions_m, joints_NJ, strict=True):
+        pinocchio.framesForwardKinematics(model, data, np.append(joints, joints[7]))
+        row[:] = data.oMf[frame].translation
+    return positions_m
 
 
 def robot_base_m(arm: ManiSkillArm) -> FloatArray:

@@ -81,10 +81,12 @@ class SceneMaker:
         for _ in range(_MAX_TRIES):
             drawn = _Draw(arm.task.name, reset, generator)
             scene = RandomScene(number, drawn.hand, drawn.cube)
+            if not drawn.cubes_are_apart():
+                continue
             if drawn.hand == "start":
                 self._place(drawn)
                 return scene
-            if drawn.is_possible():
+            if drawn.hand_is_free():
                 joints = self._joints(drawn, generator)
                 if joints is not None:
                     self._place(drawn)
@@ -142,28 +144,32 @@ class _Draw:
             self.cubes["cube"] = self._in_the_hand()
         self.finger_m = self._finger_m()
 
-    def is_possible(self) -> bool:
-        """Whether nothing is inside something else: hand, cubes and table."""
+    def cubes_are_apart(self) -> bool:
+        """Whether no cube is inside the other one."""
+        if "cube_b" not in self.cubes or self.cube == "stacked":
+            return True
+        apart_m = self.cubes["cube"].position_m - self.cubes["cube_b"].position_m
+        # Beyond that only edges can meet.
+        return bool(np.linalg.norm(apart_m) > 2.05 * CUBE_HALF_M)
+
+    def hand_is_free(self) -> bool:
+        """Whether no cube is inside the hand or the table, and no finger inside the table."""
         inverse = self.hand_place.orientation.inv()
         for place in self.cubes.values():
             points = place.orientation.apply(CUBE_HALF_M * 0.97 * _CUBE_POINTS) + place.position_m
             in_hand = inverse.apply(points - self.hand_place.position_m)
             if points[:, 2].min() < -0.002 or _is_in_hand(in_hand, self.finger_m):
                 return False
-        if "cube_b" in self.cubes and self.cube != "stacked":
-            apart = self.cubes["cube"].position_m - self.cubes["cube_b"].position_m
-            # Two cubes' inner spheres never cut each other; nearer than their edges is rare.
-            if np.linalg.norm(apart) < 2.05 * CUBE_HALF_M:
-                return False
-        finger_ends = np.array(
+        side_m = self.finger_m + _FINGER_THICKNESS_M
+        ends = np.array(
             [
-                [x, y * (self.finger_m + _FINGER_THICKNESS_M), _FINGER_END_M]
+                [x, y, _FINGER_END_M]
                 for x in (-_FINGER_HALF_WIDTH_M, _FINGER_HALF_WIDTH_M)
-                for y in (-1, 1)
+                for y in (-side_m, side_m)
             ]
         )
-        ends = self.hand_place.orientation.apply(finger_ends) + self.hand_place.position_m
-        return bool(ends[:, 2].min() > 0.0)
+        heights_m = self.hand_place.orientation.apply(ends)[:, 2] + self.hand_place.position_m[2]
+        return bool(heights_m.min() > 0.0)
 
     def _lying(self, tipped: bool) -> Placed:
         """Somewhere on the table; tipped onto an edge or corner, as it is while it falls over."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from par_model.simulation.arm_kinematics import robot_base_m
+from par_model.simulation.arm_kinematics import ROBOT_BASE_M, robot_base_m
 from par_model.simulation.camera_view import CameraView
 from par_model.simulation.maniskill_env import JOINT_NAMES, ManiSkillArm
 from par_model.simulation.random_scenes import FIRST_SCENE_SEED, RandomScene, SceneMaker
@@ -31,8 +31,6 @@ from par_model.training.scene_set import (
 _RECIPE_VERSION = 1
 # What a picture depends on: a set is not continued with other versions.
 _VERSIONED = ("mani-skill", "sapien", "numpy", "scipy")
-# Panda's base in all three tasks; each picture's worker checks it.
-_ROBOT_BASE_M = (-0.615, 0.0, 0.0)
 
 # Called with (pictures made in this call, seconds of work per picture of the last shard).
 Report = Callable[[int, float], None]
@@ -82,7 +80,7 @@ class SceneRendering:
         return {
             "task": self.task,
             "cameras": [str(view) for view in self.views],
-            "robot_base_m": list(_ROBOT_BASE_M),
+            "robot_base_m": list(ROBOT_BASE_M),
             "joint_names": list(JOINT_NAMES),
             "scenes_per_shard": self.scenes_per_shard,
             "recipe": _RECIPE_VERSION,
@@ -127,7 +125,7 @@ def _studio(rendering: SceneRendering) -> _Studio:
     if key not in _studios:
         arm = ManiSkillArm(rendering.task)
         maker = SceneMaker(arm)
-        assert np.allclose(robot_base_m(arm), _ROBOT_BASE_M, atol=1e-6)
+        assert np.allclose(robot_base_m(arm), ROBOT_BASE_M, atol=1e-6)
         _studios[key] = _Studio(arm, maker, SceneCameras(arm, rendering.views))
         # ManiSkill collects garbage at each reset: 0.25 s that go through torch's and its own
         # modules, which stay.
@@ -161,6 +159,6 @@ def _row(arm: ManiSkillArm, scene: RandomScene, view: CameraView, look: Look) ->
         cube_state=scene.cube,
         image=look.image,
         joints=arm.read_joints()[0],
-        positions_m={name: p - np.array(_ROBOT_BASE_M) for name, p in positions_m.items()},
+        positions_m={name: p - np.array(ROBOT_BASE_M) for name, p in positions_m.items()},
         pixels={name: blob.num_pixels for name, blob in look.blobs.items()},
     )

@@ -82,7 +82,7 @@ def errors():
         tokens=linear(table.positions_m["goal"]),
         latents=torch.from_numpy(np.random.default_rng(2).normal(size=(NUM, 12))).float(),
     )
-    rows = judge(features, table, mlp_steps=400)
+    rows = judge(features, table, table.is_held_out(), mlp_steps=400)
     return {(e.source, e.reader, e.thing, e.where): e for e in rows}
 
 

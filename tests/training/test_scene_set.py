@@ -20,7 +20,7 @@ def make_row(scene: int, task: str = "PickCube", goal_pixels: int = 30) -> Scene
         cube_state="held",
         image=generator.integers(0, 256, (32, 32, 3), dtype=np.uint8),
         joints=np.arange(8) * 0.1 + scene,
-        positions_m={name: generator.normal(size=3) for name in ("gripper", "cube", "goal")},
+        positions_m={name: 0.1 * generator.normal(size=3) for name in ("gripper", "cube", "goal")},
         pixels={"cube": 50 + scene, "goal": goal_pixels},
     )
 
