@@ -143,7 +143,8 @@ class PARModel(nn.Module):
     ) -> Losses:
         """Eq. 11 of a `training_context`."""
         action = context.action_BNZC.new_zeros(())
-        if self.action_head is not None:
+        weights = self.config.loss
+        if self.action_head is not None and weights.action_weight:
             chosen = batch.action_valid_BNL.any(dim=-1)
             action = self.action_head.loss(
                 context.action_BNZC[chosen],
@@ -158,7 +159,6 @@ class PARModel(nn.Module):
             generator,
             checkpoint_gradients,
         )
-        weights = self.config.loss
         total = weights.frame_weight * frame + weights.action_weight * action
         return Losses(total, frame, action)
 

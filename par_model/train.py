@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
@@ -38,9 +40,10 @@ from par_model.training.policy_data import (
     read_start,
     require_picture_size,
     spread_frames,
+    without_actions,
     writable_codec_folder,
 )
-from par_model.training.policy_training import PolicyTrainer
+from par_model.training.policy_training import PolicyParts, PolicyTrainer
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.position_probe import (
     ProbeConfig,
@@ -53,11 +56,13 @@ from par_model.training.position_probe import (
     save_report,
 )
 from par_model.training.run_log import Progress
+from par_model.training.scene_pictures import spread_scenes
 from par_model.training.stage_options import (
     AblationsOptions,
     AllOptions,
     CodecOptions,
     DataOptions,
+    FramesOptions,
     LatentsOptions,
     LearningOptions,
     PolicyOptions,
@@ -94,10 +99,12 @@ def run_codec(options: CodecOptions) -> None:
     config = CodecTrainingConfig(
         num_steps=options.codec_steps,
         learning_rate=options.codec_learning_rate,
+        position_weight=options.position_weight,
         seed=options.seed,
     )
     pictures: dict[str, ImageArray] = {}
     shares: dict[str, float] = {}
+    numbers: dict[str, npt.NDArray[np.float32]] = {}
     for demonstrations in sets:
         pictures[str(demonstrations.path)] = spread_frames(demonstrations, options.frames)
         shares[str(demonstrations.path)] = 1.0
@@ -105,7 +112,11 @@ def run_codec(options: CodecOptions) -> None:
         name = f"reset pictures of {resets.task}"
         pictures[name] = resets.images[: num_training_pictures(resets.images, ProbeConfig())]
         shares[name] = 0.5
-    source = FrameSource(pictures, shares)
+    for folder in options.scenes:
+        name = f"scenes of {folder}"
+        pictures[name], numbers[name] = spread_scenes(folder, options.frames)
+        shares[name] = 1.0
+    source = FrameSource(pictures, shares, numbers)
     with tqdm(total=config.num_steps, desc="codec", mininterval=interval_s()) as bar:
 
         def report(step: int, num_steps: int, error: float) -> None:
@@ -172,8 +183,11 @@ def encode_latents(options: DataOptions, ablation: str = FULL) -> None:
 
 def train_policy(options: LearningOptions, ablation: str) -> None:
     """Train a variant of the policy on the cached latents."""
+    _train(options, policy_parts(options, read_start(options, ablation)), ablation)
+
+
+def _train(options: LearningOptions, parts: PolicyParts, ablation: str) -> None:
     device = _device(options.device)
-    parts = policy_parts(options, read_start(options, ablation))
     tasks = sorted({episode.task for episode in parts.training_episodes})
     shares = _shares(options.shares, tasks)
     config = PolicyTrainingConfig(
@@ -184,6 +198,8 @@ def train_policy(options: LearningOptions, ablation: str) -> None:
         average_decay=options.average_decay,
         scene_weight=options.scene_weight,
         chunk_weight=options.chunk_weight,
+        picture_weight=options.picture_weight,
+        pictures_per_step=options.pictures_per_step,
         seed=options.seed,
         task_shares=tuple(sorted(shares.items())),
         clips=ABLATIONS[ablation].clips(
@@ -207,6 +223,12 @@ def train_policy(options: LearningOptions, ablation: str) -> None:
     with tqdm(desc="policy", mininterval=interval_s()) as bar:
         trainer.run(lambda progress: _show(bar, progress))
     print(f"checkpoint: {options.out / 'checkpoint'}")
+
+
+def run_frames(options: FramesOptions) -> None:
+    """Train what sees on scenes and frames; the action head and the chunk's reader rest."""
+    options = dataclasses.replace(options, chunk_weight=0.0)
+    _train(options, policy_parts(options, without_actions(read_start(options, FULL))), FULL)
 
 
 def run_policy(options: PolicyOptions) -> None:
@@ -240,6 +262,7 @@ _STAGES: dict[type[StageOptions], Callable[[Any], None]] = {
     CodecOptions: run_codec,
     ProbeOptions: run_probe,
     LatentsOptions: encode_latents,
+    FramesOptions: run_frames,
     PolicyOptions: run_policy,
     AllOptions: run_all,
     AblationsOptions: run_ablations,

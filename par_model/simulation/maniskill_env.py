@@ -170,7 +170,7 @@ class ManiSkillArm:
     def environment_state(self) -> dict[str, FloatArray]:
         """Positions that the policy never sees: name -> float64 [3], metres, world frame."""
         return {
-            name: np.array(self._object(name).pose.p[0].numpy(), dtype=np.float64)
+            name: np.array(self.scene_object(name).pose.p[0].numpy(), dtype=np.float64)
             for name in self.task.objects
         }
 
@@ -180,15 +180,16 @@ class ManiSkillArm:
 
     def is_grasping_cube(self) -> bool:
         """Whether both fingers press on the task's cube, as ManiSkill defines a grasp."""
-        return bool(self._env.agent.is_grasping(self._object("cube"))[0])
+        return bool(self._env.agent.is_grasping(self.scene_object("cube"))[0])
+
+    def scene_object(self, name: str) -> Any:
+        """ManiSkill's own object behind one of the task's position names."""
+        return getattr(self._env, self.task.objects[name])
 
     @property
     def maniskill_env(self) -> Any:
         """The bare ManiSkill environment, for its own motion planners."""
         return self._env
-
-    def _object(self, name: str) -> Any:
-        return getattr(self._env, self.task.objects[name])
 
     def close(self) -> None:
         self._env.close()

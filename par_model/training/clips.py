@@ -105,8 +105,8 @@ def collate(
     table: InstructionTable,
     num_scene: int,
 ) -> TrainingBatch:
-    """Pad clips to the longest with zeros that are not valid, and scenes to `num_scene` numbers
-    with NaN."""
+    """Pad clips to the longest with zeros that are not valid; scenes to it, and to `num_scene`
+    numbers, with NaN."""
     num_slots = max(len(clip.actions) for clip in clips)
     return TrainingBatch(
         text_BTC=torch.stack([table.embedding(text) for text in instructions]),
@@ -117,7 +117,7 @@ def collate(
         action_valid_BNL=_stack([clip.action_valid for clip in clips], num_slots),
         frame_valid_BN=_stack([clip.frame_valid for clip in clips], num_slots),
         slot_offset_B=torch.tensor(slot_offsets, dtype=torch.int64),
-        scene_BNP=_stack([_widened(clip.scene, num_scene) for clip in clips], num_slots),
+        scene_BNP=_stack([_widened(clip.scene, num_scene) for clip in clips], num_slots, np.nan),
     )
 
 
@@ -256,8 +256,9 @@ def _float32(values: FloatArray) -> FloatArray:
     return values.astype(np.float32)
 
 
-def _stack(arrays: list[np.ndarray], length: int) -> torch.Tensor:
-    padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+def _stack(arrays: list[np.ndarray], length: int, padding: float = 0.0) -> torch.Tensor:
+    shape = (len(arrays), length, *arrays[0].shape[1:])
+    padded = np.full(shape, padding, dtype=arrays[0].dtype)
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array
     return torch.from_numpy(padded)

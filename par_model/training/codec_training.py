@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the frame codec on pictures alone: L1 + MSE + a small KL term.
+"""Trains the frame codec on pictures: L1 + MSE + a small KL term.
 
-Shapes: B pictures of a batch; H, W pixels.
+Shapes: B pictures of a batch; N of a set; H, W pixels; P numbers of a scene.
 
 Most of a robot's picture never changes, and the few pixels that matter (a cube is eight pixels
 wide) would drown in it. Each pixel is therefore weighted by how far it lies from the data's median
@@ -13,15 +13,18 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from par_model.checkpoint import is_checkpoint, load_checkpoint
@@ -29,6 +32,7 @@ from par_model.config import FrameCodecConfig, codec_from_values
 from par_model.frame_codec import FrameCodec
 from par_model.interface import ImageArray
 from par_model.json_file import read_object
+from par_model.training.position_probe import ProbeConfig, latent_probe
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.training_state import (
     TrainingState,
@@ -40,6 +44,9 @@ from par_model.training.training_state import (
     save_state,
     step_generator,
 )
+
+# Metres that count as 1.
+_SCALE_M = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,29 +66,55 @@ class CodecTrainingConfig:
     foreground_grey_levels: float = 40.0
     # pictures are shifted by up to this many pixels, edges repeated
     max_shift_px: int = 3
+    # weight of reading the positions of rendered scenes from the latents, in tenths of a metre
+    position_weight: float = 0.3
     seed: int = 0
     save_every: int = 200
 
 
-class FrameSource:
-    """Pictures of several data sets in memory, with the median picture of each."""
+class FrameBatch(NamedTuple):
+    """uint8 pictures [B, H, W, 3], their sets' median pictures, and what is known of their scenes,
+    float [B, P] in metres, NaN elsewhere."""
 
-    def __init__(self, pictures_by_name: dict[str, ImageArray], shares: dict[str, float]) -> None:
+    pictures: Tensor
+    medians: Tensor
+    numbers: Tensor
+
+
+class FrameSource:
+    """Pictures of several data sets in memory, with the median picture of each.
+
+    `numbers` are float32 [N, P] of the sets that are rendered scenes (scene_pictures.py).
+    """
+
+    def __init__(
+        self,
+        pictures_by_name: dict[str, ImageArray],
+        shares: dict[str, float],
+        numbers: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
+    ) -> None:
         self.names = list(pictures_by_name)
         self.pictures = [torch.from_numpy(pictures_by_name[name]) for name in self.names]
         shares_array = np.array([shares[name] for name in self.names], dtype=np.float64)
         self._cumulative = np.cumsum(shares_array / shares_array.sum())
         self.medians = [torch.from_numpy(median_picture(p.numpy())) for p in self.pictures]
+        # P; 0 where no set has positions
+        self.num_numbers = max((values.shape[1] for values in numbers.values()), default=0)
+        self._numbers = [torch.from_numpy(numbers[n]) if n in numbers else None for n in self.names]
 
-    def batch(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """uint8 pictures [B, H, W, 3] and their sets' median pictures, same shape."""
+    def batch(self, size: int, generator: np.random.Generator) -> FrameBatch:
+        """Drawn by the sets' shares."""
         sources = np.searchsorted(self._cumulative, generator.random(size))
         pictures, medians = [], []
-        for source in sources.clip(max=len(self.names) - 1):
+        known = torch.full((size, self.num_numbers), torch.nan)
+        for row, source in enumerate(sources.clip(max=len(self.names) - 1)):
             index = int(generator.integers(len(self.pictures[source])))
             pictures.append(self.pictures[source][index])
             medians.append(self.medians[source])
-        return torch.stack(pictures), torch.stack(medians)
+            numbers = self._numbers[source]
+            if numbers is not None:
+                known[row] = numbers[index]
+        return FrameBatch(torch.stack(pictures), torch.stack(medians), known)
 
 
 def median_picture(pictures: ImageArray, num_samples: int = 101) -> ImageArray:
@@ -116,8 +149,11 @@ def codec_loss(
     weights_B1HW: Tensor,
     noise_seed: torch.Generator,
     config: CodecTrainingConfig,
+    readout: nn.Module | None = None,
+    numbers_BP: Tensor | None = None,
 ) -> tuple[Tensor, float]:
-    """(loss, mean weighted L1 error in grey levels of 255)."""
+    """(loss, mean weighted L1 error in grey levels of 255); with a `readout` of the latents, its
+    error of the known `numbers_BP` is part of the loss."""
     mean, log_variance = codec.posterior(codec.fold(pictures_BHWC))
     noise = torch.randn(mean.shape, generator=noise_seed, device=mean.device)
     sample = mean + noise * torch.exp(0.5 * log_variance)
@@ -128,6 +164,11 @@ def codec_loss(
     mse = (error.square() * weights_B1HW).mean() / scale
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
     loss = l1 + config.mse_weight * mse + config.kl_weight * kl
+    if readout is not None:
+        assert numbers_BP is not None
+        known = ~numbers_BP.isnan()
+        off = (readout(mean) - numbers_BP.nan_to_num() / _SCALE_M).abs() * known
+        loss = loss + config.position_weight * off.sum() / known.sum().clamp(min=1)
     return loss, float(l1.detach()) * 127.5
 
 
@@ -151,17 +192,18 @@ def train_codec(
     if start_from is not None:
         codec.load_state_dict(load_codec(start_from).state_dict())
     codec.network.to(memory_format=torch.channels_last)
+    trained = _Trained(codec, _readout(codec_config, source, config))
     optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+        trained.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
-    first_step = _resume(folder, codec, optimizer, config)
+    first_step = _resume(folder, trained, optimizer, config)
     started = time.monotonic()
     for step in range(first_step, config.num_steps):
-        error = _train_step(codec, optimizer, source, step, config)
+        error = _train_step(trained, optimizer, source, step, config)
         report(step + 1, config.num_steps, error)
         done = step + 1
         if done % config.save_every == 0 or done == config.num_steps:
-            _save(folder, codec, optimizer, done, config)
+            _save(folder, trained, optimizer, done, config)
         if done == stop_at:
             return codec
     _fit_statistics(codec, source, config)
@@ -178,18 +220,38 @@ def train_codec(
     return codec
 
 
+class _Trained(nn.Module):
+    """The codec, and the reader of positions where there are any."""
+
+    def __init__(self, codec: FrameCodec, readout: nn.Module | None) -> None:
+        super().__init__()
+        self.codec = codec
+        self.readout = readout
+
+
+def _readout(
+    codec: FrameCodecConfig, source: FrameSource, config: CodecTrainingConfig
+) -> nn.Module | None:
+    if not source.num_numbers or not config.position_weight:
+        return None
+    size = source.pictures[0].shape[1] // codec.stride
+    return latent_probe(codec.latent_channels, size, ProbeConfig(), source.num_numbers)
+
+
 def _train_step(
-    codec: FrameCodec,
+    trained: _Trained,
     optimizer: torch.optim.AdamW,
     source: FrameSource,
     step: int,
     config: CodecTrainingConfig,
 ) -> float:
     generator = np.random.default_rng([config.seed, step])
-    pictures, medians = source.batch(config.batch_size, generator)
+    pictures, medians, numbers = source.batch(config.batch_size, generator)
     shifts = generator.integers(
         -config.max_shift_px, config.max_shift_px + 1, size=(config.batch_size, 2)
     )
+    # A shifted picture shows other positions.
+    shifts[(~numbers.isnan()).any(dim=1).numpy()] = 0
     weights = foreground_weights(pictures, medians, config)
     both = torch.cat([pictures, (weights * 10).to(torch.uint8).permute(0, 2, 3, 1)], dim=-1)
     both = shift_pictures(both, torch.from_numpy(shifts))
@@ -199,29 +261,30 @@ def _train_step(
             step, config.num_warmup_steps, config.num_steps
         )
     noise = step_generator(config.seed, step, 0, torch.device("cpu"))
-    loss, error = codec_loss(codec, pictures, weights, noise, config)
+    codec = trained.codec
+    loss, error = codec_loss(codec, pictures, weights, noise, config, trained.readout, numbers)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(codec.parameters(), config.gradient_clip)
+    torch.nn.utils.clip_grad_norm_(trained.parameters(), config.gradient_clip)
     optimizer.step()
     return error
 
 
 @torch.no_grad()
 def _fit_statistics(codec: FrameCodec, source: FrameSource, config: CodecTrainingConfig) -> None:
-    pictures, _ = source.batch(256, np.random.default_rng([config.seed, config.num_steps]))
+    pictures, *_ = source.batch(256, np.random.default_rng([config.seed, config.num_steps]))
     raw = torch.cat([codec.posterior(codec.fold(part))[0] for part in pictures.split(32)])
     codec.set_latent_statistics(raw)
 
 
 def _save(
     folder: Path,
-    codec: FrameCodec,
+    trained: _Trained,
     optimizer: torch.optim.AdamW,
     step: int,
     config: CodecTrainingConfig,
 ) -> None:
-    tensors = module_tensors("codec", codec) | optimizer_tensors(codec, optimizer)
+    tensors = module_tensors("trained", trained) | optimizer_tensors(trained, optimizer)
     save_state(folder, TrainingState(tensors, {"step": step, **_identity(config)}))
 
 
@@ -232,7 +295,7 @@ def _identity(config: CodecTrainingConfig) -> dict[str, object]:
 
 
 def _resume(
-    folder: Path, codec: FrameCodec, optimizer: torch.optim.AdamW, config: CodecTrainingConfig
+    folder: Path, trained: _Trained, optimizer: torch.optim.AdamW, config: CodecTrainingConfig
 ) -> int:
     state = load_state(folder)
     if state is None:
@@ -242,8 +305,8 @@ def _resume(
             f"{folder} holds a codec training with other settings; use the same ones to go on, or "
             "another --out."
         )
-    restore_module("codec", codec, state.tensors)
-    restore_optimizer(codec, optimizer, state.tensors)
+    restore_module("trained", trained, state.tensors)
+    restore_optimizer(trained, optimizer, state.tensors)
     step = state.values["step"]
     assert isinstance(step, int)
     return step

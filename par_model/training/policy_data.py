@@ -35,6 +35,7 @@ from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.lerobot_dataset import ROBOT_TYPE
 from par_model.training.policy_training import PolicyParts
 from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
 
 
@@ -157,7 +158,38 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
         provenance=_provenance(sets, codec_folder(options)) | _pretrained_provenance(options),
         initial_weights=start.weights,
         finetuning=_finetuning(options),
+        scene_pictures=_scene_pictures(options, start),
     )
+
+
+def without_actions(start: Start) -> Start:
+    """The same beginning for a training that learns to see, not to act."""
+    loss = dataclasses.replace(start.model.loss, action_weight=0.0)
+    return dataclasses.replace(start, model=dataclasses.replace(start.model, loss=loss))
+
+
+def _scene_pictures(options: LearningOptions, start: Start) -> tuple[ScenePictures, ...]:
+    """The scenes of --scenes with their latents, which are encoded where they are missing."""
+    if not options.scenes:
+        return ()
+    root = options.latents or writable_codec_folder(options, "latents") / "latents"
+    found = []
+    for folder in options.scenes:
+        with tqdm(desc=f"latents of {folder.name}", unit="file", mininterval=interval_s()) as bar:
+
+            def report(done: int, total: int, bar: tqdm = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            found.append(read_scene_pictures(folder, start.codec, root, report))
+        size = found[-1].latents[0].shape[2:]
+        if size != (start.model.latent_height, start.model.latent_width):
+            raise ValueError(
+                f"the scenes in {folder} have latents of {size[0]} x {size[1]} and "
+                f"{start.model.name} takes {start.model.latent_height} x "
+                f"{start.model.latent_width}; render them with the model's picture size."
+            )
+    return tuple(found)
 
 
 def _require_judgeable(options: LearningOptions, arm: str, episodes: list[TrainingEpisode]) -> None:

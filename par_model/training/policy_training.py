@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from par_model.checkpoint import load_checkpoint, save_checkpoint
+from par_model.checkpoint import save_checkpoint
 from par_model.config import ModelConfig, from_values
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
@@ -46,8 +46,14 @@ from par_model.training.finetuning import (
 )
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.run_log import Progress, RunLog
+from par_model.training.scene_pictures import (
+    NUM_SCENE_NUMBERS,
+    ScenePictures,
+    ScenePictureSampler,
+)
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.side_tasks import SideLosses, SideTasks, scene_error_mm
+from par_model.training.start_weights import take_weights
 from par_model.training.training_state import (
     TrainingState,
     load_state,
@@ -62,6 +68,7 @@ from par_model.training.training_state import (
 # Steps timed before --hours is turned into a number of steps.
 _NUM_TIMED_STEPS = 40
 _VALIDATION_SEED = 1
+_NUM_HELD_OUT_PICTURES = 500
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class PolicyParts:
     # where a pretrained model is trained on: its weights, and how
     initial_weights: Mapping[str, Tensor] | None = None
     finetuning: FinetuningConfig | None = None
+    # scenes whose positions are learnt beside the demonstrations
+    scene_pictures: tuple[ScenePictures, ...] = ()
 
 
 class StepLosses(NamedTuple):
@@ -88,10 +97,11 @@ class StepLosses(NamedTuple):
     action: float
     scene: float
     chunk: float
+    picture: float
 
 
-def step_losses(losses: Losses, side: SideLosses) -> StepLosses:
-    parts = (losses.frame, losses.action, side.scene, side.chunk)
+def step_losses(losses: Losses, side: SideLosses, picture: Tensor) -> StepLosses:
+    parts = (losses.frame, losses.action, side.scene, side.chunk, picture)
     return StepLosses(*(float(part.detach()) for part in parts))
 
 
@@ -117,8 +127,8 @@ class PolicyTrainer:
             prepare(self.model, parts.finetuning)
         self.model.to(device)
         if start_from is not None:
-            _take_weights(start_from, self.model)
-        num_scene = _num_scene(parts) if config.scene_weight else 0
+            take_weights(start_from, self.model)
+        num_scene = _num_scene(parts, config)
         chunk = (parts.model.num_actions, parts.model.action_width)
         self.side = SideTasks(
             parts.model.transformer.width, num_scene, chunk if config.chunk_weight else None
@@ -133,6 +143,7 @@ class PolicyTrainer:
         _require_held_out(parts.validation_episodes, shares)
         self.sampler = self._sampler(parts.training_episodes, shares, num_scene)
         self.validation = self._sampler(parts.validation_episodes, shares, num_scene)
+        self.pictures = _picture_sampler(parts, config)
         tasks = [task for task, share in config.task_shares if share]
         self.queue = ClosedLoopQueue(folder / "selection", tasks, config.num_evaluation_episodes)
         self.identity = _identity(config, parts)
@@ -178,13 +189,22 @@ class PolicyTrainer:
             losses, side = self._losses(
                 self.model, batch, generator, tuning is not None and tuning.checkpoint_gradients
             )
+            picture = losses.total.new_zeros(())
+            if self.pictures is not None:
+                picture = self._picture_loss(self.model, self.pictures.batch(self.step))
         self.optimizer.zero_grad(set_to_none=True)
         weighted = self.config.scene_weight * side.scene + self.config.chunk_weight * side.chunk
+        weighted = weighted + self.config.picture_weight * picture
         (losses.total + weighted).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model, self.step)
-        return step_losses(losses, side)
+        return step_losses(losses, side, picture)
+
+    def _picture_loss(self, model: PARModel, batch: TrainingBatch) -> Tensor:
+        """Positions of rendered scenes, read as the side task reads a demonstration's."""
+        batch = _to_device(batch, self.device)
+        return self.side.scene_loss(model.training_context(batch), batch)
 
     def _losses(
         self,
@@ -253,6 +273,15 @@ class PolicyTrainer:
             ):
                 if batches:
                     results[name] = self._shown(self._mean_losses(batches))
+        return results | self._picture_errors()
+
+    def _picture_errors(self) -> dict[str, dict[str, float]]:
+        """Of the averaged weights, on scenes that are never drawn."""
+        results = {}
+        for index, pictures in enumerate(self.pictures.sets if self.pictures else ()):
+            batch = self.pictures.held_out_batch(index, _NUM_HELD_OUT_PICTURES)
+            error_mm = scene_error_mm(float(self._picture_loss(self.average.model, batch)))
+            results[f"{pictures.task}/pictures"] = {"picture_mm": error_mm}
         return results
 
     def _mean_losses(self, batches: list[list[ClipPlan]]) -> StepLosses:
@@ -263,7 +292,8 @@ class PolicyTrainer:
             batch = _to_device(clips, self.device)
             generator = step_generator(_VALIDATION_SEED, index, 1, self.device)
             weight = int(batch.action_valid_BNL.sum())
-            losses = step_losses(*self._losses(self.average.model, batch, generator))
+            both = self._losses(self.average.model, batch, generator)
+            losses = step_losses(*both, both[0].total.new_zeros(()))
             total += weight * np.array(losses)
             count += weight
         return StepLosses(*(total / count).tolist())
@@ -359,7 +389,8 @@ class PolicyTrainer:
         )
 
     def _progress(self, losses: list[StepLosses], step_s: float) -> Progress:
-        shown = self._shown(StepLosses(*np.mean(losses, axis=0).tolist()))
+        losses_mean = StepLosses(*np.mean(losses, axis=0).tolist())
+        shown = self._shown(losses_mean)
         return Progress(
             step=self.step,
             num_steps=self.num_steps,
@@ -367,6 +398,7 @@ class PolicyTrainer:
             action_loss=shown["action_loss"],
             scene_mm=shown.get("scene_mm"),
             chunk_loss=shown.get("chunk_loss"),
+            picture_mm=None if self.pictures is None else scene_error_mm(losses_mean.picture),
             step_s=step_s,
             learning_rate=self._learning_rate(),
         )
@@ -381,6 +413,7 @@ def _identity(config: PolicyTrainingConfig, parts: PolicyParts) -> dict[str, Any
         "model": json.loads(json.dumps(dataclasses.asdict(parts.model))),
         "statistics": parts.statistics.to_json_dict(),
         "episodes": [f"{e.task}:{e.steps.key}" for e in parts.training_episodes],
+        "scenes": [pictures.name for pictures in parts.scene_pictures],
     }
 
 
@@ -391,7 +424,8 @@ def _require_same_run(
     assert isinstance(stored, dict)
     same = all(stored[name] == own[name] for name in ("config", "statistics"))
     same = same and from_values(stored["model"]) == from_values(own["model"])
-    same_data = allow_other_data or stored["episodes"] == own["episodes"]
+    data = ("episodes", "scenes")
+    same_data = allow_other_data or all(stored[name] == own[name] for name in data)
     if not same or not same_data:
         raise ValueError(
             f"{folder} holds a run with other settings or other data; resume with the same ones "
@@ -399,32 +433,29 @@ def _require_same_run(
         )
 
 
-def _take_weights(checkpoint: Path, model: PARModel) -> None:
-    """Copy a checkpoint's weights into `model`. Raises ValueError if they are of another model."""
-    other = load_checkpoint(checkpoint)
-    if _sampled_alike(other.config, model.config) != model.config:
-        raise ValueError(
-            f"the checkpoint {checkpoint} is of a model of another size ({other.config.name}) "
-            f"than {model.config.name}; start from one of the same preset."
-        )
-    model.load_state_dict(other.model.state_dict())
-
-
-def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
-    """`config` with the name of `like` and its numbers that shape no weight."""
-    return dataclasses.replace(
-        config,
-        name=like.name,
-        sampling=like.sampling,
-        loss=like.loss,
-        action_diffusion=like.action_diffusion,
-    )
-
-
-def _num_scene(parts: PolicyParts) -> int:
-    """P: the most numbers that a demonstration knows of its scene."""
+def _num_scene(parts: PolicyParts, config: PolicyTrainingConfig) -> int:
+    """P: the most numbers that a demonstration or picture knows of its scene; 0: none are read."""
+    if parts.scene_pictures:
+        return NUM_SCENE_NUMBERS
+    if not config.scene_weight:
+        return 0
     episodes = [*parts.training_episodes, *parts.validation_episodes]
     return max((episode.steps.scene.shape[1] for episode in episodes), default=0)
+
+
+def _picture_sampler(
+    parts: PolicyParts, config: PolicyTrainingConfig
+) -> ScenePictureSampler | None:
+    if not parts.scene_pictures:
+        return None
+    return ScenePictureSampler(
+        list(parts.scene_pictures),
+        parts.statistics,
+        parts.instructions,
+        parts.model,
+        config.pictures_per_step,
+        config.seed,
+    )
 
 
 def _require_held_out(episodes: list[TrainingEpisode], shares: Mapping[str, float]) -> None:

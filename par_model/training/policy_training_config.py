@@ -24,6 +24,9 @@ class PolicyTrainingConfig:
     # weights of reading the scene and the chunk beside Eq. 11 (side_tasks.py); 0: not done
     scene_weight: float = 1.0
     chunk_weight: float = 0.3
+    # where rendered scenes are given: weight of reading their positions, and how many a step
+    picture_weight: float = 1.0
+    pictures_per_step: int = 64
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
     clips: ClipConfig = field(default_factory=ClipConfig)

@@ -133,7 +133,9 @@ def load_or_render(
     return ProbePictures(task, first_seed, arrays.pop("images"), arrays)
 
 
-def latent_probe(latent_channels: int, latent_size: int, config: ProbeConfig) -> nn.Module:
+def latent_probe(
+    latent_channels: int, latent_size: int, config: ProbeConfig, num_targets: int = _NUM_TARGETS
+) -> nn.Module:
     """Latents [B, C, h, w] -> normalised positions [B, M], by convolutions."""
     width, small = config.num_channels, (latent_size + 1) // 2
     layers: list[nn.Module] = []
@@ -142,7 +144,7 @@ def latent_probe(latent_channels: int, latent_size: int, config: ProbeConfig) ->
     layers += [nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1), nn.GELU()]
     layers += [nn.Conv2d(width, width // 2, kernel_size=1), nn.GELU(), nn.Flatten()]
     layers += [nn.Linear(width // 2 * small * small, 4 * width), nn.GELU()]
-    return nn.Sequential(*layers, nn.Linear(4 * width, _NUM_TARGETS))
+    return nn.Sequential(*layers, nn.Linear(4 * width, num_targets))
 
 
 class TokenProbe(nn.Module):

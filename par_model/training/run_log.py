@@ -19,14 +19,20 @@ class Progress:
     # mean error along an axis, and loss of the chunk read directly; None where it is not read
     scene_mm: float | None
     chunk_loss: float | None
+    # mean error along an axis on rendered scenes
+    picture_mm: float | None
     step_s: float
     learning_rate: float
 
     @property
     def side(self) -> dict[str, float]:
         """The side tasks that are learnt, by name."""
-        both = {"scene_mm": self.scene_mm, "chunk_loss": self.chunk_loss}
-        return {name: value for name, value in both.items() if value is not None}
+        values = {
+            "scene_mm": self.scene_mm,
+            "chunk_loss": self.chunk_loss,
+            "picture_mm": self.picture_mm,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class RunLog:

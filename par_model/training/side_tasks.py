@@ -39,6 +39,11 @@ class SideTasks(nn.Module):
         self.scene = SiluMlp(width, width, num_scene) if num_scene else None
         self.chunk = SiluMlp(width, 2 * width, chunk[0] * chunk[1]) if chunk else None
 
+    def scene_loss(self, context: Context, batch: TrainingBatch) -> Tensor:
+        """0-d; that of `losses` alone."""
+        assert self.scene is not None
+        return _scene_loss(self.scene(context.action_BNZC.mean(dim=2)), batch)
+
     def losses(self, context: Context, batch: TrainingBatch) -> SideLosses:
         summary_BNC = context.action_BNZC.mean(dim=2)
         none = summary_BNC.new_zeros(())
@@ -56,7 +61,7 @@ def scene_error_mm(loss: float) -> float:
 def _scene_loss(read_BNP: Tensor, batch: TrainingBatch) -> Tensor:
     """Mean absolute error over all known numbers, in units of 0.1 m."""
     target_BNP = batch.scene_BNP / _SCALE_M
-    known_BNP = batch.action_valid_BNL.any(dim=-1, keepdim=True) & ~target_BNP.isnan()
+    known_BNP = ~target_BNP.isnan()
     error_BNP = (read_BNP - target_BNP.nan_to_num()).abs() * known_BNP
     return error_BNP.sum() / known_BNP.sum().clamp(min=1)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg, create_mutex_group, subcommand
+from tyro.conf import Suppress, arg, create_mutex_group, subcommand
 
 from par_model.command_line import default_is, one_of, read_by, require_some, some_of
 from par_model.presets import PRESETS
@@ -100,8 +100,13 @@ class CodecOptions(OutOptions):
     codec_learning_rate: float = CodecTrainingConfig().learning_rate
     # a finished codec to start from
     start_from: Annotated[Path | None, arg(metavar="DIR"), default_is("random weights")] = None
-    # frames a data set
+    # frames a data set, and pictures of each folder of scenes
     frames: int = 4000
+    # folders of rendered scenes (`python -m par_model.perception scenes`), one a task; the codec
+    # learns from their pictures and keeps their positions
+    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # with --scenes: weight of reading their positions from the latents
+    position_weight: Annotated[float, arg(metavar="W")] = CodecTrainingConfig().position_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +183,13 @@ class LearningOptions(OutOptions):
     scene_weight: Annotated[float, arg(metavar="W")] = _POLICY.scene_weight
     # weight of reading the chunk directly beside the policy's own losses; 0: not done
     chunk_weight: Annotated[float, arg(metavar="W")] = _POLICY.chunk_weight
+    # folders of rendered scenes (`python -m par_model.perception scenes`), one a task, whose
+    # positions are learnt beside the demonstrations
+    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # with --scenes: weight of reading their positions
+    picture_weight: Annotated[float, arg(metavar="W")] = _POLICY.picture_weight
+    # with --scenes: pictures of a step
+    pictures_per_step: int = _POLICY.pictures_per_step
     # of the moving average of the weights, a step
     average_decay: float = _POLICY.average_decay
     # share of the clips that start in an episode's first chunk; the others start anywhere
@@ -200,6 +212,20 @@ class PolicyOptions(LearningOptions):
 
     # variant of the model
     ablation: Annotated[str, one_of(ABLATIONS)] = FULL
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesOptions(LearningOptions):
+    """Train what sees, without actions: the loss on frames of demonstrations and the positions of
+    rendered scenes. Goes before `policy --from OUT/checkpoint`."""
+
+    # never judged in the simulator: there is no policy yet
+    evaluation_episodes: Suppress[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scenes:
+            raise ValueError("--scenes is needed: what is seen is learnt from them.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +261,7 @@ Stage = (
     Annotated[CodecOptions, subcommand("codec")]
     | Annotated[ProbeOptions, subcommand("probe")]
     | Annotated[LatentsOptions, subcommand("latents")]
+    | Annotated[FramesOptions, subcommand("frames")]
     | Annotated[PolicyOptions, subcommand("policy")]
     | Annotated[AllOptions, subcommand("all")]
     | Annotated[AblationsOptions, subcommand("ablations")]

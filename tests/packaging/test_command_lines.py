@@ -18,6 +18,7 @@ from par_model import (
     describe,
     evaluate,
     export_trt,
+    perception,
     release,
     video_generation,
     visualize,
@@ -40,6 +41,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.release": release.ReleaseOptions,
     "par_model.video_generation": video_generation.VideoOptions,
     "par_model.visualize": visualize.Figure,
+    "par_model.perception": perception.Command,
     "par_model.describe": describe.DescribeOptions,
     "par_model.convert_nova": convert_nova.ConvertOptions,
     "par_ros replay": replay.ReplayOptions,
@@ -51,7 +53,8 @@ OPTIONS: dict[str, Any] = {
     "par_ros guard_latency": guard_latency.LatencyOptions,
 }
 SUBCOMMANDS = {
-    "par_model.train": ("codec", "probe", "latents", "policy", "all", "ablations"),
+    "par_model.train": ("codec", "probe", "latents", "frames", "policy", "all", "ablations"),
+    "par_model.perception": ("scenes", "show", "cameras", "readout"),
     "par_model.visualize": ("prediction", "positions", "failures", "tasks", "all"),
 }
 
@@ -60,14 +63,19 @@ STAGE = (
     "--reset-pictures --threads --preset --variants --latents --probe-tasks --seed "
     "--num-reset-pictures --finetune --codec"
 )
-CODEC = f"{STAGE} --data --out --codec-steps --codec-learning-rate --start-from --frames"
+CODEC = (
+    f"{STAGE} --data --out --codec-steps --codec-learning-rate --start-from --frames --scenes "
+    "--position-weight"
+)
 PROBE = "--probe-steps --frame-patch --frame-stem"
 LEARNING = (
     "--data --out --steps --hours --lora-rank --resume --device --shares --learning-rate "
     "--warmup-steps --slots-per-batch --context-noise --from --new-statistics "
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
-    "--single-slot-share --offset-share --max-episodes --evaluate-every --evaluation-episodes"
+    "--single-slot-share --offset-share --max-episodes --evaluate-every --scenes --picture-weight "
+    "--pictures-per-step"
 )
+JUDGED = "--evaluation-episodes"
 FIGURE = "--out --task --threads"
 EPISODES = "--checkpoint --seed --backend --max-steps --context-slots"
 PREDICTION = f"{EPISODES} --policy-seed"
@@ -75,9 +83,10 @@ FLAGS = {
     "par_model.train codec": CODEC,
     "par_model.train probe": f"{STAGE} {PROBE}",
     "par_model.train latents": f"{STAGE} --data",
-    "par_model.train policy": f"{STAGE} {LEARNING} --ablation",
-    "par_model.train all": f"{CODEC} {PROBE} {LEARNING} --ablation",
-    "par_model.train ablations": f"{STAGE} {LEARNING} --only",
+    "par_model.train frames": f"{STAGE} {LEARNING}",
+    "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
+    "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
+    "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
     "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
     "--max-steps --num-steps --sampler --spacing --backend --cells --context-slots --policy-seed "
     "--num-workers --record-targets",
@@ -96,6 +105,13 @@ FLAGS = {
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
     "par_model.visualize tasks": f"{FIGURE} {EPISODES} --most-seeds --picture-size",
     "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
+    "par_model.perception scenes": "--out --num-scenes --tasks --cameras --scenes-per-shard "
+    "--num-workers",
+    "par_model.perception show": "--scenes --sheet",
+    "par_model.perception cameras": "--json --cameras --tasks --episodes --first-seed "
+    "--num-workers",
+    "par_model.perception readout": "--checkpoint --scenes --data --json --max-pictures "
+    "--max-episodes --mlp-steps --seed --threads",
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "

@@ -32,7 +32,8 @@ def test_a_batch_holds_the_scene_at_each_frame_and_nan_where_unknown(tmp_path: P
     batch = sampler_of_two(tmp_path).cut(plans, np.random.default_rng(0))
     assert batch.scene_BNP.shape == (2, 3, 6)
     torch.testing.assert_close(batch.scene_BNP[0, :2, 0], torch.tensor([0.08, 0.24]))
-    assert not batch.scene_BNP[0].isnan().any()
+    assert not batch.scene_BNP[0, :2].isnan().any()
+    assert batch.scene_BNP[0, 2].isnan().all()
     assert batch.scene_BNP[1, :, 3:].isnan().all()
 
 

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy can see: scenes with known positions, camera places, the policy's own context.
+
+    python -m par_model.perception scenes --num-scenes 20000 --out datasets/scenes
+    python -m par_model.perception show --scenes datasets/scenes/PickCube
+    python -m par_model.perception cameras --episodes 50 --json cameras.json
+    python -m par_model.perception readout --checkpoint C --scenes datasets/scenes/* --json r.json
+
+scenes: pictures of random arm poses and cubes, with the positions of what they show. Resumable.
+show: what is in a folder of scenes, and a sheet of its pictures.
+cameras: from which camera how much is hidden during the planners' episodes, and how well places can
+be told from what is seen.
+readout: which positions can be read from a policy's context, its frame tokens and its latents.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+from tyro.conf import arg, subcommand
+
+from par_model.checkpoint import load_checkpoint
+from par_model.command_line import default_is, parse, require_some, some_of
+from par_model.evaluation.camera_study import HEADER, study_pair, study_view, table_row
+from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
+from par_model.evaluation.context_readout import judge, read_features
+from par_model.evaluation.context_readout import table_row as readout_row
+from par_model.evaluation.episode_features import read_episode_features
+from par_model.evaluation.result_file import provenance, weights_hash, write_result
+from par_model.evaluation.text_table import plain_table
+from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
+from par_model.simulation.arm_kinematics import ROBOT_BASE_M
+from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
+from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
+from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_model.training.scene_rendering import SceneRendering, render_scenes
+from par_model.training.scene_set import (
+    SCENES_PER_SHARD,
+    VISIBLE_PIXELS,
+    SceneSet,
+    SceneTable,
+)
+
+PROGRAM = "python -m par_model.perception"
+_SHEET_COLUMNS, _SHEET_ROWS = 12, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesOptions:
+    """Render random scenes with positions. The same command continues a rendering that was stopped
+    or killed, and a larger --num-scenes extends one."""
+
+    # folder that is written; each task gets a folder of its name in it
+    out: Annotated[Path, arg(metavar="DIR")]
+    # scenes a task, rounded up to whole files
+    num_scenes: int = 20000
+    # tasks
+    tasks: Annotated[tuple[str, ...], some_of(PAPER_TASKS)] = PAPER_TASKS
+    # each scene is seen from every one of these cameras; a name, or
+    # NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT (metres in the world, rad, pixels)
+    cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = (SHIPPED_VIEW.name,)
+    # scenes in a file
+    scenes_per_shard: int = SCENES_PER_SHARD
+    # processes, one thread each; the default is one a core
+    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        require_some("--tasks", self.tasks)
+        require_some("--cameras", self.cameras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamerasOptions:
+    """Measure how much each camera misses during the planners' episodes, and how well places can
+    be told from what it sees; with pairs of the first camera and each other one."""
+
+    # results; a table goes to the terminal
+    json: Annotated[Path, arg(metavar="JSON")]
+    # cameras; a name, or NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT
+    cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = tuple(VIEWS)
+    # tasks
+    tasks: Annotated[tuple[str, ...], some_of(PAPER_TASKS)] = PAPER_TASKS
+    # episodes a task
+    episodes: int = 100
+    # the first reset seed; by default the first one of model selection
+    first_seed: int = FIRST_SELECTION_SEED
+    # processes, one thread each; the default is one a core
+    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        require_some("--tasks", self.tasks)
+        require_some("--cameras", self.cameras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Say what is in a folder of scenes, and draw a sheet of its pictures."""
+
+    # folder of one task's scenes
+    scenes: Annotated[Path, arg(metavar="DIR")]
+    # where the pictures go
+    sheet: Annotated[Path | None, arg(metavar="PNG"), default_is("scenes.png in the folder")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutOptions:
+    """Fit small readers of gripper, cubes and visible goal to what a policy makes of scenes, and
+    judge them on scenes and episodes that no training reads."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # results; a table goes to the terminal
+    json: Annotated[Path, arg(metavar="JSON")]
+    # folders of scenes, one a task: single observations
+    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # demonstrations, one set a task: observations with their history, judged on those that no
+    # training reads
+    data: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
+    # pictures a folder of scenes at most
+    max_pictures: int = 5000
+    # episodes a data set at most
+    max_episodes: int = 500
+    # steps of the reader that is a network
+    mlp_steps: int = 1500
+    # of the readers' random choices
+    seed: int = 0
+    # CPU threads of torch
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.scenes and not self.data:
+            raise ValueError("--scenes or --data is needed: what is read.")
+
+
+Command = (
+    Annotated[ScenesOptions, subcommand("scenes")]
+    | Annotated[ShowOptions, subcommand("show")]
+    | Annotated[CamerasOptions, subcommand("cameras")]
+    | Annotated[ReadoutOptions, subcommand("readout")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(Command, PROGRAM, __doc__, arguments)
+    try:
+        _COMMANDS[type(options)](options)
+    except ValueError as error:
+        print(f"par_model.perception: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the finished files.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_scenes(options: ScenesOptions) -> None:
+    """Render what is missing, task after task."""
+    views = tuple(read_view(text) for text in options.cameras)
+    renderings = [
+        SceneRendering(name, options.num_scenes, views, options.scenes_per_shard)
+        for name in options.tasks
+    ]
+    for rendering in renderings:
+        rendering.validate()
+    for rendering in renderings:
+        total = rendering.num_shards * rendering.scenes_per_shard * len(views)
+        with tqdm(total=total, desc=rendering.task, unit="picture") as bar:
+
+            def report(num_pictures: int, picture_s: float, bar: Any = bar) -> None:
+                bar.set_postfix(ms_a_picture_and_worker=f"{1000 * picture_s:.1f}", refresh=False)
+                bar.update(num_pictures)
+
+            bar.update(total - _num_missing(rendering, options.out))
+            render_scenes(rendering, options.out, options.num_workers, report)
+
+
+def _num_missing(rendering: SceneRendering, out: Path) -> int:
+    """Pictures that `render_scenes` will draw."""
+    return len(rendering.missing_shards(out)) * rendering.scenes_per_shard * len(rendering.views)
+
+
+def run_cameras(options: CamerasOptions) -> None:
+    """Watch the episodes, print the table and write the results."""
+    views = tuple(read_view(text) for text in options.cameras)
+    jobs = [
+        EpisodeToWatch(name, seed, views)
+        for name in options.tasks
+        for seed in range(options.first_seed, options.first_seed + options.episodes)
+    ]
+    episodes = []
+    with (
+        tqdm(total=len(jobs), desc="cameras", unit="episode") as bar,
+        contextlib.closing(watch_episodes(jobs, options.num_workers)) as watched,
+    ):
+        for episode in watched:
+            bar.update()
+            if episode is not None:
+                episodes.append(episode)
+    if not episodes:
+        raise ValueError("the planners solved none of the seeds; give more --episodes.")
+    episodes.sort(key=lambda episode: (episode.task, episode.seed))
+    seen = [row for index in range(len(views)) for row in study_view(episodes, views, index)]
+    for index in range(1, len(views)):
+        seen += study_pair(episodes, views, 0, index)
+    print(plain_table([HEADER, *(table_row(row) for row in seen)]))
+    content = {
+        "cameras": [str(view) for view in views],
+        "first_seed": options.first_seed,
+        "num_episodes": {name: sum(e.task == name for e in episodes) for name in options.tasks},
+        "visible_pixels": VISIBLE_PIXELS,
+        "rows": [asdict(row) for row in seen],
+    }
+    command = ["python", "-m", "par_model.perception", *sys.argv[1:]]
+    write_result(options.json, content | provenance(command))
+
+
+def run_readout(options: ReadoutOptions) -> None:
+    """Fit and judge the readers, task by task; print the table and write the results."""
+    torch.set_num_threads(options.threads)
+    checkpoint = load_checkpoint(options.checkpoint)
+    errors = []
+    for folder in options.scenes:
+        scenes = SceneSet(folder)
+        table = scenes.read_table(options.max_pictures)
+        parts = tqdm(scenes.pictures(options.max_pictures), desc=table.task, unit="50 pictures")
+        features = read_features(checkpoint, table, parts)
+        judged = table.is_held_out()
+        errors += judge(features, table, judged, "scenes", options.seed, options.mlp_steps)
+    for folder in options.data:
+        episodes = read_episode_features(
+            checkpoint, DemonstrationSet(folder), np.array(ROBOT_BASE_M), options.max_episodes
+        )
+        errors += judge(
+            episodes.features,
+            episodes.table,
+            episodes.judged,
+            "episodes",
+            options.seed,
+            options.mlp_steps,
+        )
+    print(plain_table([READOUT_HEADER, *(readout_row(e) for e in errors if e.where == "all")]))
+    content = {
+        "checkpoint": options.checkpoint.name,
+        "weights_sha256": weights_hash(options.checkpoint),
+        "scenes": [SceneSet(folder).settings for folder in options.scenes],
+        "max_pictures": options.max_pictures,
+        "data": [folder.name for folder in options.data],
+        "max_episodes": options.max_episodes,
+        "errors": [asdict(error) for error in errors],
+    }
+    command = ["python", "-m", "par_model.perception", *sys.argv[1:]]
+    write_result(options.json, content | provenance(command))
+
+
+def run_show(options: ShowOptions) -> None:
+    """Print the counts and write the sheet."""
+    scenes = SceneSet(options.scenes)
+    print(describe_scenes(scenes.read_table()))
+    pictures = np.concatenate(list(scenes.pictures(_SHEET_COLUMNS * _SHEET_ROWS)))
+    sheet = options.sheet or options.scenes / "scenes.png"
+    Image.fromarray(tiled(pictures)).save(sheet)
+    print(f"first pictures: {sheet}")
+
+
+def describe_scenes(table: SceneTable) -> str:
+    """Counts of pictures by camera, hand and cube, and how often each thing is hidden."""
+    lines = [f"{table.task}: {len(table.scenes)} pictures"]
+    for what, values in (
+        ("camera", table.cameras),
+        ("hand", table.hands),
+        ("cube", table.cube_states),
+    ):
+        names, counts = np.unique(values, return_counts=True)
+        shares = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True))
+        lines.append(f"  {what}: {shares}")
+    for name, pixels in table.pixels.items():
+        known = ~np.isnan(table.positions_m[name][:, 0])
+        if known.any():
+            hidden = 1.0 - table.is_visible(name)[known].mean()
+            lines.append(
+                f"  {name}: {np.median(pixels[known]):.0f} pixels in the median, hidden in "
+                f"{hidden:.1%}"
+            )
+    return "\n".join(lines)
+
+
+def tiled(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [N, H, W, 3] side by side, row by row; the last row is filled with black."""
+    num, height, width, _ = pictures.shape
+    rows = -(-num // _SHEET_COLUMNS)
+    canvas = np.zeros((rows * _SHEET_COLUMNS, height, width, 3), dtype=np.uint8)
+    canvas[:num] = pictures
+    grid = canvas.reshape(rows, _SHEET_COLUMNS, height, width, 3)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, _SHEET_COLUMNS * width, 3)
+
+
+_COMMANDS: dict[type, Callable[[Any], None]] = {
+    ScenesOptions: run_scenes,
+    ShowOptions: run_show,
+    CamerasOptions: run_cameras,
+    ReadoutOptions: run_readout,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

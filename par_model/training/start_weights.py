@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights of a checkpoint as the first ones of a run."""
+
+import dataclasses
+from pathlib import Path
+
+from par_model.checkpoint import load_checkpoint
+from par_model.config import ModelConfig
+from par_model.model import PARModel
+
+
+def take_weights(checkpoint: Path, model: PARModel) -> None:
+    """Copy a checkpoint's weights into `model`. Raises ValueError if they are of another model."""
+    other = load_checkpoint(checkpoint)
+    if _sampled_alike(other.config, model.config) != model.config:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of a model of another size ({other.config.name}) "
+            f"than {model.config.name}; start from one of the same preset."
+        )
+    model.load_state_dict(other.model.state_dict())
+
+
+def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
+    """`config` with the name of `like` and its numbers that shape no weight."""
+    return dataclasses.replace(
+        config,
+        name=like.name,
+        sampling=like.sampling,
+        loss=like.loss,
+        action_diffusion=like.action_diffusion,
+    )
