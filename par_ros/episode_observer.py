@@ -2,6 +2,7 @@
 """What the graph's topics tell of an episode: listened to in one thread, asked for in another."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,17 +166,19 @@ class EpisodeObserver:
     # Spinning thread
 
     def _on_image(self, message: Any) -> None:
-        self._keep_picture(self._episode.pictures, message)
+        self._keep_picture(lambda episode: episode.pictures, message)
 
     def _on_predicted_image(self, message: Any) -> None:
-        self._keep_picture(self._episode.predictions, message)
+        self._keep_picture(lambda episode: episode.predictions, message)
 
-    def _keep_picture(self, pictures: dict[int, ImageArray], message: Any) -> None:
-        stamp_ns = messages.stamp_ns(message)
-        if self._keeps_pictures and stamp_ns not in pictures:
-            picture = messages.image_to_rgb(message)
-            with self._lock:
-                pictures[stamp_ns] = picture
+    def _keep_picture(
+        self, pictures_of: Callable[[ObservedEpisode], dict[int, ImageArray]], message: Any
+    ) -> None:
+        if not self._keeps_pictures:
+            return
+        picture = messages.image_to_rgb(message)
+        with self._lock:
+            pictures_of(self._episode).setdefault(messages.stamp_ns(message), picture)
 
     def _on_action_chunk(self, message: Any) -> None:
         with self._lock:

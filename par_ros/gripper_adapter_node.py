@@ -167,7 +167,7 @@ class GripperAdapterNode(LifecycleNode):
             sample = selector.take(messages.read_joint_state(message))
             if not isinstance(sample, JointSample):
                 return
-            # Not known is not zero.
+            # A driver without velocities gets none here; NaN has become 0, see JointStateSelector.
             speeds = np.empty(0) if sample.velocities is None else sample.velocities
             finger_m, per_rad_m = linkage.finger(float(sample.positions[0]))
         except ValueError as error:

@@ -2,7 +2,7 @@
 """The guard once more: what it was given in a recording, at the clocks' recorded times."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -42,6 +42,15 @@ class GuardReplay:
     def _make_guard(self) -> Guard:
         spec = read_guarded_arm(self.parameters)
         return Guard(spec, guard_settings(self.parameters, use_sim_time=self._use_sim_time))
+
+    def published(self, inputs: Iterable[GuardInput]) -> list[Command]:
+        """Everything that the guard publishes; what is withdrawn is not published."""
+        commands: list[Command] = []
+        for given in inputs:
+            if given.kind == "withdraw" and self._guard.can_withdraw and commands:
+                commands.pop()
+            commands.extend(self.take(given))
+        return commands
 
     def take(self, given: GuardInput) -> Iterator[Command]:
         """Everything that the guard sends until it has taken one recorded input."""

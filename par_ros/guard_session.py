@@ -176,8 +176,9 @@ class GuardSession:
         if not samples:
             return
         moment = self._now()
-        self._note_input("references", moment, references=tuple(samples))
         for sample in samples:
+            # Each by itself: what is withdrawn is noted behind its own input.
+            self._note_input("references", moment, references=(sample,))
             self.send(self._guard.on_reference(sample, moment), moment)
 
     def tick(self) -> None:

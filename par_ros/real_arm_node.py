@@ -27,7 +27,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
 from par_ros.control.joint_states import JointSample, JointStateSelector
-from par_ros.control.supervision import ArmView, Supervision
+from par_ros.control.supervision import CommandTopics, Supervision
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
 from par_ros.topics import (
@@ -161,7 +161,7 @@ class RealArmNode(LifecycleNode):
     # Checks
 
     def _check(self) -> None:
-        view = ArmView(
+        view = CommandTopics(
             listeners={
                 subscription.topic_name: len(
                     self._names(self.get_subscriptions_info_by_topic(subscription.topic_name))

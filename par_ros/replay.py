@@ -193,7 +193,7 @@ class _ObservationBuilder:
 def _replay_guard(recorded: Recorded) -> tuple[Comparison, ...]:
     guard = GuardReplay(recorded)
     inputs = recorded.records(GUARD_INPUTS, GuardInput.from_values)
-    answers = [command for given in inputs for command in guard.take(given)]
+    answers = guard.published(inputs)
     if guard.num_unknown:
         recorded.notes.append(
             f"{guard.num_unknown} inputs of the guard name a message that is not in the recording"

@@ -5,7 +5,7 @@ A diagnostic_msgs/DiagnosticStatus carries pairs of texts. `to_values()` gives a
 order in which they are sent; `from_values()` reads them back and raises ValueError, one sentence,
 for a text that is missing or is not what the field holds. Other keys are ignored. Stamps are
 integer nanoseconds, flags "true" and "false", lists separated by spaces, None an empty text;
-numbers are not negative.
+stamps and counts are not negative.
 """
 
 import base64

@@ -10,7 +10,7 @@ from collections import Counter
 from par_ros.control.action_schedule import ActionSchedule, ScheduleRefusal
 from par_ros.control.arm_view import ArmView
 from par_ros.control.authority import Authority
-from par_ros.control.chunk_follower import ChunkFollower
+from par_ros.control.chunk_follower import ChunkFollower, Followed
 from par_ros.control.chunk_form import Fault, RequestedChunk
 from par_ros.control.command import Command, log
 from par_ros.control.commander import Commander
@@ -49,8 +49,8 @@ class ChunkAnswers:
         self._deadlines = deadlines
         self._counters = counters
         self._follower = ChunkFollower(safety_filter, arm.motions, commander, counters)
-        # The chunk that was answered last, in case its answer is withdrawn.
-        self._answered: RequestedChunk | None = None
+        # The chunk that was followed last, in case its answer is withdrawn.
+        self._answered: tuple[RequestedChunk, Followed] | None = None
 
     def on_chunk(self, chunk: RequestedChunk, moment: Moment) -> Command:
         """Pass, track or refuse one chunk. In lockstep every new chunk is answered."""
@@ -98,14 +98,15 @@ class ChunkAnswers:
 
         last: there is no further try; the chunk is held.
         """
-        chunk, time_ns = self._answered, self._authority.timeline.time_ns(moment)
-        if chunk is not None and not last:
+        assert self._answered is not None
+        chunk, followed = self._answered
+        time_ns = self._authority.timeline.time_ns(moment)
+        self._follower.take_back(followed)
+        if not last:
             self._schedule.take_back()
             return self._place(chunk, time_ns, moment)
         self._authority.hold("slow")
         text = "chunk held: the guard took too long to answer it; check the machine's load."
-        if chunk is None:
-            return log("warning", text)
         return self._tell_held(Command(), chunk, time_ns, moment).saying("warning", text)
 
     def _chunk_time_ns(self, chunk: RequestedChunk, moment: Moment) -> int:
@@ -143,7 +144,7 @@ class ChunkAnswers:
         if isinstance(followed, str):
             return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
         self._authority.holding = ""
-        self._answered = chunk
+        self._answered = chunk, followed
         self._reference.begin()
         stamp_ns = timeline.of_stamp(chunk.stamp_ns, moment)
         command = self._commander.send(followed.motion, moment)

@@ -20,11 +20,16 @@ from par_ros.control.safety_filter import FilteredChunk, Join, RequestedChunk, S
 
 @dataclass(frozen=True)
 class Followed:
-    """A chunk that is followed: its motion, and its knots [L, J + 1] from `start_ns` on."""
+    """A chunk that is followed: its motion, and its knots [L, J + 1] from `start_ns` on.
+
+    Attributes:
+        counted: the counters that went up by it.
+    """
 
     motion: CommandedMotion
     knots: FloatArray
     start_ns: int
+    counted: tuple[str, ...]
 
 
 class ChunkFollower:
@@ -64,7 +69,14 @@ class ChunkFollower:
         if isinstance(motion, str):
             self._counters["check_refused"] += 1
             return f"the outgoing check refused it: {motion}", Command()
-        return Followed(motion, knots, start_ns), self._count(filtered)
+        limits = (limit for change in filtered.changes for limit in change.limits)
+        counted = (filtered.outcome, *(f"limited_{limit}" for limit in limits))
+        self._counters.update(counted)
+        return Followed(motion, knots, start_ns, counted), _logged(filtered)
+
+    def take_back(self, followed: Followed) -> None:
+        """The chunk was not followed after all."""
+        self._counters.subtract(followed.counted)
 
     def executed(self, followed: Followed, stamp_on_timeline_ns: int) -> JointTrajectory:
         """What the policy is told of a chunk that is followed; times from the chunk's stamp."""
@@ -92,15 +104,12 @@ class ChunkFollower:
         times_s = offset_ns / NANOSECONDS + self._filter.knot_times_s
         return JointTrajectory(self._filter.spec.joint_names, times_s, knots)
 
-    def _count(self, filtered: FilteredChunk) -> Command:
-        self._counters[filtered.outcome] += 1
-        command = Command()
-        if filtered.changes:
-            changes = "; ".join(str(change) for change in filtered.changes)
-            command = command.saying("warning", f"chunk tracked: {changes}")
-            for change in filtered.changes:
-                for limit in change.limits:
-                    self._counters[f"limited_{limit}"] += 1
-        for warning in reversed(filtered.warnings):
-            command = command.saying("warning", f"chunk: {warning}")
-        return command
+
+def _logged(filtered: FilteredChunk) -> Command:
+    command = Command()
+    if filtered.changes:
+        changes = "; ".join(str(change) for change in filtered.changes)
+        command = command.saying("warning", f"chunk tracked: {changes}")
+    for warning in reversed(filtered.warnings):
+        command = command.saying("warning", f"chunk: {warning}")
+    return command

@@ -12,7 +12,7 @@ _MAX_CONTROLLERS_SILENCE_S = 7.0
 
 
 @dataclass(frozen=True)
-class ArmView:
+class CommandTopics:
     """Publishers and subscribers of the command topics.
 
     Attributes:
@@ -69,7 +69,7 @@ class Supervision:
         """True once the controller manager has answered."""
         return self._controllers_heard_s is not None
 
-    def problems(self, view: ArmView, guard: str, monotonic_s: float) -> tuple[str, ...]:
+    def problems(self, view: CommandTopics, guard: str, monotonic_s: float) -> tuple[str, ...]:
         """Why the arm is not ready, one clause a reason; empty if it is ready."""
         found = [self._joint_problem(monotonic_s), self._guard_problem(monotonic_s)]
         if not self._dry_run:

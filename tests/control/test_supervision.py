@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real arm is ready, or the reasons are named; an engaged guard lets go of one that is not."""
 
-from par_ros.control.supervision import ArmView, Supervision
+from par_ros.control.supervision import CommandTopics, Supervision
 
 TOPICS = ("/joint_trajectory", "/gripper_trajectory")
 GUARD = "safety_node"
 
 
-def view(listeners: int = 1, publishers: tuple[str, ...] = (GUARD,)) -> ArmView:
-    return ArmView(dict.fromkeys(TOPICS, listeners), dict.fromkeys(TOPICS, publishers))
+def view(listeners: int = 1, publishers: tuple[str, ...] = (GUARD,)) -> CommandTopics:
+    return CommandTopics(dict.fromkeys(TOPICS, listeners), dict.fromkeys(TOPICS, publishers))
 
 
 def ready(*, dry_run: bool = False) -> Supervision:
