@@ -78,6 +78,7 @@ setup(
     extras_require={
         "sim": [
             "mani-skill==3.0.1",
+            "sapien==3.0.3",
             "gymnasium",
             # 5.x needs numpy 2
             "opencv-python<5",
