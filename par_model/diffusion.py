@@ -29,6 +29,8 @@ Scheduler = (
     DDIMScheduler | DDPMScheduler | DPMSolverMultistepScheduler | FlowMatchEulerDiscreteScheduler
 )
 SAMPLERS = ("ddim", "ddpm", "dpmsolver++", "flow_matching")
+# Those whose step needs no state but the noisy values: exported graphs can run them.
+STATELESS_SAMPLERS = ("ddim", "flow_matching")
 
 
 @lru_cache(maxsize=32)
@@ -106,7 +108,7 @@ def sample(
     """
     kind = torch.promote_types(noise.dtype, torch.float32)
     current = noise.to(kind)
-    if sampler in ("ddim", "flow_matching"):
+    if sampler in STATELESS_SAMPLERS:
         for index, step in enumerate(sampling_coefficients(config, sampler, num_steps)):
             predicted = predict(current.to(noise.dtype), index).to(kind)
             current = denoise_step(step, current, predicted, config.clip_range)
@@ -149,7 +151,7 @@ def sampling_coefficients(
     schedule once; they make the same samples as its `step`, bit for bit.
 
     Raises:
-        ValueError: the sampler is not "ddim" or "flow_matching"; as `make_scheduler`.
+        ValueError: the sampler is not one of STATELESS_SAMPLERS; as `make_scheduler`.
     """
     scheduler = make_scheduler(config, sampler, num_steps)
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):

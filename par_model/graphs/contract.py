@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from par_model.config import ModelConfig
+from par_model.diffusion import STATELESS_SAMPLERS
 
 CONTRACT_VERSION = 1
 GRAPH_NAMES = ("encode", "prefill", "step", "rebase", "act")
@@ -120,8 +121,8 @@ def require_static(config: ModelConfig, sampler: str) -> None:
             "overflow 'slide' moves cache rows and counts slots without end, which static graphs "
             "cannot; use backend 'eager', or a model with overflow 'rebase'."
         )
-    if config.action_head == "diffusion" and sampler not in ("ddim", "flow_matching"):
+    if config.action_head == "diffusion" and sampler not in STATELESS_SAMPLERS:
         raise ValueError(
-            f"the act graph unrolls 'ddim' or 'flow_matching', not {sampler!r}; use backend "
-            "'eager' for it, or set sampling.action_sampler to 'ddim'."
+            f"the act graph unrolls {' or '.join(map(repr, STATELESS_SAMPLERS))}, not "
+            f"{sampler!r}; use backend 'eager' for it, or set sampling.action_sampler to 'ddim'."
         )
