@@ -163,8 +163,16 @@ class GuardRig:
         """Spin until `condition`; fails the test after TIMEOUT_S."""
         end_s = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert time.monotonic() < end_s, f"{what} did not happen"
+            if time.monotonic() > end_s:
+                raise AssertionError(f"{what} did not happen; the guard: {self._last_status()}")
             self.executor.spin_once(timeout_sec=0.05)
+
+    def _last_status(self) -> str:
+        for message in reversed(self.received[DIAGNOSTICS.name]):
+            for status in messages.read_diagnostics(message):
+                if status.name == "safety_node":
+                    return f"{status.message}; {dict(status.values)}"
+        return "no status"
 
     def wait_for_one_more(self, topic: Topic) -> Any:
         """The next message of `topic`."""

@@ -286,11 +286,15 @@ def test_a_dry_run_sends_nothing_to_the_controllers(rig: GuardRig) -> None:
 def test_in_lockstep_a_disengaged_guard_answers_with_a_hold(rig: GuardRig) -> None:
     rig.start_guard("mode:=lockstep")
     rig.wait_for(lambda: rig.guard_values()["num_policies"] == "1", "seeing this policy")
+    # It engages only once it has heard of the arm.
+    rig.engage()
+    assert rig.trigger("disengage").success
     # The loopback arm's physics waits for nobody: a chunk stamped now may be late already.
     stamp_ns = int(rig.node.get_clock().now().nanoseconds) + 10 * 10**9
     rig.publish(rig.gentle_knots(), stamp_ns)
     held = rig.wait_for_one_more(JOINT_TRAJECTORY)
-    assert messages.stamp_ns(held) == stamp_ns
+    while messages.stamp_ns(held) != stamp_ns:
+        held = rig.wait_for_one_more(JOINT_TRAJECTORY)
     positions = messages.read_joint_trajectory(held).positions
     np.testing.assert_allclose(positions, np.tile(rig.positions()[:7], (len(positions), 1)))
 
