@@ -70,6 +70,7 @@ from par_model.training.stage_options import (
     Stage,
     StageOptions,
 )
+from par_model.training.training_state import FILE_NAME
 
 PROGRAM = "python -m par_model.train"
 # Reset pictures of the probe: demonstration seeds that `collect` reaches last.
@@ -243,6 +244,11 @@ def run_all(options: AllOptions) -> None:
     options = dataclasses.replace(options, codec=codec, latents=latents)
     if options.pretrained is None and not is_checkpoint(codec):
         if not (codec / "codec.safetensors").exists():
+            if (options.out / "policy" / FILE_NAME).exists():
+                raise ValueError(
+                    f"{options.out} holds a policy whose codec is not in {codec}; give the same "
+                    "--codec as before, or another --out."
+                )
             run_codec(options)
         if not (codec / "probe.json").exists():
             run_probe(options)
