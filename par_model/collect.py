@@ -116,7 +116,7 @@ class CollectOptions:
     hold_steps: int = 16
     # height and width of a frame [pixels]
     image_size: int = 128
-    # processes; the default is one a core
+    # processes; the default is one per core
     num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     # look at a data set instead, or at one of someone else by its mapping file
     show: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -308,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the finished episodes.", file=sys.stderr)
+        print("stopped; the same command continues from the finished episodes.", file=sys.stderr)
         return 130
     return 0
 

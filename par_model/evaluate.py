@@ -95,7 +95,7 @@ class EvaluateOptions:
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
     # seed of the policy's sampling
     policy_seed: int = 0
-    # processes; the default is one a core
+    # processes; the default is one per core
     num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     # keep every commanded joint target [rad; m for the gripper]
     record_targets: bool = False
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the finished episodes.", file=sys.stderr)
+        print("stopped; the same command continues from the finished episodes.", file=sys.stderr)
         return 130
     return 0
 

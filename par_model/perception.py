@@ -60,16 +60,16 @@ class ScenesOptions:
 
     # folder that is written; each task gets a folder of its name in it
     out: Annotated[Path, arg(metavar="DIR")]
-    # scenes a task, rounded up to whole files
+    # scenes per task, rounded up to whole files
     num_scenes: int = 20000
     # tasks
     tasks: Annotated[tuple[str, ...], some_of(PAPER_TASKS)] = PAPER_TASKS
     # each scene is seen from every one of these cameras; a name, or
     # NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT (metres in the world, rad, pixels)
     cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = (SHIPPED_VIEW.name,)
-    # scenes in a file
+    # scenes per file
     scenes_per_shard: int = SCENES_PER_SHARD
-    # processes, one thread each; the default is one a core
+    # processes, one thread each; the default is one per core
     num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
@@ -88,11 +88,11 @@ class CamerasOptions:
     cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = tuple(VIEWS)
     # tasks
     tasks: Annotated[tuple[str, ...], some_of(PAPER_TASKS)] = PAPER_TASKS
-    # episodes a task
+    # episodes per task
     episodes: int = 100
     # the first reset seed; by default the first one of model selection
     first_seed: int = FIRST_SELECTION_SEED
-    # processes, one thread each; the default is one a core
+    # processes, one thread each; the default is one per core
     num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
@@ -119,14 +119,14 @@ class ReadoutOptions:
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # results; a table goes to the terminal
     json: Annotated[Path, arg(metavar="JSON")]
-    # folders of scenes, one a task: single observations
+    # folders of scenes, one per task: single observations
     scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
-    # demonstrations, one set a task: observations with their history, judged on those that no
+    # demonstrations, one set per task: observations with their history, judged on those that no
     # training reads
     data: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
-    # pictures a folder of scenes at most
+    # pictures per folder of scenes at most
     max_pictures: int = 5000
-    # episodes a data set at most
+    # episodes per data set at most
     max_episodes: int = 500
     # steps of the reader that is a network
     mlp_steps: int = 1500
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"par_model.perception: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the finished files.", file=sys.stderr)
+        print("stopped; the same command continues from the finished files.", file=sys.stderr)
         return 130
     return 0
 

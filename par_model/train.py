@@ -70,6 +70,7 @@ from par_model.training.stage_options import (
     Stage,
     StageOptions,
 )
+from par_model.training.training_state import FILE_NAME
 
 PROGRAM = "python -m par_model.train"
 # Reset pictures of the probe: demonstration seeds that `collect` reaches last.
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"par_model.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last saved step.", file=sys.stderr)
+        print("stopped; the same command continues from the last saved step.", file=sys.stderr)
         return 130
     return 0
 
@@ -137,7 +138,7 @@ def run_codec(options: CodecOptions) -> None:
 def run_probe(options: ProbeOptions | AllOptions) -> None:
     """Measure how well cube positions can be read from the latents; write probe.json."""
     if any(options.frame_stem) and not options.frame_patch:
-        raise ValueError("--frame-stem stands before tokens; say their size with --frame-patch.")
+        raise ValueError("--frame-stem needs the size of the tokens after it: give --frame-patch.")
     folder = writable_codec_folder(options, "the probe's report")
     codec, config = load_codec(folder), ProbeConfig(num_steps=options.probe_steps)
     pictures = _probe_pictures(options)
@@ -243,6 +244,11 @@ def run_all(options: AllOptions) -> None:
     options = dataclasses.replace(options, codec=codec, latents=latents)
     if options.pretrained is None and not is_checkpoint(codec):
         if not (codec / "codec.safetensors").exists():
+            if (options.out / "policy" / FILE_NAME).exists():
+                raise ValueError(
+                    f"{options.out} holds a policy whose codec is not in {codec}; give the same "
+                    "--codec as before, or another --out."
+                )
             run_codec(options)
         if not (codec / "probe.json").exists():
             run_probe(options)

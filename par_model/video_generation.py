@@ -189,7 +189,7 @@ def _generate(options: VideoOptions) -> None:
     from par_model.video_file import FIGURE, write_video
 
     write_video(options.out, frames, FRAMES_PER_S, FIGURE)
-    print(f"{options.out}: {len(frames)} frames at {FRAMES_PER_S} frames a second")
+    print(f"{options.out}: {len(frames)} frames at {FRAMES_PER_S} frames per second")
 
 
 def _with_length(checkpoint: Checkpoint, num_latents: int) -> Checkpoint:

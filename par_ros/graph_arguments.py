@@ -36,7 +36,7 @@ class SimArguments:
         description="lockstep: physics waits for the policy; realtime: it does not",
     )  # fmt: skip
     checkpoint: str = parameter(
-        "", f"folder of the policy; not set: the one that is shipped ({DEFAULT_CHECKPOINT})"
+        "", f"folder of the policy; not set: the included one ({DEFAULT_CHECKPOINT})"
     )
     report: str = parameter("", "folder for the results; not set: reports/<date and time>")
     instruction: str = parameter("", "instruction for the policy; not set: the task's own")
@@ -50,19 +50,20 @@ class SimArguments:
     real_time_factor: float = same_as(ManiSkillBridgeParameters, "real_time_factor")
     limit_checks: str = same_as(
         SafetyNodeParameters, "limit_checks", default="warn",
-        description="acceleration and jerk limits in the guard: warn reports, so that the arm is "
-        "given what the policy asked for; enforce tracks them as on a real arm; none",
+        description="acceleration and jerk limits in the guard. enforce: chunks are changed to "
+        "keep them, as on a real arm; warn: they are reported only; none: they are not checked",
         choices=("enforce", "warn", "none"),
     )  # fmt: skip
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s", default=0.002,
-        description="realtime: a chunk departs from the running motion this long after it came; "
-        "the arm stands between control steps",
+        description="realtime: a chunk departs from the running motion this long after it arrived; "
+        "short, because the simulated arm stands between control steps",
     )  # fmt: skip
     clock_lead_s: float = same_as(
         ManiSkillBridgeParameters, "clock_lead_s",
-        description="realtime: /clock shows a control step this long, in wall time, before its "
-        "target is sampled, so that what the guard has sent is there; at most half a step",
+        description="realtime: /clock announces a control step this long, in wall time, before the "
+        "bridge samples its target, so that trajectories sent before arrive in time; at most half "
+        "a step",
     )  # fmt: skip
     limit_share: float = same_as(
         SafetyNodeParameters, "limit_share", default=1.0,
@@ -74,8 +75,8 @@ class SimArguments:
     engines: str = same_as(PolicyNodeParameters, "engines")
     predict_episodes: int = same_as(
         EpisodeNodeParameters, "predict_episodes",
-        description="in the videos of the first episodes the model's predicted next frames stand "
-        "beside the camera; this slows the policy down",
+        description="number of first episodes whose videos show the frames that the model predicts "
+        "beside the camera's; this slows the policy down",
     )  # fmt: skip
     video: bool = same_as(EpisodeNodeParameters, "video")
     namespace: str = parameter("", "ROS namespace of all nodes")
@@ -83,15 +84,14 @@ class SimArguments:
         None, "ROS domain; not set: ROS_DOMAIN_ID, or 0", minimum=0, maximum=232
     )
     fastdds_profile: bool = parameter(
-        True, "use config/fastdds_shm.xml, without which large pictures are lost without an error"
+        True,
+        "use config/fastdds_shm.xml; without it large images are lost without an error message",
     )
-    record: bool = parameter(
-        False, "write pictures, joint states, chunks and commands to <report>/recording.mcap"
-    )
+    record: bool = parameter(False, "write all topics of the graph to <report>/recording.mcap")
     log: str = parameter(
         "files",
-        "files: each process's output goes to <report>/logs, under `ros2 launch` to the folder "
-        "that it names; screen: to the screen",
+        "files: each process's output goes to <report>/logs (under `ros2 launch` to the folder "
+        "that it prints); screen: to the screen",
         choices=("files", "screen"),
     )
 
@@ -102,10 +102,12 @@ class ArmArguments:
 
     robot: str = same_as(
         SafetyNodeParameters, "arm",
-        description="the arm file: a name is looked for in config/arms of this package; what has "
-        "a / or ends in .yaml is the path of a file of your own",
+        description="the arm file: the name of a file in config/arms of this package, or, with a / "
+        "or .yaml, the path of any file",
     )  # fmt: skip
-    instruction: str = parameter("", "instruction for the policy, one that the checkpoint knows")
+    instruction: str = parameter(
+        "", "instruction for the policy, word for word one of the checkpoint's instructions.json"
+    )
     checkpoint: str = same_as(SimArguments, "checkpoint")
     num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
     policy_seed: int = same_as(
@@ -117,18 +119,17 @@ class ArmArguments:
     engines: str = same_as(PolicyNodeParameters, "engines")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s",
-        description="a chunk takes over this long after it came; the controller may pick it up "
-        "until then",
+        description="a chunk departs from the running motion this long after it arrived; until "
+        "then the controller may pick it up at any time",
     )  # fmt: skip
     limit_share: float = same_as(
         SafetyNodeParameters, "limit_share",
         description="share of the velocity, acceleration and jerk limits that the guard plans "
-        "with; small for first runs",
+        "with; use a small share for first runs",
     )  # fmt: skip
     record: bool = same_as(
         SimArguments, "record",
-        description="write pictures, joint states, chunks and commands to recordings/<date and "
-        "time>.mcap",
+        description="write all topics of the graph to recordings/<date and time>.mcap",
     )  # fmt: skip
     namespace: str = same_as(SimArguments, "namespace")
     domain_id: int | None = same_as(SimArguments, "domain_id")
@@ -149,20 +150,22 @@ class RealArmArguments(ArmArguments):
     )
     gripper_topic: str = parameter(
         "gripper_controller/joint_trajectory",
-        "the gripper controller's command topic; with a gripper.driver, gripper_adapter_node's",
+        "the gripper controller's command topic; for an arm file with gripper.driver, the topic "
+        "from guard to gripper_adapter_node",
     )
     reference: str = same_as(
         SafetyNodeParameters, "reference", choices=("controller_state", "none"),
-        description="what shows that the controller took a trajectory; needs control_msgs; none: "
-        "nothing does",
+        description="topic from which the guard learns that the controller took a trajectory "
+        "(needs control_msgs); none: it does not learn it",
     )  # fmt: skip
     controller_state_topic: str = parameter(
-        "", "the arm controller's controller_state; not set: beside controller_topic"
+        "", "topic of the arm controller's controller_state; not set: beside controller_topic"
     )
     use_sim_time: bool = parameter(False, "take the time from /clock")
     fastdds_profile: bool = same_as(
         SimArguments, "fastdds_profile", default=False,
-        description="use config/fastdds_shm.xml; it reaches this machine only",
+        description="use config/fastdds_shm.xml, which reaches this machine only; then start the "
+        "camera's driver with it, too",
     )  # fmt: skip
 
 

@@ -359,4 +359,4 @@ def _end_sentence(child: Child, code: int) -> str:
 def _loss_sentence(child: Child, code: int) -> str:
     """As _end_sentence, where the others go on."""
     reason = child.sentence() or f"{end_sentence(child.entry.name, code)}."
-    return f"{child.entry.name} has ended, the others go on: {reason}"
+    return f"{child.entry.name} has ended, the other processes continue: {reason}"

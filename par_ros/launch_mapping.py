@@ -132,7 +132,7 @@ class _Course:
             return [Shutdown(reason=f"{entry.name} has ended")]
         sentence = end_sentence(entry.name, code)
         if self._is_up and entry.others_go_on:
-            _report(context, f"{sentence}; the others go on")
+            _report(context, f"{sentence}; the other processes continue")
             return []
         return self._fail(context, sentence)
 

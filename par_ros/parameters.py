@@ -64,7 +64,7 @@ class PolicyNodeParameters:
     )
     num_steps: int | None = parameter(
         None,
-        "diffusion steps an action chunk; not set: the checkpoint's own",
+        "diffusion steps per action chunk; not set: the checkpoint's own",
         minimum=1,
         maximum=1000,
     )
@@ -72,7 +72,7 @@ class PolicyNodeParameters:
         "auto",
         "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
     )
-    device: str = parameter("auto", "cpu or cuda; auto takes the GPU where there is one")
+    device: str = parameter("auto", "cpu or cuda; auto takes the GPU if there is one")
     engines: str = parameter(
         "",
         "folder of the TensorRT engines; not set: trt_engines/<the checkpoint's name> in the "
@@ -85,7 +85,8 @@ class PolicyNodeParameters:
     )
     predict_images: bool = parameter(
         False,
-        "publish the model's picture of the next observation after each chunk; read at ~/reset",
+        "publish the frame that the model predicts for the next observation, after each chunk; "
+        "read at ~/reset",
         read_only=False,
     )
     num_actions: int | None = same_as(
@@ -97,7 +98,7 @@ class PolicyNodeParameters:
         description="time between two actions; not set: the checkpoint's; another time is refused",
     )  # fmt: skip
     num_warm_up: int = parameter(
-        2, "chunks computed and thrown away while configuring", minimum=0, maximum=100
+        2, "chunks computed while configuring and not used", minimum=0, maximum=100
     )
     max_skew_s: float = same_as(AssemblerSettings, "max_joint_skew_s")
     max_future_s: float = same_as(AssemblerSettings, "max_future_s")
@@ -115,7 +116,7 @@ class SafetyNodeParameters(GuardParameters):
     arm: str = parameter("panda", "name of a file in config/arms, or a path to one")
     mode: str = parameter(
         "realtime",
-        "lockstep: answers every chunk at the chunk's own time; realtime: the clock decides",
+        "lockstep: the time is the chunk's stamp; realtime: the time is the clock's",
         choices=typing.get_args(Mode),
     )
     dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
@@ -130,15 +131,15 @@ class SafetyNodeParameters(GuardParameters):
     )
     reference: str = parameter(
         "controller_state",
-        "what shows that the controller took a trajectory: controller_state of "
-        "joint_trajectory_controller (control_msgs); topic: controller_reference, as the simulated "
-        "arms publish it; none: nothing does, and engaging leads the arm to where it is measured "
-        "first. A dry run needs none",
+        "topic from which the guard learns that the controller took a trajectory. "
+        "controller_state: that of joint_trajectory_controller, needs control_msgs; topic: "
+        "controller_reference of the simulated arms; none: it does not learn it, and engaging "
+        "first moves the arm's command to the measured position. A dry run does not use it",
         choices=("controller_state", "topic", "none"),
     )
     clock_lead_s: float = parameter(
-        0.012, "with a simulator's clock, realtime: it shows a control step this long, in wall "
-        "time, before the arm makes it; half of it is the guard's own", unit="s",
+        0.012, "realtime simulation: /clock announces a control step this long, in wall time, "
+        "before the arm makes it; the guard may compute for half of it", unit="s",
         minimum=0.0, maximum=0.1,
     )  # fmt: skip
 
@@ -163,29 +164,29 @@ class ManiSkillBridgeParameters:
         200, "control steps after which an episode has failed", minimum=1, maximum=100_000
     )
     image_size: int = parameter(
-        128, "width and height of the picture", unit="px", minimum=16, maximum=1024
+        128, "width and height of the image", unit="px", minimum=16, maximum=1024
     )
     image_every: int = parameter(
-        1, "control steps from one picture to the next", minimum=1, maximum=8
+        1, "control steps from one image to the next", minimum=1, maximum=8
     )
     num_actions: int = same_as(
-        GuardParameters, "num_actions", description="lockstep: control steps run for each answer"
+        GuardParameters, "num_actions", description="lockstep: control steps per answer"
     )
     step_s: float = same_as(GuardParameters, "step_s", description="duration of a control step")
     real_time_factor: float = parameter(
-        1.0, "realtime: simulated seconds a wall second", minimum=0.01, maximum=100.0
+        1.0, "realtime: simulated seconds per second of wall time", minimum=0.01, maximum=100.0
     )
     clock_lead_s: float = same_as(
         SafetyNodeParameters, "clock_lead_s",
-        description="realtime: /clock shows a control step this long, in wall time, before its "
-        "target is sampled, so that what was sent before is in time for it",
+        description="realtime: /clock announces a control step this long, in wall time, before the "
+        "bridge samples its target, so that trajectories sent before arrive in time",
     )  # fmt: skip
     answer_timeout_s: float = parameter(
         60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
         minimum=0.1, maximum=3600.0,
     )  # fmt: skip
     light_meshes: bool = parameter(True, "draw the robot with simplified meshes (10 times faster)")
-    camera_frame_id: str = parameter("front_camera_optical_frame", "frame of the pictures")
+    camera_frame_id: str = parameter("front_camera_optical_frame", "frame_id of the images")
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,12 @@ class LoopbackArmParameters:
 
     arm: str = same_as(SafetyNodeParameters, "arm")
     rate_hz: float = parameter(
-        100.0, "control cycles and joint states a second", unit="Hz", minimum=1.0, maximum=1000.0
+        100.0, "control cycles and joint states per second", unit="Hz", minimum=1.0, maximum=1000.0
     )
-    publish_images: bool = parameter(True, "publish a synthetic camera picture, for a policy")
-    image_rate_hz: float = parameter(20.0, "pictures a second", unit="Hz", minimum=0.1, maximum=200)
-    image_width: int = parameter(128, "width of the picture", unit="px", minimum=1, maximum=4096)
-    image_height: int = parameter(128, "height of the picture", unit="px", minimum=1, maximum=4096)
+    publish_images: bool = parameter(True, "publish synthetic camera images, for a policy")
+    image_rate_hz: float = parameter(20.0, "images per second", unit="Hz", minimum=0.1, maximum=200)
+    image_width: int = parameter(128, "width of the image", unit="px", minimum=1, maximum=4096)
+    image_height: int = parameter(128, "height of the image", unit="px", minimum=1, maximum=4096)
 
 
 @dataclass(frozen=True)
@@ -207,13 +208,13 @@ class RealArmNodeParameters:
     """real_arm_node."""
 
     arm: str = same_as(SafetyNodeParameters, "arm")
-    dry_run: bool = parameter(True, "nothing goes to the controllers, so none need listen")
+    dry_run: bool = parameter(True, "nothing is sent to the controllers, so they need not run")
     min_joint_state_rate_hz: float = parameter(
-        20.0, "fewer complete joint states a second are a problem", unit="Hz",
+        20.0, "least number of complete joint states per second", unit="Hz",
         minimum=1.0, maximum=1000.0,
     )  # fmt: skip
     max_guard_silence_s: float = parameter(
-        3.0, "the guard reports once a second; longer silence is a problem", unit="s",
+        3.0, "longest time without guard_state, which comes once per second", unit="s",
         minimum=0.5, maximum=60.0,
     )  # fmt: skip
 
@@ -252,17 +253,17 @@ class EpisodeNodeParameters:
     )  # fmt: skip
     step_s: float = same_as(ManiSkillBridgeParameters, "step_s")
     predict_episodes: int = parameter(
-        1, "the first episodes for which the model's predicted pictures are recorded", minimum=0
+        1, "number of first episodes in which the model also predicts frames", minimum=0
     )
     start_timeout_s: float = parameter(
-        900.0, "wall time to wait for the other nodes to be ready", unit="s",
+        900.0, "longest wall time until the other nodes are ready", unit="s",
         minimum=1.0, maximum=86_400.0,
     )  # fmt: skip
     stall_timeout_s: float = parameter(
-        90.0, "wall time without a control step after which an episode is given up", unit="s",
+        90.0, "wall time without a control step after which the run ends", unit="s",
         minimum=1.0, maximum=86_400.0,
     )  # fmt: skip
-    video: bool = parameter(True, "write one mp4 an episode")
+    video: bool = parameter(True, "write one mp4 per episode")
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ class RecorderNodeParameters:
         "lockstep: sensor data is read reliably; realtime: best effort",
         choices=typing.get_args(Mode),
     )
-    settings: str = parameter("{}", "JSON of what a replay must know of the graph")
+    settings: str = parameter("{}", "settings of the graph for a replay, as JSON")
 
 
 NodeParameters = TypeVar(

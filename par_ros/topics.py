@@ -122,7 +122,7 @@ _ANY_WRITER = Qos(reliable=False, depth=10)
 IMAGE = Topic(
     "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
     (ARM,), (POLICY, EPISODES),
-    "the camera's picture, stamped when it was taken",
+    "the camera's image; its stamp is the time at which it was taken",
 )  # fmt: skip
 CAMERA_INFO = Topic(
     "camera/camera_info", CameraInfo, _SENSOR_WRITER, _SENSOR_READER,
@@ -132,8 +132,8 @@ CAMERA_INFO = Topic(
 JOINT_STATES = Topic(
     "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
     (ARM, GRIPPER_ADAPTER), (POLICY, GUARD, GRIPPER_ADAPTER),
-    "measured joint positions and velocities; the gripper is one finger's position in metres, "
-    "which the adapter adds where the driver says a knuckle's angle",
+    "measured joint positions and velocities; the gripper's is one finger's position in metres, "
+    "which the adapter adds if the driver publishes a knuckle's angle",
 )  # fmt: skip
 CLOCK = Topic(
     "/clock", Clock, Qos(reliable=True, depth=1), Qos(reliable=False, depth=1),
@@ -143,12 +143,13 @@ CLOCK = Topic(
 ACTION_CHUNK = Topic(
     "action_chunk", JointTrajectory, _ANSWER, _ANSWER,
     (POLICY,), (GUARD, EPISODES),
-    "what the policy wants: a point an action, of 8 joints; stamp of the observation answered",
+    "the policy's action chunk: one point per action, with 8 joints for the panda; the stamp is "
+    "that of the observation answered",
 )  # fmt: skip
 EXECUTED_ACTIONS = Topic(
     "executed_actions", JointTrajectory, _ANSWER, _ANSWER,
     (GUARD,), (POLICY, EPISODES),
-    "the points as they were really sent; the chunk's stamp",
+    "the actions as the guard sent them to the arm; the stamp is the chunk's",
 )  # fmt: skip
 JOINT_TRAJECTORY = Topic(
     "joint_trajectory", JointTrajectory, _COMMAND, _COMMAND,
@@ -158,37 +159,37 @@ JOINT_TRAJECTORY = Topic(
 GRIPPER_TRAJECTORY = Topic(
     "gripper_trajectory", JointTrajectory, _COMMAND, _COMMAND,
     (GUARD,), (ARM, GRIPPER_ADAPTER),
-    "the same for the gripper's joint; the adapter hears it where the gripper has an action",
+    "the same for the gripper's joint; if the gripper has an action, the adapter reads it",
 )  # fmt: skip
 JOINT_TRAJECTORY_SHADOW = Topic(
     "joint_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
     (GUARD,), (ANYONE,),
-    "dry run: what joint_trajectory would have carried",
+    "dry run: the messages of joint_trajectory",
 )  # fmt: skip
 GRIPPER_TRAJECTORY_SHADOW = Topic(
     "gripper_trajectory_shadow", JointTrajectory, _COMMAND, _COMMAND,
     (GUARD,), (ANYONE,),
-    "dry run: what gripper_trajectory would have carried",
+    "dry run: the messages of gripper_trajectory",
 )  # fmt: skip
 PREDICTED_IMAGE = Topic(
     "predicted_image", Image, _ANSWER, _ANSWER,
     (POLICY,), (EPISODES,),
-    "the model's picture of the next observation, stamped with the time that it predicts",
+    "the frame that the model predicts for the next observation; the stamp is the predicted time",
 )  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
     (POLICY, GUARD, GRIPPER_ADAPTER, ARM), (EPISODES, ANYONE),
-    "at 1 Hz of wall time and at every event (REP-107)",
+    "status of each node, at 1 Hz of wall time and at every event (REP-107)",
 )  # fmt: skip
 OBSERVED = Topic(
     "observed", DiagnosticStatus, _ANSWER, _ANSWER,
     (POLICY,), (ANYONE,),
-    "with each chunk: stamps of the picture, joint states and executed actions behind it",
+    "with each chunk: stamps of the image, joint states and executed actions that it answers",
 )  # fmt: skip
 GUARD_INPUTS = Topic(
     "guard_inputs", DiagnosticStatus, Qos(reliable=True, depth=50), Qos(reliable=True, depth=50),
     (GUARD,), (ANYONE,),
-    "each chunk, service call and fault with the clocks' times at which the guard took it",
+    "each chunk, service call and fault, with both clocks' times at which the guard took it",
 )  # fmt: skip
 E_STOP = Topic(
     "e_stop", Bool, _ANSWER, _ANY_WRITER,
@@ -198,14 +199,13 @@ E_STOP = Topic(
 CONTROLLER_REFERENCE = Topic(
     "controller_reference", JointTrajectory, _SENSOR_WRITER, Qos(reliable=False, depth=100),
     (ARM,), (GUARD,),
-    "what the arm's controller commands at the stamp, one point; a ros2_control arm has "
-    "controller_state (control_msgs) in its place",
+    "the position that the arm's controller commands at the stamp, one point; a ros2_control arm "
+    "publishes controller_state (control_msgs) instead",
 )  # fmt: skip
 GUARD_STATE = Topic(
     "guard_state", DiagnosticStatus, _LATCHED, _LATCHED,
     (GUARD,), (ARM, ANYONE),
-    "engaged, stop_latched, holding and fault of the guard, which alone may write here; at each "
-    "change and every second",
+    "engaged, stop_latched, holding and fault of the guard; at each change and every second",
 )  # fmt: skip
 E_STOP_STATE = Topic(
     "e_stop_state", Bool, _LATCHED, _LATCHED,
@@ -220,7 +220,7 @@ EPISODE_STATE = Topic(
 APPLIED_TARGETS = Topic(
     "applied_targets", JointTrajectory, _LATCHED, _LATCHED,
     (BRIDGE,), (EPISODES,),
-    "at an episode's end: the joint targets given to the simulator, one point a control step",
+    "at an episode's end: the joint targets given to the simulator, one point per control step",
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
@@ -247,16 +247,19 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 ENGAGE = ServiceEntry(
-    "engage", GUARD, Trigger, "start passing chunks on, from where the controller holds the arm"
+    "engage",
+    GUARD,
+    Trigger,
+    "pass chunks on, from the position that the controller holds",
 )
 DISENGAGE = ServiceEntry("disengage", GUARD, Trigger, "bring the arm to rest and pass nothing on")
 STOP = ServiceEntry("e_stop", GUARD, Trigger, "stop now and latch")
-RESET_STOP = ServiceEntry("reset_stop", GUARD, Trigger, "clear the latch; engage comes after it")
+RESET_STOP = ServiceEntry("reset_stop", GUARD, Trigger, "clear the latch; stay disengaged")
 RESET_POLICY = ServiceEntry(
-    "reset", POLICY, Trigger, "forget the episode; parameters instruction and policy_seed apply"
+    "reset", POLICY, Trigger, "start a new episode, with the parameters instruction and policy_seed"
 )
 RESET_EPISODE = ServiceEntry(
-    "reset_episode", BRIDGE, Trigger, "new episode of the parameters task and seed"
+    "reset_episode", BRIDGE, Trigger, "start a new episode, with the parameters task and seed"
 )
 
 SERVICES: tuple[ServiceEntry, ...] = (

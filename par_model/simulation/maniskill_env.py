@@ -211,7 +211,7 @@ def _control_hz(step_s: float) -> int:
     control_hz = round(1.0 / step_s)
     if abs(control_hz * step_s - 1.0) > 1e-9 or _PHYSICS_HZ % control_hz:
         raise ValueError(
-            f"the simulator makes {_PHYSICS_HZ} physics steps a second and cannot make control "
+            f"the simulator makes {_PHYSICS_HZ} physics steps per second and cannot make control "
             f"steps of {step_s:g} s; use a checkpoint with a step_s of 0.01, 0.02, 0.04, 0.05, "
             "0.1, 0.2, 0.25, 0.5 or 1 s."
         )

@@ -302,8 +302,8 @@ def _resume(
         return 0
     if state.values["config"] != _identity(config)["config"]:
         raise ValueError(
-            f"{folder} holds a codec training with other settings; use the same ones to go on, or "
-            "another --out."
+            f"{folder} holds a codec training with other settings; use the same ones to continue, "
+            "or another --out."
         )
     restore_module("trained", trained, state.tensors)
     restore_optimizer(trained, optimizer, state.tensors)

@@ -20,8 +20,8 @@ def describe(source: EpisodeSource) -> str:
         f"instructions   {'; '.join(source.instructions)}",
         f"episodes       {len(episodes)}, {sum(episode.noisy for episode in episodes)} with noise, "
         + (f"{at_end} successful at their end" if known else "success not recorded"),
-        f"steps          {lengths.sum()} at {source.fps} Hz; an episode {lengths.min()} to "
-        f"{lengths.max()}, mean {lengths.mean():.1f}",
+        f"steps          {lengths.sum()} at {source.fps} Hz; {lengths.min()} to {lengths.max()} "
+        f"per episode, mean {lengths.mean():.1f}",
         f"seeds          {min(seeds)} to {max(seeds)}" if seeds else "seeds          unknown",
         "",
         f"{'joint':<22}{'action min':>12}{'max':>9}{'measured min':>14}{'max':>9}"

@@ -3,8 +3,8 @@
 
 The file names the data set, its camera, and for each joint of ours the number of theirs that it is,
 with its unit. What is read looks like our own recordings: joint targets in rad and m at 20 Hz,
-square pictures, gripper last. Layouts v3.0 and v2.1, videos only. config/datasets/example.yaml is
-the example; every key is explained there.
+square pictures, gripper last. Layouts v3.0, v2.1 and v2.0, videos only.
+config/datasets/example.yaml is the example; every key is explained there.
 
 Rates: frame k is the last of theirs at or before k / 20 s. Numbers are interpolated: the joints at
 k / 20 s, and the targets where they are due, which is one step of their rate after they were sent,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from par_model.checkpoint import save_checkpoint
-from par_model.config import ModelConfig, from_values
+from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
 from par_model.model import Losses, PARModel, TrainingBatch
@@ -37,6 +37,7 @@ from par_model.training.clips import (
     whole_episodes,
 )
 from par_model.training.closed_loop import ClosedLoopQueue
+from par_model.training.codec_training import codec_fingerprint
 from par_model.training.ema import WeightAverage
 from par_model.training.finetuning import (
     FinetuningConfig,
@@ -59,6 +60,8 @@ from par_model.training.training_state import (
     load_state,
     module_tensors,
     optimizer_tensors,
+    require_open_length,
+    require_same_run,
     restore_module,
     restore_optimizer,
     save_state,
@@ -344,6 +347,7 @@ class PolicyTrainer:
         values: dict[str, object] = {
             "step": self.step,
             "num_steps": self.num_steps,
+            "hours": self.config.hours,
             "place": list(self.sampler.place),
             "wall_s": self.wall_s,
             "identity": self.identity,
@@ -354,9 +358,8 @@ class PolicyTrainer:
         state = load_state(self.folder)
         if state is None:
             return
-        _require_same_run(
-            self.folder, state.values["identity"], self.identity, self.allow_other_data
-        )
+        require_same_run(self.folder, state.values, self.identity, self.allow_other_data)
+        require_open_length(self.folder, state.values, self.config.num_steps, self.config.hours)
         restore_module("model", self.model, state.tensors)
         restore_module("average", self.average.model, state.tensors)
         restore_optimizer(self.model, self.optimizer, state.tensors)
@@ -410,27 +413,12 @@ def _identity(config: PolicyTrainingConfig, parts: PolicyParts) -> dict[str, Any
     return {
         **({} if tuning is None else {"finetuning": dataclasses.asdict(tuning)}),
         "config": config.identity(),
+        "codec": codec_fingerprint(parts.codec),
         "model": json.loads(json.dumps(dataclasses.asdict(parts.model))),
         "statistics": parts.statistics.to_json_dict(),
         "episodes": [f"{e.task}:{e.steps.key}" for e in parts.training_episodes],
         "scenes": [pictures.name for pictures in parts.scene_pictures],
     }
-
-
-def _require_same_run(
-    folder: Path, stored: object, own: dict[str, Any], allow_other_data: bool
-) -> None:
-    """Raise ValueError unless the stored run had the settings and the data of `own`."""
-    assert isinstance(stored, dict)
-    same = all(stored[name] == own[name] for name in ("config", "statistics"))
-    same = same and from_values(stored["model"]) == from_values(own["model"])
-    data = ("episodes", "scenes")
-    same_data = allow_other_data or all(stored[name] == own[name] for name in data)
-    if not same or not same_data:
-        raise ValueError(
-            f"{folder} holds a run with other settings or other data; resume with the same ones "
-            "(--resume other-data allows other episodes), or give another --out."
-        )
 
 
 def _num_scene(parts: PolicyParts, config: PolicyTrainingConfig) -> int:

@@ -131,7 +131,7 @@ def start_scene_set(folder: Path, settings: dict[str, Any]) -> None:
         different = sorted(name for name in plain if stored.get(name) != plain[name])
         raise ValueError(
             f"{folder} holds scenes with other settings ({', '.join(different)}); use the same "
-            "ones to go on, or another --out."
+            "ones to continue, or another --out."
         )
 
 

@@ -46,7 +46,7 @@ class StageOptions:
     pretrained: Annotated[Path | None, arg(name="finetune", metavar="CHECKPOINT")] = None
     # of every random choice
     seed: int = 0
-    # CPU threads of torch; the default is one a core
+    # CPU threads of torch; the default is one per core
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     # folder of the latents
     latents: Annotated[Path | None, arg(metavar="DIR"), default_is("CODEC/latents")] = None
@@ -56,7 +56,7 @@ class StageOptions:
     reset_pictures: Annotated[
         Path | None, arg(metavar="DIR"), default_is("CODEC/reset_pictures")
     ] = None
-    # reset pictures drawn, a task
+    # reset pictures drawn, per task
     num_reset_pictures: int = NUM_PROBE_PICTURES
     # tasks whose reset pictures are drawn and probed; nothing after it: none
     probe_tasks: Annotated[tuple[str, ...], some_of(TASKS)] = PAPER_TASKS
@@ -100,9 +100,9 @@ class CodecOptions(OutOptions):
     codec_learning_rate: float = CodecTrainingConfig().learning_rate
     # a finished codec to start from
     start_from: Annotated[Path | None, arg(metavar="DIR"), default_is("random weights")] = None
-    # frames a data set, and pictures of each folder of scenes
+    # frames per data set, and pictures of each folder of scenes
     frames: int = 4000
-    # folders of rendered scenes (`python -m par_model.perception scenes`), one a task; the codec
+    # folders of rendered scenes (`python -m par_model.perception scenes`), one per task; the codec
     # learns from their pictures and keeps their positions
     scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
     # with --scenes: weight of reading their positions from the latents
@@ -183,12 +183,12 @@ class LearningOptions(OutOptions):
     scene_weight: Annotated[float, arg(metavar="W")] = _POLICY.scene_weight
     # weight of reading the chunk directly beside the policy's own losses; 0: not done
     chunk_weight: Annotated[float, arg(metavar="W")] = _POLICY.chunk_weight
-    # folders of rendered scenes (`python -m par_model.perception scenes`), one a task, whose
+    # folders of rendered scenes (`python -m par_model.perception scenes`), one per task, whose
     # positions are learnt beside the demonstrations
     scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
     # with --scenes: weight of reading their positions
     picture_weight: Annotated[float, arg(metavar="W")] = _POLICY.picture_weight
-    # with --scenes: pictures of a step
+    # with --scenes: pictures per step
     pictures_per_step: int = _POLICY.pictures_per_step
     # of the moving average of the weights, a step
     average_decay: float = _POLICY.average_decay
@@ -198,11 +198,11 @@ class LearningOptions(OutOptions):
     single_slot_share: float = _POLICY.clips.single_slot_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
-    # use at most this many a data set
+    # use at most this many per data set
     max_episodes: Annotated[int | None, default_is("all")] = None
     # judge the policy in the simulator every so many steps; 0: at the end only
     evaluate_every: int = _POLICY.evaluate_every or 0
-    # episodes a task of a judgement; 0: none, the last checkpoint is then kept
+    # episodes per task and judgement; 0: none, the last checkpoint is then kept
     evaluation_episodes: int = _POLICY.num_evaluation_episodes
 
 

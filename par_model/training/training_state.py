@@ -8,14 +8,17 @@ optimiser moments and the sampler's place are stored, and all randomness of a st
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from par_model.config import from_values
 
 FILE_NAME = "state.safetensors"
 _FORMAT = "par_training_state_1"
@@ -63,6 +66,43 @@ def load_state(folder: Path) -> TrainingState | None:
             f"{metadata.get('format')!r}; remove it to start this training again."
         )
     return TrainingState(tensors, json.loads(metadata["values"]))
+
+
+def require_same_run(
+    folder: Path, values: Mapping[str, object], own: dict[str, Any], allow_other_data: bool
+) -> None:
+    """Raise ValueError unless the run of these `values` had the codec, settings and data of `own`,
+    which is what it stored as "identity"."""
+    stored = values["identity"]
+    assert isinstance(stored, dict)
+    # Runs that began before 2026-11-26 do not name their codec.
+    if (codec := stored.get("codec", own["codec"])) != own["codec"]:
+        raise ValueError(
+            f"{folder} holds a run with the codec {codec}, got the codec {own['codec']}; give the "
+            "--codec that the run began with, or another --out."
+        )
+    same = all(stored[name] == own[name] for name in ("config", "statistics"))
+    same = same and from_values(stored["model"]) == from_values(own["model"])
+    data = ("episodes", "scenes")
+    same_data = allow_other_data or all(stored[name] == own[name] for name in data)
+    if not same or not same_data:
+        raise ValueError(
+            f"{folder} holds a run with other settings or other data; resume with the same ones "
+            "(--resume other-data allows other episodes), or give another --out."
+        )
+
+
+def require_open_length(
+    folder: Path, values: Mapping[str, object], num_steps: int | None, hours: float | None
+) -> None:
+    """Raise ValueError where `hours` are asked for of a run whose number of steps is fixed, by
+    --steps or by other hours."""
+    fixed = values["num_steps"]
+    if num_steps is None and fixed is not None and values.get("hours", hours) != hours:
+        raise ValueError(
+            f"{folder} holds step {values['step']} of a run of {fixed} steps, whose length --hours "
+            "cannot change; give --steps (of the whole run) or another --out."
+        )
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:

@@ -138,7 +138,7 @@ class ArmSpec:
     """Everything about one arm that is not code.
 
     Attributes:
-        name: the file's name; a checkpoint must name the same.
+        name: the file's name, for logs and status messages.
         source: where the limits were published.
         arm_joint_names: J names, in the order of the policy and of the arm's controller.
         limits: of those joints.

@@ -68,11 +68,11 @@ class ControllerFeedback:
         if self._authority.engaged and apart_rad > self._spec.max_tracking_error_rad:
             fault = Fault(
                 "reference_moved",
-                f"the controller's reference moved by {apart_rad:.3g} rad while the arm was to "
-                "stand; check what else commands the controller.",
+                f"the controller's reference moved by {apart_rad:.3g} rad while the arm "
+                "had to be at rest; check what else commands the controller.",
             )
             return self._authority.trip(fault, moment)
-        return log("info", f"the controller holds {apart_rad:.2g} rad elsewhere; so does the guard")
+        return log("info", f"the guard adopts the controller's reference, {apart_rad:.2g} rad away")
 
     def _take_back(self, moment: Moment) -> Command:
         """The newest motion was lost or rejected: the one before still runs, and is stopped."""

@@ -96,9 +96,9 @@ class Deadlines:
         if self._settings.expects_reference and not self._arm.reference.is_heard(moment):
             return Fault(
                 "reference_silent",
-                "the controller's reference must come every 0.2 s, none has: the controller is not "
-                "active (a robot in reflex or user stop ends it), or not there; check "
-                "controller_manager and the robot.",
+                "the controller's reference must come every 0.2 s, and no message has arrived: the "
+                "controller is not active (a robot in reflex or user stop ends it) or not running; "
+                "check controller_manager and the robot.",
             )
         if self._watchdog.expired(_LIVE_POLICY, now_s):
             return Fault(

@@ -113,7 +113,7 @@ class Engaging:
         if reference.is_slowed:
             return why_slowed(reference.newest.speed_scaling)
         if not reference.is_at_rest:
-            return "the controller still moves the arm; wait until it stands"
+            return "the controller still moves the arm; wait until it is at rest"
         return self._why_apart()
 
     def _why_not_reported(self) -> str:
@@ -121,7 +121,7 @@ class Engaging:
         if self._expects_reference and self._usable_reference() is None:
             return "what the arm is commanded at the newest joint state is not known; try again"
         if self._expects_reference and not self._reference.is_at_rest:
-            return "the controller still moves the arm; wait until it stands"
+            return "the controller still moves the arm; wait until it is at rest"
         return self._why_apart()
 
     def _why_apart(self) -> str:

@@ -39,11 +39,11 @@ class AdapterSettings:
         "time between two targets", unit="s", minimum=0.0, maximum=0.05,
     )  # fmt: skip
     max_target_age_s: float = parameter(
-        0.5, "a target that has been due for longer is not sent any more: the guard is silent",
+        0.5, "a target that has been due for longer is not sent: the guard is silent",
         unit="s", minimum=0.05, maximum=5.0,
     )  # fmt: skip
     answer_timeout_s: float = parameter(
-        0.5, "an action server that takes longer to accept or cancel a goal is a problem",
+        0.5, "an action server that takes longer to accept or cancel a goal is reported",
         unit="s", minimum=0.05, maximum=1.0,
     )  # fmt: skip
     retry_period_s: float = parameter(

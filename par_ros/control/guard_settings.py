@@ -22,41 +22,45 @@ class GuardParameters:
     )
     num_actions: int = parameter(8, "actions in a chunk", minimum=1, maximum=64)
     max_observation_age_s: float = parameter(
-        0.4, "an older observation's chunk is refused", unit="s", minimum=0.0, maximum=10.0
+        0.4, "a chunk for an older observation is refused", unit="s", minimum=0.0, maximum=10.0
     )
     max_joint_state_age_s: float = parameter(
-        0.2, "older joint states stop the arm", unit="s", minimum=0.01, maximum=10.0
+        0.2,
+        "the guard stops the arm if joint states are older",
+        unit="s",
+        minimum=0.01,
+        maximum=10.0,
     )
     chunk_start: str = parameter(
         "arrival",
-        "arrival: a chunk starts when it comes and runs all its actions; observation: it is timed "
-        "from its observation and loses what is already due; control_step: with a simulator's "
-        "clock, at the control step at which it comes, with all its actions",
+        "when a chunk starts. arrival: when it arrives, with all its actions; observation: at its "
+        "observation, without the actions that are already due; control_step: with a simulator's "
+        "clock, at the control step at which it arrives, with all its actions",
         choices=("arrival", "observation", "control_step"),
     )
     late_after_s: float = parameter(
-        0.1, "a chunk is late this long after the end of the one before", unit="s",
-        minimum=0.0, maximum=10.0,
+        0.1, "the guard holds if no chunk arrives for this long after the end of the last one",
+        unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
     policy_timeout_s: float = parameter(
-        1.0, "the policy is dead this long after the end of its last chunk", unit="s",
-        minimum=0.05, maximum=60.0,
+        1.0, "the guard disengages if no chunk arrives for this long after the end of the last one",
+        unit="s", minimum=0.05, maximum=60.0,
     )  # fmt: skip
     first_chunk_timeout_s: float = parameter(
-        10.0, "time from engage to the first chunk", unit="s", minimum=0.1, maximum=600.0
+        10.0, "longest time from engage to the first chunk", unit="s", minimum=0.1, maximum=600.0
     )
     tail_s: float = parameter(
-        0.3, "least duration of the braking tail behind a chunk", unit="s",
+        0.3, "least duration of the braking tail after a chunk", unit="s",
         minimum=0.0, maximum=0.5,
     )  # fmt: skip
     splice_s: float = parameter(
-        0.03, "a new motion follows the running one for this long, so that a controller may take "
-        "it at any time until then; two thirds of it are the guard's own", unit="s",
+        0.03, "a new motion equals the running one for this long, so that a controller may pick it "
+        "up at any time until then; the guard may compute for two thirds of it", unit="s",
         minimum=0.002, maximum=MAX_SPLICE_S,
     )  # fmt: skip
     limit_share: float = parameter(
-        0.95, "share of the velocity, acceleration and jerk limits to plan with; small for first "
-        "runs", minimum=0.05, maximum=1.0,
+        0.95, "share of the velocity, acceleration and jerk limits to plan with; use a small share "
+        "for first runs", minimum=0.05, maximum=1.0,
     )  # fmt: skip
     max_engage_speed_rad_s: float = parameter(
         0.1, "a faster arm is not engaged", unit="rad/s", minimum=0.0, maximum=1.0

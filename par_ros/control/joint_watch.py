@@ -123,7 +123,7 @@ class JointWatch:
             return self._unusable
         if self.missing:
             return f"joint states lack {list(self.missing)}; check the joint_states topic"
-        return "none has come; check the arm's driver and the joint_states topic"
+        return "no message has arrived; check the arm's driver and the joint_states topic"
 
     # Where the arm stands.
 
@@ -210,7 +210,7 @@ class JointWatch:
         names = [name for name, out in zip(self._spec.arm_joint_names, outside, strict=True) if out]
         if not names:
             return ""
-        return f"{', '.join(names)} stands outside the position limits; move the arm by hand"
+        return f"{', '.join(names)} is outside the position limits; move the arm by hand"
 
     # Whether it follows.
 

@@ -188,7 +188,7 @@ class FaultCases:
                 rig.spin_until(lambda sent=sent: rig.num_chunks > sent, CHUNK_S)
             rig.spin_for(fault.phase_s)
             if not rig.reports.engaged:
-                raise SuiteError(f"the guard let go before the fault: {self._state()}.")
+                raise SuiteError(f"the guard was disengaged before the fault: {self._state()}.")
             # The swing stands still where it turns.
             if self._is_moving():
                 return

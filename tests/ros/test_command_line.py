@@ -60,7 +60,7 @@ def test_the_help_says_where_the_guards_limits_are(
     shown = capsys.readouterr().out
     assert "Of motion (position, velocity, acceleration, jerk" in shown
     assert "docs/reference/parameters.md" in shown
-    assert "looked for in config/arms of this package" in shown
+    assert "the name of a file in config/arms of this package" in shown
 
 
 def test_values_may_hold_anything() -> None:

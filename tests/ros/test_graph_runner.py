@@ -215,8 +215,8 @@ def test_the_guard_outlives_a_policy_that_may_be_lost(free_domain: str, listener
         process.kill()
     assert finished.code == 130
     assert reported == (
-        "error: policy_node has ended, the others go on: policy_node ended unexpectedly (signal "
-        "SIGKILL).\n"
+        "error: policy_node has ended, the other processes continue: policy_node ended "
+        "unexpectedly (signal SIGKILL).\n"
     )
     assert finished.sentences == []
     assert not children(process.pid)

@@ -237,7 +237,9 @@ def test_on_a_real_arm_the_guard_outlives_its_policy(
         assert run.step("policy_node", *step) == []
     assert run.errors == []
     assert run.exit("policy_node", 1) == []
-    assert run.errors == ["error: policy_node ended unexpectedly (exit code 1); the others go on."]
+    assert run.errors == [
+        "error: policy_node ended unexpectedly (exit code 1); the other processes continue."
+    ]
     assert run.exit("safety_node", 1) == ["Shutdown"]
 
 

@@ -107,7 +107,7 @@ def test_the_guard_outlives_its_policy(
     assert launched.stderr is not None
     reported = next(line for line in launched.stderr if line.startswith("error: "))
     assert reported == (
-        "error: policy_node ended unexpectedly (signal SIGKILL); the others go on.\n"
+        "error: policy_node ended unexpectedly (signal SIGKILL); the other processes continue.\n"
     )
     assert listener.state_of("safety_node") == State.PRIMARY_STATE_ACTIVE
     assert launched.poll() is None

@@ -325,7 +325,7 @@ def test_a_data_set_of_others_without_our_columns(copy):
 def test_the_inspector_counts_and_shows(dataset):
     text = describe(open_episodes(dataset))
     assert "3, 1 with noise, 3 successful at their end" in text
-    assert "96 at 20 Hz; an episode 21 to 45, mean 32.0" in text
+    assert "96 at 20 Hz; 21 to 45 per episode, mean 32.0" in text
     largest_noise = text.splitlines()[-1].split()
     assert largest_noise[0] == "joint8"
     assert float(largest_noise[-1]) == pytest.approx(0.01, abs=1e-4)

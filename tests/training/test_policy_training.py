@@ -145,6 +145,26 @@ def test_another_setting_cannot_resume(tmp_path: Path) -> None:
         train(parts, tmp_path / "run", other)
 
 
+def test_another_codec_cannot_resume(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    train(parts, tmp_path / "run", CONFIG)
+    other = dataclasses.replace(parts, codec=FrameCodec(MODEL.codec))
+    with pytest.raises(ValueError, match=r"run holds a run with the codec \w+, got the codec \w+;"):
+        train(other, tmp_path / "run", dataclasses.replace(CONFIG, num_steps=10))
+    assert load_state(tmp_path / "run").values["step"] == 8
+
+
+def test_hours_cannot_prolong_a_run_of_fixed_length(tmp_path: Path) -> None:
+    parts = make_parts(tmp_path)
+    hours = dataclasses.replace(CONFIG, num_steps=None, hours=1e-4)
+    for stop_at in (4, None):
+        train(parts, tmp_path / "run", CONFIG, stop_at=stop_at)
+        with pytest.raises(ValueError, match=r"of a run of 8 steps, whose length --hours cannot"):
+            train(parts, tmp_path / "run", hours)
+    longer = train(parts, tmp_path / "run", dataclasses.replace(CONFIG, num_steps=10))
+    assert [progress.step for progress in longer] == [9, 10]
+
+
 def test_a_half_written_state_is_never_read(tmp_path: Path) -> None:
     parts = make_parts(tmp_path)
     train(parts, tmp_path / "run", CONFIG, stop_at=2)
@@ -160,6 +180,8 @@ def test_hours_become_a_fixed_number_of_steps(tmp_path: Path) -> None:
     seen = train(make_parts(tmp_path), tmp_path / "run", config)
     assert seen[-1].step == seen[-1].num_steps == load_state(tmp_path / "run").values["num_steps"]
     assert seen[-1].step >= 40
+    # the same command has nothing left to do
+    assert train(make_parts(tmp_path / "again"), tmp_path / "run", config) == []
 
 
 def test_a_run_can_start_from_a_checkpoint(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def test_a_checkpoint_lends_its_codec_and_stays_as_it_is(
     own = load_checkpoint(lender)
     assert codec_fingerprint(lent.codec) == codec_fingerprint(own.codec)
     assert lent.training["codec"] == own.training["codec"]
+    # before a codec of its own is trained
+    assert main(["all", *data, *no_pictures, *steps, "--out", str(tmp_path / "second")]) == 1
+    assert "second holds a policy whose codec is not in" in capsys.readouterr().err
     assert main(["latents", *data, "--codec", str(lender)]) == 1
     assert "is a checkpoint, to which nothing is added, and latents would be" in (
         capsys.readouterr().err
