@@ -72,7 +72,8 @@ LEARNING = (
     "--data --out --steps --hours --lora-rank --resume --device --shares --learning-rate "
     "--warmup-steps --slots-per-batch --context-noise --from --new-statistics "
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
-    "--single-slot-share --offset-share --max-episodes --evaluate-every --scenes --picture-weight "
+    "--single-slot-share --offset-share --random-span-share --late-start-share "
+    "--max-episodes --evaluate-every --scenes --picture-weight "
     "--pictures-per-step"
 )
 JUDGED = "--evaluation-episodes"
