@@ -6,8 +6,14 @@ The Action-DiT is the network (noisy actions, t, Z_A) -> the noise, or v, of the
 cross-attention alone (section 4.2.3) and t by adaptive layer norms alone, so both are computed
 once and reused over the steps. PAR-Discrete regresses instead. Both have `loss` and `sample`.
 
-Shape letters: B batch, M chunks of a loss, L actions, D action width, C width, Z context tokens,
-X context width.
+A head with a largest delay predicts the slot's actions and so many more, and goes on from a prefix:
+the chunk's first rows, given clean, at diffusion time 0 (training-time action conditioning,
+arXiv 2512.05964). The slot's rows see each other and the look-ahead sees all, so that without a
+prefix the slot's rows are what a head without look-ahead predicts.
+
+Shape letters: B batch, M chunks of a loss, L actions (those of the look-ahead included), R rows of
+norm statistics (1, or L where a prefix has its own), D action width, C width, Z context tokens, X
+context width.
 """
 
 from collections.abc import Sequence
@@ -20,7 +26,7 @@ from torch.nn import functional
 
 from par_model.config import ModelConfig
 from par_model.diffusion import denoising_errors, sample, sampling_times
-from par_model.layers import Attention, Mlp, SiluMlp, sinusoid
+from par_model.layers import Attend, Attention, Mlp, SiluMlp, attend_all, sinusoid
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,38 @@ class DitContext:
 
 @dataclass(frozen=True)
 class DitModulation:
-    """Adaptive-norm statistics of one diffusion time: [B, 9, C] a block and last [B, 2, C]."""
+    """Adaptive-norm statistics of a diffusion time: [B, 9, R, C] a block and last [B, 2, R, C]."""
 
     blocks: tuple[Tensor, ...]
     last: Tensor
+
+    def but(self, other: "DitModulation", chosen_BL: Tensor) -> "DitModulation":
+        """Those of `other` in the chosen rows."""
+        mask_B1L1 = chosen_BL[:, None, :, None]
+
+        def pick(own: Tensor, others: Tensor) -> Tensor:
+            return torch.where(mask_B1L1, others, own)
+
+        blocks = (pick(own, others) for own, others in zip(self.blocks, other.blocks, strict=True))
+        return DitModulation(tuple(blocks), pick(self.last, other.last))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first rows of a chunk: actions [B, L, D] of which those of `rows_BL` (bool) are given."""
+
+    actions_BLD: Tensor
+    rows_BL: Tensor
+
+    @staticmethod
+    def of_lengths(actions_BLD: Tensor, lengths_B: Tensor) -> "Prefix":
+        """The first `lengths_B` (int64) actions of each chunk."""
+        rows_L = torch.arange(actions_BLD.shape[1], device=actions_BLD.device)
+        return Prefix(actions_BLD, rows_L < lengths_B[:, None])
+
+    def put_into(self, actions_BLD: Tensor) -> Tensor:
+        """The given rows in place of those of `actions_BLD`."""
+        return torch.where(self.rows_BL.unsqueeze(-1), self.actions_BLD, actions_BLD)
 
 
 class CrossAttention(nn.Module):
@@ -71,12 +105,19 @@ class DitBlock(nn.Module):
         self.mlp = Mlp(width, mlp_ratio * width)
 
     def forward(
-        self, x_BLC: Tensor, statistics_B9C: Tensor, keys: Tensor, values: Tensor
+        self,
+        x_BLC: Tensor,
+        statistics_B9RC: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attend: Attend = attend_all,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (
-            statistics_B9C.unsqueeze(2).unbind(1)
+            statistics_B9RC.unbind(1)
         )
-        x_BLC = x_BLC + gate1 * self.self_attention(self.norm(x_BLC) * (1 + scale1) + shift1)
+        x_BLC = x_BLC + gate1 * self.self_attention(
+            self.norm(x_BLC) * (1 + scale1) + shift1, attend
+        )
         x_BLC = x_BLC + gate2 * self.cross_attention(
             self.norm(x_BLC) * (1 + scale2) + shift2, keys, values
         )
@@ -89,12 +130,16 @@ class ActionDit(nn.Module):
     Attributes:
         diffusion: the noise process that `loss` trains on and `sample` reverses.
         num_draws: times and noises that `loss` draws for each chunk.
+        max_delay: the longest prefix.
     """
+
+    look_ahead_mask: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.diffusion = config.action_diffusion
         self.num_draws = config.loss.num_draws
+        self.max_delay = config.max_delay_steps
         dit, width = config.action_dit, config.action_dit.width
         self.time_frequencies = dit.time_frequencies
         self.embed = nn.Linear(config.action_width, width)
@@ -106,9 +151,15 @@ class ActionDit(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, config.action_width)
-        steps = torch.arange(config.num_actions, dtype=torch.float64)
+        steps = torch.arange(config.horizon, dtype=torch.float64)
         self.register_buffer(
             "step_positions", sinusoid(steps, width // 2, cos_first=False).float(), persistent=False
+        )
+        rows = torch.arange(config.horizon)
+        self.register_buffer(
+            "look_ahead_mask",
+            (rows[:, None] >= config.num_actions) | (rows < config.num_actions),
+            persistent=False,
         )
         for layer in (
             *(block.modulation for block in self.blocks),
@@ -130,11 +181,15 @@ class ActionDit(nn.Module):
         condition_BC = functional.silu(self.time_proj(waves.to(self.head.weight.dtype)))
         return DitModulation(
             tuple(
-                rearrange(block.modulation(condition_BC), "b (nine c) -> b nine c", nine=9)
+                rearrange(block.modulation(condition_BC), "b (nine c) -> b nine 1 c", nine=9)
                 for block in self.blocks
             ),
-            rearrange(self.last_modulation(condition_BC), "b (two c) -> b two c", two=2),
+            rearrange(self.last_modulation(condition_BC), "b (two c) -> b two 1 c", two=2),
         )
+
+    def clean_modulation(self) -> DitModulation:
+        """That of a prefix: diffusion time 0."""
+        return self.modulation(torch.zeros(1, device=self.head.weight.device))
 
     def forward(self, noisy_BLD: Tensor, modulation: DitModulation, context: DitContext) -> Tensor:
         """Returns the prediction [B, L, D]."""
@@ -142,8 +197,8 @@ class ActionDit(nn.Module):
         for block, statistics, keys, values in zip(
             self.blocks, modulation.blocks, context.keys, context.values, strict=True
         ):
-            x_BLC = block(x_BLC, statistics, keys, values)
-        shift, scale = modulation.last.unsqueeze(2).unbind(1)
+            x_BLC = block(x_BLC, statistics, keys, values, self._attend)
+        shift, scale = modulation.last.unbind(1)
         return self.head(self.norm(x_BLC) * (1 + scale) + shift)
 
     def loss(
@@ -152,22 +207,51 @@ class ActionDit(nn.Module):
         actions_MLD: Tensor,
         valid_ML: Tensor,
         generator: torch.Generator,
+        least_delay_M: Tensor | None = None,
     ) -> Tensor:
         """L_act of the paper's Eq. 11, 0-d: Eq. 10 over the chunk, one t per chunk and draw
-        (section 4.3), averaged over the actions that are valid."""
+        (section 4.3), averaged over the actions that are valid.
+
+        With a largest delay each draw is given a prefix of `least_delay_M` (0 where it is None) to
+        `max_delay` actions, evenly, which does not count.
+        """
         context = self.context(z_MZX)
         repeated = DitContext(
             tuple(k.repeat(self.num_draws, 1, 1, 1) for k in context.keys),
             tuple(v.repeat(self.num_draws, 1, 1, 1) for v in context.values),
         )
+        valid = valid_ML.repeat(self.num_draws, 1)
+        prefix = None
+        if self.max_delay:
+            delays = self._draw_delays(least_delay_M, valid, generator)
+            prefix = Prefix.of_lengths(actions_MLD.repeat(self.num_draws, 1, 1), delays)
+            valid = valid & ~prefix.rows_BL
+
+        def predict(noisy_BLD: Tensor, times_B: Tensor) -> Tensor:
+            modulation = self.modulation(times_B)
+            if prefix is not None:
+                modulation = modulation.but(self.clean_modulation(), prefix.rows_BL)
+                noisy_BLD = prefix.put_into(noisy_BLD)
+            return self(noisy_BLD, modulation, repeated)
+
         errors = denoising_errors(
-            lambda noisy, times: self(noisy, self.modulation(times), repeated),
+            predict,
             actions_MLD,
             self.diffusion,
             self.num_draws,
             generator,
         )
-        return _masked_mean(errors.mean(-1), valid_ML.repeat(self.num_draws, 1))
+        return _masked_mean(errors.mean(-1), valid)
+
+    def _draw_delays(
+        self, least_M: Tensor | None, valid_ML: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """int64, one for each of the draws in `valid_ML`."""
+        share = torch.rand(len(valid_ML), generator=generator, device=generator.device)
+        least = torch.zeros_like(share, dtype=torch.int64)
+        if least_M is not None:
+            least = least_M.repeat(self.num_draws)
+        return least + (share * (self.max_delay + 1 - least)).long()
 
     def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
         """The `modulation` of every sampling step."""
@@ -182,8 +266,9 @@ class ActionDit(nn.Module):
         num_steps: int,
         modulations: Sequence[DitModulation] | None = None,
         generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
-        """Normalised actions [B, L, D].
+        """Normalised actions [B, L, D], which begin with the prefix.
 
         Args:
             modulations: what `modulations` returned, where the caller kept it.
@@ -191,13 +276,26 @@ class ActionDit(nn.Module):
         """
         context = self.context(z_BZX)
         steps = modulations or self.modulations(sampler, num_steps)
-        return sample(
-            lambda noisy, index: self(noisy, steps[index], context),
-            noise_BLD,
-            self.diffusion,
-            sampler,
-            num_steps,
-            generator,
+        keep = _keep_nothing if prefix is None else prefix.put_into
+        if prefix is not None:
+            clean = self.clean_modulation()
+            steps = [step.but(clean, prefix.rows_BL) for step in steps]
+        return keep(
+            sample(
+                lambda noisy, index: self(keep(noisy), steps[index], context),
+                noise_BLD,
+                self.diffusion,
+                sampler,
+                num_steps,
+                generator,
+            )
+        )
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if not self.max_delay:
+            return attend_all(queries, keys, values)
+        return functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=self.look_ahead_mask
         )
 
 
@@ -220,6 +318,7 @@ class ActionRegressor(nn.Module):
         actions_MLD: Tensor,
         valid_ML: Tensor,
         generator: torch.Generator,
+        least_delay_M: Tensor | None = None,
     ) -> Tensor:
         """As `ActionDit.loss`, of the actions themselves; draws nothing."""
         errors_MLD = (self(z_MZX[:, self.action_rows]) - actions_MLD).square()
@@ -237,8 +336,9 @@ class ActionRegressor(nn.Module):
         num_steps: int,
         modulations: Sequence[DitModulation] | None = None,
         generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
-        """As `ActionDit.sample`; reads Z_A only."""
+        """As `ActionDit.sample`; reads Z_A only, and knows no prefix."""
         return self(z_BZX[:, self.action_rows])
 
 
@@ -247,6 +347,10 @@ def make_action_head(config: ModelConfig) -> ActionDit | ActionRegressor | None:
     if not config.num_actions:
         return None
     return ActionDit(config) if config.action_head == "diffusion" else ActionRegressor(config)
+
+
+def _keep_nothing(actions_BLD: Tensor) -> Tensor:
+    return actions_BLD
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

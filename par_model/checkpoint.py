@@ -158,7 +158,7 @@ def _texts(folder: Path) -> tuple[str, ...]:
 
 def _require_fit(statistics: Statistics, config: ModelConfig) -> None:
     """Raise ValueError where the statistics are of another model's actions."""
-    shape = (max(1, config.num_actions), config.action_width)
+    shape = (max(1, config.horizon), config.action_width)
     if statistics.action_low.shape != shape or len(statistics.joint_names) != config.action_width:
         raise ValueError(
             f"statistics.json is of chunks of {list(statistics.action_low.shape)} numbers and "

@@ -211,6 +211,10 @@ class ModelConfig:
     num_text_tokens: Annotated[int, Range(0, 10_000)]
     # L actions of D dimensions in a chunk; 0 is a video model without actions (NOVA itself)
     num_actions: Annotated[int, Range(0, 1000)]
+    # the most committed actions that a chunk goes on from (overlapped inference): the action head
+    # predicts num_actions and so many more, and slots are as long as what was executed between two
+    # pictures; 0: chunks and slots of num_actions, as in the paper
+    max_delay_steps: Annotated[int, Range(0, 1000)]
     # time between two actions; training data and simulator run at this step [s]
     step_s: Annotated[float, Range(0.001, 1.0)]
     action_width: Annotated[int, Range(1, 256)]
@@ -275,6 +279,11 @@ class ModelConfig:
         return self.codec.latent_channels * self.image_patch**2
 
     @property
+    def horizon(self) -> int:
+        """Actions that the action head predicts."""
+        return self.num_actions + self.max_delay_steps
+
+    @property
     def slot_length(self) -> int:
         """K_O + L, tokens in a physical token."""
         return self.num_frame_tokens + self.num_actions
@@ -329,6 +338,7 @@ class ModelConfig:
                 f'first_slot is "{self.first_slot}" and num_actions is {self.num_actions}; "bov" '
                 'is for the video model, which has no actions, and "boa" for every other.'
             )
+        self._require_committed_possible()
         if self.observation_mode == "clip" and not self.codec.num_3d_down_levels:
             raise ValueError(
                 'observation_mode is "clip" and the frame codec has no level that spans time; use '
@@ -339,6 +349,14 @@ class ModelConfig:
                 f"instruction and {self.num_slots} slots have {self.cache_capacity} tokens; at "
                 f"most {MAX_CONTEXT_TOKENS} are possible. Check num_slots, the picture's size and "
                 "frame_patch."
+            )
+
+    def _require_committed_possible(self) -> None:
+        is_possible = self.num_actions and self.action_head == "diffusion"
+        if self.max_delay_steps and not (is_possible and self.observation_mode == "image"):
+            raise ValueError(
+                f"max_delay_steps is {self.max_delay_steps}; committed actions need actions, the "
+                'diffusion head and observation_mode "image".'
             )
 
 
@@ -379,7 +397,7 @@ _NESTED = {
 
 
 # Values of the fields that older config.json files lack.
-_MEANT_BEFORE = {"step_s": 0.05}
+_MEANT_BEFORE = {"step_s": 0.05, "max_delay_steps": 0}
 
 
 def _build(kind: type, values: object, where: str) -> Any:

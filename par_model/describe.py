@@ -255,7 +255,7 @@ def cache_drift(model: PARModel, num_slots: int, seed: int = 0) -> CacheDrift:
     )
     actions = draw(num_slots, config.num_actions, config.action_width).clamp(-1, 1)
     proprio = draw(num_slots, config.proprio_width) if config.proprio_width else None
-    noise = draw(config.num_actions, config.action_width)
+    noise = draw(config.horizon, config.action_width)
     start = torch.zeros(1, dtype=torch.int64)
     exact = model.encode_clip(text, latents, actions, proprio, start)
     half = copy.deepcopy(model).bfloat16()

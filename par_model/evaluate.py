@@ -4,11 +4,14 @@
     python -m par_model.evaluate --checkpoint C --task PushCube --episodes 25 --json result.json
     python -m par_model.evaluate --checkpoint C --protocol paper --json paper.json
     python -m par_model.evaluate --checkpoint C --protocol pareto --json pareto.json
+    python -m par_model.evaluate --checkpoint C --protocol delay --json delay.json
     python -m par_model.evaluate --checkpoint RUNS --protocol ablations --json table_3.json
 
 paper: 125 rollouts a task, the paper's Table 2 with our row. pareto: samplers and their steps, 50
-rollouts a task and cell on paired seeds. ablations: the checkpoints RUNS/NAME/checkpoint that
-`python -m par_model.train ablations --out RUNS` wrote, the paper's Table 3 with our rows.
+rollouts a task and cell on paired seeds. delay: success, task time and smoothness against the
+policy's delay, sequential and overlapped, 100 rollouts a task and cell on paired seeds. ablations:
+the checkpoints RUNS/NAME/checkpoint that `python -m par_model.train ablations --out RUNS` wrote,
+the paper's Table 3 with our rows.
 
 An interrupted run is continued by the same command. The result does not depend on --num-workers.
 """
@@ -25,7 +28,7 @@ from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, require_some
 from par_model.config import TimestepSpacing
-from par_model.evaluation import ablations, paper_protocol, pareto
+from par_model.evaluation import ablations, delay_protocol, paper_protocol, pareto
 from par_model.evaluation.result_file import (
     checkpoint_hash,
     provenance,
@@ -45,6 +48,7 @@ from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 
 PROGRAM = "python -m par_model.evaluate"
+_OF_DELAY = ("policy_delay", "delay_jitter")
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,17 @@ class EvaluateOptions:
     json: Annotated[Path, arg(metavar="FILE")]
     # see above
     protocol: Annotated[
-        Literal["paper", "pareto", "ablations"] | None, default_is("episodes of one task")
+        Literal["paper", "pareto", "delay", "ablations"] | None, default_is("episodes of one task")
     ] = None
     # the task; protocols run the paper's three
     task: Annotated[str | None, arg(metavar="|".join(TASKS)), default_is("the paper's three")] = (
         None
     )
     # how many seeds
-    episodes: Annotated[int | None, default_is(f"25; pareto: {pareto.NUM_ROLLOUTS}")] = None
+    episodes: Annotated[
+        int | None,
+        default_is(f"25; pareto: {pareto.NUM_ROLLOUTS}; delay: {delay_protocol.NUM_ROLLOUTS}"),
+    ] = None
     # reset seed of the first episode; the others follow
     first_seed: Annotated[
         int | None, default_is(f"{FIRST_MEASUREMENT_SEED}; pareto: {pareto.FIRST_SEED}")
@@ -91,6 +98,14 @@ class EvaluateOptions:
         arg(metavar="SAMPLER:STEPS ..."),
         default_is(" ".join(f"{sampler}:{steps}" for sampler, steps in pareto.CELLS)),
     ] = None
+    # protocol delay: from a picture until its answer can be followed, rounded to control steps [s]
+    policy_delay: Annotated[
+        tuple[float, ...] | None,
+        arg(metavar="S ..."),
+        default_is(" ".join(f"{delay_s:g}" for delay_s in delay_protocol.DELAYS_S)),
+    ] = None
+    # protocol delay: each delay is drawn evenly from this far around it [s]
+    delay_jitter: float = 0.0
     # observations remembered
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
     # seed of the policy's sampling
@@ -121,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
     if options.task is None:
         raise ValueError(f"--task is missing; the tasks are {', '.join(TASKS)}.")
-    _refuse(options, "one task", "cells")
+    _refuse(options, "one task", "cells", *_OF_DELAY)
     options = _with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
     task_name = task(options.task).name
     rollouts = [
@@ -135,7 +150,7 @@ def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells")
+    _refuse(options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells", *_OF_DELAY)
     options = _with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
     names = _task_names(options)
     rollouts = [
@@ -156,7 +171,7 @@ def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol pareto", "sampler", "num_steps", "record_targets")
+    _refuse(options, "--protocol pareto", "sampler", "num_steps", "record_targets", *_OF_DELAY)
     options = _with_defaults(
         options,
         episodes=pareto.NUM_ROLLOUTS,
@@ -197,8 +212,53 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
     print(f"{table}\nchosen: {content['chosen']}\n\n{pareto.METHOD}", flush=True)
 
 
+def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
+    _refuse(options, "--protocol delay", "cells")
+    options = _with_defaults(
+        options,
+        episodes=delay_protocol.NUM_ROLLOUTS,
+        first_seed=FIRST_MEASUREMENT_SEED,
+        max_steps=200,
+    )
+    names = _task_names(options)
+    spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
+    delays_s = options.policy_delay or delay_protocol.DELAYS_S
+    timings = delay_protocol.cells(spec, delays_s, options.delay_jitter)
+    for timing in timings:
+        timing.require_possible(spec)
+    rollouts = [
+        dataclasses.replace(
+            _rollout(options, name, options.first_seed + index, options.policy_seed), timing=timing
+        )
+        for name in names
+        for timing in timings
+        for index in range(options.episodes)
+    ]
+    results = _run(options, rollouts)
+    content = delay_protocol.delay_content(results, spec.step_s)
+    rollouts_json = [result.to_json() for result in results]
+    _finish(
+        options,
+        {"protocol": "delay", "delay_jitter_s": options.delay_jitter}
+        | content
+        | _described(options)
+        | provenance(command)
+        | {"rollouts": rollouts_json},
+    )
+    table = plain_table(delay_protocol.table_lines(content))
+    print(f"{table}\n\n{delay_protocol.METHOD}", flush=True)
+
+
 def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol ablations", "episodes", "first_seed", "record_targets", "cells")
+    _refuse(
+        options,
+        "--protocol ablations",
+        "episodes",
+        "first_seed",
+        "record_targets",
+        "cells",
+        *_OF_DELAY,
+    )
     options = _with_defaults(options, max_steps=ablations.MAX_STEPS)
     root, table_file = options.checkpoint, options.json
     names = [name for name in ablations.ABLATIONS if (root / name / "checkpoint").is_dir()]
@@ -289,6 +349,7 @@ _PROTOCOLS = {
     None: _evaluate_task,
     "paper": _evaluate_paper,
     "pareto": _evaluate_pareto,
+    "delay": _evaluate_delay,
     "ablations": _evaluate_ablations,
 }
 
@@ -329,6 +390,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
+        "delay_jitter": options.delay_jitter,
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}

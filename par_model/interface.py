@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a policy takes and gives: numpy arrays in SI units, no torch, no ROS.
 
-Shapes: H, W image size in pixels; J joints of the arm, gripper last; L actions in a chunk.
+Shapes: H, W image size in pixels; J joints of the arm, gripper last; L actions in a slot, which is
+the context's unit; M actions between two observations; d committed actions.
 Units: joint positions are rad, the gripper's is the target position of one finger in metres.
 `joint_names` states the joint order wherever joints appear; another order is refused.
 """
@@ -33,11 +34,13 @@ class PolicySpec:
         arm: name of the arm that the policy was trained on (a file of config/arms).
         joint_names: the J joints in the policy's order, gripper last.
         image_height, image_width: size in pixels of the camera image.
-        num_actions: L, actions in one chunk.
+        num_actions: L, actions in one slot, and in one chunk of sequential inference.
         step_s: seconds between two actions.
         instructions: the instructions that the policy knows.
         observation_mode: "image", or "clip" for a policy that reads `recent_images` too.
         camera_fit: how a camera of another size is fitted to image_height x image_width.
+        max_delay_steps: the most committed actions that the policy was trained to go on from; 0: it
+            was not, and only sequential inference is possible.
     """
 
     arm: str
@@ -49,6 +52,12 @@ class PolicySpec:
     instructions: tuple[str, ...]
     observation_mode: Literal["image", "clip"] = "image"
     camera_fit: CameraFit = _DEFAULT_FIT
+    max_delay_steps: int = 0
+
+    @property
+    def horizon(self) -> int:
+        """Actions in a chunk of overlapped inference: a slot and the largest delay."""
+        return self.num_actions + self.max_delay_steps
 
     def require_instruction(self, instruction: str) -> None:
         """Raise ValueError with the list of known instructions if `instruction` is not one."""
@@ -69,8 +78,10 @@ class Observation:
         measured_joint_positions: float64 [J].
         joint_names: names of those joints.
         stamp_s: when the image was taken, seconds on the caller's clock.
-        executed_actions: float64 [L, J], the joint targets that the arm was really sent since
-            the previous observation; None for the first observation of an episode.
+        executed_actions: float64 [M, J], the joint targets that the arm was really sent since the
+            previous observation, one a step, the last due at `stamp_s`; M is L, or 1 to the horizon
+            where the policy's max_delay_steps is above 0. None for the first observation of an
+            episode.
         recent_images: uint8 [4, H, W, 3], what the camera saw after every second of these actions,
             `image` last; given where the policy's observation mode is "clip" and not for the
             first observation, else None.
@@ -106,7 +117,7 @@ class Observation:
                 "observation.executed_actions",
                 self.executed_actions,
                 np.dtype(np.float64),
-                (spec.num_actions, num_joints),
+                (_num_executed(self.executed_actions, spec), num_joints),
                 "check the executed_actions topic",
             )
         self._require_recent_images(spec)
@@ -141,10 +152,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """L joint targets, the first due `step_s` after the chunk starts.
+    """L joint targets of sequential inference, or as many as the horizon of overlapped inference.
+
+    The first is due `step_s` after the chunk starts: after it arrives, or (overlapped) after
+    `stamp_s`.
 
     Attributes:
-        joint_positions: float64 [L, J], absolute targets.
+        joint_positions: float64 [L or horizon, J], absolute targets.
         joint_names: names of those joints.
         step_s: seconds between two targets.
         stamp_s: stamp of the observation that this chunk answers.
@@ -158,11 +172,13 @@ class ActionChunk:
     def validate(self, spec: PolicySpec) -> None:
         """Raise ValueError, naming the field, what was expected and what came."""
         _require_joint_names("action chunk", self.joint_names, spec.joint_names)
+        length = len(self.joint_positions)
+        expected = length if length in (spec.num_actions, spec.horizon) else spec.num_actions
         _require_array(
             "action chunk.joint_positions",
             self.joint_positions,
             np.dtype(np.float64),
-            (spec.num_actions, len(spec.joint_names)),
+            (expected, len(spec.joint_names)),
             "the policy and its checkpoint disagree; check the checkpoint's config.json",
         )
         if self.step_s != spec.step_s:
@@ -190,8 +206,24 @@ class Policy(Protocol):
     def observe(self, observation: Observation) -> None:
         """Take in what happened. Raises ValueError for an observation that does not fit `spec`."""
 
-    def act(self) -> ActionChunk:
-        """Sample the chunk that answers the last observation. Raises ValueError before one."""
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
+        """Sample the chunk that answers the last observation.
+
+        Args:
+            committed: float64 [d, J], the targets that the arm follows in the first d steps after
+                the observation, whatever the answer is; the chunk begins with them and goes on from
+                them, over the whole horizon. None: sequential inference, L actions.
+
+        Raises:
+            ValueError: no observation yet; more than max_delay_steps committed actions, or any
+                where it is 0.
+        """
+
+
+def _num_executed(actions: FloatArray, spec: PolicySpec) -> int:
+    """M, where these may be so many."""
+    is_possible = spec.max_delay_steps > 0 and 1 <= len(actions) <= spec.horizon
+    return len(actions) if is_possible else spec.num_actions
 
 
 def _require_joint_names(what: str, got: tuple[str, ...], expected: tuple[str, ...]) -> None:

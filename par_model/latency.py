@@ -17,7 +17,7 @@ import torch
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
 from par_model.graphs.goldens import RolloutStep, rollout_steps
-from par_model.graphs.policy_graphs import PolicyGraphs, SlotInputs, as_float32
+from par_model.graphs.policy_graphs import PolicyGraphs, Slot, as_float32, slot_inputs
 from par_model.load_policy import Deployment, make_graphs
 from par_model.roofline import GPUS, Gpu, Networks, policy_phases
 
@@ -112,11 +112,7 @@ class Rig:
         *before, self.newest = rollout_steps(config, fill + 1, seed=1)
         self.cache = graphs.prefill(self.text)
         if before:
-            slots = SlotInputs(
-                tuple(graphs.encode(step.image) for step in before),
-                tuple(step.actions for step in before),
-                tuple(step.proprio for step in before),
-            )
+            slots = slot_inputs([self._slot(step, n) for n, step in enumerate(before)])
             self.cache = graphs.extend(self.cache, slots, 0, True).cache
         self.latent = graphs.encode(self.newest.image)
         self.context = self.extend()
@@ -125,11 +121,14 @@ class Rig:
         return self.graphs.encode(self.newest.image)
 
     def extend(self, latent: Any | None = None) -> Any:
-        step: RolloutStep = self.newest
-        slot = SlotInputs(
-            (self.latent if latent is None else latent,), (step.actions,), (step.proprio,)
-        )
-        return self.graphs.extend(self.cache, slot, self.fill, self.fill == 0).last
+        slot = self._slot(self.newest, self.fill, self.latent if latent is None else latent)
+        return self.graphs.extend(self.cache, slot_inputs([slot]), self.fill, self.fill == 0).last
+
+    def _slot(self, step: RolloutStep, index: int, latent: Any | None = None) -> Slot:
+        if latent is None:
+            latent = self.graphs.encode(step.image)
+        clock = index * self.graphs.config.num_actions
+        return Slot(latent, step.actions, step.proprio, step.executed, clock)
 
     def act(self) -> Any:
         return self.graphs.act(self.context, self.newest.noise, 0)

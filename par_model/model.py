@@ -3,8 +3,8 @@
 predict_frame. Weights only; an episode's state is in policy.py.
 
 Shape letters: B batch, N slots, T text tokens, K frame tokens, Z context tokens of the action
-head, L actions, S tokens, C width, D action width, J joints, P numbers of a scene, c h w of a
-latent.
+head, L actions of a slot, H the horizon (L, or more with a largest delay), S tokens, C width, D
+action width, J joints, P numbers of a scene, c h w of a latent.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from par_model.action_head import DitModulation, make_action_head
+from par_model.action_head import DitModulation, Prefix, make_action_head
 from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_layout
 from par_model.config import ModelConfig
 from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
@@ -30,13 +30,16 @@ class TrainingBatch:
     Attributes:
         text_BTC: the instruction's rows.
         latents_BNchw: [B, N + 1, c, h, w], O_0 .. O_N.
-        actions_BNLD: normalised targets A_1 .. A_N.
+        actions_BNLD: normalised targets A_1 .. A_N; with a largest delay [B, N, H, D].
         context_actions_BNLD: the same as the history shows them (possibly with noise).
         proprio_BNJ: [B, N + 1, J] normalised measured joints at O_0 .. O_N.
-        action_valid_BNL: bool, which actions count in the loss.
+        action_valid_BNL: bool, which actions count in the loss; [B, N, H] likewise.
         frame_valid_BN: bool, whether target frame O_n (n = 1 .. N) counts.
         slot_offset_B: int64, index of the clip's first slot.
         scene_BNP: positions in metres at O_0 .. O_{N-1}, NaN where unknown; P may be 0.
+        executed_BNL: bool, which context actions were executed; None: all.
+        clock_BN: int64, control steps from O_0 to O_0 .. O_{N-1}; None: L a slot.
+        least_delay_BN: int64, the shortest prefix of a chunk that is to be learnt; None: 0.
     """
 
     text_BTC: Tensor
@@ -48,6 +51,22 @@ class TrainingBatch:
     frame_valid_BN: Tensor
     slot_offset_B: Tensor
     scene_BNP: Tensor
+    executed_BNL: Tensor | None = None
+    clock_BN: Tensor | None = None
+    least_delay_BN: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SlotTimes:
+    """When slots were, and what of their actions happened, for a model with a largest delay.
+
+    Attributes:
+        executed_BNL: bool, which of the context's actions were executed.
+        clock_BN: int64, control steps from the context's first frame to each slot's.
+    """
+
+    executed_BNL: Tensor
+    clock_BN: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,20 +137,18 @@ class PARModel(nn.Module):
 
     def training_context(self, batch: TrainingBatch, checkpoint_gradients: bool = False) -> Context:
         """What the transformer knows after each slot of the clips."""
-        num_slots = batch.actions_BNLD.shape[1]
+        times = None
+        if batch.executed_BNL is not None and batch.clock_BN is not None:
+            offset_B1 = batch.slot_offset_B[:, None] * self.config.num_actions
+            times = SlotTimes(_one_later(batch.executed_BNL), batch.clock_BN + offset_B1)
         return self.encode_clip(
             batch.text_BTC,
             batch.latents_BNchw[:, :-1],
-            torch.cat(
-                (
-                    torch.zeros_like(batch.context_actions_BNLD[:, :1]),
-                    batch.context_actions_BNLD[:, : num_slots - 1],
-                ),
-                dim=1,
-            ),
+            _one_later(batch.context_actions_BNLD),
             batch.proprio_BNJ[:, :-1],
             batch.slot_offset_B,
             checkpoint_gradients,
+            times,
         )
 
     def context_loss(
@@ -151,6 +168,7 @@ class PARModel(nn.Module):
                 batch.actions_BNLD[chosen],
                 batch.action_valid_BNL[chosen],
                 generator,
+                None if batch.least_delay_BN is None else batch.least_delay_BN[chosen],
             )
         frame = self.frame_head.loss(
             context.frame_BNKC,
@@ -170,6 +188,7 @@ class PARModel(nn.Module):
         proprio_BNJ: Tensor | None,
         offset_B: Tensor,
         checkpoint_gradients: bool = False,
+        times: SlotTimes | None = None,
     ) -> Context:
         """One masked pass over [text; P_0; ...; P_{N-1}], without a cache.
 
@@ -177,13 +196,16 @@ class PARModel(nn.Module):
         """
         num_slots = latents_BNchw.shape[1]
         slots_BN = offset_B[:, None] + torch.arange(num_slots, device=offset_B.device)
-        slot_tokens = self._slot_tokens(latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, True)
+        slot_tokens = self._slot_tokens(
+            latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, True, times
+        )
         text = self.tokenizer.text_tokens(text_BTC)
         if self.transformer is None:
             return self._context_without_transformer(text, slot_tokens)
         tokens = torch.cat((text, rearrange(slot_tokens, "b n s c -> b (n s) c")), dim=1)
         layout = self.layout[: tokens.shape[1]]
-        rotation = self.tokenizer.rotation(layout, offset_B)
+        clock_BN = None if times is None else times.clock_BN
+        rotation = self.tokenizer.rotation(layout, offset_B, clock_BN)
         mask = causal_mask(layout, layout, self.rules)
         z = self.transformer(tokens, rotation, attend_masked(mask), checkpoint_gradients)
         return self._split(z[:, text.shape[1] :], num_slots)
@@ -195,17 +217,23 @@ class PARModel(nn.Module):
         proprio_BNJ: Tensor | None,
         slots_BN: Tensor,
         starts_with_boa: bool,
+        times: SlotTimes | None,
     ) -> Tensor:
         """[B, N, K + L, C]."""
         is_first_BN = torch.zeros_like(slots_BN, dtype=torch.bool)
         is_first_BN[:, 0] = starts_with_boa
         # The learned time embedding knows num_slots slots; later ones (overflow "slide") share
         # the last one's.
+        if times is not None:
+            slots_BN = times.clock_BN / self.config.num_actions
         times_BN = slots_BN.clamp(max=self.config.num_slots - 1)
         frames = self.tokenizer.frame_tokens(latents_BNchw, is_first_BN, times_BN)
         if not self.config.num_actions:
             return frames
-        actions = self.tokenizer.action_tokens(actions_BNLD, is_first_BN, times_BN, proprio_BNJ)
+        executed_BNL = None if times is None else times.executed_BNL
+        actions = self.tokenizer.action_tokens(
+            actions_BNLD, is_first_BN, times_BN, proprio_BNJ, executed_BNL
+        )
         return torch.cat((frames, actions), dim=2)
 
     def _split(self, z_BSC: Tensor, num_slots: int) -> Context:
@@ -245,6 +273,7 @@ class PARModel(nn.Module):
         proprio_BNJ: Tensor | None,
         first_slot: int,
         starts_with_boa: bool,
+        times: SlotTimes | None = None,
     ) -> tuple[Context, KVCache | None]:
         """Append N physical tokens, slots first_slot .. first_slot + N - 1, after the cache.
 
@@ -262,7 +291,7 @@ class PARModel(nn.Module):
         slots_BN = torch.arange(first_slot, first_slot + num_slots, device=device)
         slots_BN = slots_BN.expand(latents_BNchw.shape[0], -1)
         slot_tokens = self._slot_tokens(
-            latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, starts_with_boa
+            latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, starts_with_boa, times
         )
         if self.transformer is None or cache is None:
             text = self.tokenizer.text_tokens(text_BTC)
@@ -279,13 +308,17 @@ class PARModel(nn.Module):
             attend = attend_slot(self.config.num_frame_tokens)
         else:
             attend = attend_masked(causal_mask(self.layout[start:end], self.layout[:end], rules))
-        rotation = self._rotation(self.layout[start:end], first_slot)
+        rotation = self._rotation(self.layout[start:end], first_slot, times)
         z, cache = self.transformer.forward_cached(tokens, rotation, attend, cache)
         return self._split(z[:, num_text:], num_slots), cache
 
-    def _rotation(self, layout: TokenLayout, first_slot: int) -> Rotation | None:
+    def _rotation(
+        self, layout: TokenLayout, first_slot: int, times: SlotTimes | None = None
+    ) -> Rotation | None:
         """Rotation of the cache rows in `layout`, whose first slot is the episode's `first_slot`
         (the two differ where overflow "slide" moved the rows)."""
+        if times is not None:
+            return self.tokenizer.rotation(layout, clock_BN=times.clock_BN)
         moved = first_slot - max(0, int(layout.slots[0]))
         offset = torch.tensor([moved], device=layout.slots.device) if moved else None
         return self.tokenizer.rotation(layout, offset)
@@ -298,10 +331,13 @@ class PARModel(nn.Module):
         num_steps: int,
         modulations: Sequence[DitModulation] | None = None,
         generator: torch.Generator | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
-        """A_n given Z_A, normalised: [B, L, D]. Arguments as of `ActionDit.sample`."""
+        """A_n given Z_A, normalised: [B, H, D]. Arguments as of `ActionDit.sample`."""
         assert self.action_head is not None, "the video model has no actions"
-        return self.action_head.sample(z_BZC, noise_BLD, sampler, num_steps, modulations, generator)
+        return self.action_head.sample(
+            z_BZC, noise_BLD, sampler, num_steps, modulations, generator, prefix
+        )
 
     def predict_frame(
         self,
@@ -326,6 +362,11 @@ class PARModel(nn.Module):
             null_condition_BKC,
             guidance,
         )
+
+
+def _one_later(values_BNX: Tensor) -> Tensor:
+    """What led to each frame: row n of what followed frame n - 1, zeros for the first."""
+    return torch.cat((torch.zeros_like(values_BNX[:, :1]), values_BNX[:, :-1]), dim=1)
 
 
 def count_parameters(module: nn.Module) -> int:

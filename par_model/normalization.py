@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of actions and joints: fit, apply, undo. Numpy only; saved in the checkpoint.
 
-Shapes: L actions of a chunk; D numbers of an action; J joints; T steps of an episode; `...` any.
+Shapes: L actions of a chunk (the model's horizon), M the first of them; D numbers of an action; J
+joints; T steps of an episode; `...` any.
 Units outside: rad, and metres for the gripper (the last number); inside: zero mean and unit
 variance for actions and joints, the size that the noise of the diffusion loss has. Neither way
 clips a value beyond what was seen; a policy keeps its gripper's targets within what was seen.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,16 +88,27 @@ class Statistics:
         """L, actions in a chunk."""
         return len(self.action_low)
 
+    def longer(self, other: "Statistics") -> "Statistics":
+        """These, with the later actions of `other`, which knows more of a chunk."""
+        known = self.num_actions
+        return replace(
+            self,
+            action_low=np.concatenate((self.action_low, other.action_low[known:])),
+            action_high=np.concatenate((self.action_high, other.action_high[known:])),
+        )
+
     def normalize_actions(self, targets: FloatArray, measured_joints: FloatArray) -> FloatArray:
-        """Joint targets [..., L, D] of chunks that answer observations with `measured_joints`
-        [..., J] -> normalised actions [..., L, D]."""
+        """Joint targets [..., M, D] of chunks that answer observations with `measured_joints`
+        [..., J] -> normalised actions [..., M, D]."""
+        low, high = self._ends(targets.shape[-2])
         framed = targets - self._origin(measured_joints)
-        return 2.0 * (framed - self.action_low) / (self.action_high - self.action_low) - 1.0
+        return 2.0 * (framed - low) / (high - low) - 1.0
 
     def denormalize_actions(self, actions: FloatArray, measured_joints: FloatArray) -> FloatArray:
-        """The inverse of `normalize_actions`: joint targets, float64 [..., L, D]."""
+        """The inverse of `normalize_actions`: joint targets, float64 [..., M, D]."""
         values = np.asarray(actions, dtype=np.float64)
-        framed = (values + 1.0) / 2.0 * (self.action_high - self.action_low) + self.action_low
+        low, high = self._ends(values.shape[-2])
+        framed = (values + 1.0) / 2.0 * (high - low) + low
         return framed + self._origin(measured_joints)
 
     def within_gripper_range(self, targets: FloatArray) -> FloatArray:
@@ -118,6 +130,9 @@ class Statistics:
             "action_frame": self.action_frame,
         }
         return values | {name: getattr(self, name).tolist() for name in _FIELDS}
+
+    def _ends(self, num_actions: int) -> tuple[FloatArray, FloatArray]:
+        return self.action_low[:num_actions], self.action_high[:num_actions]
 
     def _origin(self, measured_joints: FloatArray) -> FloatArray:
         return action_origin(measured_joints, self.action_frame)

@@ -60,6 +60,9 @@ class PhysicalTokenizer(nn.Module):
             self.begin_of_action = nn.Parameter(
                 (0.02 * torch.randn(1, width)).repeat(config.num_actions, 1)
             )
+        if config.max_delay_steps:
+            # stands where a slot is shorter than L actions
+            self.not_executed = nn.Parameter(0.02 * torch.randn(1, width))
         self.begin_of_video = nn.Parameter(0.02 * torch.randn(1, width))
         self.proprio_embed = (
             nn.Linear(config.proprio_width, width) if config.proprio_width else None
@@ -79,7 +82,8 @@ class PhysicalTokenizer(nn.Module):
         return self.text_padding[: self.config.num_text_tokens].expand(batch_size, -1, -1)
 
     def slot_times(self, slots: Tensor) -> Tensor:
-        """Slot indices [...] to the time embedding's clock. Index 0 is NOVA's begin-of-video."""
+        """Slot indices [...], or control steps over L, to the time embedding's clock. Index 0 is
+        NOVA's begin-of-video."""
         unit = self.config.base_time / self.config.num_slots
         first = 0 if self.config.first_slot == "bov" else 1
         return (slots + first) * unit
@@ -111,23 +115,32 @@ class PhysicalTokenizer(nn.Module):
         is_first_BN: Tensor,
         slots_BN: Tensor,
         proprio_BNJ: Tensor | None,
+        valid_BNL: Tensor | None = None,
     ) -> Tensor:
-        """[B, N, L, D] to [B, N, L, C]; where `is_first_BN` the actions are BOA and not read.
+        """[B, N, L, D] to [B, N, L, C]; where `is_first_BN` the actions are BOA and not read, and
+        those that are not valid (bool) were not executed.
 
         Actions carry their slot's time embedding, so that they lie where the pretrained
         transformer expects its inputs.
         """
-        tokens = torch.where(
-            is_first_BN[..., None, None], self.begin_of_action, self.action_embed(actions_BNLD)
-        )
+        tokens = self.action_embed(actions_BNLD)
+        if valid_BNL is not None:
+            tokens = torch.where(valid_BNL.unsqueeze(-1), tokens, self.not_executed)
+        tokens = torch.where(is_first_BN[..., None, None], self.begin_of_action, tokens)
         if self.proprio_embed is not None:
             if proprio_BNJ is None:
                 raise ValueError("this model reads measured joint positions; none were given.")
             tokens = tokens + self.proprio_embed(proprio_BNJ).unsqueeze(2)
         return tokens + self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)
 
-    def rotation(self, layout: TokenLayout, offsets_B: Tensor | None = None) -> Rotation | None:
-        """The rotary embedding of the tokens in `layout`, slots shifted by `offsets_B`.
+    def rotation(
+        self,
+        layout: TokenLayout,
+        offsets_B: Tensor | None = None,
+        clock_BN: Tensor | None = None,
+    ) -> Rotation | None:
+        """The rotary embedding of the tokens in `layout`, slots shifted by `offsets_B`, or frame n
+        of those slots at control step clock_BN[:, n] (int64) and its actions up to there.
 
         The clock counts env steps: frame n stands at n L, action (n, l) at (n - 1) L + l + 1 with
         l from 0, text at 0. One step of the frame index is L steps of the action index: the
@@ -136,8 +149,12 @@ class PhysicalTokenizer(nn.Module):
         if self.config.position_mode == "ape":
             return None
         rotary = self.config.rotary
-        slots_BS = layout.slots if offsets_B is None else layout.slots + offsets_B[:, None]
-        frame_time = slots_BS * self.config.num_actions
+        if clock_BN is not None:
+            first = layout.slots.clamp(min=0).min()
+            frame_time = clock_BN[:, (layout.slots - first).clamp(min=0)]
+        else:
+            slots_BS = layout.slots if offsets_B is None else layout.slots + offsets_B[:, None]
+            frame_time = slots_BS * self.config.num_actions
         action_time = frame_time - self.config.num_actions + layout.steps + 1
         pairs = rotary.rotary_dim // 2
         angles = _by_kind(
@@ -145,7 +162,7 @@ class PhysicalTokenizer(nn.Module):
             rotary_angles(frame_time * rotary.scale_frame, rotary.theta_frame, pairs),
             rotary_angles(action_time * rotary.scale_action, rotary.theta_action, pairs),
         )
-        if offsets_B is not None:
+        if angles.ndim == 3:
             angles = angles.unsqueeze(1)
         weights = self.frame_embed.weight.dtype
         kind = torch.float64 if weights == torch.float64 else torch.float32

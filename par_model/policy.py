@@ -8,7 +8,14 @@ import numpy as np
 
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
-from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs
+from par_model.graphs.policy_graphs import (
+    BoolArray,
+    Float32Array,
+    PolicyGraphs,
+    Slot,
+    rebased,
+    slot_inputs,
+)
 from par_model.instruction import InstructionTable
 from par_model.interface import (
     ActionChunk,
@@ -30,7 +37,7 @@ class _Episode:
         noise: source of the action head's noise.
         frame_seed: seed of pictures that are asked for.
         cache: the cache with the instruction and every slot in `slots`.
-        slots: (latent, normalised actions, normalised joints) of the slots that are in the cache.
+        slots: those that are in the cache.
         next_slot: index that the next slot gets.
         context, anchor: the runtime's context of the newest and of the first slot.
         observation: the newest observation.
@@ -39,7 +46,7 @@ class _Episode:
     noise: np.random.Generator
     frame_seed: int
     cache: Any
-    slots: list[tuple[Any, Float32Array, Float32Array]] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
     next_slot: int = 0
     context: Any = None
     anchor: Any = None
@@ -79,6 +86,7 @@ class PARPolicy:
             instructions=instructions.texts,
             observation_mode=config.observation_mode,
             camera_fit=camera_fit,
+            max_delay_steps=config.max_delay_steps,
         )
 
     @property
@@ -107,8 +115,9 @@ class PARPolicy:
 
         Raises:
             ValueError: no `reset` yet; an observation that does not fit `spec`; executed actions
-                given with the first observation or missing from a later one; a context longer
-                than its slots where the overflow mode is "error" or "episode".
+                given with the first observation or missing from a later one; with a largest delay,
+                one more than the horizon after the observation before it; a context longer than
+                its slots where the overflow mode is "error" or "episode".
         """
         episode = self._started()
         observation.validate(self._spec)
@@ -120,35 +129,46 @@ class PARPolicy:
                 "Reset the policy where the history is not known."
             )
         actions = np.zeros((self._spec.num_actions, len(self._spec.joint_names)), np.float32)
+        executed, clock = self._told_executed(0), 0
         if observation.executed_actions is not None and episode.observation is not None:
             actions = self._context_actions(
                 observation.executed_actions, episode.observation, observation
             )
+            executed = self._told_executed(len(observation.executed_actions))
+            clock = episode.slots[-1].clock + self._span(episode.observation, observation)
         joints = observation.measured_joint_positions
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
-        slot = (self._graphs.encode(self._pictures(episode, observation)), actions, proprio)
-        self._make_room(episode)
+        latent = self._graphs.encode(self._pictures(episode, observation))
+        slot = Slot(latent, actions, proprio, executed, clock)
+        slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.observation = observation
 
-    def act(self) -> ActionChunk:
-        """Sample the chunk that answers the newest observation.
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
+        """Sample the chunk that answers the newest observation; as Policy.act.
 
         Raises:
-            ValueError: no observation since the reset.
+            ValueError: no observation since the reset; more committed actions than the policy goes
+                on from, or any where it goes on from none.
         """
         episode = self._started()
         if episode.observation is None:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
-        shape = (self._spec.num_actions, len(self._spec.joint_names))
+        joints = episode.observation.measured_joint_positions
+        prefix = self._prefix(committed, joints)
+        shape = (self._spec.horizon, len(self._spec.joint_names))
         noise = episode.noise.standard_normal(shape).astype(np.float32)
         seed = int(episode.noise.integers(2**31))
-        actions = self._graphs.act(episode.context, noise, seed)
-        targets = self._statistics.denormalize_actions(
-            actions.astype(np.float64), episode.observation.measured_joint_positions
+        actions = self._graphs.act(episode.context, noise, seed, prefix)
+        targets = self._statistics.within_gripper_range(
+            self._statistics.denormalize_actions(actions.astype(np.float64), joints)
         )
+        if committed is None:
+            targets = targets[: self._spec.num_actions]
+        else:
+            targets[: len(committed)] = committed
         return ActionChunk(
-            joint_positions=self._statistics.within_gripper_range(targets),
+            joint_positions=targets,
             joint_names=self._spec.joint_names,
             step_s=self._spec.step_s,
             stamp_s=episode.observation.stamp_s,
@@ -179,26 +199,60 @@ class PARPolicy:
             return observation.image
         return np.concatenate((episode.observation.image[None], observation.recent_images))
 
+    def _prefix(self, committed: FloatArray | None, joints: FloatArray) -> Float32Array | None:
+        """The committed actions [d, J], normalised; None for none."""
+        if committed is None:
+            return None
+        if self._spec.max_delay_steps == 0:
+            raise ValueError(
+                "this policy was not trained to go on from committed actions (max_delay_steps is "
+                "0); use sequential inference, or a checkpoint trained with prefixes."
+            )
+        return self._statistics.normalize_actions(committed, joints).astype(np.float32)
+
+    def _told_executed(self, num_executed: int) -> BoolArray | None:
+        """Which of a slot's actions were executed: its last ones."""
+        if self._spec.max_delay_steps == 0:
+            return None
+        return np.arange(self._spec.num_actions) >= self._spec.num_actions - num_executed
+
+    def _span(self, before: Observation, now: Observation) -> int:
+        """Control steps between two observations; a slot's, where the clock counts slots."""
+        if self._spec.max_delay_steps == 0:
+            return 0
+        steps = round((now.stamp_s - before.stamp_s) / self._spec.step_s)
+        if steps > self._spec.horizon:
+            raise ValueError(
+                f"an observation may be {self._spec.horizon} control steps after the one before, "
+                f"this one is {steps}; reset the policy where so much is missing."
+            )
+        return max(1, steps)
+
     def _context_actions(
         self, executed_actions: FloatArray, before: Observation, now: Observation
     ) -> Float32Array:
-        """What the history shows of a chunk: the executed actions, or (context_action "proprio")
-        the measured joints that they led to, in the same normalised frame."""
+        """What the history shows of a slot: the newest L executed actions, aligned at its end, or
+        (context_action "proprio") the measured joints that they led to, in the same normalised
+        frame."""
         if self._config.context_action == "proprio":
             executed_actions = np.broadcast_to(now.measured_joint_positions, executed_actions.shape)
         normalised = self._statistics.normalize_actions(
             executed_actions, before.measured_joint_positions
         )
-        return normalised.astype(np.float32)
+        missing = max(0, self._spec.num_actions - len(normalised))
+        whole: Float32Array = np.pad(normalised.astype(np.float32), ((missing, 0), (0, 0)))
+        return whole[-self._spec.num_actions :]
 
-    def _make_room(self, episode: _Episode) -> None:
-        """Apply the overflow rule if the context has no slot left."""
+    def _make_room(self, episode: _Episode, slot: Slot) -> Slot:
+        """Apply the overflow rule if the context has no slot left; the slot on the clock of the
+        context that it is to follow."""
         if len(episode.slots) < self._context_slots:
-            return
+            return slot
         if self._config.overflow == "rebase":
             kept = episode.slots[len(episode.slots) - self._context_slots // 2 :]
             episode.cache = self._graphs.rewind_to_instruction(episode.cache)
             episode.slots, episode.next_slot = [], 0
+            *kept, slot = rebased([*kept, slot])
             if kept:
                 self._append(episode, kept, starts_with_boa=True)
         elif self._config.overflow == "slide":
@@ -209,19 +263,11 @@ class PARPolicy:
                 f"the episode is longer than the context's {self._context_slots} slots and its "
                 f'overflow mode is "{self._config.overflow}"; reset the policy, or use "rebase".'
             )
+        return slot
 
-    def _append(
-        self,
-        episode: _Episode,
-        slots: list[tuple[Any, Float32Array, Float32Array]],
-        starts_with_boa: bool,
-    ) -> None:
-        latents, actions, proprio = zip(*slots, strict=True)
+    def _append(self, episode: _Episode, slots: list[Slot], starts_with_boa: bool) -> None:
         extended = self._graphs.extend(
-            episode.cache,
-            SlotInputs(latents, actions, proprio),
-            episode.next_slot,
-            starts_with_boa,
+            episode.cache, slot_inputs(slots), episode.next_slot, starts_with_boa
         )
         episode.context, episode.cache = extended.last, extended.cache
         if starts_with_boa:

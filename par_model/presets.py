@@ -42,6 +42,7 @@ _PAR_SMALL = ModelConfig(
     text_width=64,
     num_text_tokens=4,
     num_actions=8,
+    max_delay_steps=0,
     step_s=0.05,
     action_width=8,
     action_tokenizer_hidden=128,
@@ -138,6 +139,7 @@ _PAR_0_6B_P480 = ModelConfig(
     text_width=2560,
     num_text_tokens=256,
     num_actions=8,
+    max_delay_steps=0,
     step_s=0.05,
     action_width=8,
     action_tokenizer_hidden=576,
@@ -274,6 +276,10 @@ ABLATIONS: dict[str, Callable[[ModelConfig], ModelConfig]] = {
 
 PRESETS: dict[str, ModelConfig] = {
     "par_small": _PAR_SMALL,
+    # for overlapped inference: goes on from up to 0.5 s of committed actions
+    "par_small_overlap": dataclasses.replace(
+        _PAR_SMALL, name="par_small_overlap", max_delay_steps=10
+    ),
     "par_small_noar": _without_transformer(_PAR_SMALL),
     "par_small_discrete": _without_diffusion(_PAR_SMALL),
     "par_0_6b": _PAR_0_6B,

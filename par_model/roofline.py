@@ -163,7 +163,7 @@ def _action_phase(networks: Networks, num_steps: int) -> Phase:
     with torch.device("meta"):
         modulation = head.modulation(torch.empty(1))
         z = torch.empty(1, config.num_actions, config.transformer.width)
-        noisy = torch.empty(1, config.num_actions, config.action_width)
+        noisy = torch.empty(1, config.horizon, config.action_width)
         context = head.context(z)
         once = _gflop(lambda: head.context(z))
         step = _gflop(lambda: head(noisy, modulation, context))

@@ -210,6 +210,8 @@ def _train(options: LearningOptions, parts: PolicyParts, ablation: str) -> None:
                 offset_share=options.offset_share,
                 from_start_share=options.from_start_share,
                 single_slot_share=options.single_slot_share,
+                random_span_share=options.random_span_share,
+                late_start_share=options.late_start_share,
             )
         ),
         evaluate_every=options.evaluate_every or None,

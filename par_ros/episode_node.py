@@ -92,6 +92,7 @@ class EpisodeNode(Node):
             command=parameters.command,
             started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             episodes_asked=parameters.episodes,
+            step_s=parameters.step_s,
             episodes=(),
         )
         # The first page takes plotly a second, which is free while the others start.

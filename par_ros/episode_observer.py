@@ -11,7 +11,9 @@ from rclpy.node import Node
 
 from par_model.interface import ImageArray
 from par_ros import messages
+from par_ros.chunk_ledger import ledger_rows
 from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.episode_motion import motion_of, seam_steps
 from par_ros.run_results import EpisodeResult, GuardChange
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -44,6 +46,8 @@ class ObservedEpisode:
     asked: dict[int, JointTrajectory] = field(default_factory=dict)
     executed: dict[int, JointTrajectory] = field(default_factory=dict)
     policy_latency_ms: list[float] = field(default_factory=list)
+    ledger_ms: list[float] = field(default_factory=list)
+    missed_chunks: int = 0
     policy_is_quiet: bool = False
     guard_is_quiet: bool = False
     holds: int = 0
@@ -71,6 +75,8 @@ class ObservedEpisode:
         state = self.state
         start_ns, applied = self.applied
         end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
+        seams = seam_steps(self._reports(applied.joint_names), start_ns, step_s)
+        seams = tuple(seam for seam in seams if seam <= state.step)
         return EpisodeResult(
             seed=self.seed,
             policy_seed=policy_seed,
@@ -86,10 +92,17 @@ class ObservedEpisode:
             guard_reasons=tuple(self.guard_reasons),
             policy_latency_ms=tuple(self.policy_latency_ms),
             camera_to_trajectory_ms=state.camera_to_trajectory_ms,
+            ledger_ms=ledger_rows(self.ledger_ms),
+            missed_chunks=self.missed_chunks,
+            seams=seams,
+            motion=motion_of(applied.positions, step_s, seams),
             predicted=predicted,
             step_rate_hz=state.step_rate_hz,
             video=video,
         )
+
+    def _reports(self, joint_names: tuple[str, ...]) -> dict[int, JointTrajectory]:
+        return {stamp: report.reordered(joint_names) for stamp, report in self.executed.items()}
 
     def _changes(self, start_ns: int) -> list[GuardChange]:
         """Every number of every chunk that was sent otherwise than asked."""
@@ -98,7 +111,8 @@ class ObservedEpisode:
             asked = self.asked.get(stamp_ns)
             if asked is None:
                 continue
-            sent = executed.reordered(asked.joint_names).positions
+            # Behind the last knot, a report may go on until the arm is at rest.
+            sent = executed.reordered(asked.joint_names).positions[: len(asked.positions)]
             first_step = (stamp_ns - start_ns) / messages.NANOSECONDS / asked.times_s[0]
             for row, column in np.argwhere(np.abs(sent - asked.positions) > _SAME_COMMAND):
                 changes.append(
@@ -122,6 +136,7 @@ class EpisodeObserver:
         self._episode = ObservedEpisode()
         # The guard's counters of holds and changed chunks, since it was configured.
         self._guard_counts = (0, 0)
+        self._missed_chunks = 0
         for topic, callback in (
             (IMAGE, self._on_image),
             (PREDICTED_IMAGE, self._on_predicted_image),
@@ -219,6 +234,9 @@ class EpisodeObserver:
     def _note_policy(self, status: PolicyStatus) -> None:
         """Under the lock."""
         self._episode.policy_latency_ms += status.new_latency_ms
+        self._episode.ledger_ms += status.new_ledger_ms
+        self._episode.missed_chunks += status.missed_chunks - self._missed_chunks
+        self._missed_chunks = status.missed_chunks
         self._episode.policy_is_quiet = not status.active
 
     def _note_guard(self, status: GuardStatus) -> None:

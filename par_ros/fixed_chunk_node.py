@@ -62,7 +62,7 @@ class FixedChunkPolicy:
         self._num_observations += 1
         self._stamp_s = observation.stamp_s
 
-    def act(self) -> ActionChunk:
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
         if self._start is None:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
         first_step = (self._num_observations - 1) * self._num_actions

@@ -70,6 +70,9 @@ class SimArguments:
         description="share of the velocity, acceleration and jerk limits that the guard plans with",
     )  # fmt: skip
     image_every: int = same_as(ManiSkillBridgeParameters, "image_every")
+    inference: str = same_as(PolicyNodeParameters, "inference")
+    policy_delay: float = same_as(PolicyNodeParameters, "policy_delay")
+    delay_jitter: float = same_as(PolicyNodeParameters, "delay_jitter")
     backend: str = same_as(PolicyNodeParameters, "backend")
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
@@ -117,6 +120,7 @@ class ArmArguments:
     backend: str = same_as(PolicyNodeParameters, "backend")
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
+    inference: str = same_as(PolicyNodeParameters, "inference")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s",
         description="a chunk departs from the running motion this long after it arrived; until "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from par_model.config import from_values
+from par_model.config import ModelConfig, from_values
 from par_model.json_file import read_object
 from par_model.simulation.tasks import task
 from par_ros.graph_arguments import (
@@ -102,6 +102,15 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     instruction = arguments.instruction or task(arguments.task).instruction
     _require_instruction("sim", instruction, Path(checkpoint))
     chunk = checkpoint_chunk(Path(checkpoint))
+    overlap = _overlapped_guard("sim", arguments.inference, Path(checkpoint))
+    if overlap and arguments.mode != "realtime":
+        raise ValueError(
+            "sim: inference:=overlapped needs mode:=realtime; in lockstep physics waits for the "
+            "policy, so nothing overlaps."
+        )
+    if overlap:
+        # Drawing a prediction would keep the policy from its next answer.
+        arguments = dataclasses.replace(arguments, predict_episodes=0)
     sim_time = {"use_sim_time": True}
     step_s = chunk.get("step_s", ManiSkillBridgeParameters.step_s)
     clock_lead_s = min(arguments.clock_lead_s, step_s / arguments.real_time_factor / 2)
@@ -126,6 +135,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 "reference": "topic",
                 # The arm stands between control steps: a chunk loses no step by waiting for one.
                 "chunk_start": "control_step",
+                **overlap,
                 "clock_lead_s": clock_lead_s,
                 **sim_time,
             },
@@ -170,7 +180,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
     policy_parameters = _policy_parameters("real_arm", arguments)
-    chunk = checkpoint_chunk(Path(str(policy_parameters["checkpoint"])))
+    chunk = _guard_chunk("real_arm", arguments, policy_parameters)
     nodes = (
         NodeEntry(
             GUARD,
@@ -248,7 +258,7 @@ def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
 def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph:
     """The real arm's graph with a simulated arm in place of the controllers."""
     policy_parameters = _policy_parameters("loopback", arguments)
-    chunk = checkpoint_chunk(Path(str(policy_parameters["checkpoint"])))
+    chunk = _guard_chunk("loopback", arguments, policy_parameters)
     nodes = (
         NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
         NodeEntry(
@@ -337,13 +347,46 @@ def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
 
     Empty for a checkpoint that is damaged or has no actions: policy_node refuses it and says why.
     """
-    try:
-        config = from_values(read_object(checkpoint / "config.json", "copy it anew"))
-    except ValueError:
-        return {}
-    if not config.num_actions:
+    config = _config(checkpoint)
+    if config is None or not config.num_actions:
         return {}
     return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
+
+
+def _guard_chunk(
+    owner: str, arguments: ArmArguments, policy_parameters: Mapping[str, ParameterValue]
+) -> dict[str, ParameterValue]:
+    checkpoint = Path(str(policy_parameters["checkpoint"]))
+    overlap = _overlapped_guard(owner, arguments.inference, checkpoint)
+    return {**checkpoint_chunk(checkpoint), **overlap}
+
+
+def _overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str, ParameterValue]:
+    """What overlapped inference changes in the guard; nothing for sequential inference.
+
+    Raises ValueError for a checkpoint that was not trained for it.
+    """
+    if inference == "sequential":
+        return {}
+    config = _config(checkpoint)
+    if config is None or not config.max_delay_steps:
+        raise ValueError(
+            f"{owner}: inference:=overlapped needs a checkpoint that was trained to go on from "
+            f"committed actions, and {checkpoint} was not (its max_delay_steps is 0); use "
+            "inference:=sequential, or train one (docs/lab_notebook/overlap.md)."
+        )
+    return {
+        "num_actions": config.horizon,
+        "chunk_start": "observation",
+        "max_observation_age_s": (config.horizon - 2) * float(config.step_s),
+    }
+
+
+def _config(checkpoint: Path) -> ModelConfig | None:
+    try:
+        return from_values(read_object(checkpoint / "config.json", "copy it anew"))
+    except ValueError:
+        return None
 
 
 def _policy_parameters(owner: str, arguments: ArmArguments) -> dict[str, ParameterValue]:

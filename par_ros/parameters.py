@@ -83,6 +83,21 @@ class PolicyNodeParameters:
         "lockstep: physics waits, images are read reliably; realtime: physics does not wait",
         choices=typing.get_args(Mode),
     )
+    inference: str = parameter(
+        "sequential",
+        "sequential: a picture is answered when the chunk before has ended; overlapped: while it "
+        "runs, by a chunk that goes on from it; for checkpoints that were trained so, in realtime, "
+        "without predicted pictures",
+        choices=("sequential", "overlapped"),
+    )
+    policy_delay: float = parameter(
+        0.0, "an experiment: no chunk is sent sooner than this after its picture's stamp",
+        unit="s", minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    delay_jitter: float = parameter(
+        0.0, "an experiment: each chunk's policy_delay is drawn evenly from this far around it",
+        unit="s", minimum=0.0, maximum=10.0,
+    )  # fmt: skip
     predict_images: bool = parameter(
         False,
         "publish the frame that the model predicts for the next observation, after each chunk; "

@@ -10,6 +10,7 @@ black or of a wrong size or encoding gets no answer, and /diagnostics says why. 
 picture that is refused ends the process: physics would wait for ever.
 """
 
+import dataclasses
 import logging
 import sys
 import threading
@@ -37,12 +38,14 @@ from par_model.interface import (
     PolicySpec,
 )
 from par_ros import messages
+from par_ros.answer_delay import AnswerDelay
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.observation_assembler import (
     AssembledObservation,
     AssemblerSettings,
     Refusal,
 )
+from par_ros.control.overlapped_turn import OverlappedTurn, OverlapSettings
 from par_ros.control.policy_turn import (
     ClipSettings,
     PolicyTurn,
@@ -54,7 +57,7 @@ from par_ros.leaving import leave_at_once_when_asked
 from par_ros.parameters import PolicyNodeParameters, declare, read
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
-from par_ros.policy_source import checkpoint_policy, require_same_chunk
+from par_ros.policy_source import checkpoint_policy, require_inference, require_same_chunk
 from par_ros.process import (
     leaves_at_once,
     report_error,
@@ -97,6 +100,9 @@ class PolicyNode(LifecycleNode):
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._failure: BaseException | None = None
+        self._delay = AnswerDelay(
+            self._settings.policy_delay, self._settings.delay_jitter, self._settings.policy_seed
+        )
         self._failed = self.create_guard_condition(self._raise_failure)
 
     def _check_changes(self, changes: "list[Parameter[Any]]") -> SetParametersResult:
@@ -108,6 +114,8 @@ class PolicyNode(LifecycleNode):
                     policy.spec.require_instruction(change.value)
                 elif policy is not None and change.name == "predict_images" and change.value:
                     _require_predictor(policy)
+                    changed = dataclasses.replace(self._settings, predict_images=True)
+                    require_inference(policy.spec, changed)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -121,6 +129,7 @@ class PolicyNode(LifecycleNode):
             with leaves_at_once():
                 self._policy = self._load_policy(self._settings)
                 require_same_chunk(self._policy.spec, self._settings)
+                require_inference(self._policy.spec, self._settings)
                 if self._settings.predict_images:
                     _require_predictor(self._policy)
                 _warm_up(self._policy, self._settings)
@@ -229,7 +238,10 @@ class PolicyNode(LifecycleNode):
             except ValueError as error:
                 self._refuse(Refusal("executed_actions", str(error)))
                 return
-            self._act_on(turn.take_executed_actions(stamp_ns, executed, self._now()))
+            now = self._now()
+            now_s = now.steady_ns / messages.NANOSECONDS
+            self._report.ledger.take(stamp_ns, now_s, executed.times_s)
+            self._act_on(turn.take_executed_actions(stamp_ns, executed, now))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -304,16 +316,22 @@ class PolicyNode(LifecycleNode):
         assert policy is not None
         started_s = time.monotonic()
         policy.observe(_observation(question.assembled))
-        chunk = policy.act()
+        # A policy of sequential inference only need not know of committed actions.
+        committed = question.committed
+        chunk = policy.act() if committed is None else policy.act(committed)
         chunk.validate(policy.spec)
-        inference_s = time.monotonic() - started_s
+        ended_s = time.monotonic()
         pending = question.pending
+        self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, lambda: turn.wants(question))
         with self._lock:
             if not turn.send(question, chunk.joint_positions):
                 return
             self._outputs.publish_chunk(chunk, question, self._settings)
-            latency_s = time.monotonic() - pending.received_ns / messages.NANOSECONDS
-            self._report.answer(inference_s, latency_s)
+            received_s, sent_s = pending.received_ns / messages.NANOSECONDS, time.monotonic()
+            self._report.answer(ended_s - started_s, sent_s - received_s)
+            picture_s = question.asked_ns / messages.NANOSECONDS - question.age_s
+            moments_s = (received_s, started_s, ended_s, sent_s)
+            self._report.ledger.send(pending.stamp_ns, picture_s, moments_s)
         if self._settings.predict_images and isinstance(policy, FramePredictor):
             self._outputs.publish_prediction(policy.predict_frame(), pending, policy.spec)
 
@@ -376,10 +394,13 @@ def _make_turn(
     lockstep = parameters.mode == "lockstep"
     # In lockstep picture and joint states of one moment carry one stamp, and time stands still.
     max_skew_s = 0.0 if lockstep else parameters.max_skew_s
+    overlap = None
+    if parameters.inference == "overlapped":
+        overlap = OverlapSettings(spec.num_actions, spec.max_delay_steps, spec.step_s)
     assembler = AssemblerSettings(max_joint_skew_s=0.0)
     if not lockstep:
         assembler = AssemblerSettings(
-            max_image_age_s=parameters.max_image_age_s,
+            max_image_age_s=overlap.max_image_age_s if overlap else parameters.max_image_age_s,
             max_joint_skew_s=max_skew_s,
             max_future_s=parameters.max_future_s,
         )
@@ -399,12 +420,13 @@ def _make_turn(
         camera=camera,
         clip=clip if spec.observation_mode == "clip" else None,
     )
-    return PolicyTurn(
-        settings,
-        messages.image_to_rgb,
-        lambda picture: spec.camera_fit.fit(picture, spec.image_height, spec.image_width),
-        now,
-    )
+
+    def fit(picture: ImageArray) -> ImageArray:
+        return spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
+
+    if overlap is not None:
+        return OverlappedTurn(settings, overlap, messages.image_to_rgb, fit, now)
+    return PolicyTurn(settings, messages.image_to_rgb, fit, now)
 
 
 def _require_predictor(policy: Policy) -> None:
@@ -448,7 +470,10 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
                 recent_images=on_the_way if index > 0 else None,
             )
         )
-        policy.act()
+        if parameters.inference == "overlapped":
+            policy.act(executed[: spec.max_delay_steps])
+        else:
+            policy.act()
 
 
 def main() -> int:

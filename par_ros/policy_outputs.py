@@ -63,6 +63,8 @@ class PolicyOutputs:
             reset=shown.executed_actions is None,
             instruction=parameters.instruction,
             policy_seed=parameters.policy_seed,
+            executed=None if question.committed is None else shown.executed_actions,
+            committed=question.committed,
         )
         status = messages.Status(self.name, messages.OK, "observed", observed.to_values())
         self._observed.publish(messages.status_message(status))

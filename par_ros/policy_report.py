@@ -6,6 +6,7 @@ from collections import Counter, deque
 import numpy as np
 
 from par_ros import messages
+from par_ros.chunk_ledger import ChunkLedger
 from par_ros.control.camera_check import CAMERA_FAULTS
 from par_ros.control.observation_assembler import Refusal
 from par_ros.wire_records import PolicyStatus
@@ -40,6 +41,7 @@ class PolicyReport:
     def __init__(self) -> None:
         self.latency = Times()
         self.inference = Times()
+        self.ledger = ChunkLedger()
         self._observation_age_s = 0.0
         self._num_chunks = 0
         self._num_context_resets = 0
@@ -80,7 +82,11 @@ class PolicyReport:
         refused = sum(self._refusals.values())
         fault = self._camera_fault
         known = PolicyStatus(
-            is_active, "" if fault is None else fault.kind, tuple(self.latency.take_new())
+            is_active,
+            "" if fault is None else fault.kind,
+            tuple(self.latency.take_new()),
+            self.ledger.take_new(),
+            self.ledger.num_missed,
         )
         values = {
             **known.to_values(),
@@ -94,6 +100,7 @@ class PolicyReport:
             "inference_ms_p99": self.inference.percentile_text(99),
             "latency_ms_p50": self.latency.percentile_text(50),
             "latency_ms_p99": self.latency.percentile_text(99),
+            **dict(self.ledger.percentile_texts()),
             "new_inference_ms": _list_text(self.inference.take_new()),
         }
         values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}

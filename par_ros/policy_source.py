@@ -33,6 +33,28 @@ def chunk_form(parameters: PolicyNodeParameters) -> tuple[int, float]:
     )
 
 
+def require_inference(spec: PolicySpec, parameters: PolicyNodeParameters) -> None:
+    """Raise ValueError where the policy or the mode does not allow the kind of inference."""
+    if parameters.inference == "sequential":
+        return
+    if parameters.mode != "realtime":
+        raise ValueError(
+            "policy_node: inference overlapped needs mode realtime; in lockstep physics waits for "
+            "the policy, so nothing overlaps."
+        )
+    if parameters.predict_images:
+        raise ValueError(
+            "policy_node: predict_images keeps the policy from its next answer; with inference "
+            "overlapped it must be false."
+        )
+    if spec.max_delay_steps == 0:
+        raise ValueError(
+            "policy_node: inference overlapped needs a policy that was trained to go on from "
+            "committed actions, and this one was not (its max_delay_steps is 0); use inference "
+            "sequential, or another checkpoint."
+        )
+
+
 def require_same_chunk(spec: PolicySpec, parameters: PolicyNodeParameters) -> None:
     """Raise ValueError where num_actions or step_s is set and the policy has another."""
     num_actions, step_s = parameters.num_actions, parameters.step_s

@@ -131,7 +131,8 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             row.num_recorded -= 1
             continue
         policy.observe(observation)
-        answer = policy.act()
+        committed = observed.committed
+        answer = policy.act() if committed is None else policy.act(committed)
         row.num_replayed += 1
         stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:
@@ -160,12 +161,13 @@ class _ObservationBuilder:
     def observation(self, observed: Observed) -> Observation | None:
         """None where a part is not in the recording."""
         stamp_ns, recent = observed.stamp_ns, observed.recent_stamps_ns
-        executed_ns = observed.executed_stamp_ns
+        overlapped = observed.committed is not None
+        executed_ns = None if overlapped else observed.executed_stamp_ns
         sample = self._joints.get(observed.joint_stamp_ns)
         missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
         if sample is None or missing or (executed_ns and executed_ns not in self._executed):
             return None
-        actions = None
+        actions = observed.executed
         if executed_ns:
             message = self._executed[executed_ns][-1]
             executed = messages.read_joint_trajectory(message)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import plotly.graph_objects as graph_objects
 import plotly.offline
 from markupsafe import Markup
@@ -13,6 +14,8 @@ from markupsafe import Markup
 from par_ros.run_results import RunResults, percentiles
 
 REPORT_FILE = "report.html"
+# Of a long run's episodes, so that the page stays small.
+_NUM_SPEEDS_SHOWN = 25
 _SERIES = (
     ("policy: picture received to chunk sent", "policy_latency_ms", "#1f77b4"),
     ("picture published to trajectory received", "camera_to_trajectory_ms", "#d62728"),
@@ -46,6 +49,8 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
         ("policy latency", _times_text(results.policy_latency_ms())),
         ("camera stamp to trajectory", _times_text(results.camera_to_trajectory_ms())),
         *([("latencies of", left_out)] if num_timed < num else []),
+        *_ledger_rows(results),
+        *_smoothness_rows(results),
         ("chunks", str(sum(episode.chunks for episode in results.episodes))),
         ("holds", str(sum(episode.holds for episode in results.episodes))),
         (
@@ -53,6 +58,48 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
             str(sum(len(episode.guard_changes) for episode in results.episodes)),
         ),
     ]
+
+
+def _ledger_rows(results: RunResults) -> list[tuple[str, str]]:
+    """From a picture to what followed from it."""
+    ledger = results.ledger()
+    rows = [
+        (
+            f"picture to {what}",
+            f"{_times_text_of(ledger[name])}, p99.9 {ledger[name]['p99.9']:.1f} ms",
+        )
+        for name, what in (("taken", "trajectory taken"), ("effect", "first action of its chunk"))
+        if ledger[name]["count"]
+    ]
+    missed = sum(episode.missed_chunks for episode in results.episodes)
+    return [*rows, *([("chunks without the guard's report", str(missed))] if missed else [])]
+
+
+def _smoothness_rows(results: RunResults) -> list[tuple[str, str]]:
+    found = results.smoothness()
+    if found["spectral_arc_length"] is None:
+        return []
+    rows = [
+        (
+            "smoothness",
+            f"spectral arc length {found['spectral_arc_length']:.2f}, log dimensionless jerk "
+            f"{found['log_dimensionless_jerk']:.1f}, at rest {found['rest_s']:.2f} of "
+            f"{found['moving_s']:.2f} s (medians)",
+        )
+    ]
+    if found["num_seams"]:
+        lost, rest = found["seams"]["speed_lost"], found["seams"]["rest_s"]
+        jerk, jump = found["seams"]["jerk_rad_s3"], found["seams"]["jump_rad"]
+        rows.append(
+            (
+                f"{found['num_seams']} seams, median (p95)",
+                f"speed lost {lost['median']:.0%} ({lost['p95']:.0%}), at rest "
+                f"{rest['median']:.2f} s ({rest['p95']:.2f} s), jerk {jerk['median']:.0f} "
+                f"({jerk['p95']:.0f}) rad/s³, jump {1e3 * jump['median']:.1f} "
+                f"({1e3 * jump['p95']:.1f}) mrad",
+            )
+        )
+    return rows
 
 
 def report_page(results: RunResults) -> str:
@@ -72,6 +119,7 @@ def report_page(results: RunResults) -> str:
         latency_plot=Markup(
             _latency_plot(results).to_html(full_html=False, include_plotlyjs=False)
         ),
+        speed_plot=Markup(_speed_plot(results).to_html(full_html=False, include_plotlyjs=False)),
         plotly_js=Markup(_plotly_js()),
     )
     return page
@@ -115,8 +163,43 @@ def _latency_plot(results: RunResults) -> Any:
     return figure
 
 
+def _speed_plot(results: RunResults) -> Any:
+    """Joint speed of each episode, the seams marked."""
+    figure = graph_objects.Figure()
+    for number, episode in enumerate(results.episodes[:_NUM_SPEEDS_SHOWN]):
+        arm = np.array(episode.joint_targets)[:, :-1]
+        speeds = np.linalg.norm(np.diff(arm, axis=0), axis=1) / results.step_s
+        seams = [seam for seam in episode.seams if 2 <= seam <= len(arm)]
+        name, shown = f"seed {episode.seed}", True if number == 0 else "legendonly"
+        figure.add_trace(
+            graph_objects.Scatter(
+                x=results.step_s * np.arange(2, len(arm) + 1), y=speeds, name=name,
+                legendgroup=name, visible=shown,
+            )
+        )  # fmt: skip
+        figure.add_trace(
+            graph_objects.Scatter(
+                x=results.step_s * np.array(seams), y=speeds[np.array(seams, dtype=int) - 2],
+                name=f"{name}, seams", legendgroup=name, visible=shown, mode="markers",
+                marker={"symbol": "line-ns-open", "size": 14},
+            )
+        )  # fmt: skip
+    figure.update_layout(
+        template="plotly_white",
+        xaxis_title="s",
+        yaxis_title="joint speed, rad/s",
+        yaxis_rangemode="tozero",
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+        height=380,
+    )
+    return figure
+
+
 def _times_text(times_ms: list[float] | tuple[float, ...]) -> str:
-    values = percentiles(times_ms)
+    return _times_text_of(percentiles(times_ms))
+
+
+def _times_text_of(values: dict[str, float | int | None]) -> str:
     if not values["count"]:
         return "none"
     return f"p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms, worst {values['worst']:.1f} ms"

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from par_model.evaluation.smoothness import SeamFigures
 from par_model.evaluation.statistics import wilson_interval
+from par_ros.chunk_ledger import LEDGER_FIELDS
 
 RESULTS_FILE = "results.json"
+SEAM_FIELDS = tuple(field.name for field in dataclasses.fields(SeamFigures))
 
 # What the numbers depend on.
 _PACKAGES = (
@@ -60,6 +63,11 @@ class EpisodeResult:
         guard_reasons: reasons that the guard reported for its holds and changes.
         policy_latency_ms: picture received by policy_node to chunk sent, each chunk.
         camera_to_trajectory_ms: picture published to trajectory received by the arm, each chunk.
+        ledger_ms: chunk_ledger.ChunkTimes of each chunk that the guard reported on, in the order
+            of its fields; ms after the chunk's picture, None where nothing followed.
+        missed_chunks: sent, and never reported on.
+        seams: control steps, from 1, whose target is the first that a chunk changed.
+        motion: smoothness.MotionFigures of joint_targets without the gripper.
         predicted: whether pictures were predicted too (which slows the policy down).
         step_rate_hz: control steps a wall second; None where nothing moved.
         video: file name beside results.json.
@@ -77,6 +85,10 @@ class EpisodeResult:
     guard_reasons: tuple[str, ...]
     policy_latency_ms: tuple[float, ...]
     camera_to_trajectory_ms: tuple[float, ...]
+    ledger_ms: tuple[tuple[float | None, ...], ...]
+    missed_chunks: int
+    seams: tuple[int, ...]
+    motion: dict[str, Any]
     predicted: bool
     step_rate_hz: float | None
     video: str | None
@@ -93,6 +105,7 @@ class RunResults:
     command: str
     started: str
     episodes_asked: int
+    step_s: float
     episodes: tuple[EpisodeResult, ...]
 
     @property
@@ -120,6 +133,31 @@ class RunResults:
             time for episode in self.timed_episodes() for time in episode.camera_to_trajectory_ms
         ]
 
+    def ledger(self) -> dict[str, dict[str, float | int | None]]:
+        """Percentiles of the chunks' times after their pictures [ms], by what happened then."""
+        rows = [row for episode in self.timed_episodes() for row in episode.ledger_ms]
+        columns = zip(*rows, strict=True) if rows else [()] * len(LEDGER_FIELDS)
+        return {
+            name: percentiles(value for value in column if value is not None)
+            for name, column in zip(LEDGER_FIELDS, columns, strict=True)
+        }
+
+    def smoothness(self) -> dict[str, Any]:
+        """Of all episodes: medians, and of the seams 95th percentiles too; None without any."""
+        motions = [episode.motion for episode in self.episodes if episode.motion["moving_s"]]
+        seams = [seam for motion in motions for seam in motion["seams"]]
+        whole = ("spectral_arc_length", "log_dimensionless_jerk", "rest_s", "moving_s")
+        return {name: _quantile([motion[name] for motion in motions], 0.5) for name in whole} | {
+            "num_seams": len(seams),
+            "seams": {
+                name: {
+                    "median": _quantile([seam[name] for seam in seams], 0.5),
+                    "p95": _quantile([seam[name] for seam in seams], 0.95),
+                }
+                for name in SEAM_FIELDS
+            },
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The content of results.json."""
         interval = self.success_interval()
@@ -131,11 +169,15 @@ class RunResults:
             "command": self.command,
             "started": self.started,
             "episodes_asked": self.episodes_asked,
+            "step_s": self.step_s,
             "num_episodes": len(self.episodes),
             "num_successes": self.num_successes,
             "interval": {**interval, "confidence": 0.95, "method": "Wilson"},
             "policy_latency_ms": percentiles(self.policy_latency_ms()),
             "camera_to_trajectory_ms": percentiles(self.camera_to_trajectory_ms()),
+            "ledger_ms": self.ledger(),
+            "missed_chunks": sum(episode.missed_chunks for episode in self.episodes),
+            "smoothness": self.smoothness(),
             "versions": package_versions(),
             "hardware": hardware(),
             "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
@@ -149,16 +191,21 @@ class RunResults:
         unfinished.replace(path)
 
 
+def _quantile(values: list[float], share: float) -> float | None:
+    return float(np.quantile(values, share)) if values else None
+
+
 def percentiles(values: Iterable[float]) -> dict[str, float | int | None]:
-    """count, p50, p99 and worst; None where there is nothing."""
+    """count, p50, p99, p99.9 and worst; None where there is nothing."""
     numbers = list(values)
     if not numbers:
-        return {"count": 0, "p50": None, "p99": None, "worst": None}
-    p50, p99 = np.percentile(numbers, [50, 99])
+        return {"count": 0, "p50": None, "p99": None, "p99.9": None, "worst": None}
+    p50, p99, p999 = np.percentile(numbers, [50, 99, 99.9])
     return {
         "count": len(numbers),
         "p50": round(float(p50), 3),
         "p99": round(float(p99), 3),
+        "p99.9": round(float(p999), 3),
         "worst": round(max(numbers), 3),
     }
 

@@ -85,12 +85,16 @@ class PolicyStatus(_Record):
     Attributes:
         camera_fault: kind of the camera's fault; empty without.
         new_latency_ms: picture received to chunk sent, of the chunks since the last status.
+        new_ledger_ms: chunk_ledger.LEDGER_FIELDS of the chunks that were reported on since.
+        missed_chunks: sent, and never reported on.
     """
 
     source = "the policy's diagnostics"
     active: bool
     camera_fault: str
     new_latency_ms: tuple[float, ...]
+    new_ledger_ms: tuple[float, ...]
+    missed_chunks: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Observed(_Record):
         recent_stamps_ns: of the pictures on the way, for a policy that sees in clips.
         reset: whether an episode, or a new context, began with it.
         instruction, policy_seed: what the policy was reset with.
+        executed, committed: overlapped inference: the executed actions that were shown [M, J], and
+            the committed ones [d, J]; None in sequential inference, and for what was not shown.
     """
 
     source = "observed"
@@ -114,6 +120,8 @@ class Observed(_Record):
     reset: bool
     instruction: str
     policy_seed: int
+    executed: FloatArray | None = None
+    committed: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -296,6 +304,23 @@ def _unpack_references(text: str) -> tuple[ReferenceSample, ...]:
     )
 
 
+def _pack_rows(rows: FloatArray | None) -> str:
+    """Rows [M, J] as text, to the bit: M, J and the numbers."""
+    if rows is None:
+        return ""
+    return f"{len(rows)} {rows.shape[1]} {_encoded(rows.astype('<f8').tobytes())}"
+
+
+def _unpack_rows(text: str) -> FloatArray | None:
+    """The inverse of _pack_rows(). Raises ValueError for any other text."""
+    if not text:
+        return None
+    count, width, numbers = text.split(" ")
+    values = np.frombuffer(base64.b64decode(numbers, validate=True), dtype="<f8")
+    rows: FloatArray = values.reshape(_whole(count), _whole(width)).astype(np.float64)
+    return rows
+
+
 def _encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
@@ -327,5 +352,6 @@ _FORMS: dict[Any, _Form] = {
         lambda values: " ".join(f"{value:.3f}" for value in values),
         lambda text: tuple(float(word) for word in text.split()),
     ),
+    FloatArray | None: _Form(_pack_rows, _unpack_rows),
     tuple[ReferenceSample, ...]: _Form(_pack_references, _unpack_references),
 }

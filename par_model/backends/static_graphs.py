@@ -18,8 +18,19 @@ from torch import Tensor
 
 from par_model.backends.torch_eager import EagerContext, TorchEager
 from par_model.checkpoint import Checkpoint
-from par_model.graphs.contract import context_capacity, context_slots, rebase_slots
-from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, as_float32
+from par_model.graphs.contract import (
+    clock_capacity,
+    context_capacity,
+    context_slots,
+    rebase_slots,
+)
+from par_model.graphs.policy_graphs import (
+    Extended,
+    Float32Array,
+    SlotInputs,
+    as_float32,
+    padded_prefix,
+)
 from par_model.interface import ImageArray
 
 
@@ -108,12 +119,17 @@ class StaticGraphs:
             ValueError: the slots do not continue the cache, or do not fit into it.
         """
         self._require_room(cache, len(slots), first_slot, starts_with_boa)
+        if max(slots.clock, default=0) >= clock_capacity(self.config):
+            raise ValueError(
+                f"a slot {max(slots.clock)} control steps after the first one was asked for, and "
+                f"the graphs know {clock_capacity(self.config)}; reset the policy."
+            )
         if first_slot == 0 and 1 < len(slots) == rebase_slots(self.config):
             contexts = self._run("rebase", cache, slots, 0)
         else:
             contexts = []
             for index in range(len(slots)):
-                one = SlotInputs(*(values[index : index + 1] for values in _columns(slots)))
+                one = SlotInputs(*(values[index : index + 1] for values in vars(slots).values()))
                 length = cache.length + index * self.config.slot_length
                 contexts += self._run(
                     "step", replace(cache, length=length), one, first_slot + index
@@ -129,10 +145,21 @@ class StaticGraphs:
             "overflow 'slide' moves cache rows, which static graphs cannot; use backend 'eager'."
         )
 
-    def act(self, context: StaticContext, noise: Float32Array, seed: int) -> Float32Array:
+    def act(
+        self,
+        context: StaticContext,
+        noise: Float32Array,
+        seed: int,
+        prefix: Float32Array | None = None,
+    ) -> Float32Array:
         """As PolicyGraphs.act; the samplers of static graphs draw nothing on the way, so `seed` is
         not read."""
         inputs = {"action_context": context.action, "noise": noise[None]}
+        if prefix is None:
+            prefix = noise[:0]
+        rows = padded_prefix(prefix, self.config)
+        if self.config.max_delay_steps:
+            inputs |= {"prefix": rows[None], "prefix_length": _index(len(prefix))}
         return as_float32(self.runtime.run("act", inputs, None)["actions"][0])
 
     def predict_frame(
@@ -183,6 +210,9 @@ class StaticGraphs:
         }
         if self.config.proprio_width:
             inputs["proprio"] = np.stack(slots.proprio)[None]
+        if self.config.max_delay_steps:
+            inputs["executed"] = np.stack(slots.executed).astype(np.float32)[None]
+            inputs["clock"] = np.array(slots.clock, dtype=np.int64)
         if graph == "step":
             inputs["slot"] = _index(first_slot)
         outputs = self.runtime.run(graph, inputs, cache.buffers.value)
@@ -206,7 +236,3 @@ def _stack(latents: tuple[Any, ...]) -> Any:
     if isinstance(latents[0], Tensor):
         return torch.stack(latents, dim=1)
     return np.stack(latents, axis=1)
-
-
-def _columns(slots: SlotInputs) -> tuple[tuple[Any, ...], ...]:
-    return slots.latents, slots.actions, slots.proprio

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from par_model.action_head import Prefix
 from par_model.checkpoint import Checkpoint
 from par_model.frame_head import generation_order
-from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs
+from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, padded_prefix
 from par_model.interface import ImageArray
 from par_model.kv_cache import KVCache
+from par_model.model import SlotTimes
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class TorchEager:
     ) -> Extended:
         """As PolicyGraphs.extend. Raises ValueError where the slots do not fit into the cache."""
         self._require_room(cache, len(slots))
+        times = None
+        if self.config.max_delay_steps:
+            executed = torch.from_numpy(np.stack(slots.executed)).to(self.device).unsqueeze(0)
+            times = SlotTimes(executed, torch.tensor([slots.clock], device=self.device))
         context, keys_values = self.model.extend(
             cache.keys_values,
             cache.text,
@@ -90,6 +96,7 @@ class TorchEager:
             self._tensor(np.stack(slots.proprio)).unsqueeze(0),
             first_slot,
             starts_with_boa,
+            times,
         )
         first, last = (
             EagerContext(context.frame_BNKC[:, n], context.action_BNZC[:, n]) for n in (0, -1)
@@ -112,7 +119,17 @@ class TorchEager:
         return EagerCache(shorter, cache.text)
 
     @torch.inference_mode()
-    def act(self, context: EagerContext, noise: Float32Array, seed: int) -> Float32Array:
+    def act(
+        self,
+        context: EagerContext,
+        noise: Float32Array,
+        seed: int,
+        prefix: Float32Array | None = None,
+    ) -> Float32Array:
+        given = None
+        if prefix is not None:
+            rows = self._tensor(padded_prefix(prefix, self.config)).unsqueeze(0)
+            given = Prefix.of_lengths(rows, torch.tensor([len(prefix)], device=self.device))
         actions = self.model.predict_actions(
             context.action,
             self._tensor(noise).unsqueeze(0),
@@ -120,6 +137,7 @@ class TorchEager:
             self.num_steps,
             self.modulations,
             torch.Generator().manual_seed(seed),
+            given,
         )
         result: Float32Array = actions[0].float().cpu().numpy()
         return result

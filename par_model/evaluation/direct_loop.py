@@ -80,7 +80,7 @@ def run_episode(
 
     Raises ValueError if arm and policy do not fit (joints, image size, control rate, instruction).
     """
-    _require_same_rate(arm, policy)
+    require_same_rate(arm, policy)
     arm.reset(seed)
     policy.reset(arm.task.instruction, policy_seed)
     joint_targets: list[FloatArray] = []
@@ -135,7 +135,8 @@ def _observe(
     )
 
 
-def _require_same_rate(arm: ManiSkillArm, policy: Policy) -> None:
+def require_same_rate(arm: ManiSkillArm, policy: Policy) -> None:
+    """Raise ValueError where the policy acts at another rate than the simulator."""
     if policy.spec.step_s != arm.step_s:
         raise ValueError(
             f"the policy acts every {policy.spec.step_s} s and the simulator every "

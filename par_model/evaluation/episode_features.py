@@ -113,8 +113,12 @@ def _features(
     model, config = checkpoint.model.eval(), checkpoint.config
     quiet = np.zeros((num_slots, config.num_actions, config.action_width))
     plan = ClipPlan(0, 0, num_slots, 0, 0)
-    clip = cut_clip(episode, plan, checkpoint.statistics, quiet, config.context_action)
-    batch = collate([clip], [episode.steps.instruction], [0], checkpoint.instructions, 0)
+    clip = cut_clip(
+        episode, plan, checkpoint.statistics, quiet, config.context_action, config.num_actions
+    )
+    has_delays = config.max_delay_steps > 0
+    texts = [episode.steps.instruction]
+    batch = collate([clip], texts, [0], checkpoint.instructions, 0, has_delays)
     context = model.training_context(batch)
     first = torch.zeros(1, num_slots, dtype=torch.bool)
     first[:, 0] = True

@@ -9,23 +9,26 @@ does not continue it.
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from par_model.config import TimestepSpacing
+from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
 from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.evaluation.milestones import MilestoneWatcher
+from par_model.evaluation.smoothness import motion_figures
 from par_model.interface import Observation, Policy, PolicySpec
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import task as task_by_name
 from par_model.simulation.worker_pool import run_jobs
 
-# Task, seed, policy seed, sampler, sampling steps: what tells the rollouts of one run apart.
-RolloutKey = tuple[str, int, int, str | None, int | None]
+# Task, seed, policy seed, sampler, sampling steps, inference, delay: what tells the rollouts of one
+# run apart.
+RolloutKey = tuple[str, int, int, str | None, int | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Rollout:
         sampler: of the action head; None is the checkpoint's default.
         backend: what runs the network, as load_policy takes it.
         spacing: of the sampling steps; None is the checkpoint's, another needs backend "eager".
+        timing: when the policy is asked and how late it answers; None: the simulator waits for it.
     """
 
     checkpoint: str
@@ -57,10 +61,13 @@ class Rollout:
     sampler: str | None = None
     backend: str = "auto"
     spacing: TimestepSpacing | None = None
+    timing: Timing | None = None
 
     @property
     def key(self) -> RolloutKey:
-        return self.task, self.seed, self.policy_seed, self.sampler, self.num_steps
+        timing = self.timing
+        late = (None, None) if timing is None else (timing.inference, timing.policy_delay_s)
+        return (self.task, self.seed, self.policy_seed, self.sampler, self.num_steps, *late)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ class RolloutResult:
         milestones: how far it came; None in files written before it was measured.
         outcome: "success", or the kind of failure that the milestones say; None likewise.
         sampler, num_steps: as asked for in the Rollout.
+        inference, policy_delay_s: likewise, of its timing.
+        num_late: answers that came too late to be followed.
+        motion: the figures of smoothness.MotionFigures of the commanded targets.
     """
 
     task: str
@@ -88,10 +98,22 @@ class RolloutResult:
     outcome: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
+    inference: str | None = None
+    policy_delay_s: float | None = None
+    num_late: int | None = None
+    motion: dict[str, Any] | None = None
 
     @property
     def key(self) -> RolloutKey:
-        return self.task, self.seed, self.policy_seed, self.sampler, self.num_steps
+        return (
+            self.task,
+            self.seed,
+            self.policy_seed,
+            self.sampler,
+            self.num_steps,
+            self.inference,
+            self.policy_delay_s,
+        )
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "RolloutResult":
@@ -187,6 +209,8 @@ def _run_rollout(rollout: Rollout) -> RolloutResult:
     policy = _worker_policy(rollout)
     arm = _worker_arm(rollout.task, policy.spec)
     watcher = MilestoneWatcher(arm)
+    if rollout.timing is not None:
+        return _delayed_result(rollout, rollout.timing, arm, policy, watcher)
     result = run_episode(
         arm,
         policy,
@@ -196,6 +220,35 @@ def _run_rollout(rollout: Rollout) -> RolloutResult:
         watchers=(watcher,),
     )
     return _rollout_result(rollout, result, watcher.milestones())
+
+
+def _delayed_result(
+    rollout: Rollout, timing: Timing, arm: ManiSkillArm, policy: Policy, watcher: MilestoneWatcher
+) -> RolloutResult:
+    episode = run_delayed_episode(
+        arm,
+        policy,
+        timing,
+        rollout.seed,
+        rollout.max_steps,
+        policy_seed=rollout.policy_seed,
+        watchers=(watcher,),
+    )
+    plain = EpisodeResult(
+        rollout.seed,
+        rollout.policy_seed,
+        episode.success,
+        episode.joint_targets,
+        episode.chunk_latencies_s,
+    )
+    positions = np.concatenate((episode.start[None], episode.joint_targets))[:, :-1]
+    return replace(
+        _rollout_result(rollout, plain, watcher.milestones()),
+        inference=timing.inference,
+        policy_delay_s=timing.policy_delay_s,
+        num_late=episode.num_late,
+        motion=asdict(motion_figures(positions, arm.step_s, episode.seams)),
+    )
 
 
 def _rollout_result(

@@ -27,30 +27,38 @@ def export_unrolled(graph: Graph, path: Path, export_module: ExportModule) -> No
     """Write the graph of an ActGraph as `path`, weights in `path`.data."""
     module = graph.module
     assert isinstance(module, ActGraph)
-    context_spec, noise_spec = graph.spec.inputs
-    context, noise = graph.example_inputs()
+    context_spec, noise_spec, *prefix_specs = graph.spec.inputs
+    context, noise, *prefix = graph.example_inputs()
+    given = [spec.name for spec in prefix_specs]
     with torch.no_grad():
         keys_values = module.context(context)
     kv_names = [f"kv_{index}" for index in range(len(keys_values))]
     constants = [*module.coefficients[0].unbind(), *module.rows[0].unbind()]
     num_coefficients = module.coefficients.shape[1]
     names = [f"constant_{index}" for index in range(len(constants))]
-    inputs = [noise, *constants[:num_coefficients], *keys_values, *constants[num_coefficients:]]
-    input_names = ["current", *names[:num_coefficients], *kv_names, *names[num_coefficients:]]
+    coefficients, rows = constants[:num_coefficients], constants[num_coefficients:]
+    inputs = [noise, *coefficients, *keys_values, *prefix, *rows]
+    input_names = ["current", *names[:num_coefficients], *kv_names, *given]
+    input_names += names[num_coefficients:]
     with tempfile.TemporaryDirectory() as folder:
         once, body = Path(folder) / "once.onnx", Path(folder) / "body.onnx"
         export_module(module.context, [context], [context_spec.name], kv_names, once)
         export_module(module.step, inputs, input_names, ["next"], body)
-        model = _join(onnx.load(once), onnx.load(body), module, names)
+        model = _join(onnx.load(once), onnx.load(body), module, names, given)
     _rename(model.graph, {"sample": noise_spec.name})
     _rename(model.graph, {f"sample.{len(module.rows)}": graph.spec.outputs[0].name})
     onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 def _join(
-    once: onnx.ModelProto, body: onnx.ModelProto, module: ActGraph, names: list[str]
+    once: onnx.ModelProto,
+    body: onnx.ModelProto,
+    module: ActGraph,
+    names: list[str],
+    given: list[str],
 ) -> onnx.ModelProto:
-    """[once; body; body; ...] with each step's constants as initializers."""
+    """[once; body; body; ...] with each step's constants as initializers; all steps take the
+    inputs `given`."""
     model = onnx.ModelProto()
     model.CopyFrom(once)
     kept = {value.name for value in (*once.graph.input, *once.graph.output)}
@@ -80,6 +88,10 @@ def _join(
     ):
         border.add().CopyFrom(sample)
         border[-1].name = name
+    for name in given:
+        model.graph.input.add().CopyFrom(
+            next(value for value in body.graph.input if value.name == name)
+        )
     return model
 
 

@@ -28,7 +28,7 @@ def untrained_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
             zeroed = [block.modulation for block in model.action_head.blocks]
             for layer in (*zeroed, model.action_head.last_modulation, model.action_head.head):
                 nn.init.normal_(layer.weight, std=0.02)
-    chunk = (config.num_actions, len(_JOINTS))
+    chunk = (config.horizon, len(_JOINTS))
     statistics = Statistics(
         arm="panda",
         joint_names=_JOINTS,

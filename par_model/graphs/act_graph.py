@@ -19,7 +19,13 @@ from par_model.model import PARModel
 
 
 class ActStep(nn.Module):
-    """One step of the sampler; everything that differs between steps is an argument."""
+    """One step of the sampler; everything that differs between steps is an argument.
+
+    Attributes:
+        clean_rows: [R, C], the norm rows of a prefix; for a model with a largest delay.
+    """
+
+    clean_rows: Tensor
 
     def __init__(
         self,
@@ -34,18 +40,31 @@ class ActStep(nn.Module):
         self.kind = kind
         # torch.compile cannot read the fields of a dataclass that inherits them.
         self.num_coefficients = len(fields(kind))
+        if self.head.max_delay:
+            rows = _norm_rows(self.head.clean_modulation())
+            self.register_buffer("clean_rows", rows, persistent=False)
 
     def forward(self, current_1LA: Tensor, *tensors: Tensor) -> Tensor:
         """`tensors` are the sampler's coefficients (0-d), each block's keys, then values, then
-        nine norm rows [C] a block and two for the last norm."""
+        (with a largest delay) the prefix [1, L, A] and its length [1], then nine norm rows [C] a
+        block and two for the last norm."""
         blocks = self.head.blocks
         source = iter(tensors)
         coefficients = [next(source) for _ in range(self.num_coefficients)]
         keys, values = ([next(source) for _ in blocks] for _ in range(2))
+        mask = None
+        if self.head.max_delay:
+            prefix_1LA, length = next(source), next(source)
+            given_L1 = torch.arange(prefix_1LA.shape[1], device=length.device)[:, None] < length
+            current_1LA = torch.where(given_L1, prefix_1LA, current_1LA)
+            mask = self.head.look_ahead_mask[None, None]
         rows = list(source)
+        if self.head.max_delay:
+            clean = self.clean_rows.unbind()
+            rows = [torch.where(given_L1, *pair) for pair in zip(clean, rows, strict=True)]
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.attend(q, k, v, None)
+            return self.attend(q, k, v, mask)
 
         noisy = current_1LA.to(keys[0].dtype)
         x = self.head.embed(noisy) + self.head.step_positions.to(noisy.dtype)
@@ -60,7 +79,8 @@ class ActStep(nn.Module):
             x = x + gate3 * block.mlp(_norm(x, scale3, shift3))
         shift, scale = rows[-2:]
         predicted = self.head.head(_norm(x, scale, shift)).to(current_1LA.dtype)
-        return denoise_step(self.kind(*coefficients), current_1LA, predicted, self.clip_range)
+        result = denoise_step(self.kind(*coefficients), current_1LA, predicted, self.clip_range)
+        return torch.where(given_L1, prefix_1LA, result) if self.head.max_delay else result
 
 
 class ActContext(nn.Module):
@@ -100,11 +120,11 @@ class ActGraph(nn.Module):
         self.context = ActContext(model)
         self.step = ActStep(model, operations, type(steps[0]))
 
-    def forward(self, context_1ZC: Tensor, noise_1LA: Tensor) -> Tensor:
-        keys_values = self.context(context_1ZC)
+    def forward(self, context_1ZC: Tensor, noise_1LA: Tensor, *prefix: Tensor) -> Tensor:
+        given = (*self.context(context_1ZC), *prefix)
         current = noise_1LA
         for coefficients, rows in zip(self.coefficients, self.rows, strict=True):
-            current = self.step(current, *coefficients.unbind(), *keys_values, *rows.unbind())
+            current = self.step(current, *coefficients.unbind(), *given, *rows.unbind())
         return current
 
 
@@ -121,13 +141,16 @@ class RegressGraph(nn.Module):
 
 def act_graph(model: PARModel, operations: GraphOperations, sampler: str, num_steps: int) -> Graph:
     config = model.config
-    chunk = (1, config.num_actions, config.action_width)
+    chunk = (1, config.horizon, config.action_width)
     context = (1, config.num_actions, config.transformer.width)
-    spec = GraphSpec(
-        "act",
-        (TensorSpec("action_context", MODEL_TYPE, context), TensorSpec("noise", "float32", chunk)),
-        (TensorSpec("actions", "float32", chunk),),
-    )
+    inputs = [
+        TensorSpec("action_context", MODEL_TYPE, context),
+        TensorSpec("noise", "float32", chunk),
+    ]
+    if config.max_delay_steps:
+        inputs.append(TensorSpec("prefix", "float32", chunk))
+        inputs.append(TensorSpec("prefix_length", "int64", (1,)))
+    spec = GraphSpec("act", tuple(inputs), (TensorSpec("actions", "float32", chunk),))
     if isinstance(model.action_head, ActionDit):
         return Graph(spec, ActGraph(model, operations, sampler, num_steps))
     return Graph(spec, RegressGraph(model))
@@ -146,10 +169,14 @@ def _attend_to_context(
 def _norm_rows(modulation: DitModulation) -> Tensor:
     """[R, C] of one step: shift, scale, gate thrice a block, then the last shift and scale. A
     norm's (1 + scale) and shift are its weight and bias."""
-    rows = torch.cat((*(block[0] for block in modulation.blocks), modulation.last[0])).clone()
+    statistics = (*(block[0, :, 0] for block in modulation.blocks), modulation.last[0, :, 0])
+    rows = torch.cat(statistics).clone()
     rows[1::3] += 1
     return rows.detach()
 
 
-def _norm(x: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
-    return functional.layer_norm(x, weight_C.shape, weight_C, bias_C, eps=1e-6)
+def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight and bias [C], or [L, C] where rows have their own."""
+    if weight.ndim == 1:
+        return functional.layer_norm(x, weight.shape, weight, bias, eps=1e-6)
+    return functional.layer_norm(x, weight.shape[-1:], eps=1e-6) * weight + bias

@@ -19,6 +19,7 @@ from par_model.graphs.contract import (
     GraphSpec,
     TensorSpec,
     cache_names,
+    clock_capacity,
     context_capacity,
     context_slots,
 )
@@ -27,6 +28,8 @@ from par_model.model import PARModel
 
 _POSITION = TensorSpec("position", "int64", (1,))
 _SLOT = TensorSpec("slot", "int64", (1,))
+# Names of tables that are gathered by the control step, not by the slot.
+BY_CLOCK = "by_clock_"
 
 
 class PrefillGraph(nn.Module):
@@ -68,7 +71,12 @@ class ExtendGraph(nn.Module):
         self.tokenizer, self.transformer = model.tokenizer, model.transformer
         self.write_rows, self.attend = operations.write_rows, operations.attend
         self.turn = operations.rotate_pairs
-        for name, table in _slot_tables(config, model).items():
+        tables = _slot_tables(config, model)
+        if config.max_delay_steps:
+            tables = {"mask": tables["mask"]}
+            for name, table in _clock_tables(config, model).items():
+                self.register_buffer(name, table, persistent=False)
+        for name, table in tables.items():
             if num_slots > 1:
                 table = table[:num_slots]
             self.register_buffer(name, table, persistent=False)
@@ -78,13 +86,20 @@ class ExtendGraph(nn.Module):
         source = iter(tensors)
         latents_1Nchw, actions_1NLA = next(source), next(source)
         proprio_1NJ = next(source) if self.config.proprio_width else None
+        executed_1NL = next(source) if self.config.max_delay_steps else None
+        clock_N = next(source) if self.config.max_delay_steps else None
         position = next(source)
         slot = next(source) if self.num_slots == 1 else None
         tables = {
             name: table if slot is None else table.index_select(0, slot)
             for name, table in self.named_buffers(recurse=False)
+            if not name.startswith(BY_CLOCK)
         }
-        tokens_1SC = self._tokens(latents_1Nchw, actions_1NLA, proprio_1NJ, tables, slot)
+        if clock_N is not None:
+            tables |= self._at(clock_N)
+        tokens_1SC = self._tokens(
+            latents_1Nchw, actions_1NLA, proprio_1NJ, executed_1NL, tables, slot
+        )
         mask_SM = tables["mask"].flatten(0, 1)
         angles = None
         if "cos" in tables:
@@ -94,17 +109,38 @@ class ExtendGraph(nn.Module):
         num_frame_tokens = self.config.num_frame_tokens
         return (z_1NSC[:, :, :num_frame_tokens], z_1NSC[:, :, num_frame_tokens:], *caches)
 
+    def _at(self, clock_N: Tensor) -> dict[str, Tensor]:
+        """Places and angles of slots at these control steps."""
+        by_clock = {
+            name.removeprefix(BY_CLOCK): table.index_select(0, clock_N)
+            for name, table in self.named_buffers(recurse=False)
+            if name.startswith(BY_CLOCK)
+        }
+        times_N1C = by_clock["time"]
+        tables = {
+            "frame_places": self.tokenizer.frame_positions.to(times_N1C.dtype) + times_N1C,
+            "action_places": times_N1C,
+        }
+        for name in ("cos", "sin") if "frame_cos" in by_clock else ():
+            frame_NKP = by_clock[f"frame_{name}"].expand(-1, self.config.num_frame_tokens, -1)
+            tables[name] = torch.cat((frame_NKP, by_clock[f"action_{name}"]), dim=1)
+        return tables
+
     def _tokens(
         self,
         latents_1Nchw: Tensor,
         actions_1NLA: Tensor,
         proprio_1NJ: Tensor | None,
+        executed_1NL: Tensor | None,
         tables: dict[str, Tensor],
         slot: Tensor | None,
     ) -> Tensor:
         tokenizer = self.tokenizer
         frames_NKC = tokenizer.frame_patches(latents_1Nchw[0]) + tables["frame_places"]
         actions_NLC = tokenizer.action_embed(actions_1NLA[0])
+        if executed_1NL is not None:
+            is_executed = (executed_1NL[0] > 0.5).unsqueeze(-1)
+            actions_NLC = torch.where(is_executed, actions_NLC, tokenizer.not_executed)
         # Slot 0 carries the Begin-Of-Action; its actions are not read.
         if slot is None:
             first, later = tokenizer.begin_of_action.unsqueeze(0), actions_NLC[1:]
@@ -165,6 +201,22 @@ def _slot_tables(config: ModelConfig, model: PARModel) -> dict[str, Tensor]:
     return {name: table.detach().clone() for name, table in tables.items()}
 
 
+def _clock_tables(config: ModelConfig, model: PARModel) -> dict[str, Tensor]:
+    """What depends on a slot's control step alone, by step: [M, 1, C], angles [M, 1, P] of frames
+    and [M, L, P] of actions."""
+    tokenizer = model.tokenizer
+    layout = model.layout[config.num_text_tokens :][: config.slot_length]
+    clock_M = torch.arange(clock_capacity(config), device=layout.slots.device)
+    slots_M = (clock_M / config.num_actions).clamp(max=config.num_slots - 1)
+    tables = {"time": tokenizer.time_embed(tokenizer.slot_times(slots_M)).unsqueeze(1)}
+    rotation = tokenizer.rotation(layout, clock_BN=clock_M[:, None])
+    if rotation is not None:
+        frame, action = slice(1), slice(config.num_frame_tokens, None)
+        for name, table in (("cos", rotation.cos[:, 0]), ("sin", rotation.sin[:, 0])):
+            tables |= {f"frame_{name}": table[:, frame], f"action_{name}": table[:, action]}
+    return {BY_CLOCK + name: table.detach().clone() for name, table in tables.items()}
+
+
 def prefill_graph(config: ModelConfig, model: PARModel, operations: GraphOperations) -> Graph:
     text = TensorSpec("text", MODEL_TYPE, (1, config.num_text_tokens, config.text_width))
     spec = GraphSpec(
@@ -191,6 +243,9 @@ def extend_graph(
     ]
     if config.proprio_width:
         inputs.append(TensorSpec("proprio", MODEL_TYPE, (1, num_slots, config.proprio_width)))
+    if config.max_delay_steps:
+        inputs.append(TensorSpec("executed", "float32", (1, num_slots, config.num_actions)))
+        inputs.append(TensorSpec("clock", "int64", (num_slots,)))
     inputs += [_POSITION, _SLOT] if num_slots == 1 else [_POSITION]
     outputs = (
         TensorSpec("frame_context", MODEL_TYPE, (1, num_slots, config.num_frame_tokens, width)),

@@ -10,6 +10,9 @@ Batch 1, static shapes. docs/reference/graph_contract.md explains it; this file 
     rebase   the same for slots 0 .. n - 1 at once; no slot input
     act      action_context, noise -> actions: the whole sampler, its steps unrolled
 
+For a model with a largest delay, step and rebase also take executed and clock (in front of
+position), and act takes prefix and prefix_length (behind noise).
+
 Caches are one tensor of keys and one of values a layer; a cache output is its input with new
 rows and shares its memory. Rows that were never written may hold any finite values: the mask is a
 function of the slot alone and never shows them.
@@ -85,6 +88,11 @@ def context_slots(config: ModelConfig) -> int:
 def context_capacity(config: ModelConfig) -> int:
     """Tokens of the instruction and of the remembered slots."""
     return config.num_text_tokens + context_slots(config) * config.slot_length
+
+
+def clock_capacity(config: ModelConfig) -> int:
+    """Control steps that the remembered slots of a model with a largest delay may span."""
+    return context_slots(config) * config.horizon
 
 
 def rebase_slots(config: ModelConfig) -> int:

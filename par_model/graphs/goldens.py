@@ -6,18 +6,27 @@ the policy sees: the contexts of every slot and the sampled chunks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from par_model.config import ModelConfig
 from par_model.graphs.contract import context_slots, rebase_slots
-from par_model.graphs.policy_graphs import Float32Array, PolicyGraphs, SlotInputs, as_float32
+from par_model.graphs.policy_graphs import (
+    BoolArray,
+    Float32Array,
+    PolicyGraphs,
+    Slot,
+    as_float32,
+    rebased,
+    slot_inputs,
+)
 from par_model.instruction import InstructionTable
 from par_model.interface import ImageArray
 
 Tensors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+IndexArray = np.ndarray[Any, np.dtype[np.int64]]
 NUM_GOLDEN_SLOTS = 3
 _SEED = 20260101
 COMPARED = ("frame_context", "action_context", "actions")
@@ -25,12 +34,24 @@ COMPARED = ("frame_context", "action_context", "actions")
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """One control step's inputs: the image, the chunk that led to it, the joints, the noise."""
+    """One control step's inputs: the image, the chunk that led to it, the joints, the noise.
+
+    For a model with a largest delay also: which actions of that chunk were executed, the control
+    steps since the step before (int64 [1]), and a prefix [H, D] with its length (int64 [1]).
+    """
 
     image: ImageArray
     actions: Float32Array
     proprio: Float32Array
     noise: Float32Array
+    executed: BoolArray | None = None
+    span: IndexArray | None = None
+    prefix: Float32Array | None = None
+    prefix_length: IndexArray | None = None
+
+    def arrays(self) -> Tensors:
+        """What is given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,7 @@ class Deviation:
 def rollout_steps(config: ModelConfig, count: int, seed: int) -> list[RolloutStep]:
     """Steps of made-up inputs of the right sizes: smooth pictures, actions in [-1, 1]."""
     generator = np.random.default_rng(seed)
-    chunk = (config.num_actions, config.action_width)
+    slot, chunk = ((n, config.action_width) for n in (config.num_actions, config.horizon))
     joints = config.proprio_width or config.action_width
 
     def picture() -> ImageArray:
@@ -55,12 +76,25 @@ def rollout_steps(config: ModelConfig, count: int, seed: int) -> list[RolloutSte
         grain = generator.integers(0, 32, (config.image_height, config.image_width, 3))
         return (coarse[rows][:, columns] // 2 + grain).astype(np.uint8)
 
+    def late() -> Tensors:
+        if not config.max_delay_steps:
+            return {}
+        span = generator.integers(1, config.horizon, 1)
+        missing = max(0, config.num_actions - int(span[0]))
+        return {
+            "executed": np.arange(config.num_actions) >= missing,
+            "span": span,
+            "prefix": generator.uniform(-1, 1, chunk).astype(np.float32),
+            "prefix_length": generator.integers(0, config.max_delay_steps + 1, 1),
+        }
+
     return [
         RolloutStep(
             picture(),
-            generator.uniform(-1, 1, chunk).astype(np.float32),
+            generator.uniform(-1, 1, slot).astype(np.float32),
             generator.standard_normal(joints).astype(np.float32),
             generator.standard_normal(chunk).astype(np.float32),
+            **late(),
         )
         for _ in range(count)
     ]
@@ -70,21 +104,23 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
     """Run the steps as PARPolicy would (a full history is re-encoded); yields the outputs."""
     config = graphs.config
     cache = graphs.prefill(text)
-    slots: list[tuple[Any, Float32Array, Float32Array]] = []
+    slots: list[Slot] = []
     for step in steps:
         if len(slots) == context_slots(config):
-            slots = slots[len(slots) - rebase_slots(config) :]
+            slots = rebased(slots[len(slots) - rebase_slots(config) :])
             cache = graphs.rewind_to_instruction(cache)
             if slots:
-                cache = graphs.extend(cache, _inputs(slots), 0, True).cache
-        slot = (graphs.encode(step.image), step.actions, step.proprio)
-        extended = graphs.extend(cache, _inputs([slot]), len(slots), not slots)
+                cache = graphs.extend(cache, slot_inputs(slots), 0, True).cache
+        clock = slots[-1].clock + int(step.span[0]) if slots and step.span is not None else 0
+        slot = Slot(graphs.encode(step.image), step.actions, step.proprio, step.executed, clock)
+        extended = graphs.extend(cache, slot_inputs([slot]), len(slots), not slots)
         context, cache = extended.last, extended.cache
         slots.append(slot)
+        prefix = () if step.prefix is None else (step.prefix[: int(step.prefix_length[0])],)
         yield {
             "frame_context": as_float32(context.frame),
             "action_context": as_float32(context.action),
-            "actions": graphs.act(context, step.noise, 0),
+            "actions": graphs.act(context, step.noise, 0, *prefix),
         }
 
 
@@ -94,7 +130,7 @@ def record_goldens(graphs: PolicyGraphs, instructions: InstructionTable) -> Tens
     steps = rollout_steps(graphs.config, NUM_GOLDEN_SLOTS, _SEED)
     tensors: Tensors = {"text": text}
     for index, (step, outputs) in enumerate(zip(steps, replay(graphs, text, steps), strict=True)):
-        named = {**vars(step), **{f"expected_{name}": value for name, value in outputs.items()}}
+        named = {**step.arrays(), **{f"expected_{name}": value for name, value in outputs.items()}}
         tensors |= {f"{index}.{name}": np.ascontiguousarray(value) for name, value in named.items()}
     return tensors
 
@@ -103,8 +139,8 @@ def compare_goldens(graphs: PolicyGraphs, tensors: Tensors) -> dict[str, Deviati
     """Replay the golden rollout; the deviation of each output over its steps."""
     steps, expected = [], []
     for index in range(NUM_GOLDEN_SLOTS):
-        names = ("image", "actions", "proprio", "noise")
-        steps.append(RolloutStep(*(tensors[f"{index}.{name}"] for name in names)))
+        names = [field.name for field in fields(RolloutStep) if f"{index}.{field.name}" in tensors]
+        steps.append(RolloutStep(**{name: tensors[f"{index}.{name}"] for name in names}))
         expected.append({name: tensors[f"{index}.expected_{name}"] for name in COMPARED})
     return deviations(expected, replay(graphs, tensors["text"], steps))
 
@@ -160,8 +196,3 @@ def _deviation(reference: Float32Array, answer: Float32Array) -> Deviation:
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float(a @ b) / norm if norm else float(np.array_equal(a, b))
     return Deviation(float(np.abs(a - b).max()), cosine)
-
-
-def _inputs(slots: list[tuple[Any, Float32Array, Float32Array]]) -> SlotInputs:
-    latents, actions, proprio = zip(*slots, strict=True)
-    return SlotInputs(latents, actions, proprio)

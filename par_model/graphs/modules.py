@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from par_model.checkpoint import Checkpoint
 from par_model.graphs.act_graph import act_graph
-from par_model.graphs.cache_graphs import extend_graph, prefill_graph
+from par_model.graphs.cache_graphs import BY_CLOCK, extend_graph, prefill_graph
 from par_model.graphs.contract import (
     MODEL_TYPE,
     Graph,
@@ -23,7 +23,12 @@ from par_model.graphs.operations import GraphOperations, attend_by_products
 from par_model.opensora_vae import FrameAttention
 
 # tables that stay float32 whatever the type of the weights
-_FLOAT32_TABLES = ("cos", "sin", "coefficients")
+_ANGLES = ("cos", "sin")
+_FLOAT32_TABLES = (
+    *_ANGLES,
+    *(f"{BY_CLOCK}{kind}_{name}" for kind in ("frame", "action") for name in _ANGLES),
+    "coefficients",
+)
 
 
 def build_graphs(

@@ -6,7 +6,8 @@ image, c h w latent, N slots, L actions, D action width, J joints, K frame token
 tokens, C width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from par_model.config import ModelConfig
 from par_model.interface import ImageArray
 
 Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,47 @@ class SlotInputs:
         actions: normalised actions that led to each frame, each float32 [L, D]; the first is not
             read where the slots start with BOA.
         proprio: normalised measured joints at each frame, each float32 [J].
+        executed: for a model with a largest delay, which of the actions were executed, each bool
+            [L].
+        clock: likewise, control steps from the cache's first frame to each.
     """
 
     latents: tuple[Any, ...]
     actions: tuple[Float32Array, ...]
     proprio: tuple[Float32Array, ...]
+    executed: tuple[BoolArray, ...] = ()
+    clock: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of `SlotInputs`; `executed` is None where the model has no largest delay."""
+
+    latent: Any
+    actions: Float32Array
+    proprio: Float32Array
+    executed: BoolArray | None = None
+    clock: int = 0
+
+
+def slot_inputs(slots: Sequence[Slot]) -> SlotInputs:
+    """The slots in one."""
+    executed = [slot.executed for slot in slots if slot.executed is not None]
+    return SlotInputs(
+        tuple(slot.latent for slot in slots),
+        tuple(slot.actions for slot in slots),
+        tuple(slot.proprio for slot in slots),
+        tuple(executed),
+        tuple(slot.clock for slot in slots) if executed else (),
+    )
+
+
+def rebased(slots: Sequence[Slot]) -> list[Slot]:
+    """The slots with a clock that starts at the first of them."""
+    return [replace(slot, clock=slot.clock - slots[0].clock) for slot in slots]
 
 
 @dataclass(frozen=True)
@@ -82,9 +117,16 @@ class PolicyGraphs(Protocol):
     def evict_oldest_slot(self, cache: Any) -> Any:
         """The cache without its first slot, later ones moved down."""
 
-    def act(self, context: Any, noise: Float32Array, seed: int) -> Float32Array:
-        """Sample the chunk [L, D], normalised, from `noise` [L, D]. `seed` is for samplers that
-        draw more noise on the way (ddpm)."""
+    def act(
+        self, context: Any, noise: Float32Array, seed: int, prefix: Float32Array | None = None
+    ) -> Float32Array:
+        """Sample the chunk [H, D], normalised, from `noise` [H, D]; H is the model's horizon.
+
+        Args:
+            seed: for samplers that draw more noise on the way (ddpm).
+            prefix: float32 [d, D], normalised actions that the chunk begins with; d is at most the
+                model's largest delay.
+        """
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [H, W, 3]."""
@@ -96,3 +138,17 @@ def as_float32(value: Any) -> Float32Array:
         value = value.detach().float().cpu().numpy()
     result: Float32Array = np.asarray(value, dtype=np.float32)
     return result
+
+
+def padded_prefix(prefix: Float32Array, config: ModelConfig) -> Float32Array:
+    """[d, D] to [H, D], zeros behind it.
+
+    Raises:
+        ValueError: it is longer than the model's largest delay.
+    """
+    if len(prefix) > config.max_delay_steps:
+        raise ValueError(
+            f"{len(prefix)} committed actions were given and {config.name} goes on from at most "
+            f"{config.max_delay_steps}; answer earlier, or train with a larger max_delay_steps."
+        )
+    return np.pad(prefix, ((0, config.horizon - len(prefix)), (0, 0)))

@@ -18,6 +18,12 @@ class ClipConfig:
     offset_share: float = 0.3
     # share of clips that are cut after their first slot: one observation, no history to copy
     single_slot_share: float = 0.95
+    # models with a largest delay: share of clips whose pictures are not a slot apart but 1 to the
+    # longer of slot and largest delay, evenly
+    random_span_share: float = 0.0
+    # models with a largest delay: share of clips from an episode's start before which the arm
+    # stands for up to the largest delay, as before the first chunk arrives
+    late_start_share: float = 0.0
     # standard deviation of noise on the history's normalised actions
     context_noise: float = 0.8
     seed: int = 0

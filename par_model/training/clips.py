@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts demonstrations into clips and batches of them.
 
-Shapes: B clips of a batch; N slots (chunks) of the longest clip; L actions of a chunk; D numbers
-of an action; J joints; P numbers of a scene; T steps of an episode; C, h, w of a latent.
+Shapes: B clips of a batch; N slots (chunks) of the longest clip; L actions of a slot; H actions of
+a chunk (L, or with a largest delay the horizon); D numbers of an action; J joints; P numbers of a
+scene; T steps of an episode; C, h, w of a latent.
 
-A clip starts at any step of an episode, has a frame every L steps and a chunk between two frames.
-Slot n answers O_{n-1} with A_n. What a batch holds is a function of (seed, round) alone, so a run
-that is resumed sees the same clips in the same order.
+A clip starts at any step of an episode, has a frame every L steps (or spans of its own) and the
+actions between two frames. Slot n answers O_{n-1} with A_n. What a batch holds is a function of
+(seed, round) alone, so a run that is resumed sees the same clips in the same order.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +29,17 @@ from par_model.training.latent_cache import LatentCache
 @dataclass(frozen=True)
 class ClipPlan:
     """Where one clip comes from: episode `episode` of the list, first frame `start`, `num_slots`
-    chunks, latent variant `variant`, first slot's index `slot_offset`."""
+    chunks, latent variant `variant`, first slot's index `slot_offset`; `spans` are the control
+    steps from each frame to the next (None: L), and before the first action of a clip that starts
+    at step 0 the arm stands for `late_steps`."""
 
     episode: int
     start: int
     num_slots: int
     variant: int
     slot_offset: int
+    spans: tuple[int, ...] | None = None
+    late_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class Clip:
     scene: FloatArray
     action_valid: np.ndarray
     frame_valid: np.ndarray
+    executed: np.ndarray
+    clock: np.ndarray
+    least_delay: np.ndarray
 
 
 def clip_num_slots(num_steps: int, start: int, num_actions: int, num_slots: int) -> int:
@@ -69,33 +78,48 @@ def cut_clip(
     statistics: Statistics,
     context_noise: FloatArray,
     context_action: ContextAction = "commanded",
+    num_actions: int | None = None,
 ) -> Clip:
     """Cut one clip. Missing actions and frames at the end repeat the last one and are not valid.
 
-    `context_noise` [N, L, D] is added to the history's normalised actions. With `context_action`
-    "proprio" the history shows the joints that a chunk led to, as the policy does.
+    `context_noise` [N, L, D] is added to the history's normalised actions, the newest L before each
+    frame; `num_actions` is L where that is less than H. With `context_action` "proprio" the history
+    shows the joints that a chunk led to, as the policy does.
     """
-    steps, length = episode.steps, statistics.num_actions
-    frames = plan.start + length * np.arange(plan.num_slots + 1)
+    steps, length = episode.steps, num_actions or statistics.num_actions
+    spans = np.array(plan.spans or [length] * plan.num_slots)
+    frames = plan.start - plan.late_steps + np.concatenate(([0], np.cumsum(spans)))
     last = steps.num_steps - 1
-    rows = plan.start + np.arange(plan.num_slots * length).reshape(plan.num_slots, length)
-    joints = steps.measured_joints[frames.clip(max=last)]
-    inside = rows.clip(max=last)
-    history = steps.executed_actions[inside]
+    rows = frames[:-1, None] + np.arange(statistics.num_actions)
+    joints = steps.measured_joints[frames.clip(0, last)]
+    # The newest L of each span, counted from the frame before.
+    newest = spans[:, None] - length + np.arange(length)
+    history = _commanded(steps, steps.executed_actions, rows)
     if context_action == "proprio":
         history = np.broadcast_to(joints[1:, None], history.shape)
+    shown = statistics.normalize_actions(history, joints[:-1])
+    shown = np.take_along_axis(shown, newest.clip(min=0)[..., None], axis=1)
+    actions = _commanded(steps, steps.actions, rows)
     latents = episode.latents.read(steps.key)[plan.variant]
     return Clip(
-        latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
-        actions=_float32(statistics.normalize_actions(steps.actions[inside], joints[:-1])),
-        context_actions=_float32(
-            statistics.normalize_actions(history, joints[:-1]) + context_noise
-        ),
+        latents=np.asarray(latents[frames.clip(0, last)], dtype=np.float32),
+        actions=_float32(statistics.normalize_actions(actions, joints[:-1])),
+        context_actions=_float32(shown + context_noise),
         proprio=_float32(statistics.normalize_joints(joints)),
-        scene=_float32(steps.scene[frames[:-1]]),
+        scene=_float32(steps.scene[frames[:-1].clip(0, last)]),
         action_valid=rows <= last,
-        frame_valid=frames[1:] <= last,
+        # A frame is predicted a slot ahead.
+        frame_valid=(frames[1:] <= last) & (spans == length),
+        executed=newest >= 0,
+        clock=frames[:-1] - frames[0],
+        least_delay=(-frames[:-1]).clip(min=0),
     )
+
+
+def _commanded(steps: DemonstrationSteps, actions: FloatArray, rows: np.ndarray) -> FloatArray:
+    """Actions of these steps; before the episode's start the arm is told to stand where it is."""
+    taken: FloatArray = actions[rows.clip(0, steps.num_steps - 1)]
+    return np.where((rows < 0)[..., None], steps.measured_joints[0], taken)
 
 
 def collate(
@@ -104,9 +128,10 @@ def collate(
     slot_offsets: list[int],
     table: InstructionTable,
     num_scene: int,
+    has_delays: bool = False,
 ) -> TrainingBatch:
     """Pad clips to the longest with zeros that are not valid; scenes to it, and to `num_scene`
-    numbers, with NaN."""
+    numbers, with NaN. `has_delays`: for a model with a largest delay."""
     num_slots = max(len(clip.actions) for clip in clips)
     return TrainingBatch(
         text_BTC=torch.stack([table.embedding(text) for text in instructions]),
@@ -118,7 +143,16 @@ def collate(
         frame_valid_BN=_stack([clip.frame_valid for clip in clips], num_slots),
         slot_offset_B=torch.tensor(slot_offsets, dtype=torch.int64),
         scene_BNP=_stack([_widened(clip.scene, num_scene) for clip in clips], num_slots, np.nan),
+        **({} if not has_delays else _delays(clips, num_slots)),
     )
+
+
+def _delays(clips: list[Clip], num_slots: int) -> dict[str, torch.Tensor]:
+    return {
+        "executed_BNL": _stack([clip.executed for clip in clips], num_slots),
+        "clock_BN": _stack([clip.clock for clip in clips], num_slots),
+        "least_delay_BN": _stack([clip.least_delay for clip in clips], num_slots),
+    }
 
 
 class ClipSampler:
@@ -177,10 +211,16 @@ class ClipSampler:
             noise = generator.normal(size=(plan.num_slots, *chunk)) * self.config.context_noise
             episode = self.episodes[plan.episode]
             shown = self.model.context_action
-            clips.append(cut_clip(episode, plan, self.statistics, noise, shown))
+            length = self.model.num_actions
+            clips.append(cut_clip(episode, plan, self.statistics, noise, shown, length))
         texts = [self.episodes[plan.episode].steps.instruction for plan in plans]
         return collate(
-            clips, texts, [plan.slot_offset for plan in plans], self.table, self.num_scene
+            clips,
+            texts,
+            [plan.slot_offset for plan in plans],
+            self.table,
+            self.num_scene,
+            has_delays=self.model.max_delay_steps > 0,
         )
 
     def _draw(self, generator: np.random.Generator) -> ClipPlan:
@@ -196,8 +236,27 @@ class ClipSampler:
         moved = generator.random() < self.config.offset_share
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
-        return ClipPlan(
+        plan = ClipPlan(
             min(episode_index, len(self.episodes) - 1), start, num_slots, variant, offset
+        )
+        return (
+            self._with_delays(plan, from_start, generator) if self.model.max_delay_steps else plan
+        )
+
+    def _with_delays(
+        self, plan: ClipPlan, from_start: bool, generator: np.random.Generator
+    ) -> ClipPlan:
+        """The plan for a model with a largest delay."""
+        config, most = self.config, self.model.max_delay_steps
+        random_spans = generator.random() < config.random_span_share
+        spans = generator.integers(1, max(self.model.num_actions, most) + 1, plan.num_slots)
+        late = from_start and generator.random() < config.late_start_share
+        late_steps = int(generator.integers(1, most + 1))
+        return dataclasses.replace(
+            plan,
+            spans=tuple(spans.tolist()) if random_spans else None,
+            start=0 if late else plan.start,
+            late_steps=late_steps if late else 0,
         )
 
 

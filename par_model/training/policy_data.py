@@ -214,20 +214,25 @@ def _statistics(
     if options.new_statistics and options.start_checkpoint is None:
         raise ValueError("--new-statistics needs --from; without it they are fitted to the data.")
     folder = options.out
+
+    def fitted() -> Statistics:
+        return fit_statistics(
+            [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
+            arm=arm,
+            joint_names=joint_names,
+            action_frame=model.action_frame,
+            num_actions=model.horizon,
+        )
+
     start_from = None if options.new_statistics else options.start_checkpoint
     file = folder / "statistics.json"
     for existing in (file, (start_from or folder) / "statistics.json"):
         if existing.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(existing.read_text())
-            return from_json_dict(read_object(file, "remove it to fit statistics anew"))
-    statistics = fit_statistics(
-        [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
-        arm=arm,
-        joint_names=joint_names,
-        action_frame=model.action_frame,
-        num_actions=model.num_actions,
-    )
+            read = from_json_dict(read_object(existing, "remove it to fit statistics anew"))
+            statistics = read if read.num_actions >= model.horizon else read.longer(fitted())
+            break
+    else:
+        statistics = fitted()
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(statistics.to_json_dict(), indent=2) + "\n")
     return statistics

@@ -466,5 +466,5 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
 
 
 def _to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    fields = dataclasses.fields(batch)
-    return TrainingBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields})
+    given = {name: value for name, value in vars(batch).items() if value is not None}
+    return TrainingBatch(**{name: value.to(device) for name, value in given.items()})

@@ -46,5 +46,9 @@ class PolicyTrainingConfig:
         for name in ("log_every", "save_every", "hours", "num_steps", "evaluate_every",
                      "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
             del values[name]
+        # runs of before these settings had none of them
+        for name in ("random_span_share", "late_start_share"):
+            if not values["clips"][name]:
+                del values["clips"][name]
         plain: dict[str, object] = json.loads(json.dumps(values))
         return plain

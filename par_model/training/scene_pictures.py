@@ -183,15 +183,18 @@ class ScenePictureSampler:
         numbers = np.stack([self.sets[index].numbers[row] for index, row in rows])
         now = torch.from_numpy(latents.astype(np.float32))
         proprio = torch.from_numpy(self._statistics.normalize_joints(joints)).float()
-        chunk = torch.zeros(count, 1, model.num_actions, model.action_width)
+        slot, chunk = (
+            torch.zeros(count, 1, length, model.action_width)
+            for length in (model.num_actions, model.horizon)
+        )
         return TrainingBatch(
             text_BTC=torch.stack([self._texts[index] for index, _ in rows]),
             # There is no next frame, and no chunk; neither counts.
             latents_BNchw=torch.stack((now, torch.zeros_like(now)), dim=1),
             actions_BNLD=chunk,
-            context_actions_BNLD=chunk,
+            context_actions_BNLD=slot,
             proprio_BNJ=torch.stack((proprio, torch.zeros_like(proprio)), dim=1),
-            action_valid_BNL=torch.zeros(count, 1, model.num_actions, dtype=torch.bool),
+            action_valid_BNL=torch.zeros(count, 1, model.horizon, dtype=torch.bool),
             frame_valid_BN=torch.zeros(count, 1, dtype=torch.bool),
             slot_offset_B=torch.zeros(count, dtype=torch.int64),
             scene_BNP=torch.from_numpy(numbers).unsqueeze(1),

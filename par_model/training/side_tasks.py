@@ -67,10 +67,11 @@ def _scene_loss(read_BNP: Tensor, batch: TrainingBatch) -> Tensor:
 
 
 def _chunk_loss(read_BNM: Tensor, batch: TrainingBatch) -> Tensor:
-    """Smooth absolute error over all valid actions, normalised."""
-    target_BNLD = batch.actions_BNLD
+    """Smooth absolute error over all valid actions of the slot, normalised."""
+    num_actions = read_BNM.shape[-1] // batch.actions_BNLD.shape[-1]
+    target_BNLD = batch.actions_BNLD[:, :, :num_actions]
     error_BNL = functional.smooth_l1_loss(
         read_BNM.view_as(target_BNLD), target_BNLD, reduction="none", beta=_CHUNK_BETA
     ).mean(dim=-1)
-    valid_BNL = batch.action_valid_BNL
+    valid_BNL = batch.action_valid_BNL[:, :, :num_actions]
     return (error_BNL * valid_BNL).sum() / valid_BNL.sum().clamp(min=1)

@@ -196,6 +196,11 @@ class LearningOptions(OutOptions):
     from_start_share: float = _POLICY.clips.from_start_share
     # share of the clips that are cut after their first slot
     single_slot_share: float = _POLICY.clips.single_slot_share
+    # with a preset for overlapped inference: share of the clips with pictures 1 step to the longer
+    # of slot and largest delay apart; the others have one a slot
+    random_span_share: float = _POLICY.clips.random_span_share
+    # with such a preset: share of the clips from an episode's start before which the arm stands
+    late_start_share: float = _POLICY.clips.late_start_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
     # use at most this many per data set

@@ -10,14 +10,17 @@ from par_model.model import PARModel
 
 
 def take_weights(checkpoint: Path, model: PARModel) -> None:
-    """Copy a checkpoint's weights into `model`. Raises ValueError if they are of another model."""
+    """Copy a checkpoint's weights into `model`, which may have a largest delay that the checkpoint
+    has not. Raises ValueError if they are of another model."""
     other = load_checkpoint(checkpoint)
     if _sampled_alike(other.config, model.config) != model.config:
         raise ValueError(
             f"the checkpoint {checkpoint} is of a model of another size ({other.config.name}) "
             f"than {model.config.name}; start from one of the same preset."
         )
-    model.load_state_dict(other.model.state_dict())
+    # What a largest delay adds keeps its first values, and changes nothing without a prefix.
+    own = {} if other.config.max_delay_steps else model.state_dict()
+    model.load_state_dict(own | other.model.state_dict())
 
 
 def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
@@ -28,4 +31,5 @@ def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
         sampling=like.sampling,
         loss=like.loss,
         action_diffusion=like.action_diffusion,
+        max_delay_steps=config.max_delay_steps or like.max_delay_steps,
     )

@@ -48,7 +48,13 @@ class ChunkAnswers:
         self._schedule = schedule
         self._deadlines = deadlines
         self._counters = counters
-        self._follower = ChunkFollower(safety_filter, arm.motions, commander, counters)
+        # Sequential inference knows of a chunk by its actions alone.
+        self._overlapped = settings.chunk_start == "observation" and not settings.lockstep
+        self._follower = ChunkFollower(
+            safety_filter, arm.motions, commander, counters, tells_tail=self._overlapped
+        )
+        # Stamp of the chunk that was answered last.
+        self._told_ns: int | None = None
         # The chunk that was followed last, in case its answer is withdrawn.
         self._answered: tuple[RequestedChunk, Followed] | None = None
 
@@ -75,6 +81,20 @@ class ChunkAnswers:
                 "hold; check joint_states and the controller's reference.",
             )
         return self._place(chunk, time_ns, moment)
+
+    def telling_of_stop(self, command: Command, moment: Moment) -> Command:
+        """The same; where the policy thinks meanwhile and a motion is sent that answers no chunk,
+        with what is followed from now on, under the stamp of the last chunk that was answered."""
+        if command.executed is not None:
+            self._told_ns = command.executed_stamp_ns
+        stamp_ns = self._told_ns
+        sends = command.arm is not None and command.executed is None and self._motions
+        if not (self._overlapped and sends) or stamp_ns is None:
+            return command
+        timeline = self._authority.timeline
+        time_ns = timeline.time_ns(moment)
+        held = self._follower.held(time_ns, timeline.of_stamp(stamp_ns, moment))
+        return command.telling(held, stamp_ns)
 
     def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
         """Take a chunk that could not even be read into arrays."""

@@ -41,7 +41,11 @@ class ChunkFollower:
         motions: MotionHistory,
         commander: Commander,
         counters: Counter[str],
+        *,
+        tells_tail: bool,
     ) -> None:
+        """tells_tail: `executed` goes on behind the last knot until the arm is at rest."""
+        self._tells_tail = tells_tail
         self._filter = safety_filter
         self._motions = motions
         self._commander = commander
@@ -80,12 +84,25 @@ class ChunkFollower:
 
     def executed(self, followed: Followed, stamp_on_timeline_ns: int) -> JointTrajectory:
         """What the policy is told of a chunk that is followed; times from the chunk's stamp."""
-        return self._executed(followed.knots, followed.start_ns - stamp_on_timeline_ns)
+        knots, motion = followed.knots, followed.motion
+        if self._tells_tail:
+            step_ns = round(self._filter.step_s * NANOSECONDS)
+            last_ns = followed.start_ns + len(knots) * step_ns
+            num_more = max(0, -(-(motion.rest_ns - last_ns) // step_ns))
+            times_ns = last_ns + float(step_ns) * np.arange(1, num_more + 1)
+            target_m = np.full(num_more, knots[-1, -1])
+            tail = np.column_stack((motion.positions_at(times_ns), target_m))
+            knots = np.concatenate((knots, tail))
+        return self._executed(knots, followed.start_ns - stamp_on_timeline_ns)
 
     def held(self, begin_ns: int, stamp_on_timeline_ns: int) -> JointTrajectory:
         """What the policy is told of one that is not: the running motion from `begin_ns` on."""
         running = self._motions.running
-        times_ns = begin_ns + self._filter.knot_times_s * NANOSECONDS
+        if self._tells_tail:
+            # What it believed ends now, not in a step.
+            begin_ns -= round(self._filter.step_s * NANOSECONDS)
+        num_points = len(self._filter.knot_times_s) + self._tells_tail
+        times_ns = begin_ns + self._filter.step_s * NANOSECONDS * np.arange(1, num_points + 1)
         targets_m = np.array([running.gripper_at(int(time)) for time in times_ns])
         knots = np.column_stack((running.positions_at(times_ns), targets_m))
         return self._executed(knots, begin_ns - stamp_on_timeline_ns)
@@ -93,15 +110,15 @@ class ChunkFollower:
     def _with_past_knots(self, knots: FloatArray, placed: PlacedChunk, start_ns: int) -> FloatArray:
         """Knots that are due before the chunk departs are what is being sent at that time."""
         result = knots.copy()
-        running = self._motions.running
-        for action in range(placed.first_action):
-            due_ns = start_ns + round(float(self._filter.knot_times_s[action]) * NANOSECONDS)
-            result[action, :-1] = running.state_at(due_ns).positions
-            result[action, -1] = running.gripper_at(due_ns)
+        times_s = self._filter.knot_times_s[: placed.first_action]
+        due_ns = start_ns + np.round(times_s * NANOSECONDS).astype(np.int64)
+        result[: len(due_ns), :-1] = self._motions.positions_at(due_ns)
+        for action, time_ns in enumerate(due_ns.tolist()):
+            result[action, -1] = self._motions.running.gripper_at(time_ns)
         return result
 
     def _executed(self, knots: FloatArray, offset_ns: int) -> JointTrajectory:
-        times_s = offset_ns / NANOSECONDS + self._filter.knot_times_s
+        times_s = offset_ns / NANOSECONDS + self._filter.step_s * np.arange(1, len(knots) + 1)
         return JointTrajectory(self._filter.spec.joint_names, times_s, knots)
 
 

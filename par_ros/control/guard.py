@@ -163,11 +163,11 @@ class Guard:
 
     def on_joint_state(self, sample: JointSample, moment: Moment) -> Command:
         """Take measured positions of all joints [J + 1], gripper last."""
-        return self._joints.on_joint_state(sample, moment)
+        return self._told(self._joints.on_joint_state(sample, moment), moment)
 
     def on_bad_joint_state(self, reason: str, moment: Moment) -> Command:
         """Take a joint state that could not be read: doubled names, a number is not finite."""
-        return self._joints.on_bad_joint_state(reason, moment)
+        return self._told(self._joints.on_bad_joint_state(reason, moment), moment)
 
     def on_missing_joints(self, names: tuple[str, ...]) -> None:
         """Take note of joints that no joint state has reported."""
@@ -175,17 +175,17 @@ class Guard:
 
     def on_reference(self, sample: ReferenceSample, moment: Moment) -> Command:
         """Take what the arm's controller commands; compare it with what was sent."""
-        return self._controller.on_reference(sample, moment)
+        return self._told(self._controller.on_reference(sample, moment), moment)
 
     # Chunks.
 
     def on_chunk(self, chunk: RequestedChunk, moment: Moment) -> Command:
         """Pass, track or refuse one chunk. In lockstep every new chunk is answered."""
-        return self._chunks.on_chunk(chunk, moment)
+        return self._told(self._chunks.on_chunk(chunk, moment), moment)
 
     def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
         """Take a chunk that could not even be read into arrays."""
-        return self._chunks.on_bad_chunk(reason, moment)
+        return self._told(self._chunks.on_bad_chunk(reason, moment), moment)
 
     def withdraw(self, moment: Moment, *, last: bool = False) -> Command:
         """What was returned last was not published, because it took too long; what is instead.
@@ -204,38 +204,44 @@ class Guard:
             # The clock stepped meanwhile: the running motion ends by itself.
             return stepped
         if running.kind == "chunk":
-            return self._chunks.withdrawn(moment, last=last)
+            return self._told(self._chunks.withdrawn(moment, last=last), moment)
         if last:
             return log(
                 "error",
                 "no stop could be sent in time; the running motion ends at rest by itself; check "
                 "the machine's load.",
             )
-        return self._authority.stop(moment)
+        return self._told(self._authority.stop(moment), moment)
 
     # Deadlines.
 
     def on_tick(self, num_policies: int, moment: Moment) -> Command:
         """Look at every deadline. num_policies: publishers on action_chunk."""
-        return self._deadlines.on_tick(num_policies, moment)
+        return self._told(self._deadlines.on_tick(num_policies, moment), moment)
 
     # Services.
 
     def engage(self, moment: Moment) -> Reply:
         """Let chunks pass, from where the controller holds the arm on."""
-        return self._operator.engage(moment)
+        return self._told_reply(self._operator.engage(moment), moment)
 
     def disengage(self, moment: Moment) -> Reply:
         """Come to rest and let nothing pass."""
-        return self._operator.disengage(moment)
+        return self._told_reply(self._operator.disengage(moment), moment)
 
     def e_stop(self, moment: Moment) -> Reply:
         """Stop whatever moves; nothing passes until reset_stop and then engage."""
-        return self._operator.e_stop(moment)
+        return self._told_reply(self._operator.e_stop(moment), moment)
 
     def reset_stop(self) -> Reply:
         """Clear the latch; the guard stays disengaged."""
         return self._operator.reset_stop()
+
+    def _told(self, command: Command, moment: Moment) -> Command:
+        return self._chunks.telling_of_stop(command, moment)
+
+    def _told_reply(self, reply: Reply, moment: Moment) -> Reply:
+        return dataclasses.replace(reply, command=self._told(reply.command, moment))
 
 
 def _arm_view(spec: ArmSpec, settings: GuardSettings, timeline: Timeline) -> ArmView:

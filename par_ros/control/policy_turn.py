@@ -111,7 +111,10 @@ class Question(Generic[PictureType]):
         assembled: what the policy is shown.
         starts_anew: the policy must be reset before it is shown this.
         age_s: of the picture when it was handed over.
+        asked_ns: when that was, steady time.
         previous_stamp_ns: stamp of the chunk whose executed actions are shown; None without any.
+        committed: float64 [d, J], overlapped inference: what the arm follows in the first d steps
+            after the picture, whatever the answer is; None: sequential inference.
     """
 
     episode: int
@@ -119,7 +122,9 @@ class Question(Generic[PictureType]):
     assembled: AssembledObservation
     starts_anew: bool
     age_s: float
+    asked_ns: int
     previous_stamp_ns: int | None
+    committed: FloatArray | None = None
 
 
 class PolicyTurn(Generic[PictureType]):
@@ -245,9 +250,13 @@ class PolicyTurn(Generic[PictureType]):
 
     # What the policy did
 
+    def wants(self, question: Question[PictureType]) -> bool:
+        """Whether an answer to the question may still be sent."""
+        return self.is_active and question.episode == self.episode
+
     def send(self, question: Question[PictureType], positions: FloatArray) -> bool:
         """Note that `positions` [L, J] answer the question; False: it must not be sent any more."""
-        if question.episode != self.episode or not self.is_active:
+        if not self.wants(question):
             return False
         self._sent = SentChunk(question.pending.stamp_ns, positions, acknowledged=False)
         return True
@@ -285,8 +294,14 @@ class PolicyTurn(Generic[PictureType]):
             assembled=assembled,
             starts_anew=starts_anew,
             age_s=(now_ns - pending.stamp_ns) / NANOSECONDS,
+            asked_ns=now.steady_ns,
             previous_stamp_ns=None if is_first or self._sent is None else self._sent.stamp_ns,
+            committed=self._committed(assembled),
         )
+
+    def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
+        """None: this turn asks when nothing runs any more."""
+        return None
 
     def _is_due(self, stamp_ns: int) -> bool:
         """Whether a picture of this stamp answers the running chunk.

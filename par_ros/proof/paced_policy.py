@@ -55,8 +55,8 @@ class PacedPolicy:
             self._before = observation.executed_actions[-1]
         self._policy.observe(observation)
 
-    def act(self) -> ActionChunk:
-        chunk = self._policy.act()
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
+        chunk = self._policy.act(committed)
         assert self._home is not None
         self._num_chunks += 1
         phase = 2.0 * np.pi * self._num_chunks / _CHUNKS_PER_SWING

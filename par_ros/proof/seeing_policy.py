@@ -55,7 +55,7 @@ class SwingPolicy:
             self._num_chunks = 0
             self._swing = Swing(measured[:-1], self._arm.home, float(measured[-1]))
 
-    def act(self) -> ActionChunk:
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
         assert self._swing is not None
         knots = self._swing.knots(CHUNK_S * self._num_chunks)
         self._num_chunks += 1

@@ -378,9 +378,11 @@ def test_timed_from_the_observation_past_actions_are_what_was_being_sent() -> No
     np.testing.assert_array_equal(
         command.executed.positions[:3, :7], np.tile(rig.spec.home, (3, 1))
     )
-    np.testing.assert_array_equal(command.executed.positions[3:], positions[3:])
+    np.testing.assert_array_equal(command.executed.positions[3:8], positions[3:])
     # A quarter of a second to the last action, 0.3 s for the tail.
     rig.assert_rest(0.62)
+    # It is told of until the rest.
+    np.testing.assert_allclose(command.executed.positions[-1, :7], rig.commands[-1], atol=1e-12)
 
 
 def test_past_actions_of_a_moving_arm_are_those_of_their_moments() -> None:
@@ -396,7 +398,7 @@ def test_past_actions_of_a_moving_arm_are_those_of_their_moments() -> None:
     executed = rig.chunk(second, age_s=0.1).executed
     assert executed is not None
     np.testing.assert_allclose(executed.positions[:3], first[4:7], atol=1e-6)
-    np.testing.assert_array_equal(executed.positions[3:], second[3:])
+    np.testing.assert_array_equal(executed.positions[3:8], second[3:])
 
 
 def test_a_stamp_a_little_ahead_of_the_clock_starts_now() -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy that plays given targets and an arm that only counts its steps."""
+"""Policies that play given targets and an arm that only counts its steps."""
+
+import dataclasses
 
 import numpy as np
 
@@ -34,10 +36,35 @@ class ScriptedPolicy:
         observation.validate(self.spec)
         self.observations.append(observation)
 
-    def act(self):
+    def act(self, committed=None):
         start = 8 * (len(self.observations) - 1)
         rows = [self.targets[min(start + row, len(self.targets) - 1)] for row in range(8)]
         return ActionChunk(np.stack(rows), JOINT_NAMES, 0.05, self.observations[-1].stamp_s)
+
+
+class TimedPolicy(ScriptedPolicy):
+    """Trained with prefixes: targets[k] is what it wants in control step k, whenever it is asked;
+    it keeps the committed actions that it was given."""
+
+    def __init__(self, targets, max_delay_steps=10):
+        super().__init__(targets)
+        self.spec = dataclasses.replace(self.spec, max_delay_steps=max_delay_steps)
+        self.committed = []
+
+    def reset(self, instruction, seed):
+        super().reset(instruction, seed)
+        self.committed = []
+
+    def act(self, committed=None):
+        stamp_s = self.observations[-1].stamp_s
+        first = round(stamp_s / 0.05)
+        length = self.spec.num_actions if committed is None else self.spec.horizon
+        rows = np.arange(first, first + length).clip(max=len(self.targets) - 1)
+        chunk = self.targets[rows].copy()
+        self.committed.append(committed)
+        if committed is not None:
+            chunk[: len(committed)] = committed
+        return ActionChunk(chunk, JOINT_NAMES, 0.05, stamp_s)
 
 
 class CountingArm:

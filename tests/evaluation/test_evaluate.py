@@ -40,6 +40,11 @@ def checkpoint(tmp_path_factory):
         (["--task", "PushCube", "--episodes", "0"], "must be at least 1, got 0"),
         (["--task", "PushCube"], "nothing does not exist or has no manifest.json"),
         (["--protocol", "paper"], "nothing does not exist or has no manifest.json"),
+        (
+            ["--task", "PushCube", "--policy-delay", "0.2"],
+            "--policy-delay has no place in one task",
+        ),
+        (["--protocol", "delay", "--cells", "ddim:1"], "--cells has no place in --protocol delay"),
     ],
 )
 def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
@@ -97,6 +102,38 @@ def test_a_killed_run_is_continued_and_equals_a_whole_one(checkpoint, tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([whole, killed])
     assert "[3/3] PushCube seed" in output
     assert "PushCube: 0/3 successes (0.0%, 95% 0.0 to 56.1%)" in output
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_delays_are_measured_for_what_the_checkpoint_can_do(checkpoint, tmp_path, capsys):
+    """2 episodes of 24 steps: three kinds of inference with prefixes, two without."""
+    trained = tmp_path / "trained"
+    parts = random_checkpoint_parts("par_tiny", max_delay_steps=10)
+    texts = tuple(task.instruction for task in TASKS.values())
+    config = parts["config"]
+    parts["instructions"] = code_table(texts, config.num_text_tokens, config.text_width)
+    save_checkpoint(trained, **parts)
+    for folder, kinds in ((checkpoint, 2), (trained, 3)):
+        result = tmp_path / f"{folder.name}.json"
+        arguments = ["--checkpoint", str(folder), "--protocol", "delay", "--task", "PushCube"]
+        arguments += ["--episodes", "2", "--max-steps", "24", "--policy-delay", "0.15"]
+        arguments += ["--num-workers", "1", "--backend", "eager", "--json", str(result)]
+        assert main(arguments) == 0
+        content = json.loads(result.read_text())
+        cells = content["tasks"]["PushCube"]
+        assert [cell["policy_delay_s"] for cell in cells] == [0.0, 0.15] * kinds
+        assert len({cell["inference"] for cell in cells}) == kinds
+        assert len(content["rollouts"]) == 2 * 2 * kinds
+        assert "PushCube sequential" in capsys.readouterr().out
+        # Without delay all kinds command the same.
+        motions = [
+            [r["motion"] for r in content["rollouts"] if r["policy_delay_s"] == 0.0][index::2]
+            for index in (0, 1)
+        ]
+        for same in motions:
+            lengths = {motion["spectral_arc_length"] for motion in same}
+            assert len(lengths) == 1
 
 
 def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):

@@ -33,7 +33,7 @@ def random_checkpoint_parts(name, **changes):
     # random weights sample up to the clip range, and no arm should be thrown about by them
     clipped = dataclasses.replace(config.action_diffusion, clip_range=1.5)
     config = dataclasses.replace(config, action_diffusion=clipped)
-    shape = (config.num_actions, config.action_width)
+    shape = (config.horizon, config.action_width)
     return {
         "config": config,
         "model": random_model(config),

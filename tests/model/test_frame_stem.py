@@ -46,4 +46,6 @@ def test_an_odd_patch_is_refused() -> None:
 def test_nova_has_none() -> None:
     assert {
         name for name, config in PRESETS.items() if config.frame_stem_channels
-    } == {"par_small", "par_small_noar", "par_small_discrete", "par_tiny"}  # fmt: skip
+    } == {
+        "par_small", "par_small_overlap", "par_small_noar", "par_small_discrete", "par_tiny",
+    }  # fmt: skip

@@ -41,7 +41,8 @@ def one_pass(parts, slots, **changes):
     """Z_A of every slot by one masked pass over all of them, without a cache."""
     model = PARModel(dataclasses.replace(parts["config"], **changes)).eval()
     model.load_state_dict(parts["model"].state_dict())
-    latents, actions, proprio = zip(*slots, strict=True)
+    latents = [slot.latent for slot in slots]
+    actions, proprio = [slot.actions for slot in slots], [slot.proprio for slot in slots]
     context = model.encode_clip(
         parts["instructions"].embedding(INSTRUCTIONS[0])[None],
         torch.stack([latent.reshape(latent.shape[-3:]) for latent in latents])[None],

@@ -72,7 +72,8 @@ LEARNING = (
     "--data --out --steps --hours --lora-rank --resume --device --shares --learning-rate "
     "--warmup-steps --slots-per-batch --context-noise --from --new-statistics "
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
-    "--single-slot-share --offset-share --max-episodes --evaluate-every --scenes --picture-weight "
+    "--single-slot-share --offset-share --random-span-share --late-start-share "
+    "--max-episodes --evaluate-every --scenes --picture-weight "
     "--pictures-per-step"
 )
 JUDGED = "--evaluation-episodes"
@@ -88,7 +89,8 @@ FLAGS = {
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
     "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
-    "--max-steps --num-steps --sampler --spacing --backend --cells --context-slots --policy-seed "
+    "--max-steps --num-steps --sampler --spacing --backend --cells --policy-delay --delay-jitter "
+    "--context-slots --policy-seed "
     "--num-workers --record-targets",
     "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
     "--image-size --num-workers --show --sheet",

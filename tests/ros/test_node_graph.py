@@ -122,6 +122,7 @@ def test_sim_arguments_reach_the_nodes(checkpoint: str) -> None:
     guard = nodes["safety_node"].parameters
     assert (guard["mode"], guard["chunk_start"]) == ("realtime", "control_step")
     assert guard["splice_s"] == 0.002
+    assert (policy["inference"], policy["policy_delay"]) == ("sequential", 0.0)
     # Both must agree on which control steps are still open.
     assert guard["clock_lead_s"] == bridge["clock_lead_s"] == 0.012
 
@@ -142,6 +143,44 @@ def test_the_checkpoint_s_chunk_reaches_every_node_that_needs_it(
                 assert entry.parameters[field.name] == expected, (entry.name, field.name)
                 reached.add(entry.name)
     assert reached >= {"policy_node", "safety_node"}
+
+
+@pytest.mark.parametrize("graph", ["sim", "real_arm", "loopback"])
+def test_overlapped_inference_sets_the_guard_to_the_checkpoint_s_horizon(
+    checkpoint: str, graph: str
+) -> None:
+    """Slots of 8 and 10 more steps; the policy's own chunk, and the bridge's, stay 8."""
+    config = dataclasses.replace(preset("par_small"), max_delay_steps=10)
+    (Path(checkpoint) / "config.json").write_text(to_json(config))
+    kind = GRAPHS[graph]
+    texts = {"checkpoint": checkpoint, "instruction": "Push.", "inference": "overlapped"}
+    texts |= {"mode": "realtime"} if graph == "sim" else {}
+    nodes = nodes_of(kind.build(parse_arguments(kind.arguments_type, graph, texts), ""))
+    guard = nodes["safety_node"].parameters
+    assert (guard["num_actions"], guard["chunk_start"]) == (18, "observation")
+    assert guard["max_observation_age_s"] == pytest.approx(0.8)
+    policy = nodes["policy_node"].parameters
+    assert (policy["num_actions"], policy["inference"]) == (8, "overlapped")
+    texts |= {"inference": "sequential"}
+    nodes = nodes_of(kind.build(parse_arguments(kind.arguments_type, graph, texts), ""))
+    guard = nodes["safety_node"].parameters
+    assert guard["num_actions"] == 8
+    assert guard.get("chunk_start") != "observation"
+
+
+@pytest.mark.parametrize("graph", ["sim", "real_arm", "loopback"])
+def test_overlapped_inference_is_refused_where_it_cannot_be(checkpoint: str, graph: str) -> None:
+    kind = GRAPHS[graph]
+    texts = {"checkpoint": checkpoint, "instruction": "Push.", "inference": "overlapped"}
+    texts |= {"mode": "realtime"} if graph == "sim" else {}
+    with pytest.raises(ValueError, match=f"^{graph}: inference:=overlapped needs a checkpoint"):
+        kind.build(parse_arguments(kind.arguments_type, graph, texts), "")
+    config = dataclasses.replace(preset("par_small"), max_delay_steps=10)
+    (Path(checkpoint) / "config.json").write_text(to_json(config))
+    if graph == "sim":
+        texts["mode"] = "lockstep"
+        with pytest.raises(ValueError, match=r"^sim: inference:=overlapped needs mode:=realtime"):
+            kind.build(parse_arguments(kind.arguments_type, graph, texts), "")
 
 
 @pytest.mark.parametrize("graph", sorted(GRAPHS))

@@ -23,7 +23,14 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_model.checkpoint import save_checkpoint
 from par_model.config import FrameCodecConfig
-from par_model.interface import ActionChunk, ImageArray, Observation, Policy, PolicySpec
+from par_model.interface import (
+    ActionChunk,
+    FloatArray,
+    ImageArray,
+    Observation,
+    Policy,
+    PolicySpec,
+)
 from par_model.load_policy import load_policy
 from par_ros import messages, topics
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -64,7 +71,7 @@ class RecordingPolicy(FixedChunkPolicy):
         super().observe(observation)
         self.observations.append(observation)
 
-    def act(self) -> ActionChunk:
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
         assert self.may_act.wait(TIMEOUT_S)
         return super().act()
 
@@ -397,7 +404,7 @@ class CheckpointPolicy(RecordingPolicy):
         self._policy.observe(observation)
         self.observations.append(observation)
 
-    def act(self) -> ActionChunk:
+    def act(self, committed: FloatArray | None = None) -> ActionChunk:
         return self._policy.act()
 
 

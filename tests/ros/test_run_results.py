@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from par_ros.episode_motion import motion_of
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
 from par_ros.report import summary_rows, write_report
 from par_ros.run_results import EpisodeResult, GuardChange, RunResults, percentiles
@@ -31,6 +32,10 @@ def made_up_episode(index: int) -> EpisodeResult:
         guard_reasons=("<b>velocity</b> limit",) if index == 1 else (),
         policy_latency_ms=(500.0,) if index == 0 else (10.0, 20.0),
         camera_to_trajectory_ms=(600.0,) if index == 0 else (12.0, 22.0),
+        ledger_ms=((1.0, 2.0, 12.0, 13.0, 20.0, 50.0), (1.0, 2.0, 22.0, 23.0, 30.0, None)),
+        missed_chunks=1 if index == 2 else 0,
+        seams=(5,) if steps > 5 else (),
+        motion=motion_of(np.array([[0.1 * step, math.pi] for step in range(steps)]), 0.05, (5,)),
         predicted=index == 0,
         step_rate_hz=50.0,
         video=f"episode_{100 + index}.mp4",
@@ -47,12 +52,14 @@ def results() -> RunResults:
         command="python -m par_ros sim task:=PushCube",
         started="2026-01-01T00:00:00+00:00",
         episodes_asked=3,
+        step_s=0.05,
         episodes=tuple(made_up_episode(index) for index in range(3)),
     )
 
 
 def test_percentiles_of_nothing_are_none() -> None:
-    assert percentiles([]) == {"count": 0, "p50": None, "p99": None, "worst": None}
+    nothing = {"count": 0, "p50": None, "p99": None, "p99.9": None, "worst": None}
+    assert percentiles([]) == nothing
     assert percentiles([1.0, 2.0, 3.0])["p50"] == 2.0
 
 
@@ -69,6 +76,27 @@ def test_json_keeps_every_target_exactly(results: RunResults, tmp_path: Path) ->
     assert content["versions"]["python"]
     assert content["hardware"]["cores"] >= 1
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_ledger_and_the_smoothness_of_a_run(results: RunResults, tmp_path: Path) -> None:
+    """Two timed episodes of two chunks, of which one each had no effect; 2 rad/s all the way."""
+    results.write(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["ledger_ms"]["taken"]["count"], content["ledger_ms"]["taken"]["p50"]) == (4, 25)
+    assert content["ledger_ms"]["effect"]["count"] == 2
+    assert content["missed_chunks"] == 1
+    assert content["episodes"][1]["ledger_ms"][1][-1] is None
+    smoothness = content["smoothness"]
+    assert smoothness["num_seams"] == 3
+    assert smoothness["seams"]["speed_lost"]["median"] == pytest.approx(0.0, abs=1e-9)
+    assert smoothness["seams"]["jump_rad"]["p95"] == pytest.approx(0.0, abs=1e-9)
+    rows = dict(summary_rows(results))
+    assert rows["picture to trajectory taken"].startswith("p50 25.0 ms")
+    assert rows["chunks without the guard's report"] == "1"
+    assert rows["3 seams, median (p95)"].startswith("speed lost 0%")
+    page = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert "joint speed, rad" in page
+    assert "seed 101, seams" in page
 
 
 def test_latency_leaves_out_episodes_with_predictions(results: RunResults) -> None:

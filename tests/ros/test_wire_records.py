@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of status messages: the texts are those of every recording so far, and read back."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ OBSERVED_TEXTS = {
     "reset": "true",
     "instruction": "push the cube",
     "policy_seed": "7",
+    "executed": "",
+    "committed": "",
 }
 INPUT_TEXTS = {
     "kind": "chunk",
@@ -63,9 +66,15 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
         },
     ),
     (
-        PolicyStatus(True, "frozen", (1.5, 20.125)),
+        PolicyStatus(True, "frozen", (1.5, 20.125), (1.0, 2.5), 3),
         PolicyStatus.from_values,
-        {"active": "true", "camera_fault": "frozen", "new_latency_ms": "1.500 20.125"},
+        {
+            "active": "true",
+            "camera_fault": "frozen",
+            "new_latency_ms": "1.500 20.125",
+            "new_ledger_ms": "1.000 2.500",
+            "missed_chunks": "3",
+        },
     ),
     (
         EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5),
@@ -132,6 +141,21 @@ def test_a_record_is_these_texts_and_back(
 ) -> None:
     assert list(record.to_values().items()) == list(texts.items())
     assert from_values(texts | {"a later version's": "x"}) == record
+
+
+def test_what_an_overlapped_policy_was_told_is_carried_to_the_bit() -> None:
+    """No executed actions in a first observation; committed ones may be none of 8 joints."""
+    rows = np.random.default_rng(0).standard_normal((11, 8))
+    for executed, committed in ((rows, rows[:3]), (None, rows[:0])):
+        told = dataclasses.replace(OBSERVED, executed=executed, committed=committed)
+        read = Observed.from_values(told.to_values())
+        for name in ("executed", "committed"):
+            before, after = getattr(told, name), getattr(read, name)
+            assert (before is None and after is None) or before.tobytes() == after.tobytes()
+        assert read.committed is not None
+        assert read.committed.shape == committed.shape
+    with pytest.raises(ValueError, match="committed"):
+        Observed.from_values(OBSERVED_TEXTS | {"committed": "2 8 AAAAAAAA8D8="})
 
 
 def test_references_are_carried_to_the_bit() -> None:

@@ -135,7 +135,7 @@ class Lives:
         return Lived(
             frame_context=episode.context.frame[0],
             action_context=episode.context.action[0],
-            latent=episode.slots[-1][0][0],
+            latent=episode.slots[-1].latent[0],
             picture=picture[0],
             targets=self.policy.act().joint_positions,
         )

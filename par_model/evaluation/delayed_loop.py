@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One episode without ROS whose policy answers late, by an exact number of control steps.
+
+sequential: the arm stands from the picture until the chunk arrives, and runs its L actions; then
+the next picture is taken. overlapped: the next picture is taken while a chunk runs, early enough
+for the answer to arrive before the chunk ends; the answer is timed from its picture and takes over
+when it arrives. What it says of the steps before that is dropped; with a prefix, the answer is told
+the actions of those steps and goes on from them. See docs/lab_notebook/overlap.md.
+
+Shapes: J joints; L actions of a slot; the horizon as in PolicySpec.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from par_model.evaluation.direct_loop import EpisodeWatcher, require_same_rate
+from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
+from par_model.simulation.maniskill_env import ManiSkillArm
+
+Inference = Literal["sequential", "overlapped", "overlapped_without_prefix"]
+INFERENCES: tuple[Inference, ...] = ("sequential", "overlapped_without_prefix", "overlapped")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the policy is asked and how late it answers.
+
+    Attributes:
+        inference: see above.
+        policy_delay_s: from a picture until its answer can be followed, rounded to control steps.
+        delay_jitter_s: each answer's delay is drawn evenly from this far around it.
+    """
+
+    inference: Inference = "sequential"
+    policy_delay_s: float = 0.0
+    delay_jitter_s: float = 0.0
+
+    def require_possible(self, spec: PolicySpec) -> None:
+        """Raise ValueError where the policy was not trained for it, or a number is negative."""
+        if self.policy_delay_s < 0.0 or self.delay_jitter_s < 0.0:
+            raise ValueError(
+                f"policy_delay {self.policy_delay_s:g} s and delay_jitter {self.delay_jitter_s:g} "
+                "s must not be negative."
+            )
+        if spec.observation_mode == "clip":
+            raise ValueError(
+                "this policy sees in clips, which the delayed loop does not record; measure one "
+                'of observation mode "image".'
+            )
+        if self.inference == "overlapped" and spec.max_delay_steps == 0:
+            raise ValueError(
+                "this policy was not trained to go on from committed actions (max_delay_steps is "
+                "0); use sequential inference, or a checkpoint trained with prefixes."
+            )
+
+    def planned_steps(self, step_s: float) -> int:
+        """Control steps within which every answer arrives."""
+        return math.ceil((self.policy_delay_s + self.delay_jitter_s) / step_s - 1e-9)
+
+    def drawn_steps(self, step_s: float, generator: np.random.Generator) -> int:
+        """Control steps of one answer."""
+        jitter_s = self.delay_jitter_s * generator.uniform(-1.0, 1.0)
+        return round(max(0.0, self.policy_delay_s + jitter_s) / step_s)
+
+
+@dataclass(frozen=True)
+class DelayedEpisode:
+    """Result of one episode.
+
+    Attributes:
+        success: whether the task's condition held at any step (the episode ends there).
+        joint_targets: float64 [steps, J], what the arm was commanded, in order.
+        start: float64 [J], where it stood at first.
+        seams: index of the first step that follows each chunk, the first chunk's left out.
+        num_late: answers that came when nothing of them was left to follow.
+        chunk_latencies_s: float64 [chunks], wall time of observe and act together.
+    """
+
+    success: bool
+    joint_targets: FloatArray
+    start: FloatArray
+    seams: tuple[int, ...]
+    num_late: int
+    chunk_latencies_s: FloatArray
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A chunk whose row 0 is the target of control step `first_step`, or would have been."""
+
+    chunk: FloatArray
+    first_step: int
+    arrives: int
+
+    def ended(self, step: int) -> bool:
+        return step - self.first_step >= len(self.chunk)
+
+    def target(self, step: int) -> FloatArray:
+        """What is followed in a control step; behind the end, its last."""
+        target: FloatArray = self.chunk[min(step - self.first_step, len(self.chunk) - 1)]
+        return target
+
+
+def run_delayed_episode(
+    arm: ManiSkillArm,
+    policy: Policy,
+    timing: Timing,
+    seed: int,
+    max_steps: int,
+    *,
+    policy_seed: int = 0,
+    watchers: Sequence[EpisodeWatcher] = (),
+) -> DelayedEpisode:
+    """As `direct_loop.run_episode`, which it equals to the bit for sequential without delay.
+
+    Raises:
+        ValueError: arm, policy and timing do not fit.
+    """
+    require_same_rate(arm, policy)
+    timing.require_possible(policy.spec)
+    arm.reset(seed)
+    policy.reset(arm.task.instruction, policy_seed)
+    for watcher in watchers:
+        watcher.started()
+    episode = _Episode(arm, policy, timing, max_steps, policy_seed, watchers)
+    delays = np.random.default_rng([seed, policy_seed])
+    advance = episode.one_chunk if timing.inference == "sequential" else episode.one_step
+    while not episode.is_over:
+        advance(delays)
+    return episode.result()
+
+
+class _Episode:
+    """The state of a running episode."""
+
+    def __init__(
+        self,
+        arm: ManiSkillArm,
+        policy: Policy,
+        timing: Timing,
+        max_steps: int,
+        policy_seed: int,
+        watchers: Sequence[EpisodeWatcher],
+    ) -> None:
+        self._arm, self._policy, self._timing = arm, policy, timing
+        self._max_steps, self._policy_seed = max_steps, policy_seed
+        self._watchers = watchers
+        self._start = arm.read_joints()[0]
+        self._targets: list[FloatArray] = []
+        self._success = False
+        self._seams: list[int] = []
+        self._num_late = 0
+        self._latencies_s: list[float] = []
+        self._seen_at: int | None = None
+        self._planned = min(timing.planned_steps(arm.step_s), policy.spec.max_delay_steps)
+        # To stand, before there is a chunk.
+        self._running = _Answer(self._start[None], 0, 0)
+        self._pending: _Answer | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self._success or len(self._targets) >= self._max_steps
+
+    @property
+    def _now(self) -> int:
+        return len(self._targets)
+
+    def result(self) -> DelayedEpisode:
+        return DelayedEpisode(
+            success=self._success,
+            joint_targets=np.stack(self._targets),
+            start=self._start,
+            seams=tuple(self._seams[1:]),
+            num_late=self._num_late,
+            chunk_latencies_s=np.array(self._latencies_s),
+        )
+
+    def one_chunk(self, delays: np.random.Generator) -> None:
+        """Sequential: a picture, the wait for its chunk, the chunk."""
+        chunk = self._ask(None)
+        for _ in range(self._timing.drawn_steps(self._arm.step_s, delays)):
+            self._follow(self._targets[-1] if self._targets else self._start)
+        self._seams.append(self._now)
+        for target in chunk.joint_positions:
+            self._follow(target)
+
+    def one_step(self, delays: np.random.Generator) -> None:
+        """Overlapped: take over what has arrived, ask if it is time, and make one control step."""
+        self._take_over()
+        if self._pending is None and self._is_time_to_ask():
+            now = self._now
+            committed = np.stack([self._running.target(now + k) for k in range(self._planned + 1)])
+            chunk = self._ask(self._prefix(committed[:-1]))
+            arrives = now + self._timing.drawn_steps(self._arm.step_s, delays)
+            self._pending = _Answer(chunk.joint_positions, now, arrives)
+            self._take_over()
+        self._follow(self._running.target(self._now))
+
+    def _prefix(self, committed: FloatArray) -> FloatArray | None:
+        if self._policy.spec.max_delay_steps == 0:
+            return None
+        return committed if self._timing.inference == "overlapped" else committed[:0]
+
+    def _take_over(self) -> None:
+        pending = self._pending
+        if pending is None or self._now < pending.arrives:
+            return
+        self._pending = None
+        if pending.ended(self._now):
+            self._num_late += 1
+            return
+        self._running = pending
+        self._seams.append(self._now)
+
+    def _is_time_to_ask(self) -> bool:
+        """A slot after the last picture; earlier where the running chunk would end meanwhile."""
+        if self._seen_at is None:
+            return True
+        spec = self._policy.spec
+        slot_end = self._seen_at + spec.num_actions
+        chunk_end = self._running.first_step + len(self._running.chunk)
+        needed = self._timing.planned_steps(self._arm.step_s)
+        return self._now >= min(slot_end, chunk_end - needed)
+
+    def _ask(self, committed: FloatArray | None) -> ActionChunk:
+        observation = Observation(
+            image=self._arm.capture(),
+            measured_joint_positions=self._arm.read_joints()[0],
+            joint_names=self._arm.joint_names,
+            stamp_s=self._now * self._arm.step_s,
+            executed_actions=self._executed(),
+        )
+        if observation.executed_actions is None and self._seen_at is not None:
+            self._policy.reset(self._arm.task.instruction, self._policy_seed)
+        self._seen_at = self._now
+        start_s = time.perf_counter()
+        self._policy.observe(observation)
+        chunk = self._policy.act() if committed is None else self._policy.act(committed)
+        self._latencies_s.append(time.perf_counter() - start_s)
+        chunk.validate(self._policy.spec)
+        for watcher in self._watchers:
+            watcher.chunk_chosen()
+        return chunk
+
+    def _executed(self) -> FloatArray | None:
+        """The actions since the last picture; None for the first picture, and where there are more
+        than a policy can be told of."""
+        if self._seen_at is None:
+            return None
+        spec = self._policy.spec
+        actions = np.stack(self._targets[self._seen_at :])
+        if self._timing.inference == "sequential" or spec.max_delay_steps == 0:
+            # A slot's actions: the newest; a shorter slot's end is filled, as in training.
+            missing = max(0, spec.num_actions - len(actions))
+            return np.pad(actions, ((0, missing), (0, 0)), mode="edge")[-spec.num_actions :]
+        return actions if len(actions) <= spec.horizon else None
+
+    def _follow(self, target: FloatArray) -> None:
+        """One control step; none where the episode is over."""
+        if self.is_over:
+            return
+        self._targets.append(np.array(target, dtype=np.float64))
+        self._success = self._arm.step(target).success
+        for watcher in self._watchers:
+            watcher.stepped()

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose turn it is where the policy thinks while the arm moves (docs/lab_notebook/overlap.md).
+
+A picture is answered a slot after the one before, or earlier, where the running motion would end
+before an answer can come. The policy is told what the arm follows in the first steps after the
+picture, as many as its answers took lately and one more, and goes on from there. What the policy
+remembers between two pictures is what the guard reported of that time.
+
+Shapes: J joints; L actions of a slot; d committed actions.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from par_ros.control.followed_actions import FollowedActions
+from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.observation_assembler import AssembledObservation, ImageArray, Refusal
+from par_ros.control.policy_turn import (
+    PendingPicture,
+    PictureType,
+    PolicyTurn,
+    Question,
+    TurnSettings,
+)
+from par_ros.control.timeline import Moment
+
+# Answers whose delay is looked at, and what is added to the longest.
+_NUM_DELAYS = 20
+_MARGIN_STEPS = 1
+# A report is taken as straight between its points, which are 5 mrad off at most.
+_MAX_APART_RAD = 0.01
+# A picture this early counts as on time.
+_TOLERANCE_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class OverlapSettings:
+    """What the policy was trained for.
+
+    Attributes:
+        num_actions: L, actions of a slot.
+        max_delay_steps: the most committed actions that it goes on from.
+        step_s: time between two actions.
+    """
+
+    num_actions: int
+    max_delay_steps: int
+    step_s: float
+
+    @property
+    def horizon(self) -> int:
+        """Actions of a chunk."""
+        return self.num_actions + self.max_delay_steps
+
+    @property
+    def max_image_age_s(self) -> float:
+        """An older picture's chunk would have nothing left that can be followed."""
+        return (self.horizon - 2) * self.step_s
+
+
+class OverlappedTurn(PolicyTurn[PictureType]):
+    """A PolicyTurn that asks early."""
+
+    def __init__(
+        self,
+        settings: TurnSettings,
+        overlap: OverlapSettings,
+        read_picture: Callable[[PictureType], ImageArray],
+        fit_picture: Callable[[ImageArray], ImageArray],
+        now: Moment,
+    ) -> None:
+        self._overlap = overlap
+        self._step_ns = round(overlap.step_s * NANOSECONDS)
+        self._followed = FollowedActions()
+        self._delays_s: deque[float] = deque(maxlen=_NUM_DELAYS)
+        super().__init__(settings, read_picture, fit_picture, now)
+
+    @property
+    def planned_steps(self) -> int:
+        """d: control steps within which the next answer is expected to be followed."""
+        if not self._delays_s:
+            return self._overlap.max_delay_steps
+        steps = math.ceil(max(self._delays_s) / self._overlap.step_s) + _MARGIN_STEPS
+        return min(steps, self._overlap.max_delay_steps)
+
+    def begin_episode(self, now: Moment) -> None:
+        super().begin_episode(now)
+        self._followed.forget()
+        self._ends_ns: int | None = None
+        # The newest picture that the policy was shown, and the newest chunk that was reported on.
+        self._shown_ns: int | None = None
+        self._told_ns = 0
+
+    def awaits_executed_actions(self, stamp_ns: int) -> bool:
+        """Whether these belong to the last chunk sent, or tell more of one before it."""
+        if not self.is_active or self._sent is None:
+            return False
+        return self._told_ns <= stamp_ns <= self._sent.stamp_ns
+
+    def take_executed_actions(
+        self, stamp_ns: int, executed: JointTrajectory, now: Moment
+    ) -> Question[PictureType] | Refusal | None:
+        """Take what is followed from the first point on; times count from the stamp."""
+        if not self.awaits_executed_actions(stamp_ns):
+            return None
+        sent = self._sent
+        assert sent is not None
+        try:
+            executed = executed.reordered(self.settings.joint_names)
+        except ValueError as error:
+            return Refusal("executed_actions", str(error))
+        self._told_ns = stamp_ns
+        self._note_report(stamp_ns, executed)
+        # A chunk that is followed is reported from its picture on, a hold from now on.
+        is_followed = executed.times_s[0] < 1.5 * self._overlap.step_s
+        self._ends_ns = (
+            stamp_ns + self._overlap.horizon * self._step_ns
+            if is_followed
+            else self._followed.rests_ns
+        )
+        if stamp_ns == sent.stamp_ns and not sent.acknowledged:
+            self._sent = dataclasses.replace(sent, acknowledged=True)
+            self._delays_s.append((now.ros_ns - stamp_ns) / NANOSECONDS)
+        return self._ask(now)
+
+    def _note_report(self, stamp_ns: int, executed: JointTrajectory) -> None:
+        """Take what is followed; where it begins elsewhere than was believed, a report was lost,
+        and what the policy remembers is not what happened."""
+        begin_ns = stamp_ns + round(float(executed.times_s[0]) * NANOSECONDS)
+        believed = self._followed.at(np.array([begin_ns]))
+        if believed is not None:
+            apart_rad = np.abs(believed[0] - executed.positions[0])[:-1].max()
+            if apart_rad > _MAX_APART_RAD:
+                self._context_lost = True
+                self._followed.forget()
+        self._followed.add(stamp_ns, executed.times_s, executed.positions)
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        """Whether a picture of this stamp is answered; notes a lost context."""
+        sent, shown_ns = self._sent, self._shown_ns
+        if sent is None or shown_ns is None:
+            return True
+        if stamp_ns <= shown_ns:
+            return False
+        overlap = self._overlap
+        if not sent.acknowledged:
+            lost_ns = sent.stamp_ns + (overlap.horizon + overlap.num_actions) * self._step_ns
+            if stamp_ns > lost_ns:
+                # Nobody knows what is followed.
+                self._context_lost = True
+                self._followed.forget()
+            return stamp_ns > lost_ns
+        due_ns = shown_ns + overlap.num_actions * self._step_ns
+        if self._ends_ns is not None:
+            due_ns = min(due_ns, self._ends_ns - self.planned_steps * self._step_ns)
+        return stamp_ns >= due_ns - _TOLERANCE_NS
+
+    def _assemble(
+        self, pending: PendingPicture[PictureType], now_ns: int
+    ) -> AssembledObservation | Refusal:
+        assembled = super()._assemble(pending, now_ns)
+        if isinstance(assembled, Refusal):
+            return assembled
+        executed = self._executed_until(pending.stamp_ns)
+        if executed is None and self._shown_ns is not None:
+            self._context_lost = True
+        self._shown_ns = pending.stamp_ns
+        if self._context_lost:
+            executed = None
+        return dataclasses.replace(assembled, executed_actions=executed)
+
+    def _executed_until(self, stamp_ns: int) -> FloatArray | None:
+        """The actions since the last picture, the last one due now; None where they are not known,
+        or are more than the policy can be told of."""
+        if self._shown_ns is None:
+            return None
+        count = max(1, (stamp_ns - self._shown_ns + _TOLERANCE_NS) // self._step_ns)
+        if count > self._overlap.horizon:
+            return None
+        return self._followed.at(stamp_ns - self._step_ns * np.arange(count - 1, -1, -1))
+
+    def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
+        """What is followed in the first steps after the picture; to stand, before any chunk;
+        nothing, where it is not known."""
+        count = self.planned_steps
+        times_ns = assembled.stamp_ns + self._step_ns * np.arange(1, count + 1)
+        committed = self._followed.at(times_ns)
+        if committed is None:
+            standing = self._sent is None
+            committed = np.tile(assembled.measured_joint_positions, (count if standing else 0, 1))
+        return committed

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""8 actions of 0.05 s and up to 10 committed ones; 3 joints; pictures of 8 x 8 every 0.05 s; the
+guard's reports hold 18 points. Against a real guard: test_cache_truth.py."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.joint_states import JointReading
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.control.observation_assembler import AssemblerSettings, Refusal
+from par_ros.control.overlapped_turn import OverlappedTurn, OverlapSettings
+from par_ros.control.policy_turn import Question, TurnSettings
+from par_ros.control.timeline import Moment
+
+JOINTS = ("shoulder", "elbow", "gripper")
+STEP_NS = 50_000_000
+START_NS = 1_000_000_000
+OVERLAP = OverlapSettings(num_actions=8, max_delay_steps=10, step_s=0.05)
+SETTINGS = TurnSettings(
+    joint_names=JOINTS,
+    chunk_s=0.4,
+    lockstep=False,
+    assembler=AssemblerSettings(max_image_age_s=OVERLAP.max_image_age_s),
+    camera=CameraCheckSettings(max_silence_s=None, max_stall_s=None),
+)
+
+
+class Rig:
+    """A turn and what comes to it; step k is at START_NS + k * STEP_NS, in ROS and steady time."""
+
+    def __init__(self) -> None:
+        self.now_ns = START_NS
+        self.turn: OverlappedTurn = OverlappedTurn(
+            SETTINGS, OVERLAP, lambda picture: picture, lambda picture: picture, self.moment
+        )
+        self.turn.activate()
+        self._noise = np.random.default_rng(0)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now_ns, self.now_ns)
+
+    def at(self, step: float) -> None:
+        self.now_ns = START_NS + round(step * STEP_NS)
+
+    def show(self, step: int) -> Question | Refusal | None:
+        self.at(step)
+        reading = JointReading(self.now_ns, JOINTS, np.array([0.1, 0.2, 0.04]), None)
+        assert self.turn.take_joint_state(reading, self.moment) is None
+        picture = self._noise.integers(80, 100, (8, 8, 3)).astype(np.uint8)
+        return self.turn.take_picture(picture, picture.reshape(-1), self.now_ns, self.moment)
+
+    def ask(self, step: int) -> Question:
+        question = self.show(step)
+        assert isinstance(question, Question), question
+        return question
+
+    def follow(self, question: Question, at_step: float, first: float = 1.0) -> None:
+        """The chunk is sent and followed: joint positions are a millionth of the step's number."""
+        self.at(at_step)
+        positions = self.targets(question, 1.0)
+        assert self.turn.send(question, positions)
+        assert self.turn.free(self.moment) is None
+        self.report(question, first)
+
+    def targets(self, question: Question, first: float) -> np.ndarray:
+        step = (question.pending.stamp_ns - START_NS) / STEP_NS
+        rows = 1e-4 * (step + first + np.arange(18.0))
+        return np.column_stack((rows, rows, np.full(18, 0.04)))
+
+    def report(self, question: Question, first: float = 1.0) -> Question | Refusal | None:
+        times_s = 0.05 * (first + np.arange(18))
+        executed = JointTrajectory(JOINTS, times_s, self.targets(question, first))
+        return self.turn.take_executed_actions(question.pending.stamp_ns, executed, self.moment)
+
+
+def test_before_the_first_chunk_the_arm_is_committed_to_stand() -> None:
+    """Nothing was measured yet, so the prefix is as long as it can be."""
+    question = Rig().ask(0)
+    np.testing.assert_array_equal(question.committed, np.tile([0.1, 0.2, 0.04], (10, 1)))
+    assert question.assembled.executed_actions is None
+    assert not question.starts_anew
+
+
+def test_a_picture_a_slot_later_is_asked_with_what_is_followed_until_an_answer() -> None:
+    """The first answer took 3.4 steps: 5 are committed (one more than the 4 that it needs)."""
+    rig = Rig()
+    rig.follow(rig.ask(0), 3.4)
+    for step in range(4, 8):
+        assert rig.show(step) is None
+    question = rig.ask(8)
+    np.testing.assert_allclose(question.committed[:, 0], 1e-4 * np.arange(9, 14), atol=1e-12)
+    executed = question.assembled.executed_actions
+    np.testing.assert_allclose(executed[:, 0], 1e-4 * np.arange(1, 9), atol=1e-12)
+
+
+def test_the_longest_of_the_last_twenty_delays_counts() -> None:
+    rig = Rig()
+    assert rig.turn.planned_steps == 10
+    for index in range(25):
+        delay = 6.5 if index == 2 else 1.5
+        rig.follow(rig.ask(8 * index), 8 * index + delay)
+        assert rig.turn.planned_steps == (8 if 2 <= index < 22 else 3)
+
+
+def test_a_hold_is_answered_at_once_and_told() -> None:
+    """The guard reports from step 3.2 on, standing: the next picture is answered, not the 8th."""
+    rig = Rig()
+    first = rig.ask(0)
+    rig.at(3.2)
+    assert rig.turn.send(first, rig.targets(first, 1.0))
+    rig.turn.free(rig.moment)
+    held = JointTrajectory(JOINTS, 0.05 * (3.2 + np.arange(19)), np.full((19, 3), 0.3))
+    rig.turn.take_executed_actions(first.pending.stamp_ns, held, rig.moment)
+    question = rig.ask(4)
+    # Steps 1 to 3 are not known: nothing was reported of them.
+    assert question.starts_anew
+    later = rig.show(5)
+    assert later is None
+
+
+def test_without_a_report_nothing_is_asked_and_then_the_policy_starts_anew() -> None:
+    """Horizon and slot are 26 steps."""
+    rig = Rig()
+    rig.follow(rig.ask(0), 2)
+    lost = rig.ask(8)
+    assert rig.turn.send(lost, rig.targets(lost, 1.0))
+    rig.turn.free(rig.moment)
+    for step in range(16, 35):
+        assert rig.show(step) is None
+    question = rig.ask(35)
+    assert question.starts_anew
+    assert question.assembled.executed_actions is None
+    assert question.committed.shape == (0, 3)
+
+
+def test_a_report_of_another_motion_than_was_believed_is_a_lost_context() -> None:
+    rig = Rig()
+    first = rig.ask(0)
+    rig.follow(first, 2)
+    rig.at(6)
+    moved = JointTrajectory(JOINTS, 0.05 * (6 + np.arange(18)), np.full((18, 3), 0.2))
+    rig.turn.take_executed_actions(first.pending.stamp_ns, moved, rig.moment)
+    assert rig.ask(8).starts_anew
+
+
+def test_doubled_and_reordered_reports_change_nothing() -> None:
+    rig = Rig()
+    first = rig.ask(0)
+    rig.follow(first, 2)
+    second = rig.ask(8)
+    rig.follow(second, 10)
+    assert rig.report(second) is None
+    assert not rig.turn.awaits_executed_actions(first.pending.stamp_ns)
+    assert rig.report(first) is None
+    question = rig.ask(16)
+    np.testing.assert_allclose(
+        question.assembled.executed_actions[:, 0], 1e-4 * np.arange(9, 17), atol=1e-12
+    )
+
+
+def test_the_age_of_a_picture_comes_from_the_horizon() -> None:
+    """16 steps: two less than the chunk has, so that something is left to follow."""
+    assert pytest.approx(0.8) == OVERLAP.max_image_age_s
+    rig = Rig()
+    rig.at(17)
+    reading = JointReading(START_NS, JOINTS, np.zeros(3), None)
+    rig.turn.take_joint_state(reading, rig.moment)
+    picture = np.full((8, 8, 3), 90, np.uint8)
+    refusal = rig.turn.take_picture(picture, picture.reshape(-1), START_NS, rig.moment)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "stale"
+
+
+def test_another_robots_report_is_refused() -> None:
+    rig = Rig()
+    first = rig.ask(0)
+    rig.follow(first, 2)
+    wrong = JointTrajectory(("a", "b", "c"), np.array([0.05]), np.zeros((1, 3)))
+    refusal = rig.turn.take_executed_actions(first.pending.stamp_ns, wrong, rig.moment)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind == "executed_actions"
+
+
+def test_a_horizon_is_a_slot_and_the_largest_delay() -> None:
+    assert OVERLAP.horizon == 18
+    assert dataclasses.replace(OVERLAP, max_delay_steps=4).horizon == 12

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sim graph with overlapped inference: real ManiSkill, guard and DDS; random weights with a
+largest delay of 10 steps whose chunks move the arm a little. Five times slower than life; answers
+are held back to 200 ms, 4 control steps, of simulated time.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.ros.domains import next_domain
+from tests.ros.processes import Finished, run
+
+pytestmark = [pytest.mark.ros, pytest.mark.sim]
+
+NUM_STEPS = 48
+RUN_TIMEOUT_S = 280.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_domain() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", next_domain())
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.ros.checkpoints import save_random_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    save_random_checkpoint(folder, max_delay_steps=10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run") / "report"
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: Path, report: Path) -> Finished:
+    return run(
+        "sim", "episodes:=1", f"max_steps:={NUM_STEPS}", "mode:=realtime", "real_time_factor:=0.2",
+        "inference:=overlapped", "policy_delay:=0.2", f"checkpoint:={checkpoint}",
+        f"report:={report}", "predict_episodes:=0", "backend:=eager", "record:=true",
+        timeout_s=RUN_TIMEOUT_S,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def episode(finished: Finished, report: Path) -> dict[str, Any]:
+    assert finished.code == 0, finished.error
+    (episode,) = json.loads((report / "results.json").read_text())["episodes"]
+    return dict(episode)
+
+
+def test_an_overlapped_run_never_holds(episode: dict[str, Any]) -> None:
+    """A chunk every 8 steps of 48, the first of which comes after 4."""
+    assert episode["steps"] == NUM_STEPS
+    assert np.isfinite(episode["joint_targets"]).all()
+    assert 5 <= episode["chunks"] <= 7
+    assert episode["holds"] == 0
+    assert episode["missed_chunks"] == 0
+
+
+def test_the_ledger_shows_the_delay(episode: dict[str, Any]) -> None:
+    """Sent 200 ms after the picture in simulated time: a second of wall time."""
+    rows = [row for row in episode["ledger_ms"] if None not in row]
+    assert len(rows) >= 4
+    for arrival, start, end, sent, taken, _ in rows:
+        assert arrival <= start <= end <= sent <= taken
+        assert sent - arrival > 0.8 * 1000.0
+
+
+def test_the_recording_replays_to_the_bit(
+    episode: dict[str, Any], report: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from par_ros.replay import main as replay
+
+    assert replay([str(report / "recording.mcap")]) == 0, capsys.readouterr().out
+
+
+def test_a_checkpoint_without_prefixes_is_refused_before_anything_starts() -> None:
+    refused = run("sim", "mode:=realtime", "inference:=overlapped", timeout_s=RUN_TIMEOUT_S)
+    assert refused.code == 2
+    assert "was trained to go on from committed actions" in refused.error
