@@ -68,6 +68,8 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._num_chunks = 0
+        self._engage = self.node.create_client(Trigger, ENGAGE.client_name)
+        self._engaging: Any = None
         self.commands: list[JointTrajectoryMessage] = []
         self.node.create_subscription(
             JOINT_TRAJECTORY.message_type,
@@ -91,7 +93,11 @@ class Listener:
         return self._num_chunks > 0
 
     def hears_commands(self) -> bool:
-        """Whether any trajectory has come."""
+        """Whether any trajectory has come. Asks the guard to engage until then: it does so by
+        itself only once, and a loopback arm that a busy machine holds up disengages it."""
+        may_ask = self._engaging is None or self._engaging.done()
+        if may_ask and self._engage.service_is_ready():
+            self._engaging = self._engage.call_async(Trigger.Request())
         self.spin()
         return bool(self.commands)
 
