@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, parse, run_command
 from par_model.simulation.demonstrations import (
     FailedDemonstration,
     NoiseSettings,
@@ -291,26 +291,26 @@ def show(path: Path, sheet: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(CollectOptions, "python -m par_model.collect", __doc__, arguments)
-    try:
-        if options.show is not None:
-            show(options.show, options.sheet)
-            return 0
-        settings = CollectSettings(
-            task=options.task,
-            num_demos=options.num_demos,
-            first_seed=options.first_seed,
-            noise=NoiseSettings(share=options.noise_share),
-            num_hold_steps=options.hold_steps,
-            image_size=options.image_size,
-        )
-        collect(settings, options.out, options.num_workers)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the finished episodes.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        lambda: _run(options),
+        "error",
+        "stopped; the same command continues from the finished episodes.",
+    )
+
+
+def _run(options: CollectOptions) -> None:
+    if options.show is not None:
+        show(options.show, options.sheet)
+        return
+    settings = CollectSettings(
+        task=options.task,
+        num_demos=options.num_demos,
+        first_seed=options.first_seed,
+        noise=NoiseSettings(share=options.noise_share),
+        num_hold_steps=options.hold_steps,
+        image_size=options.image_size,
+    )
+    collect(settings, options.out, options.num_workers)
 
 
 if __name__ == "__main__":

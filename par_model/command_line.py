@@ -61,6 +61,27 @@ def parse(options: Any, program: str, description: str | None, words: Sequence[s
         refuse(program, _sentence(messages.getvalue()))
 
 
+def run_command(run: Callable[[], None], name: str, when_stopped: str) -> int:
+    """Do a command's work.
+
+    Args:
+        name: before the sentence of a ValueError.
+        when_stopped: what is printed after Ctrl-C: how to go on.
+
+    Returns:
+        The exit code: 0, 1 after a ValueError, 130 after Ctrl-C.
+    """
+    try:
+        run()
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(when_stopped, file=sys.stderr)
+        return 130
+    return 0
+
+
 def refuse(program: str, sentence: str) -> NoReturn:
     """Print what is wrong with a command line, and raise SystemExit with code 2."""
     print(f"error: {sentence} See {program} --help.", file=sys.stderr, flush=True)

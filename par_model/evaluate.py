@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, require_some
+from par_model.command_line import default_is, parse, require_some, run_command
 from par_model.config import TimestepSpacing
 from par_model.evaluation import ablations, delay_protocol, paper_protocol, pareto
 from par_model.evaluation.result_file import (
@@ -122,15 +122,11 @@ class EvaluateOptions:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(EvaluateOptions, PROGRAM, __doc__, arguments)
     command = [PROGRAM, *(arguments or sys.argv[1:])]
-    try:
-        _PROTOCOLS[options.protocol](options, command)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the finished episodes.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        lambda: _PROTOCOLS[options.protocol](options, command),
+        "error",
+        "stopped; the same command continues from the finished episodes.",
+    )
 
 
 def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:

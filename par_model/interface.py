@@ -68,6 +68,14 @@ class PolicySpec:
                 "Use one of these word for word, or train on the new one."
             )
 
+    def require_prefixes(self) -> None:
+        """Raise ValueError if the policy cannot go on from committed actions."""
+        if self.max_delay_steps == 0:
+            raise ValueError(
+                "this policy was not trained to go on from committed actions (max_delay_steps is "
+                "0); use sequential inference, or a checkpoint trained with prefixes."
+            )
+
 
 @dataclass(frozen=True)
 class Observation:

@@ -222,10 +222,10 @@ class PARModel(nn.Module):
         """[B, N, K + L, C]."""
         is_first_BN = torch.zeros_like(slots_BN, dtype=torch.bool)
         is_first_BN[:, 0] = starts_with_boa
-        # The learned time embedding knows num_slots slots; later ones (overflow "slide") share
-        # the last one's.
         if times is not None:
             slots_BN = times.clock_BN / self.config.num_actions
+        # The learned time embedding knows num_slots slots; later ones (overflow "slide") share
+        # the last one's.
         times_BN = slots_BN.clamp(max=self.config.num_slots - 1)
         frames = self.tokenizer.frame_tokens(latents_BNchw, is_first_BN, times_BN)
         if not self.config.num_actions:

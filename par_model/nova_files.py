@@ -103,8 +103,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _load_bin(path: Path) -> dict[str, Tensor]:
     """A pickle file, through torch's restricted reader and no other."""
     try:
-        # The only place that reads a pickle file: older NOVA folders hold .bin files. With
-        # weights_only, torch unpickles plain tensors and nothing else, so no code of the file runs.
+        # Reason for reading a pickle file, here only: older NOVA folders hold .bin files. With
+        # weights_only=True torch unpickles plain tensors alone, and runs no code of the file.
         values = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from tyro.conf import arg, subcommand
 
 from par_model.checkpoint import load_checkpoint
-from par_model.command_line import default_is, parse, require_some, some_of
-from par_model.evaluation.camera_study import HEADER, study_pair, study_view, table_row
+from par_model.command_line import default_is, parse, require_some, run_command, some_of
+from par_model.evaluation.camera_study import HEADER, study, table_row
 from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
 from par_model.evaluation.context_readout import table_row as readout_row
@@ -37,7 +37,6 @@ from par_model.evaluation.episode_features import read_episode_features
 from par_model.evaluation.result_file import provenance, weights_hash, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
-from par_model.simulation.arm_kinematics import ROBOT_BASE_M
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet
@@ -150,15 +149,11 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(Command, PROGRAM, __doc__, arguments)
-    try:
-        _COMMANDS[type(options)](options)
-    except ValueError as error:
-        print(f"par_model.perception: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the finished files.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        lambda: _COMMANDS[type(options)](options),
+        "par_model.perception",
+        "stopped; the same command continues from the finished files.",
+    )
 
 
 def run_scenes(options: ScenesOptions) -> None:
@@ -207,9 +202,9 @@ def run_cameras(options: CamerasOptions) -> None:
     if not episodes:
         raise ValueError("the planners solved none of the seeds; give more --episodes.")
     episodes.sort(key=lambda episode: (episode.task, episode.seed))
-    seen = [row for index in range(len(views)) for row in study_view(episodes, views, index)]
+    seen = [row for index in range(len(views)) for row in study(episodes, views, index)]
     for index in range(1, len(views)):
-        seen += study_pair(episodes, views, 0, index)
+        seen += study(episodes, views, 0, index)
     print(plain_table([HEADER, *(table_row(row) for row in seen)]))
     content = {
         "cameras": [str(view) for view in views],
@@ -218,7 +213,7 @@ def run_cameras(options: CamerasOptions) -> None:
         "visible_pixels": VISIBLE_PIXELS,
         "rows": [asdict(row) for row in seen],
     }
-    command = ["python", "-m", "par_model.perception", *sys.argv[1:]]
+    command = [*PROGRAM.split(), *sys.argv[1:]]
     write_result(options.json, content | provenance(command))
 
 
@@ -235,9 +230,7 @@ def run_readout(options: ReadoutOptions) -> None:
         judged = table.is_held_out()
         errors += judge(features, table, judged, "scenes", options.seed, options.mlp_steps)
     for folder in options.data:
-        episodes = read_episode_features(
-            checkpoint, DemonstrationSet(folder), np.array(ROBOT_BASE_M), options.max_episodes
-        )
+        episodes = read_episode_features(checkpoint, DemonstrationSet(folder), options.max_episodes)
         errors += judge(
             episodes.features,
             episodes.table,
@@ -256,7 +249,7 @@ def run_readout(options: ReadoutOptions) -> None:
         "max_episodes": options.max_episodes,
         "errors": [asdict(error) for error in errors],
     }
-    command = ["python", "-m", "par_model.perception", *sys.argv[1:]]
+    command = [*PROGRAM.split(), *sys.argv[1:]]
     write_result(options.json, content | provenance(command))
 
 

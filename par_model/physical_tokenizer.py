@@ -115,17 +115,17 @@ class PhysicalTokenizer(nn.Module):
         is_first_BN: Tensor,
         slots_BN: Tensor,
         proprio_BNJ: Tensor | None,
-        valid_BNL: Tensor | None = None,
+        executed_BNL: Tensor | None = None,
     ) -> Tensor:
         """[B, N, L, D] to [B, N, L, C]; where `is_first_BN` the actions are BOA and not read, and
-        those that are not valid (bool) were not executed.
+        where not `executed_BNL` (bool) the learned row `not_executed` stands for them.
 
         Actions carry their slot's time embedding, so that they lie where the pretrained
         transformer expects its inputs.
         """
         tokens = self.action_embed(actions_BNLD)
-        if valid_BNL is not None:
-            tokens = torch.where(valid_BNL.unsqueeze(-1), tokens, self.not_executed)
+        if executed_BNL is not None:
+            tokens = torch.where(executed_BNL.unsqueeze(-1), tokens, self.not_executed)
         tokens = torch.where(is_first_BN[..., None, None], self.begin_of_action, tokens)
         if self.proprio_embed is not None:
             if proprio_BNJ is None:

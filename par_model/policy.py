@@ -203,11 +203,7 @@ class PARPolicy:
         """The committed actions [d, J], normalised; None for none."""
         if committed is None:
             return None
-        if self._spec.max_delay_steps == 0:
-            raise ValueError(
-                "this policy was not trained to go on from committed actions (max_delay_steps is "
-                "0); use sequential inference, or a checkpoint trained with prefixes."
-            )
+        self._spec.require_prefixes()
         return self._statistics.normalize_actions(committed, joints).astype(np.float32)
 
     def _told_executed(self, num_executed: int) -> BoolArray | None:
@@ -217,7 +213,8 @@ class PARPolicy:
         return np.arange(self._spec.num_actions) >= self._spec.num_actions - num_executed
 
     def _span(self, before: Observation, now: Observation) -> int:
-        """Control steps between two observations; a slot's, where the clock counts slots."""
+        """Control steps between two observations; 0 for a model without a largest delay, whose
+        clock counts slots."""
         if self._spec.max_delay_steps == 0:
             return 0
         steps = round((now.stamp_s - before.stamp_s) / self._spec.step_s)

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from par_model.checkpoint import is_checkpoint
-from par_model.command_line import parse
+from par_model.command_line import parse, run_command
 from par_model.interface import ImageArray
 from par_model.presets import preset
 from par_model.training.ablations import ABLATIONS, FULL
@@ -83,15 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_flush_denormal(True)
     options = parse(Stage, PROGRAM, __doc__, arguments)
     torch.set_num_threads(options.threads)
-    try:
-        _STAGES[type(options)](options)
-    except ValueError as error:
-        print(f"par_model.train: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from the last saved step.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        lambda: _STAGES[type(options)](options),
+        "par_model.train",
+        "stopped; the same command continues from the last saved step.",
+    )
 
 
 def run_codec(options: CodecOptions) -> None:

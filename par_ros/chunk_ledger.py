@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When what happened to each chunk: milliseconds after its picture was taken."""
+"""Times of each chunk: milliseconds after its picture was taken."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence

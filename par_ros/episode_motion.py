@@ -25,7 +25,7 @@ def seam_steps(
     followed, seams = FollowedActions(), []
     for stamp_ns, report in sorted(reports.items()):
         times_ns = stamp_ns + np.round(report.times_s * NANOSECONDS).astype(np.int64)
-        before = followed.at(times_ns) if followed else None
+        before = followed.at(times_ns)
         if before is not None:
             differs = np.abs(report.positions - before).max(axis=1) > _SAME_COMMAND
             if differs.any():

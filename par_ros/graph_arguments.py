@@ -79,7 +79,7 @@ class SimArguments:
     predict_episodes: int = same_as(
         EpisodeNodeParameters, "predict_episodes",
         description="number of first episodes whose videos show the frames that the model predicts "
-        "beside the camera's; this slows the policy down",
+        "beside the camera's; this slows the policy down; none with inference:=overlapped",
     )  # fmt: skip
     video: bool = same_as(EpisodeNodeParameters, "video")
     namespace: str = parameter("", "ROS namespace of all nodes")

@@ -18,6 +18,7 @@ from typing import Any
 from par_model.config import ModelConfig, from_values
 from par_model.json_file import read_object
 from par_model.simulation.tasks import task
+from par_ros.control.overlapped_turn import OverlapSettings
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
     ArmArguments,
@@ -375,10 +376,11 @@ def _overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str,
             f"committed actions, and {checkpoint} was not (its max_delay_steps is 0); use "
             "inference:=sequential, or train one (docs/lab_notebook/overlap.md)."
         )
+    overlap = OverlapSettings(config.num_actions, config.max_delay_steps, float(config.step_s))
     return {
-        "num_actions": config.horizon,
+        "num_actions": overlap.horizon,
         "chunk_start": "observation",
-        "max_observation_age_s": (config.horizon - 2) * float(config.step_s),
+        "max_observation_age_s": overlap.max_image_age_s,
     }
 
 

@@ -85,9 +85,9 @@ class PolicyNodeParameters:
     )
     inference: str = parameter(
         "sequential",
-        "sequential: a picture is answered when the chunk before has ended; overlapped: while it "
-        "runs, by a chunk that goes on from it; for checkpoints that were trained so, in realtime, "
-        "without predicted pictures",
+        "sequential: a picture is answered after the running chunk has ended; overlapped: while it "
+        "runs, by a chunk that continues it (realtime only; needs a checkpoint whose "
+        "max_delay_steps is not 0; no predicted pictures)",
         choices=("sequential", "overlapped"),
     )
     policy_delay: float = parameter(
@@ -95,7 +95,7 @@ class PolicyNodeParameters:
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
     delay_jitter: float = parameter(
-        0.0, "an experiment: each chunk's policy_delay is drawn evenly from this far around it",
+        0.0, "an experiment: a chunk's delay is drawn uniformly from policy_delay plus or minus this",
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
     predict_images: bool = parameter(

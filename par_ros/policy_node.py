@@ -316,9 +316,7 @@ class PolicyNode(LifecycleNode):
         assert policy is not None
         started_s = time.monotonic()
         policy.observe(_observation(question.assembled))
-        # A policy of sequential inference only need not know of committed actions.
-        committed = question.committed
-        chunk = policy.act() if committed is None else policy.act(committed)
+        chunk = policy.act(question.committed)
         chunk.validate(policy.spec)
         ended_s = time.monotonic()
         pending = question.pending
@@ -470,10 +468,8 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
                 recent_images=on_the_way if index > 0 else None,
             )
         )
-        if parameters.inference == "overlapped":
-            policy.act(executed[: spec.max_delay_steps])
-        else:
-            policy.act()
+        is_overlapped = parameters.inference == "overlapped"
+        policy.act(executed[: spec.max_delay_steps] if is_overlapped else None)
 
 
 def main() -> int:

@@ -131,8 +131,7 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             row.num_recorded -= 1
             continue
         policy.observe(observation)
-        committed = observed.committed
-        answer = policy.act() if committed is None else policy.act(committed)
+        answer = policy.act(observed.committed)
         row.num_replayed += 1
         stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:

@@ -18,6 +18,7 @@ import numpy as np
 from par_model.evaluation.watched_episodes import WatchedEpisode
 from par_model.interface import FloatArray
 from par_model.simulation.camera_view import CameraView
+from par_model.simulation.scene_cameras import projected
 from par_model.training.scene_set import VISIBLE_PIXELS
 
 _RIDGE = 1e-6
@@ -59,22 +60,12 @@ class SeenThing:
     position: ErrorMm | None
 
 
-def study_view(
-    episodes: Sequence[WatchedEpisode], views: Sequence[CameraView], index: int
+def study(
+    episodes: Sequence[WatchedEpisode], views: Sequence[CameraView], *chosen: int
 ) -> list[SeenThing]:
-    """What one view sees of each task and thing."""
+    """What the chosen views, one or two, see together of each task and thing."""
     return [
-        _seen(task, thing, [e for e in episodes if e.task == task], views, (index,))
-        for task, thing in _things(episodes)
-    ]
-
-
-def study_pair(
-    episodes: Sequence[WatchedEpisode], views: Sequence[CameraView], first: int, second: int
-) -> list[SeenThing]:
-    """What two views together see of each task and thing."""
-    return [
-        _seen(task, thing, [e for e in episodes if e.task == task], views, (first, second))
+        _seen(task, thing, [e for e in episodes if e.task == task], views, chosen)
         for task, thing in _things(episodes)
     ]
 
@@ -125,7 +116,7 @@ def _seen(
     if len(chosen) == 1:
         counts = np.concatenate([e.pixels[thing][:, chosen[0]] for e in episodes])
         pixels = float(np.median(counts[whole])) if whole.any() else None
-        distance_m = _depth_m(views[chosen[0]], positions_m)[:, None]
+        distance_m = projected(views[chosen[0]], positions_m)[2][:, None]
         depth = _error(per_view[0][:, 2:], distance_m, whole, is_judged)
     return SeenThing(
         task=task,
@@ -150,11 +141,6 @@ def _numbers(
     half = view.height / 2
     share = np.log(pixels / (view.height * view.width)) + 5.0
     return np.stack([(columns - view.width / 2) / half, (rows - half) / half, share], axis=1)
-
-
-def _depth_m(view: CameraView, positions_m: FloatArray) -> FloatArray:
-    forward = np.subtract(view.target_m, view.eye_m)
-    return (positions_m - view.eye_m) @ (forward / np.linalg.norm(forward))
 
 
 def _error(

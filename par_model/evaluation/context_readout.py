@@ -134,8 +134,8 @@ def judge(
         x_NF = _standardised(getattr(features, source), ~judged)
         for reader in READERS:
             torch.manual_seed(seed)
-            fit = _ridge if reader == "ridge" else _mlp
-            read_NM = fit(x_NF, targets_NM, known_NM, ~judged, mlp_steps)
+            data = (x_NF, targets_NM, known_NM, ~judged)
+            read_NM = _ridge(*data) if reader == "ridge" else _mlp(*data, mlp_steps)
             off_mm = _off_mm(read_NM, targets_NM, known_NM, judged)
             results += [
                 ReadError(table.task, pictures, source, reader, thing, where, *errors)
@@ -157,7 +157,7 @@ def _standardised(x_NF: Tensor, fitted: Tensor) -> Tensor:
     return (x_NF - mean) / (std + 1e-6)
 
 
-def _ridge(x_NF: Tensor, y_NM: Tensor, known_NM: Tensor, fitted: Tensor, _: int) -> Tensor:
+def _ridge(x_NF: Tensor, y_NM: Tensor, known_NM: Tensor, fitted: Tensor) -> Tensor:
     """Each thing by its own ridge regression, its strength chosen on a fifth of the scenes."""
     read_NM = torch.zeros_like(y_NM)
     for first in range(0, y_NM.shape[1], 3):

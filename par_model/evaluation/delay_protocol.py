@@ -101,13 +101,16 @@ def _cell(
         "seams": {
             "count": len(seams),
             **{
-                name: {"median": _median(values), "p95": _percentile(values, 95)}
+                name: _seam_entry([seam[name] for seam in seams])
                 for name in ("speed_lost", "rest_s", "jerk_rad_s3", "jump_rad")
-                for values in [[seam[name] for seam in seams]]
             },
         },
         "num_late": sum(result.num_late or 0 for result in cell),
     }
+
+
+def _seam_entry(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": _median(values), "p95": _percentile(values, 95)}
 
 
 def _median(values: Sequence[float]) -> dict[str, float] | None:

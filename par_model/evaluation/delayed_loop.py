@@ -52,11 +52,8 @@ class Timing:
                 "this policy sees in clips, which the delayed loop does not record; measure one "
                 'of observation mode "image".'
             )
-        if self.inference == "overlapped" and spec.max_delay_steps == 0:
-            raise ValueError(
-                "this policy was not trained to go on from committed actions (max_delay_steps is "
-                "0); use sequential inference, or a checkpoint trained with prefixes."
-            )
+        if self.inference == "overlapped":
+            spec.require_prefixes()
 
     def planned_steps(self, step_s: float) -> int:
         """Control steps within which every answer arrives."""
@@ -100,10 +97,11 @@ class _Answer:
     def ended(self, step: int) -> bool:
         return step - self.first_step >= len(self.chunk)
 
-    def target(self, step: int) -> FloatArray:
-        """What is followed in a control step; behind the end, its last."""
-        target: FloatArray = self.chunk[min(step - self.first_step, len(self.chunk) - 1)]
-        return target
+    def targets(self, first: int, count: int) -> FloatArray:
+        """What is followed in `count` control steps from `first` on; after the end, its last."""
+        rows = np.arange(first, first + count) - self.first_step
+        targets: FloatArray = self.chunk[rows.clip(max=len(self.chunk) - 1)]
+        return targets
 
 
 def run_delayed_episode(
@@ -194,12 +192,11 @@ class _Episode:
         self._take_over()
         if self._pending is None and self._is_time_to_ask():
             now = self._now
-            committed = np.stack([self._running.target(now + k) for k in range(self._planned + 1)])
-            chunk = self._ask(self._prefix(committed[:-1]))
+            chunk = self._ask(self._prefix(self._running.targets(now, self._planned)))
             arrives = now + self._timing.drawn_steps(self._arm.step_s, delays)
             self._pending = _Answer(chunk.joint_positions, now, arrives)
             self._take_over()
-        self._follow(self._running.target(self._now))
+        self._follow(self._running.targets(self._now, 1)[0])
 
     def _prefix(self, committed: FloatArray) -> FloatArray | None:
         if self._policy.spec.max_delay_steps == 0:
@@ -240,7 +237,7 @@ class _Episode:
         self._seen_at = self._now
         start_s = time.perf_counter()
         self._policy.observe(observation)
-        chunk = self._policy.act() if committed is None else self._policy.act(committed)
+        chunk = self._policy.act(committed)
         self._latencies_s.append(time.perf_counter() - start_s)
         chunk.validate(self._policy.spec)
         for watcher in self._watchers:
@@ -249,7 +246,7 @@ class _Episode:
 
     def _executed(self) -> FloatArray | None:
         """The actions since the last picture; None for the first picture, and where there are more
-        than a policy can be told of."""
+        than `spec.horizon`, the most that a policy takes."""
         if self._seen_at is None:
             return None
         spec = self._policy.spec

@@ -13,7 +13,7 @@ import torch
 from par_model.checkpoint import Checkpoint
 from par_model.evaluation.context_readout import Features
 from par_model.interface import FloatArray
-from par_model.simulation.arm_kinematics import gripper_positions_m
+from par_model.simulation.arm_kinematics import ROBOT_BASE_M, gripper_positions_m
 from par_model.simulation.tasks import TASKS, Task
 from par_model.training.clips import (
     ClipPlan,
@@ -55,13 +55,11 @@ class _Latents:
 def read_episode_features(
     checkpoint: Checkpoint,
     demonstrations: DemonstrationSet,
-    base_m: FloatArray,
     max_episodes: int | None = None,
     steps_after_success: int | None = 2,
 ) -> EpisodeFeatures:
     """Of the set's first episodes; about 0.3 s each on a CPU core.
 
-    base_m: where the robot's base stands in the world of the demonstrations' positions, [3].
     steps_after_success: episodes are cut so many steps after their first success; None: not.
 
     Raises ValueError for a set of no task here, or without positions.
@@ -83,7 +81,7 @@ def read_episode_features(
     scenes = np.concatenate(keys)
     return EpisodeFeatures(
         features=Features(*(torch.cat(column) for column in zip(*parts, strict=True))),
-        table=_table(task, scenes, numbers[:, :8], numbers[:, 8:], base_m),
+        table=_table(task, scenes, numbers[:, :8], numbers[:, 8:]),
         judged=np.array([is_held_out(int(key)) for key in scenes]),
     )
 
@@ -136,14 +134,13 @@ def _table(
     scenes: npt.NDArray[np.int64],
     joints: FloatArray,
     positions_m: FloatArray,
-    base_m: FloatArray,
 ) -> SceneTable:
     count = len(scenes)
     missing = np.full((count, 3), np.nan, dtype=np.float32)
     by_name = dict.fromkeys(THINGS, missing)
     by_name["gripper"] = gripper_positions_m(joints).astype(np.float32)
     for index, name in enumerate(task.position_names):
-        here_m = positions_m[:, 3 * index : 3 * index + 3] - base_m
+        here_m = positions_m[:, 3 * index : 3 * index + 3] - np.array(ROBOT_BASE_M)
         by_name[name] = here_m.astype(np.float32)
     apart_m = np.linalg.norm(by_name["gripper"] - by_name["cube"], axis=1)
     low_m, high_m = _HELD_FINGER_M

@@ -116,11 +116,11 @@ def replay(graphs: PolicyGraphs, text: Float32Array, steps: list[RolloutStep]) -
         extended = graphs.extend(cache, slot_inputs([slot]), len(slots), not slots)
         context, cache = extended.last, extended.cache
         slots.append(slot)
-        prefix = () if step.prefix is None else (step.prefix[: int(step.prefix_length[0])],)
+        prefix = None if step.prefix is None else step.prefix[: int(step.prefix_length[0])]
         yield {
             "frame_context": as_float32(context.frame),
             "action_context": as_float32(context.action),
-            "actions": graphs.act(context, step.noise, 0, *prefix),
+            "actions": graphs.act(context, step.noise, 0, prefix),
         }
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint positions that bring the gripper to a place: damped Gauss-Newton on the arm's own model."""
+"""The Panda's kinematics: joints for a pose of the gripper (damped Gauss-Newton), and its position
+for joints."""
 
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ class ArmKinematics:
     def joints_at(
         self, position_m: FloatArray, orientation_wxyz: FloatArray, near_rad: FloatArray
     ) -> FloatArray | None:
-        """Arm joints float64 [7] that bring the point between the fingers there, found from
-        `near_rad` [7] on; None where there are none within the limits."""
+        """Arm joints float64 [7], rad, at which the point between the fingers has this pose.
+
+        The search begins at `near_rad` [7]. None if it finds no solution within the joint limits.
+        """
         import sapien
 
         start = np.zeros(self._num_joints)

@@ -48,7 +48,7 @@ class SceneCameras:
     """
 
     def __init__(self, arm: ManiSkillArm, views: tuple[CameraView, ...]) -> None:
-        self.views = views
+        self._views = views
         self._arm = arm
         self._scene: Any = None
         self._cameras: list[Any] = []
@@ -58,7 +58,7 @@ class SceneCameras:
         scene = self._arm.maniskill_env.scene
         if scene is not self._scene:
             # The scene was rebuilt, and the cameras went with the old one.
-            self._cameras = [_add_camera(scene, view) for view in self.views]
+            self._cameras = [_add_camera(scene, view) for view in self._views]
             self._scene = scene
         scene.update_render(update_sensors=False, update_human_render_cameras=True)
         ids = {
@@ -76,17 +76,18 @@ def pixel_blob(is_object_HW: npt.NDArray[np.bool_]) -> Blob:
     return Blob(len(rows), float(columns.mean()), float(rows.mean()))
 
 
-def projected(view: CameraView, point_m: FloatArray) -> tuple[float, float, float]:
-    """(column, row, distance along the optical axis in metres) of a point in the world frame."""
+def projected(view: CameraView, points_m: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(columns, rows, distances along the optical axis in metres) of points [..., 3] in the world
+    frame."""
     forward = np.subtract(view.target_m, view.eye_m)
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
-    offset_m = np.subtract(point_m, view.eye_m)
-    depth_m = float(offset_m @ forward)
-    column = view.width / 2 + view.focal_px * float(offset_m @ right) / depth_m
-    row = view.height / 2 - view.focal_px * float(offset_m @ np.cross(right, forward)) / depth_m
-    return column, row, depth_m
+    offsets_m = np.subtract(points_m, view.eye_m)
+    depths_m = offsets_m @ forward
+    columns = view.width / 2 + view.focal_px * (offsets_m @ right) / depths_m
+    rows = view.height / 2 - view.focal_px * (offsets_m @ np.cross(right, forward)) / depths_m
+    return columns, rows, depths_m
 
 
 def _add_camera(scene: Any, view: CameraView) -> Any:

@@ -143,7 +143,7 @@ def collate(
         frame_valid_BN=_stack([clip.frame_valid for clip in clips], num_slots),
         slot_offset_B=torch.tensor(slot_offsets, dtype=torch.int64),
         scene_BNP=_stack([_widened(clip.scene, num_scene) for clip in clips], num_slots, np.nan),
-        **({} if not has_delays else _delays(clips, num_slots)),
+        **(_delays(clips, num_slots) if has_delays else {}),
     )
 
 

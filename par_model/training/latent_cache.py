@@ -87,13 +87,18 @@ class LatentCache:
 
     def write(self, episode_key: int, latents: LatentArray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._path(episode_key).with_suffix(".writing")
-        with open(temporary, "wb") as file:
-            np.save(file, latents, allow_pickle=False)
-        os.replace(temporary, self._path(episode_key))
+        write_latents(self._path(episode_key), latents)
 
     def _path(self, episode_key: int) -> Path:
         return self.folder / f"episode_{episode_key:06d}.npy"
+
+
+def write_latents(path: Path, latents: LatentArray) -> None:
+    """Write a file of latents, whole or not at all."""
+    temporary = path.with_suffix(".writing")
+    with open(temporary, "wb") as file:
+        np.save(file, latents, allow_pickle=False)
+    os.replace(temporary, path)
 
 
 def encode_demonstrations(

@@ -466,5 +466,5 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
 
 
 def _to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    given = {name: value for name, value in vars(batch).items() if value is not None}
-    return TrainingBatch(**{name: value.to(device) for name, value in given.items()})
+    given = vars(batch).items()
+    return TrainingBatch(**{name: v.to(device) for name, v in given if v is not None})

@@ -9,7 +9,6 @@ the gripper's three after them; what is hidden or unknown is NaN. Held-out scene
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from par_model.model import TrainingBatch
 from par_model.normalization import Statistics
 from par_model.simulation.tasks import task as task_by_name
 from par_model.training.codec_training import codec_fingerprint
-from par_model.training.latent_cache import LatentArray
+from par_model.training.latent_cache import LatentArray, write_latents
 from par_model.training.scene_set import SceneSet, SceneTable
 
 # Two things of three coordinates, then the gripper's.
@@ -121,7 +120,7 @@ def _latents(
     paths = [cache / f"{shard.stem}.npy" for shard in scenes.shards]
     for index, path in enumerate(paths):
         if not path.exists():
-            _write(path, _encoded(codec, scenes, index))
+            write_latents(path, _encoded(codec, scenes, index))
         report(index + 1, len(paths))
     return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
 
@@ -135,13 +134,6 @@ def _encoded(codec: FrameCodec, scenes: SceneSet, shard: int) -> LatentArray:
     ]
     latents: LatentArray = torch.cat(parts).contiguous().numpy()
     return latents
-
-
-def _write(path: Path, latents: LatentArray) -> None:
-    temporary = path.with_suffix(".writing")
-    with open(temporary, "wb") as file:
-        np.save(file, latents, allow_pickle=False)
-    os.replace(temporary, path)
 
 
 class ScenePictureSampler:

@@ -48,7 +48,7 @@ class ChunkAnswers:
         self._schedule = schedule
         self._deadlines = deadlines
         self._counters = counters
-        # Sequential inference knows of a chunk by its actions alone.
+        # A sequential policy expects exactly L points.
         self._overlapped = settings.chunk_start == "observation" and not settings.lockstep
         self._follower = ChunkFollower(
             safety_filter, arm.motions, commander, counters, tells_tail=self._overlapped
@@ -83,8 +83,8 @@ class ChunkAnswers:
         return self._place(chunk, time_ns, moment)
 
     def telling_of_stop(self, command: Command, moment: Moment) -> Command:
-        """The same; where the policy thinks meanwhile and a motion is sent that answers no chunk,
-        with what is followed from now on, under the stamp of the last chunk that was answered."""
+        """Overlapped inference: add what is followed from now on, under the stamp of the last chunk
+        answered, to a command that moves the arm and answers no chunk. Others are unchanged."""
         if command.executed is not None:
             self._told_ns = command.executed_stamp_ns
         stamp_ns = self._told_ns

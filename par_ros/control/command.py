@@ -25,7 +25,8 @@ class Command:
     Attributes:
         arm, gripper: trajectories.
         stamp_ns: header.stamp of both, ROS time: zero of their times.
-        executed: L points of all joints as they are really sent; executed_stamp_ns is the chunk's.
+        executed: points of all joints as they are really sent, L of them with sequential inference;
+            executed_stamp_ns is that of the chunk answered last.
         events: for the log.
         has_splice: whether `arm` departs from the running motion at the splice's end, so that it
             must be sent in time.

@@ -41,9 +41,6 @@ class FollowedActions:
     def __init__(self) -> None:
         self._reports: deque[_Report] = deque(maxlen=_NUM_KEPT)
 
-    def __bool__(self) -> bool:
-        return bool(self._reports)
-
     def forget(self) -> None:
         """Nothing is known any more."""
         self._reports.clear()

@@ -58,8 +58,8 @@ class AssembledObservation:
         image: uint8 [H, W, 3], RGB.
         joint_names: the J joints.
         measured_joint_positions: float64 [J].
-        executed_actions: float64 [L, J], what the arm was sent since the last observation; None for
-            the first one after reset().
+        executed_actions: float64 [M, J], what the arm was sent since the last observation, M = L
+            with sequential inference; None for the first one after reset().
         joint_stamp_ns: the joint state's stamp.
         recent_images: uint8 [4, H, W, 3], the pictures on the way, `image` last, and their stamps;
             for a policy that sees in clips.

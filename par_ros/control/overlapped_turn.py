@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose turn it is where the policy thinks while the arm moves (docs/lab_notebook/overlap.md).
+"""Which picture is answered while the arm moves (docs/lab_notebook/overlap.md).
 
 A picture is answered a slot after the one before, or earlier, where the running motion would end
 before an answer can come. The policy is told what the arm follows in the first steps after the
@@ -24,7 +24,6 @@ from par_ros.control.policy_turn import (
     PendingPicture,
     PictureType,
     PolicyTurn,
-    Question,
     TurnSettings,
 )
 from par_ros.control.timeline import Moment
@@ -32,7 +31,8 @@ from par_ros.control.timeline import Moment
 # Answers whose delay is looked at, and what is added to the longest.
 _NUM_DELAYS = 20
 _MARGIN_STEPS = 1
-# A report is taken as straight between its points, which are 5 mrad off at most.
+# A report is taken as straight between its points: at 15 rad/s^2 and a step of 0.05 s that is
+# 0.05^2 / 8 * 15 = 5 mrad off at most.
 _MAX_APART_RAD = 0.01
 # A picture this early counts as on time.
 _TOLERANCE_NS = 1_000_000
@@ -102,18 +102,10 @@ class OverlappedTurn(PolicyTurn[PictureType]):
             return False
         return self._told_ns <= stamp_ns <= self._sent.stamp_ns
 
-    def take_executed_actions(
-        self, stamp_ns: int, executed: JointTrajectory, now: Moment
-    ) -> Question[PictureType] | Refusal | None:
-        """Take what is followed from the first point on; times count from the stamp."""
-        if not self.awaits_executed_actions(stamp_ns):
-            return None
+    def _note_executed(self, stamp_ns: int, executed: JointTrajectory, now: Moment) -> None:
+        """Take what is followed from the report's first point on."""
         sent = self._sent
         assert sent is not None
-        try:
-            executed = executed.reordered(self.settings.joint_names)
-        except ValueError as error:
-            return Refusal("executed_actions", str(error))
         self._told_ns = stamp_ns
         self._note_report(stamp_ns, executed)
         # A chunk that is followed is reported from its picture on, a hold from now on.
@@ -126,7 +118,6 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         if stamp_ns == sent.stamp_ns and not sent.acknowledged:
             self._sent = dataclasses.replace(sent, acknowledged=True)
             self._delays_s.append((now.ros_ns - stamp_ns) / NANOSECONDS)
-        return self._ask(now)
 
     def _note_report(self, stamp_ns: int, executed: JointTrajectory) -> None:
         """Take what is followed; where it begins elsewhere than was believed, a report was lost,
@@ -136,8 +127,7 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         if believed is not None:
             apart_rad = np.abs(believed[0] - executed.positions[0])[:-1].max()
             if apart_rad > _MAX_APART_RAD:
-                self._context_lost = True
-                self._followed.forget()
+                self._lose_track()
         self._followed.add(stamp_ns, executed.times_s, executed.positions)
 
     def _is_due(self, stamp_ns: int) -> bool:
@@ -150,15 +140,19 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         overlap = self._overlap
         if not sent.acknowledged:
             lost_ns = sent.stamp_ns + (overlap.horizon + overlap.num_actions) * self._step_ns
-            if stamp_ns > lost_ns:
-                # Nobody knows what is followed.
-                self._context_lost = True
-                self._followed.forget()
-            return stamp_ns > lost_ns
-        due_ns = shown_ns + overlap.num_actions * self._step_ns
-        if self._ends_ns is not None:
-            due_ns = min(due_ns, self._ends_ns - self.planned_steps * self._step_ns)
+            is_lost = stamp_ns > lost_ns
+            if is_lost:
+                self._lose_track()
+            return is_lost
+        assert self._ends_ns is not None
+        slot_ends_ns = shown_ns + overlap.num_actions * self._step_ns
+        due_ns = min(slot_ends_ns, self._ends_ns - self.planned_steps * self._step_ns)
         return stamp_ns >= due_ns - _TOLERANCE_NS
+
+    def _lose_track(self) -> None:
+        """What the arm follows is not known."""
+        self._context_lost = True
+        self._followed.forget()
 
     def _assemble(
         self, pending: PendingPicture[PictureType], now_ns: int

@@ -112,7 +112,8 @@ class Question(Generic[PictureType]):
         starts_anew: the policy must be reset before it is shown this.
         age_s: of the picture when it was handed over.
         asked_ns: when that was, steady time.
-        previous_stamp_ns: stamp of the chunk whose executed actions are shown; None without any.
+        previous_stamp_ns: sequential inference: stamp of the chunk whose executed actions are
+            shown; None without any.
         committed: float64 [d, J], overlapped inference: what the arm follows in the first d steps
             after the picture, whatever the answer is; None: sequential inference.
     """
@@ -227,22 +228,25 @@ class PolicyTurn(Generic[PictureType]):
     def take_executed_actions(
         self, stamp_ns: int, executed: JointTrajectory, now: Moment
     ) -> Question[PictureType] | Refusal | None:
-        """Take what the guard did with the chunk of this stamp; times count from the stamp."""
+        """Take what the guard did with a chunk, by its stamp; times count from the stamp."""
         if not self.awaits_executed_actions(stamp_ns):
             return None
-        sent = self._sent
-        assert sent is not None
         try:
-            executed = executed.reordered(self.settings.joint_names)
-            _require_same_length(executed.positions, sent.positions)
+            self._note_executed(stamp_ns, executed.reordered(self.settings.joint_names), now)
         except ValueError as error:
             return Refusal("executed_actions", str(error))
+        return self._ask(now)
+
+    def _note_executed(self, stamp_ns: int, executed: JointTrajectory, now: Moment) -> None:
+        """Raises ValueError for a report that does not answer the chunk."""
+        sent = self._sent
+        assert sent is not None
+        _require_same_length(executed.positions, sent.positions)
         self._sent = dataclasses.replace(sent, acknowledged=True)
         # Held for a whole chunk: what the model remembers of the motion is over.
         self._context_lost = _stood_still(executed.positions, sent.positions)
         end_ns = stamp_ns + round(executed.duration_s * NANOSECONDS)
         self._assembler.add_executed_actions(executed.positions, end_ns)
-        return self._ask(now)
 
     def check_silence(self, now: Moment) -> Refusal | None:
         """Why no picture can be answered; None where one came lately, or while not active."""
@@ -300,7 +304,7 @@ class PolicyTurn(Generic[PictureType]):
         )
 
     def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
-        """None: this turn asks when nothing runs any more."""
+        """None: a sequential policy is asked when no chunk runs."""
         return None
 
     def _is_due(self, stamp_ns: int) -> bool:

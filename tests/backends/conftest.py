@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from tests.backends.runtimes import NUM_STEPS, require_onnx, small_checkpoint
+from tests.backends.runtimes import export_fused, small_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -16,15 +16,5 @@ def checkpoint():
 @pytest.fixture(scope="session")
 def export_folder(checkpoint, tmp_path_factory):
     """A function that gives the folder of the fused float32 export."""
-
-    @functools.cache
-    def make():
-        require_onnx()
-        from par_model.export.onnx_graphs import FUSED_OPSET, ExportRequest, export_checkpoint
-
-        folder = tmp_path_factory.mktemp("exports") / "tiny"
-        request = ExportRequest(checkpoint, "tiny", "0" * 64, "fp32", FUSED_OPSET, NUM_STEPS)
-        export_checkpoint(request, folder, lambda line: None)
-        return folder
-
-    return make
+    folder = tmp_path_factory.mktemp("exports") / "tiny"
+    return functools.cache(lambda: export_fused(checkpoint, folder))

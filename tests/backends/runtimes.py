@@ -104,6 +104,16 @@ def require_onnx():
             pytest.skip(f"{module} is not installed (pip install '.[export]')")
 
 
+def export_fused(checkpoint, folder):
+    """The fused float32 export of a checkpoint, called as its folder; gives the folder."""
+    require_onnx()
+    from par_model.export.onnx_graphs import FUSED_OPSET, ExportRequest, export_checkpoint
+
+    request = ExportRequest(checkpoint, folder.name, "0" * 64, "fp32", FUSED_OPSET, NUM_STEPS)
+    export_checkpoint(request, folder, lambda line: None)
+    return folder
+
+
 def _torch_graphs(checkpoint, device, compile_module):
     sampler = checkpoint.config.sampling.action_sampler
     # The runtime moves the weights it is given to its device; others read them on the CPU.

@@ -3,6 +3,7 @@
 of 0 to 10 actions, slots of 1 to 17, rebases; and the border of models that do not."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from tests.backends.runtimes import (
     NUM_STEPS,
     RUNTIMES,
     eager,
+    export_fused,
     make_runtime,
-    require_onnx,
     small_checkpoint,
     text_of,
 )
@@ -31,16 +32,8 @@ def checkpoint():
 
 @pytest.fixture(scope="module")
 def export_folder(checkpoint, tmp_path_factory):
-    def make():
-        require_onnx()
-        from par_model.export.onnx_graphs import FUSED_OPSET, ExportRequest, export_checkpoint
-
-        folder = tmp_path_factory.mktemp("exports") / "prefix"
-        request = ExportRequest(checkpoint, "prefix", "0" * 64, "fp32", FUSED_OPSET, NUM_STEPS)
-        export_checkpoint(request, folder, lambda line: None)
-        return folder
-
-    return make
+    folder = tmp_path_factory.mktemp("exports") / "prefix"
+    return functools.cache(lambda: export_fused(checkpoint, folder))
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)

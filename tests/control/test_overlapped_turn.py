@@ -59,7 +59,7 @@ class Rig:
         return question
 
     def follow(self, question: Question, at_step: float, first: float = 1.0) -> None:
-        """The chunk is sent and followed: joint positions are a millionth of the step's number."""
+        """The chunk is sent and followed: joint positions are 1e-4 times the step's number."""
         self.at(at_step)
         positions = self.targets(question, 1.0)
         assert self.turn.send(question, positions)

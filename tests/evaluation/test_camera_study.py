@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from par_model.evaluation.camera_study import HEADER, study_pair, study_view, table_row
+from par_model.evaluation.camera_study import HEADER, study, table_row
 from par_model.evaluation.watched_episodes import WatchedEpisode
 from par_model.perception import main
 from par_model.simulation.camera_view import read_view
@@ -46,14 +46,14 @@ def episodes():
 
 def test_shares_of_hidden_things_are_counted_over_pictures_starts_and_episodes(episodes):
     """Hidden: 30 first pictures and 9 more of episode 0, of 300."""
-    (first,) = study_view(episodes, VIEWS, 0)
+    (first,) = study(episodes, VIEWS, 0)
     assert (first.task, first.thing, first.views) == ("PickCube", "goal", ("front",))
     assert first.hidden == pytest.approx(39 / 300)
     assert first.hidden_at_start == 1.0
     assert first.never_seen == pytest.approx(1 / 30)
-    (second,) = study_view(episodes, VIEWS, 1)
+    (second,) = study(episodes, VIEWS, 1)
     assert (second.hidden, second.hidden_at_start, second.never_seen) == (0.0, 0.0, 0.0)
-    (pair,) = study_pair(episodes, VIEWS, 0, 1)
+    (pair,) = study(episodes, VIEWS, 0, 1)
     assert pair.views == ("front", "left")
     assert (pair.hidden, pair.never_seen) == (0.0, 0.0)
 
@@ -61,22 +61,22 @@ def test_shares_of_hidden_things_are_counted_over_pictures_starts_and_episodes(e
 def test_exact_pixels_give_the_distance_and_the_place(episodes):
     """A quadratic in log(pixels) gives distances of 0.8 to 1.2 m to a millimetre; with a tenth more
     or fewer pixels, at random, it is 5 % of the distance off."""
-    (exact,) = study_view(episodes, VIEWS, 1)
+    (exact,) = study(episodes, VIEWS, 1)
     assert exact.depth.median < 1.0
     assert exact.position.median < 3.0
     noisy = [make_episode(seed) for seed in range(NUM_EPISODES)]
     for episode in noisy:
         generator = np.random.default_rng(episode.seed + 1000)
         episode.pixels["goal"] *= np.exp(generator.choice([-0.1, 0.1], (NUM_PICTURES, 2)))
-    (off,) = study_view(noisy, VIEWS, 1)
+    (off,) = study(noisy, VIEWS, 1)
     assert 30.0 < off.depth.median < 70.0
     # The second view sees across the first one's line of sight.
-    (pair,) = study_pair(noisy, VIEWS, 0, 1)
+    (pair,) = study(noisy, VIEWS, 0, 1)
     assert pair.position.median < 0.3 * off.position.median
 
 
 def test_too_few_pictures_give_no_error(episodes):
-    (few,) = study_view(episodes[:4], VIEWS, 1)
+    (few,) = study(episodes[:4], VIEWS, 1)
     assert few.depth is None
     assert few.position is None
     assert len(table_row(few)) == len(HEADER)

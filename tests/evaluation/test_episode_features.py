@@ -40,11 +40,11 @@ def demonstrations(tmp_path):
 def test_each_slot_is_a_row_with_the_history_before_it(checkpoint, demonstrations):
     """The recordings say success at once, so each is cut after its third step: one slot; as a
     whole they would have 3 and 4."""
-    read = read_episode_features(checkpoint, demonstrations, BASE_M, steps_after_success=None)
+    read = read_episode_features(checkpoint, demonstrations, steps_after_success=None)
     assert read.table.scenes.tolist() == [3] * 3 + [24] * 4
     assert read.judged.tolist() == [False] * 3 + [True] * 4
     assert len(read.features.context) == len(read.features.latents) == 7
-    cut = read_episode_features(checkpoint, demonstrations, BASE_M)
+    cut = read_episode_features(checkpoint, demonstrations)
     assert cut.table.scenes.tolist() == [3, 24]
 
     config = checkpoint.config
@@ -65,7 +65,7 @@ def test_each_slot_is_a_row_with_the_history_before_it(checkpoint, demonstration
 
 def test_positions_are_in_the_robots_frame(checkpoint, demonstrations):
     """The recorded cubes lie at the world's origin, 0.615 m before the base."""
-    table = read_episode_features(checkpoint, demonstrations, BASE_M).table
+    table = read_episode_features(checkpoint, demonstrations).table
     np.testing.assert_allclose(table.positions_m["cube"], [[0.615, 0, 0]] * 2, atol=1e-6)
     np.testing.assert_allclose(table.positions_m["cube_b"], [[0.615, 0, 0]] * 2, atol=1e-6)
     assert np.isnan(table.positions_m["goal"]).all()
@@ -77,4 +77,4 @@ def test_data_of_no_task_is_refused(checkpoint, tmp_path):
     data = DemonstrationSet(tmp_path)
     data.instructions = ("fold the towel",)
     with pytest.raises(ValueError, match="of none of the tasks PushCube"):
-        read_episode_features(checkpoint, data, BASE_M)
+        read_episode_features(checkpoint, data)

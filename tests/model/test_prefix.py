@@ -272,9 +272,9 @@ def test_training_starts_from_a_checkpoint_without_prefixes(tmp_path):
     from tests.model.fixtures import random_checkpoint_parts
 
     parts = random_checkpoint_parts("par_tiny")
-    clip_range = parts["config"].action_diffusion
+    diffusion = parts["config"].action_diffusion
     save_checkpoint(tmp_path / "plain", **parts)
-    model = random_model(dataclasses.replace(TRAINED, action_diffusion=clip_range), seed=9)
+    model = random_model(dataclasses.replace(TRAINED, action_diffusion=diffusion), seed=9)
     take_weights(tmp_path / "plain", model)
     z, noise = draw(1, 8, 32), draw(1, 18, 8, seed=1)
     before = parts["model"].predict_actions(z, noise[:, :8], "ddim", 4)

@@ -32,3 +32,11 @@ def free_domain(monkeypatch: pytest.MonkeyPatch) -> str:
     domain = next_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", domain)
     return domain
+
+
+@pytest.fixture(scope="module")
+def own_domain() -> Iterator[None]:
+    """A domain for a module's graphs, without nodes that another test left in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", next_domain())
+        yield

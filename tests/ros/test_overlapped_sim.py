@@ -5,27 +5,18 @@ are held back to 200 ms, 4 control steps, of simulated time.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.ros.domains import next_domain
 from tests.ros.processes import Finished, run
 
-pytestmark = [pytest.mark.ros, pytest.mark.sim]
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.usefixtures("own_domain")]
 
 NUM_STEPS = 48
 RUN_TIMEOUT_S = 280.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_domain() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", next_domain())
-        yield
 
 
 @pytest.fixture(scope="module")

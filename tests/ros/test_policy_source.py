@@ -2,9 +2,11 @@
 """Which policy may be asked for overlapped inference, and when."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
+from par_model.interface import PolicySpec
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_source import require_inference
@@ -14,11 +16,23 @@ TRAINED = dataclasses.replace(PLAIN, max_delay_steps=10)
 OVERLAPPED = PolicyNodeParameters(inference="overlapped")
 
 
-def test_a_trained_policy_in_real_time_may_and_every_policy_may_be_sequential() -> None:
-    require_inference(TRAINED, OVERLAPPED)
-    for spec in (PLAIN, TRAINED):
-        for mode in ("lockstep", "realtime"):
-            require_inference(spec, PolicyNodeParameters(mode=mode, predict_images=True))
+def refusal(spec: PolicySpec, parameters: PolicyNodeParameters) -> str:
+    """The sentence with which this is refused; empty where it is not."""
+    try:
+        require_inference(spec, parameters)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_trained_policy_may_overlap_in_real_time() -> None:
+    assert refusal(TRAINED, OVERLAPPED) == ""
+
+
+@pytest.mark.parametrize("spec", [PLAIN, TRAINED])
+@pytest.mark.parametrize("mode", ["lockstep", "realtime"])
+def test_every_policy_may_be_sequential(spec: PolicySpec, mode: str) -> None:
+    assert refusal(spec, PolicyNodeParameters(mode=mode, predict_images=True)) == ""
 
 
 @pytest.mark.parametrize(
@@ -29,6 +43,7 @@ def test_a_trained_policy_in_real_time_may_and_every_policy_may_be_sequential() 
         (TRAINED, {"predict_images": True}, "predict_images keeps the policy"),
     ],
 )
-def test_what_cannot_overlap_is_refused(spec, changes, sentence) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        require_inference(spec, dataclasses.replace(OVERLAPPED, **changes))
+def test_what_cannot_overlap_is_refused(
+    spec: PolicySpec, changes: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refusal(spec, dataclasses.replace(OVERLAPPED, **changes))

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from par_ros.topics import RESET_EPISODE
-from tests.ros.domains import next_domain
 from tests.ros.processes import ROOT, Finished, children, finish, run, start, wait_for
 
-pytestmark = [pytest.mark.ros, pytest.mark.sim]
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.usefixtures("own_domain")]
 
 FIRST_SEED = 20_241_201
 NUM_STEPS = 24
@@ -36,14 +34,6 @@ RUN_TIMEOUT_S = 280.0
 # On an idle machine 2 s: END_GRACE_S, then SIGKILL.
 CTRL_C_TIMEOUT_S = 15.0
 SAME_TARGET_RAD = 1e-6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_domain() -> Iterator[None]:
-    """Nodes that another test left in this process must not be in these graphs' domain."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", next_domain())
-        yield
 
 
 @pytest.fixture(scope="module")
