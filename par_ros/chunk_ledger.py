@@ -79,6 +79,10 @@ class ChunkLedger:
         self._all.append(times)
         self._new.append(times)
 
+    def begin_episode(self) -> None:
+        """A chunk that is still without a report will get none, and misses nothing by it."""
+        self._open.clear()
+
     def take_new(self) -> tuple[float, ...]:
         """The chunks that were reported on since the last call: their LEDGER_FIELDS in a row."""
         new, self._new = self._new, []

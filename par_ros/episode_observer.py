@@ -203,9 +203,10 @@ class EpisodeObserver:
 
     def _on_executed_actions(self, message: Any) -> None:
         with self._lock:
-            self._episode.executed[messages.stamp_ns(message)] = messages.read_joint_trajectory(
-                message
-            )
+            # Of a chunk's reports the first one counts: with overlapped inference the stop at the
+            # end of the episode is reported under the last chunk's stamp as well.
+            report = messages.read_joint_trajectory(message)
+            self._episode.executed.setdefault(messages.stamp_ns(message), report)
 
     def _on_episode_state(self, message: Any) -> None:
         state = EpisodeState.from_values(messages.read_status(message).values)

@@ -95,7 +95,7 @@ class PolicyNodeParameters:
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
     delay_jitter: float = parameter(
-        0.0, "an experiment: a chunk's delay is drawn uniformly from policy_delay plus or minus this",
+        0.0, "an experiment: a delay is drawn uniformly from policy_delay plus or minus this",
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
     predict_images: bool = parameter(

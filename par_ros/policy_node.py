@@ -271,7 +271,7 @@ class PolicyNode(LifecycleNode):
     def _begin_episode(self, turn: PolicyTurn[Image]) -> None:
         """Drop what waits and what is being computed. Under the lock."""
         turn.begin_episode(self._now())
-        self._report.clear_camera_fault()
+        self._report.begin_episode()
 
     def _submit_reset(self, parameters: PolicyNodeParameters) -> "Future[None]":
         assert self._policy is not None

@@ -61,13 +61,14 @@ class PolicyReport:
         self._camera_fault = refusal
         return is_new
 
-    def clear_camera_fault(self) -> None:
-        """A picture was good, or an episode begins."""
+    def begin_episode(self) -> None:
+        """Forget the camera's fault and the chunks of the episode before."""
         self._camera_fault = None
+        self.ledger.begin_episode()
 
     def ask(self, age_s: float, *, starts_anew: bool) -> None:
         """An observation of this age is answered, with an empty context if it starts anew."""
-        self.clear_camera_fault()
+        self._camera_fault = None
         self._observation_age_s = age_s
         self._num_context_resets += starts_anew
 

@@ -34,7 +34,13 @@ def chunk_form(parameters: PolicyNodeParameters) -> tuple[int, float]:
 
 
 def require_inference(spec: PolicySpec, parameters: PolicyNodeParameters) -> None:
-    """Raise ValueError where the policy or the mode does not allow the kind of inference."""
+    """Raise ValueError where the policy or the mode does not allow the inference asked for."""
+    is_delayed = parameters.policy_delay > 0.0 or parameters.delay_jitter > 0.0
+    if is_delayed and parameters.mode != "realtime":
+        raise ValueError(
+            "policy_node: policy_delay and delay_jitter need mode realtime; in lockstep the clock "
+            "stands until the chunk is sent."
+        )
     if parameters.inference == "sequential":
         return
     if parameters.mode != "realtime":

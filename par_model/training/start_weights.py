@@ -19,7 +19,8 @@ def take_weights(checkpoint: Path, model: PARModel) -> None:
             f"than {model.config.name}; start from one of the same preset."
         )
     # What a largest delay adds keeps its first values, and changes nothing without a prefix.
-    own = {} if other.config.max_delay_steps else model.state_dict()
+    grows = model.config.max_delay_steps > other.config.max_delay_steps
+    own = model.state_dict() if grows else {}
     model.load_state_dict(own | other.model.state_dict())
 
 

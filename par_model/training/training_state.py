@@ -84,7 +84,7 @@ def require_same_run(
     same = all(stored[name] == own[name] for name in ("config", "statistics"))
     same = same and from_values(stored["model"]) == from_values(own["model"])
     data = ("episodes", "scenes")
-    same_data = allow_other_data or all(stored[name] == own[name] for name in data)
+    same_data = allow_other_data or all(stored.get(name, []) == own[name] for name in data)
     if not same or not same_data:
         raise ValueError(
             f"{folder} holds a run with other settings or other data; resume with the same ones "

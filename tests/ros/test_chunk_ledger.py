@@ -35,6 +35,16 @@ def test_a_chunk_of_which_nothing_is_left_has_no_effect() -> None:
     assert dict(ledger.percentile_texts())["effect_after_picture_ms_p50"] == ""
 
 
+def test_the_last_chunk_of_an_episode_is_not_missed_in_the_next_one() -> None:
+    ledger = ChunkLedger()
+    send(ledger, 1)
+    ledger.begin_episode()
+    send(ledger, 2)
+    ledger.take(2, 10.06, TIMES_S)
+    assert ledger.num_missed == 0
+    assert len(ledger_rows(ledger.take_new())) == 1
+
+
 def test_a_chunk_without_a_report_is_missed_when_a_later_one_has_one() -> None:
     ledger = ChunkLedger()
     for stamp_ns in (1, 2, 3):

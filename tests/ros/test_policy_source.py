@@ -35,6 +35,12 @@ def test_every_policy_may_be_sequential(spec: PolicySpec, mode: str) -> None:
     assert refusal(spec, PolicyNodeParameters(mode=mode, predict_images=True)) == ""
 
 
+@pytest.mark.parametrize("delay", [{"policy_delay": 0.1}, {"delay_jitter": 0.1}])
+def test_answers_are_not_delayed_in_lockstep(delay: dict[str, Any]) -> None:
+    assert "need mode realtime" in refusal(PLAIN, PolicyNodeParameters(mode="lockstep", **delay))
+    assert refusal(PLAIN, PolicyNodeParameters(mode="realtime", **delay)) == ""
+
+
 @pytest.mark.parametrize(
     ("spec", "changes", "sentence"),
     [

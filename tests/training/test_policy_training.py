@@ -22,7 +22,7 @@ from par_model.training.policy_training import (
     PolicyTrainingConfig,
     Progress,
 )
-from par_model.training.training_state import FILE_NAME, load_state
+from par_model.training.training_state import FILE_NAME, load_state, require_same_run
 from tests.training.fixtures import LONG_CLIPS, MODEL, fit, make_episode
 
 CPU = torch.device("cpu")
@@ -143,6 +143,18 @@ def test_another_setting_cannot_resume(tmp_path: Path) -> None:
     other = dataclasses.replace(CONFIG, learning_rate=1e-4)
     with pytest.raises(ValueError, match="other settings"):
         train(parts, tmp_path / "run", other)
+
+
+def test_a_run_without_scenes_may_have_begun_before_there_were_any(tmp_path: Path) -> None:
+    """Its state names none; one that goes on with some is refused with a sentence."""
+    parts = make_parts(tmp_path)
+    own = PolicyTrainer(parts, CONFIG, tmp_path / "run", CPU).identity
+    stored = {name: value for name, value in own.items() if name != "scenes"}
+    require_same_run(tmp_path, {"identity": stored}, own, allow_other_data=False)
+    with pytest.raises(ValueError, match="other settings or other data"):
+        require_same_run(
+            tmp_path, {"identity": stored}, own | {"scenes": ["a"]}, allow_other_data=False
+        )
 
 
 def test_another_codec_cannot_resume(tmp_path: Path) -> None:
