@@ -11,7 +11,8 @@ same stamp, as a camera keeps looking at an arm that stands. realtime: physics n
 shows each control step some time before its target is sampled (control/step_pace.py).
 
 The main thread simulates and draws; another one spins. Simulation time never goes back: each
-episode starts EPISODE_GAP_S after the last one ended.
+episode starts at least EPISODE_GAP_S after the last one ended, and later than any motion of the
+guard can end: a guard whose motion has not ended does not engage, and the clock stands.
 """
 
 import os
@@ -35,6 +36,7 @@ from par_model.simulation.task import Task
 from par_model.simulation.tasks import task as task_by_name
 from par_ros import messages
 from par_ros.bridge_outputs import BridgeOutputs
+from par_ros.control.arm_spec import MAX_STOP_TIME_S
 from par_ros.control.step_pace import StepPace
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.leaving import leave_at_once_when_asked
@@ -54,6 +56,8 @@ MakeArm = Callable[[Task, ManiSkillBridgeParameters], ManiSkillArm]
 # Zero would mean "no time yet" to ROS.
 FIRST_TIME_NS = messages.NANOSECONDS
 EPISODE_GAP_S = 1.0
+# After a chunk's end: what a splice takes at most, and the stop.
+_REST_S = 0.1 + MAX_STOP_TIME_S
 REPEAT_PERIOD_S = 0.1
 _IDLE_PERIOD_S = 0.5
 _DIAGNOSTICS_PERIOD_S = 1.0
@@ -89,6 +93,8 @@ class ManiSkillBridgeNode(Node):
         self._settings = declare(self, ManiSkillBridgeParameters)
         _require_picture_at_the_end(self._settings)
         self._step_ns = messages.seconds_to_ns(self._settings.step_s)
+        motion_s = self._settings.num_actions * self._settings.step_s + _REST_S
+        self._gap_ns = messages.seconds_to_ns(max(EPISODE_GAP_S, motion_s))
         self._events: queue.SimpleQueue[ResetRequest | Command | Answered] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._arm: ManiSkillArm | None = None
@@ -285,7 +291,7 @@ class ManiSkillBridgeNode(Node):
         )
         start_ns = self._next_start_ns
         self._episode = Episode(task, parameters.seed, start_ns, start_ns)
-        self._next_start_ns = start_ns + messages.seconds_to_ns(EPISODE_GAP_S)
+        self._next_start_ns = start_ns + self._gap_ns
         self._observe(self._episode)
         self._outputs.publish_state(self._episode)
         request.done.set_result(None)
@@ -329,7 +335,7 @@ class ManiSkillBridgeNode(Node):
         )
         result = self._arm.step(targets)
         episode.time_ns = due_ns
-        self._next_start_ns = due_ns + messages.seconds_to_ns(EPISODE_GAP_S)
+        self._next_start_ns = due_ns + self._gap_ns
         return episode.count_step(
             targets, success=result.success, max_steps=self._settings.max_steps
         )
