@@ -81,13 +81,17 @@ def main(arguments: list[str] | None = None) -> int:
     # Vanishing gradients are denormal numbers, with which a CPU multiplies many times slower.
     # Worker threads take the setting over when they are made, so it comes first.
     torch.set_flush_denormal(True)
-    options = parse(Stage, PROGRAM, __doc__, arguments)
-    torch.set_num_threads(options.threads)
-    return run_command(
-        lambda: _STAGES[type(options)](options),
-        "par_model.train",
-        "stopped; the same command continues from the last saved step.",
-    )
+    try:
+        options = parse(Stage, PROGRAM, __doc__, arguments)
+        torch.set_num_threads(options.threads)
+        return run_command(
+            lambda: _STAGES[type(options)](options),
+            "par_model.train",
+            "stopped; the same command continues from the last saved step.",
+        )
+    finally:
+        # It belongs to the thread, not to this command.
+        torch.set_flush_denormal(False)
 
 
 def run_codec(options: CodecOptions) -> None:

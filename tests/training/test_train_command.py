@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from par_model.checkpoint import load_checkpoint
@@ -153,3 +154,10 @@ def test_all_goes_from_demonstrations_to_a_judged_checkpoint(tmp_path: Path) -> 
     before = (out / "policy" / "checkpoint" / "manifest.json").read_text()
     assert main(arguments) == 0
     assert (out / "policy" / "checkpoint" / "manifest.json").read_text() == before
+
+
+def test_a_command_leaves_denormal_numbers_as_they_were() -> None:
+    """Half of the smallest normal double is a denormal number; flushed it is 0."""
+    with pytest.raises(SystemExit):
+        main(["codec", "--help"])
+    assert np.float64(np.finfo(np.float64).tiny) / 2 > 0.0
