@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from par_model.interface import FloatArray
-from par_model.simulation.arm_kinematics import Placed
+from par_model.simulation.arm_kinematics import NUM_ARM_JOINTS, Placed
 from par_model.simulation.hand_motion import (
     CLOSED_M,
     OPEN_M,
@@ -46,6 +46,8 @@ _OPEN_STEPS = 3
 # Half a finger's width, and its distance from the middle when open, out and in.
 _FINGER_M = np.array([0.011, 0.064, 0.038])
 _CUBE_HALF_M = 0.02
+# Of the hand, where a cube is too far away for straight down.
+_TILTS_RAD = (0.0, 0.2, 0.4)
 
 
 class GraspingExpert(ABC):
@@ -136,7 +138,10 @@ class GraspingExpert(ABC):
                 chunk.move(_at_height(place, grasp.position_m[2] + CLEAR_M), OPEN_M)
             chunk.move(_at_height(grasp, grasp.position_m[2] + CLEAR_M), OPEN_M)
         chunk.move(grasp, OPEN_M)
-        self.close(chunk)
+        if chunk.reached:
+            self.close(chunk)
+        else:
+            chunk.wait(CLOSE_STEPS, OPEN_M)
 
     def _is_over(self, grasp: Placed) -> bool:
         beside_m, height_m, turned_rad = self._away(grasp)
@@ -169,7 +174,16 @@ class GraspingExpert(ABC):
             if cost < least:
                 best, least = closing, cost
         assert best is not None
-        return Placed(cube.position_m, pointing_down(best))
+        return self._within_reach(cube.position_m, best)
+
+    def _within_reach(self, cube_m: FloatArray, closing: FloatArray) -> Placed:
+        """Straight down around the cube; tilted where the arm does not reach that far."""
+        near_rad = self.arm.read_joints()[0][:NUM_ARM_JOINTS]
+        for tilt_rad in _TILTS_RAD:
+            grasp = Placed(cube_m, pointing_down(closing, tilt_rad))
+            if self.hand.joints_at(grasp, near_rad) is not None:
+                return grasp
+        return Placed(cube_m, pointing_down(closing))
 
     def _has_room(self, cube: Placed, closing: FloatArray) -> bool:
         """Whether the open fingers beside `cube` miss the other cubes."""

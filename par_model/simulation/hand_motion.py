@@ -30,6 +30,8 @@ _SPEED_RAD_S, _ACCELERATION_RAD_S2 = 0.9, 0.9
 # A Panda of ManiSkill follows its targets as a spring with damping: in motion it is behind by
 # damping / stiffness (100 / 1000) times its speed.
 _LAG_S = 0.1
+# Shares of a way that are tried where its end is out of reach.
+_REACHED_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.6, 0.4, 0.2)
 
 
 class Hand:
@@ -89,18 +91,27 @@ class HandChunk:
         self._reference_rad = measured_rad + _LAG_S * velocities_rad_s
         self._velocity_rad_s = velocities_rad_s
         self._targets: list[FloatArray] = []
+        # Whether the last move ends, here or after this chunk, at its place.
+        self.reached = True
 
     @property
     def is_full(self) -> bool:
         return len(self._targets) == self._num_steps
 
     def move(self, place: Placed, finger_m: float) -> "HandChunk":
-        """On a straight line to a place, at rest there. Stays where the place cannot be reached."""
+        """On a straight line to a place, at rest there; as far as the arm reaches."""
         if self.is_full:
             return self
-        end_rad = self._hand.joints_at(place, self._reference_rad)
+        line = _Line(self._hand.place_at(self._reference_rad), place)
+        for share in _REACHED_SHARES:
+            end = line.at(share)
+            end_rad = self._hand.joints_at(end, self._reference_rad)
+            if end_rad is not None:
+                break
+        self.reached = end_rad is not None and share == 1.0
         if end_rad is None:
             return self.wait(1, finger_m)
+        line = _Line(line.start, end)
         way_rad = end_rad - self._reference_rad
         longest_rad = float(np.abs(way_rad).max())
         if longest_rad < 1e-3:
@@ -108,7 +119,6 @@ class HandChunk:
         # Share of the way that is behind: from 0 to 1.
         speed = max(0.0, float(self._velocity_rad_s @ way_rad) / float(way_rad @ way_rad))
         law = _minimum_time(speed, _SPEED_RAD_S / longest_rad, _ACCELERATION_RAD_S2 / longest_rad)
-        line = _Line(self._hand.place_at(self._reference_rad), place)
         time_s = 0.0
         while not self.is_full and time_s < law.duration:
             time_s += self._step_s
@@ -169,10 +179,13 @@ def placed(pose: Any) -> Placed:
     return Placed(pose.p[0].numpy().astype(np.float64), Rotation.from_quat(quaternion))
 
 
-def pointing_down(closing: FloatArray) -> Rotation:
-    """The hand straight down, its fingers closing along the horizontal direction `closing` [3]."""
+def pointing_down(closing: FloatArray, tilt_rad: float = 0.0) -> Rotation:
+    """The hand straight down, its fingers closing along the horizontal direction `closing` [3];
+    `tilt_rad` turns the finger tips away from the base, around `closing`."""
     down = np.array([0.0, 0.0, -1.0])
-    return Rotation.from_matrix(np.stack([np.cross(closing, down), closing, down], axis=1))
+    straight = Rotation.from_matrix(np.stack([np.cross(closing, down), closing, down], axis=1))
+    # Around `closing` so that x, away from the base, is where the tips go.
+    return Rotation.from_rotvec(-np.sign(closing[1]) * tilt_rad * closing) * straight
 
 
 def horizontal(direction: FloatArray) -> FloatArray:

@@ -46,5 +46,9 @@ class PolicyTrainingConfig:
         for name in ("log_every", "save_every", "hours", "num_steps", "evaluate_every",
                      "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
             del values[name]
+        # Added later: runs of before are the same runs.
+        for name in ("on_policy_share", "decisive_weight"):
+            if values["clips"][name] == getattr(ClipConfig(), name):
+                del values["clips"][name]
         plain: dict[str, object] = json.loads(json.dumps(values))
         return plain

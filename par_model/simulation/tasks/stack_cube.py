@@ -16,10 +16,11 @@ from par_model.simulation.task import Task
 STACK_OFFSET_M = 0.0333
 STACK_HEIGHT_M = 0.005
 CUBE_M = 0.04
-# The planner's lift.
-LIFT_M = 0.1
+# The height of the planner's lift above where the cube should stand; and what is enough over the
+# other cube already.
+LIFT_M, _LIFT_OVER_M = 0.06, 0.025
 # A held cube this near to where it should stand, to the side and in height, is let go.
-LET_GO_M = 0.008
+LET_GO_M, LET_GO_HEIGHT_M = 0.015, 0.008
 # A held cube within this distance to the side is near the goal.
 NEAR_GOAL_M = 0.06
 SETTLE_STEPS, RELEASE_STEPS = 1, 6
@@ -38,11 +39,12 @@ class StackCubeExpert(GraspingExpert):
     def after_grasp(self, chunk: HandChunk) -> HandChunk:
         cube_m, stacked_m = self.cube().position_m, self._stacked_m()
         beside_m = np.linalg.norm((cube_m - stacked_m)[:2])
-        if beside_m < LET_GO_M and abs(cube_m[2] - stacked_m[2]) < LET_GO_M:
+        if beside_m < LET_GO_M and abs(cube_m[2] - stacked_m[2]) < LET_GO_HEIGHT_M:
             return self.retreat(chunk.wait(RELEASE_STEPS, OPEN_M))
         if beside_m > LET_GO_M and cube_m[2] < stacked_m[2] + _LOW_ABOVE_M:
             # Straight up first: the held cube would hit the other one.
-            up = self.held_at(np.array([*cube_m[:2], cube_m[2] + LIFT_M]))
+            above_m = LIFT_M if beside_m > NEAR_GOAL_M else _LIFT_OVER_M
+            up = self.held_at(np.array([*cube_m[:2], stacked_m[2] + above_m]))
             chunk.move(up, CLOSED_M)
         chunk.move(self.held_at(stacked_m), CLOSED_M)
         chunk.wait(SETTLE_STEPS, CLOSED_M)
