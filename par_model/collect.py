@@ -2,7 +2,13 @@
 """Record demonstrations of ManiSkill's motion planners as a LeRobot data set.
 
     python -m par_model.collect --task PushCube --num-demos 1000 --out datasets/push_cube
+    python -m par_model.collect --task PickCube --on-policy CHECKPOINT --first-seed 6000 \\
+        --num-demos 200 --out datasets/PickCube_round1
     python -m par_model.collect --show datasets/push_cube
+
+--on-policy: the policy acts and the task's expert labels. `action` is the expert's target,
+`executed_action` the policy's; `teaches` marks the chunks whose labels are to be learnt: after a
+missed grasp, with a knocked cube, near the goal. Episodes without any are left out.
 
 The same command continues a recording that was stopped or killed, and a larger --num-demos extends
 one. Equal seeds give equal data sets, whatever the number of workers and interruptions.
@@ -42,6 +48,7 @@ from par_model.simulation.worker_pool import run_jobs
 from par_model.training.dataset_inspector import contact_sheet, describe
 from par_model.training.lerobot_dataset import open_episodes
 from par_model.training.lerobot_writer import assemble
+from par_model.training.on_policy_recording import OnPolicySettings, record_on_policy
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
@@ -67,6 +74,7 @@ class CollectSettings:
         noise: how many demonstrations are disturbed, and how.
         num_hold_steps: steps at the end in which the last target is repeated.
         image_size: height and width of a frame in pixels.
+        on_policy: a policy that acts; then `noise` and `num_hold_steps` are not read.
     """
 
     task: str
@@ -75,6 +83,7 @@ class CollectSettings:
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     num_hold_steps: int = 16
     image_size: int = 128
+    on_policy: OnPolicySettings | None = None
 
     def validate(self) -> None:
         """Raise ValueError for settings that cannot be recorded."""
@@ -95,6 +104,8 @@ class CollectSettings:
             )
         if not 0.0 <= self.noise.share <= 1.0:
             raise ValueError(f"the noise share must lie in 0 to 1, got {self.noise.share}.")
+        if self.on_policy is not None:
+            self.on_policy.validate(self.task)
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ class CollectOptions:
 
     # the task; needed to record
     task: Annotated[str | None, arg(metavar="|".join(TASKS))] = None
-    # successful demonstrations
+    # successful demonstrations; with --on-policy: episodes with labels that teach
     num_demos: int = 1000
     # folder of the data set; needed to record
     out: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -116,6 +127,14 @@ class CollectOptions:
     hold_steps: int = 16
     # height and width of a frame [pixels]
     image_size: int = 128
+    # a checkpoint that acts while the task's expert labels
+    on_policy: Annotated[Path | None, arg(metavar="CHECKPOINT"), default_is("the planner acts")] = (
+        None
+    )
+    # with --on-policy: length of an episode at most [control steps]
+    max_steps: int = 200
+    # with --on-policy: part of the seeds whose episode starts somewhere on the way [0 to 1]
+    disturbed_starts: float = 0.0
     # processes; the default is one per core
     num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     # look at a data set instead, or at one of someone else by its mapping file
@@ -155,12 +174,18 @@ def staging_settings(settings: CollectSettings) -> dict[str, Any]:
         "camera_target_m": list(CAMERA_TARGET_M),
         "camera_fov_rad": CAMERA_FOV_RAD,
         "first_seed": settings.first_seed,
+        **(_noise(settings) if settings.on_policy is None else settings.on_policy.described()),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+    }
+
+
+def _noise(settings: CollectSettings) -> dict[str, Any]:
+    return {
         "num_hold_steps": settings.num_hold_steps,
         "noise_share": settings.noise.share,
         "noise_sigma_rad": settings.noise.sigma_rad,
         "noise_probability": settings.noise.probability,
         "noise_block_steps": settings.noise.block_steps,
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
     }
 
 
@@ -240,11 +265,19 @@ def _record_seed(job: _Job) -> tuple[int, bool]:
         gc.freeze()
     arm = _worker_arms[key]
     try:
-        demonstration = record_demonstration(arm, seed, settings.noise, settings.num_hold_steps)
+        episode = _recorded(arm, seed, settings)
     except FailedDemonstration as failure:
         stage_failure(out, seed, str(failure))
         return seed, False
-    episode = Episode(
+    stage_episode(out, episode, FPS)
+    return seed, True
+
+
+def _recorded(arm: ManiSkillArm, seed: int, settings: CollectSettings) -> Episode:
+    if settings.on_policy is not None:
+        return record_on_policy(arm, seed, settings.on_policy)
+    demonstration = record_demonstration(arm, seed, settings.noise, settings.num_hold_steps)
+    return Episode(
         instruction=arm.task.instruction,
         frames=demonstration.frames,
         measured_joint_positions=demonstration.measured_joint_positions,
@@ -255,8 +288,6 @@ def _record_seed(job: _Job) -> tuple[int, bool]:
         seed=seed,
         noisy=demonstration.noisy,
     )
-    stage_episode(out, episode, FPS)
-    return seed, True
 
 
 @contextlib.contextmanager
@@ -309,6 +340,9 @@ def _run(options: CollectOptions) -> None:
         noise=NoiseSettings(share=options.noise_share),
         num_hold_steps=options.hold_steps,
         image_size=options.image_size,
+        on_policy=None
+        if options.on_policy is None
+        else OnPolicySettings(options.on_policy, options.max_steps, options.disturbed_starts),
     )
     collect(settings, options.out, options.num_workers)
 

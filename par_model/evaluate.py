@@ -3,15 +3,17 @@
 
     python -m par_model.evaluate --checkpoint C --task PushCube --episodes 25 --json result.json
     python -m par_model.evaluate --checkpoint C --protocol paper --json paper.json
+    python -m par_model.evaluate --checkpoint C --protocol states --json states.json
     python -m par_model.evaluate --checkpoint C --protocol pareto --json pareto.json
     python -m par_model.evaluate --checkpoint C --protocol delay --json delay.json
     python -m par_model.evaluate --checkpoint RUNS --protocol ablations --json table_3.json
 
-paper: 125 rollouts a task, the paper's Table 2 with our row. pareto: samplers and their steps, 50
-rollouts a task and cell on paired seeds. delay: success, task time and smoothness against the
-policy's delay, sequential and overlapped, 100 rollouts a task and cell on paired seeds. ablations:
-the checkpoints RUNS/NAME/checkpoint that `python -m par_model.train ablations --out RUNS` wrote,
-the paper's Table 3 with our rows.
+paper: 125 rollouts a task, the paper's Table 2 with our row. states: 250 rollouts a task, each from
+a state of its own. pareto: samplers and their steps, 25 states a task and cell with 5 noise streams
+each, paired. delay: success, task time and smoothness against the policy's delay, sequential and
+overlapped, 100 rollouts a task and cell on paired seeds. ablations: the checkpoints
+RUNS/NAME/checkpoint that `python -m par_model.train ablations --out RUNS` wrote, the paper's Table
+3 with our rows.
 
 An interrupted run is continued by the same command. The result does not depend on --num-workers.
 """
@@ -28,7 +30,13 @@ from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, require_some, run_command
 from par_model.config import TimestepSpacing
-from par_model.evaluation import ablations, delay_protocol, paper_protocol, pareto
+from par_model.evaluation import (
+    ablations,
+    delay_protocol,
+    paper_protocol,
+    pareto,
+    states_protocol,
+)
 from par_model.evaluation.result_file import (
     checkpoint_hash,
     provenance,
@@ -61,7 +69,8 @@ class EvaluateOptions:
     json: Annotated[Path, arg(metavar="FILE")]
     # see above
     protocol: Annotated[
-        Literal["paper", "pareto", "delay", "ablations"] | None, default_is("episodes of one task")
+        Literal["paper", "states", "pareto", "delay", "ablations"] | None,
+        default_is("episodes of one task"),
     ] = None
     # the task; protocols run the paper's three
     task: Annotated[str | None, arg(metavar="|".join(TASKS)), default_is("the paper's three")] = (
@@ -70,8 +79,13 @@ class EvaluateOptions:
     # how many seeds
     episodes: Annotated[
         int | None,
-        default_is(f"25; pareto: {pareto.NUM_ROLLOUTS}; delay: {delay_protocol.NUM_ROLLOUTS}"),
+        default_is(
+            f"25; pareto: {pareto.NUM_STATES}; states: {states_protocol.NUM_STATES}; "
+            f"delay: {delay_protocol.NUM_ROLLOUTS}"
+        ),
     ] = None
+    # protocol pareto: noise streams a seed
+    streams: Annotated[int | None, default_is(f"{pareto.NUM_STREAMS}")] = None
     # reset seed of the first episode; the others follow
     first_seed: Annotated[
         int | None, default_is(f"{FIRST_MEASUREMENT_SEED}; pareto: {pareto.FIRST_SEED}")
@@ -132,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
     if options.task is None:
         raise ValueError(f"--task is missing; the tasks are {', '.join(TASKS)}.")
-    _refuse(options, "one task", "cells", *_OF_DELAY)
+    _refuse(options, "one task", "cells", "streams", *_OF_DELAY)
     options = _with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
     task_name = task(options.task).name
     rollouts = [
@@ -146,7 +160,10 @@ def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells", *_OF_DELAY)
+    _refuse(
+        options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells", "streams",
+        *_OF_DELAY,
+    )  # fmt: skip
     options = _with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
     names = _task_names(options)
     rollouts = [
@@ -166,11 +183,41 @@ def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
     print(paper_protocol.table_text(summaries), flush=True)
 
 
+def _evaluate_states(options: EvaluateOptions, command: list[str]) -> None:
+    _refuse(
+        options, "--protocol states", "first_seed", "max_steps", "cells", "streams", "policy_seed"
+    )
+    options = _with_defaults(
+        options, episodes=states_protocol.NUM_STATES, max_steps=states_protocol.MAX_STEPS
+    )
+    names = _task_names(options)
+    rollouts = [
+        _rollout(options, name, seed, policy_seed)
+        for name in names
+        for seed, policy_seed in states_protocol.states(options.episodes)
+    ]
+    results = _run(options, rollouts)
+    by_task = {name: [result for result in results if result.task == name] for name in names}
+    tasks = {
+        name: states_protocol.task_summary(by_task[name]) | summary(by_task[name]) for name in names
+    }
+    _finish(
+        options,
+        {"protocol": "states", "tasks": tasks} | _described(options) | provenance(command),
+    )
+    table = plain_table(states_protocol.table_rows(tasks))
+    print(f"{table}\n\n{states_protocol.METHOD}", flush=True)
+
+
 def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol pareto", "sampler", "num_steps", "record_targets", *_OF_DELAY)
+    _refuse(
+        options, "--protocol pareto", "sampler", "num_steps", "record_targets", "policy_seed",
+        *_OF_DELAY,
+    )  # fmt: skip
     options = _with_defaults(
         options,
-        episodes=pareto.NUM_ROLLOUTS,
+        episodes=pareto.NUM_STATES,
+        streams=pareto.NUM_STREAMS,
         first_seed=pareto.FIRST_SEED,
         max_steps=200,
         backend="eager",
@@ -178,13 +225,14 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
     cells = [_cell(text) for text in options.cells] if options.cells else list(pareto.CELLS)
     rollouts = [
         dataclasses.replace(
-            _rollout(options, name, options.first_seed + index, options.policy_seed),
+            _rollout(options, name, options.first_seed + index, stream),
             sampler=sampler,
             num_steps=num_steps,
         )
         for sampler, num_steps in cells
         for name in _task_names(options)
         for index in range(options.episodes)
+        for stream in range(options.streams)
     ]
     # A cell that cannot run is refused before any rollout.
     one_of_cell = {
@@ -200,7 +248,12 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
     table = plain_table(pareto.table_lines(content))
     _finish(
         options,
-        {"protocol": "pareto", "first_seed": options.first_seed, "episodes": options.episodes}
+        {
+            "protocol": "pareto",
+            "first_seed": options.first_seed,
+            "episodes": options.episodes,
+            "streams": options.streams,
+        }
         | content
         | _described(options)
         | provenance(command),
@@ -247,14 +300,9 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
 
 def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
     _refuse(
-        options,
-        "--protocol ablations",
-        "episodes",
-        "first_seed",
-        "record_targets",
-        "cells",
-        *_OF_DELAY,
-    )
+        options, "--protocol ablations", "episodes", "first_seed", "record_targets", "cells",
+        "streams", *_OF_DELAY,
+    )  # fmt: skip
     options = _with_defaults(options, max_steps=ablations.MAX_STEPS)
     root, table_file = options.checkpoint, options.json
     names = [name for name in ablations.ABLATIONS if (root / name / "checkpoint").is_dir()]
@@ -326,7 +374,7 @@ def _with_defaults(options: EvaluateOptions, **defaults: object) -> EvaluateOpti
     """The options with `defaults` where nothing is given. Raises ValueError for a count below 1."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     options = dataclasses.replace(options, **missing)  # type: ignore[arg-type]
-    for name in ("episodes", "max_steps"):
+    for name in ("episodes", "max_steps", "streams"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
@@ -344,6 +392,7 @@ def _refuse(options: EvaluateOptions, what: str, *names: str) -> None:
 _PROTOCOLS = {
     None: _evaluate_task,
     "paper": _evaluate_paper,
+    "states": _evaluate_states,
     "pareto": _evaluate_pareto,
     "delay": _evaluate_delay,
     "ablations": _evaluate_ablations,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from par_model.checkpoint import Checkpoint
-from par_model.evaluation import paper_protocol, pareto
+from par_model.evaluation import paper_protocol, pareto, states_protocol
 from par_model.evaluation.text_table import markdown_table
 from par_model.model import count_parameters
 from par_model.simulation.task import SUCCESS
@@ -19,7 +19,7 @@ from par_model.simulation.tasks import TASKS
 from par_model.training.checkpoint_card import origin
 
 # Entries of training.json that have a section of their own, or are too long for a card.
-_SECTIONS = ("config", "evaluations", "paper", "pareto", "ablations", "graph")
+_SECTIONS = ("config", "evaluations", "paper", "states", "pareto", "ablations", "graph")
 _SECTIONS += ("codec", "notes", "data_sets", "wall_s", "command")
 
 
@@ -40,7 +40,8 @@ def model_card(checkpoint: Checkpoint, training: dict[str, Any]) -> str:
     sections.append("## How it was made\n\n" + _training_table(training))
     if training.get("data_sets"):
         sections.append("## Data\n\n" + _data_table(training["data_sets"]))
-    if "codec" in training:
+    # Without a probe only the codec's training is known.
+    if "results" in training.get("codec", {}):
         sections.append("## Frame codec\n\n" + _probe_table(training["codec"]))
     sections.append(
         "## Licence\n\nApache-2.0: weights, code, and the demonstrations that these commands "
@@ -73,6 +74,13 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
 
 def _success(training: dict[str, Any]) -> str:
     parts = []
+    if "states" in training:
+        states = training["states"]
+        rows = states_protocol.table_rows(states["tasks"])
+        parts.append(
+            f"{markdown_table(rows)}\n\n{states_protocol.METHOD} {_where(states)}; "
+            f"`{states['command']}`."
+        )
     if "paper" in training:
         paper = training["paper"]
         rows = paper_protocol.table_rows(paper["tasks"])
@@ -141,7 +149,8 @@ def _ablations(content: dict[str, Any]) -> str:
 
 def _failures(training: dict[str, Any]) -> str:
     """Counted kinds first, then what was written by hand."""
-    measured = [*training.get("paper", {}).get("tasks", {}).items()]
+    measured = [*training.get("states", {}).get("tasks", {}).items()]
+    measured += [*training.get("paper", {}).get("tasks", {}).items()]
     measured += [(result["task"], result) for result in training.get("evaluations", [])]
     rows = [["task", "kind of failure", "rollouts", "seeds"]]
     for task, result in measured:
@@ -187,7 +196,10 @@ def _training_table(training: dict[str, Any]) -> str:
 def _data_table(data_sets: Sequence[dict[str, Any]]) -> str:
     rows = [["task", "demonstrations", "seeds", "with noise", "command"]]
     for data in data_sets:
-        noise = f"{100 * data['noise_share']:.0f}% of the seeds"
+        if "policy" in data:
+            noise = f"on-policy, {100 * data['disturbed_starts']:.0f}% disturbed starts"
+        else:
+            noise = f"{100 * data['noise_share']:.0f}% of the seeds"
         seeds = f"{data['first_seed']} to {data['last_seed']}, {data['num_failed_seeds']} failed"
         rows.append(
             [data["task"], str(data["num_episodes"]), seeds, noise, f"`{collect_command(data)}`"]
@@ -197,13 +209,18 @@ def _data_table(data_sets: Sequence[dict[str, Any]]) -> str:
 
 
 def collect_command(data: dict[str, Any]) -> str:
-    """The command that records this data set again."""
+    """The command that records this data set again; on-policy: with the named checkpoint."""
+    if "policy" in data:
+        made_by = ["--on-policy", data["policy"], "--max-steps", str(data["max_steps"])]
+        made_by += ["--disturbed-starts", str(data["disturbed_starts"])]
+    else:
+        made_by = ["--noise-share", str(data["noise_share"])]
+        made_by += ["--hold-steps", str(data["num_hold_steps"])]
     return shlex.join(
         [
             *("python", "-m", "par_model.collect", "--task", data["task"]),
             *("--num-demos", str(data["num_episodes"]), "--first-seed", str(data["first_seed"])),
-            *("--noise-share", str(data["noise_share"])),
-            *("--hold-steps", str(data["num_hold_steps"])),
+            *made_by,
             *("--image-size", str(data["image_size"]), "--out", f"datasets/{data['task']}"),
         ]
     )

@@ -5,12 +5,14 @@
     python -m par_model.perception show --scenes datasets/scenes/PickCube
     python -m par_model.perception cameras --episodes 50 --json cameras.json
     python -m par_model.perception readout --checkpoint C --scenes datasets/scenes/* --json r.json
+    python -m par_model.perception history --checkpoint C --data datasets/PickCube --json h.json
 
 scenes: pictures of random arm poses and cubes, with the positions of what they show. Resumable.
 show: what is in a folder of scenes, and a sheet of its pictures.
 cameras: from which camera how much is hidden during the planners' episodes, and how well places can
 be told from what is seen.
 readout: which positions can be read from a policy's context, its frame tokens and its latents.
+history: the chunk's error with the policy's own history, none, a disturbed and another episode's.
 """
 
 import contextlib
@@ -34,6 +36,9 @@ from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
 from par_model.evaluation.context_readout import table_row as readout_row
 from par_model.evaluation.episode_features import read_episode_features
+from par_model.evaluation.history_reading import DISTURBANCE, history_errors
+from par_model.evaluation.history_reading import HEADER as HISTORY_HEADER
+from par_model.evaluation.history_reading import table_row as history_row
 from par_model.evaluation.result_file import provenance, weights_hash, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
@@ -139,11 +144,34 @@ class ReadoutOptions:
             raise ValueError("--scenes or --data is needed: what is read.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions:
+    """Tell whether a policy reads its history or copies it: the error of its chunk on held-out
+    demonstrations with its own history, none, a disturbed one and another episode's."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # results; a table goes to the terminal
+    json: Annotated[Path, arg(metavar="JSON")]
+    # demonstrations, one set a task
+    data: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
+    # held-out episodes a data set at most
+    max_episodes: int = 24
+    # of the sampling and the disturbance
+    seed: int = 0
+    # CPU threads of torch
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        require_some("--data", self.data)
+
+
 Command = (
     Annotated[ScenesOptions, subcommand("scenes")]
     | Annotated[ShowOptions, subcommand("show")]
     | Annotated[CamerasOptions, subcommand("cameras")]
     | Annotated[ReadoutOptions, subcommand("readout")]
+    | Annotated[HistoryOptions, subcommand("history")]
 )
 
 
@@ -253,6 +281,29 @@ def run_readout(options: ReadoutOptions) -> None:
     write_result(options.json, content | provenance(command))
 
 
+def run_history(options: HistoryOptions) -> None:
+    """Print the table and write the results."""
+    torch.set_num_threads(options.threads)
+    checkpoint = load_checkpoint(options.checkpoint)
+    errors = [
+        error
+        for folder in options.data
+        for error in history_errors(
+            checkpoint, DemonstrationSet(folder), options.max_episodes, options.seed
+        )
+    ]
+    print(plain_table([HISTORY_HEADER, *(history_row(error) for error in errors)]))
+    content = {
+        "checkpoint": options.checkpoint.name,
+        "weights_sha256": weights_hash(options.checkpoint),
+        "max_episodes": options.max_episodes,
+        "disturbance": DISTURBANCE,
+        "errors": [asdict(error) for error in errors],
+    }
+    command = ["python", "-m", "par_model.perception", *sys.argv[1:]]
+    write_result(options.json, content | provenance(command))
+
+
 def run_show(options: ShowOptions) -> None:
     """Print the counts and write the sheet."""
     scenes = SceneSet(options.scenes)
@@ -300,6 +351,7 @@ _COMMANDS: dict[type, Callable[[Any], None]] = {
     ShowOptions: run_show,
     CamerasOptions: run_cameras,
     ReadoutOptions: run_readout,
+    HistoryOptions: run_history,
 }
 
 if __name__ == "__main__":

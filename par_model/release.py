@@ -35,7 +35,7 @@ from par_model.model_card import model_card
 # Results that depend on the checkpoint's default sampling, and are void when it changes.
 # Results of many episodes hold every joint target.
 _MAX_RESULT_BYTES = 2**30
-_OF_DEFAULTS = ("evaluations", "paper", "graph")
+_OF_DEFAULTS = ("evaluations", "paper", "states", "graph")
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ def _add_result(
             f"{path} was measured with other defaults than --sampling and --context-slots ask for; "
             "release with the new defaults first, then measure."
         )
-    if protocol == "paper":
+    if protocol in ("paper", "states"):
         tasks = {name: _without_episodes(task) for name, task in result["tasks"].items()}
-        training["paper"] = result | {"tasks": tasks}
+        training[protocol] = result | {"tasks": tasks}
     elif "task" in result:
         kept = [e for e in training.get("evaluations", []) if e["task"] != result["task"]]
         training["evaluations"] = [*kept, _without_episodes(result)]

@@ -6,6 +6,10 @@
 
 does all of it: the frame codec, its position probe, the latents, the policy. Each stage is also a
 command of its own, goes on where it was stopped, and says what it needs.
+
+    python -m par_model.train recipe config/recipes/push_short.yaml --out runs/push_short
+
+runs all stages of a file, demonstrations and measurement included.
 """
 
 import dataclasses
@@ -67,6 +71,7 @@ from par_model.training.stage_options import (
     LearningOptions,
     PolicyOptions,
     ProbeOptions,
+    RecipeOptions,
     Stage,
     StageOptions,
 )
@@ -212,6 +217,8 @@ def _train(options: LearningOptions, parts: PolicyParts, ablation: str) -> None:
                 single_slot_share=options.single_slot_share,
                 random_span_share=options.random_span_share,
                 late_start_share=options.late_start_share,
+                on_policy_share=options.on_policy_share,
+                decisive_weight=options.decisive_weight,
             )
         ),
         evaluate_every=options.evaluate_every or None,
@@ -266,7 +273,19 @@ def run_ablations(options: AblationsOptions) -> None:
         train_policy(one, name)
 
 
-_STAGES: dict[type[StageOptions], Callable[[Any], None]] = {
+def run_recipe(options: RecipeOptions) -> None:
+    """All stages of a recipe file that are not done; or say which these are."""
+    # The commands that are stages import this module.
+    from par_model.training.recipe_run import open_run
+
+    run = open_run(options.file, options.out, options.num_workers, options.threads, options.seed)
+    if options.plan:
+        print(run.plan())
+    else:
+        run.run()
+
+
+_STAGES: dict[type[StageOptions | RecipeOptions], Callable[[Any], None]] = {
     CodecOptions: run_codec,
     ProbeOptions: run_probe,
     LatentsOptions: encode_latents,
@@ -274,6 +293,7 @@ _STAGES: dict[type[StageOptions], Callable[[Any], None]] = {
     PolicyOptions: run_policy,
     AllOptions: run_all,
     AblationsOptions: run_ablations,
+    RecipeOptions: run_recipe,
 }
 
 

@@ -286,6 +286,9 @@ class PolicyNode(LifecycleNode):
         elif outcome is not None:
             self._report.ask(outcome.age_s, starts_anew=outcome.starts_anew)
             if outcome.starts_anew:
+                # The same noise would give the same chunks as at the episode's start.
+                seed = _seed_of_next_context(self._settings.policy_seed)
+                self._settings = dataclasses.replace(self._settings, policy_seed=seed)
                 self._submit_reset(self._settings)
             self._worker.submit(self._answer, outcome)
 
@@ -434,6 +437,10 @@ def _require_predictor(policy: Policy) -> None:
             "predict_images is true, but this policy cannot predict pictures; set "
             "predict_images:=false."
         )
+
+
+def _seed_of_next_context(seed: int) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def _observation(assembled: AssembledObservation) -> Observation:

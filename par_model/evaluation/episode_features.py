@@ -13,6 +13,7 @@ import torch
 from par_model.checkpoint import Checkpoint
 from par_model.evaluation.context_readout import Features
 from par_model.interface import FloatArray
+from par_model.model import TrainingBatch
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M, gripper_positions_m
 from par_model.simulation.tasks import TASKS, Task
 from par_model.training.clips import (
@@ -66,13 +67,12 @@ def read_episode_features(
     """
     parts, rows, keys = [], [], []
     for key in demonstrations.keys[:max_episodes]:
-        steps = demonstrations.read_steps(key, steps_after_success)
+        episode = encoded_episode(checkpoint, demonstrations, key, steps_after_success)
+        steps = episode.steps
         num_slots = clip_num_slots(
             steps.num_steps, 0, checkpoint.config.num_actions, checkpoint.config.num_slots
         )
         at = np.arange(num_slots) * checkpoint.config.num_actions
-        latents = _encoded(checkpoint, demonstrations.read_frames(key)[: steps.num_steps])
-        episode = TrainingEpisode("", steps, _Latents(latents))  # type: ignore[arg-type]
         parts.append(_features(checkpoint, episode, num_slots))
         rows.append(np.concatenate([steps.measured_joints[at], steps.scene[at]], axis=1))
         keys.append(np.full(num_slots, key))
@@ -95,6 +95,19 @@ def _task(demonstrations: DemonstrationSet, num_numbers: int) -> Task:
     raise ValueError(f"{demonstrations.path} is of none of the tasks {', '.join(TASKS)}.")
 
 
+def encoded_episode(
+    checkpoint: Checkpoint,
+    demonstrations: DemonstrationSet,
+    key: int,
+    steps_after_success: int | None,
+) -> TrainingEpisode:
+    """An episode with the latents of each chunk's first frame, from which clips can be cut."""
+    steps = demonstrations.read_steps(key, steps_after_success)
+    latents = _encoded(checkpoint, demonstrations.read_frames(key)[: steps.num_steps])
+    return TrainingEpisode("", steps, _Latents(latents))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
 def _encoded(checkpoint: Checkpoint, frames_THWC: np.ndarray) -> FloatArray:
     """Every chunk's first frame only; the others are not read."""
     length = checkpoint.config.num_actions
@@ -105,10 +118,9 @@ def _encoded(checkpoint: Checkpoint, frames_THWC: np.ndarray) -> FloatArray:
     return everywhere
 
 
-def _features(
-    checkpoint: Checkpoint, episode: TrainingEpisode, num_slots: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    model, config = checkpoint.model.eval(), checkpoint.config
+def whole_clip(checkpoint: Checkpoint, episode: TrainingEpisode, num_slots: int) -> TrainingBatch:
+    """A batch of one: the episode from its first step on, without noise in its history."""
+    config = checkpoint.config
     quiet = np.zeros((num_slots, config.num_actions, config.action_width))
     plan = ClipPlan(0, 0, num_slots, 0, 0)
     clip = cut_clip(
@@ -116,7 +128,14 @@ def _features(
     )
     has_delays = config.max_delay_steps > 0
     texts = [episode.steps.instruction]
-    batch = collate([clip], texts, [0], checkpoint.instructions, 0, has_delays)
+    return collate([clip], texts, [0], checkpoint.instructions, 0, has_delays)
+
+
+def _features(
+    checkpoint: Checkpoint, episode: TrainingEpisode, num_slots: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model = checkpoint.model.eval()
+    batch = whole_clip(checkpoint, episode, num_slots)
     context = model.training_context(batch)
     first = torch.zeros(1, num_slots, dtype=torch.bool)
     first[:, 0] = True

@@ -32,7 +32,8 @@ CELLS: tuple[tuple[str, int], ...] = (
     ("dpmsolver++", 10),
     ("ddpm", 100),
 )
-NUM_ROLLOUTS = 50
+NUM_STATES = 25
+NUM_STREAMS = 5
 # Selection seeds, since the result chooses a default, and others than training chooses by.
 FIRST_SEED = FIRST_SELECTION_SEED + 5000
 SIGNIFICANCE = 0.05
@@ -44,9 +45,11 @@ _NUM_TIMED_CHUNKS = 12
 METHOD = (
     "Cells share initial states and policy seeds. A cell is significantly below the best one if an "
     f"exact one-sided McNemar test on the pairs, all tasks together, gives p < {SIGNIFICANCE} (not "
-    "corrected for the number of cells). The default is the cell with the least latency among the "
-    "others. Latency: observe and act, median, measured alone. Task time: control steps of the "
-    "successful episodes, and their chunks at that latency, as an arm that waits takes (mean)."
+    "corrected for the number of cells, nor for noise streams that share a state: the result "
+    "file's difference to the best resamples states). The default is the cell with the least "
+    "latency among the others. Latency: observe and act, median, measured alone. Task time: "
+    "control steps of the successful episodes, and their chunks at that latency, as an arm that "
+    "waits takes (mean)."
 )
 
 

@@ -2,13 +2,18 @@
 """The Panda's kinematics: joints for a pose of the gripper (damped Gauss-Newton), and its position
 for joints."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from par_model.interface import FloatArray
-from par_model.simulation.maniskill_env import ManiSkillArm
+
+if TYPE_CHECKING:
+    # It reads the tasks.
+    from par_model.simulation.maniskill_env import ManiSkillArm
 
 NUM_ARM_JOINTS = 7
 # The Panda's base in all tasks, world frame.
@@ -21,10 +26,18 @@ _DAMPING = 1e-5
 _MARGIN_RAD = 0.03
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A thing's place: position [3] in metres and orientation."""
+
+    position_m: FloatArray
+    orientation: Rotation
+
+
 class ArmKinematics:
     """The kinematics of one ManiSkillArm's Panda; poses are in the base's frame."""
 
-    def __init__(self, arm: ManiSkillArm) -> None:
+    def __init__(self, arm: "ManiSkillArm") -> None:
         agent: Any = arm.maniskill_env.agent
         robot = agent.robot
         articulation = robot._objs[0]
@@ -63,6 +76,17 @@ class ArmKinematics:
         inside = bool(np.all((joints >= self._low) & (joints <= self._high)))
         return joints if success and inside else None
 
+    def place_at(self, joints_rad: FloatArray) -> Placed:
+        """Where the point between the fingers is at arm joints [7]."""
+        full = np.zeros(self._num_joints)
+        full[:NUM_ARM_JOINTS] = joints_rad
+        self._model.compute_forward_kinematics(full)
+        pose = self._model.get_link_pose(self._link)
+        return Placed(
+            np.array(pose.p, dtype=np.float64),
+            Rotation.from_quat(np.array(pose.q, dtype=np.float64)[[1, 2, 3, 0]]),
+        )
+
 
 def gripper_positions_m(joints_NJ: FloatArray) -> FloatArray:
     """Where the point between the fingers is at measured joints [N, 8] (rad and m), without a
@@ -80,7 +104,7 @@ def gripper_positions_m(joints_NJ: FloatArray) -> FloatArray:
     return positions_m
 
 
-def robot_base_m(arm: ManiSkillArm) -> FloatArray:
+def robot_base_m(arm: "ManiSkillArm") -> FloatArray:
     """Where the arm's base stands, float64 [3], metres, world frame. Its axes are the world's."""
     pose: Any = arm.maniskill_env.agent.robot.pose
     turned = not np.allclose(pose.q[0].numpy(), [1.0, 0.0, 0.0, 0.0], atol=1e-6)

@@ -75,7 +75,7 @@ def record_demonstration(
 
     Success means that the task's condition holds at the very end, after the hold steps.
     """
-    recorder = _Recorder(arm, _Disturbance(seed, noise))
+    recorder = _Recorder(arm, Disturbance(seed, noise))
     _run_planner(arm, recorder, seed)
     if recorder.num_steps == 0:
         raise FailedDemonstration("the planner found no path")
@@ -86,7 +86,7 @@ def record_demonstration(
     return recorder.demonstration(seed, num_planned_steps)
 
 
-class _Disturbance:
+class Disturbance:
     """The offset of each step of one episode, a function of its seed alone."""
 
     def __init__(self, seed: int, noise: NoiseSettings) -> None:
@@ -107,7 +107,7 @@ class _Disturbance:
 class _Recorder:
     """Stands where ManiSkill's planners expect a gymnasium environment."""
 
-    def __init__(self, arm: ManiSkillArm, disturbance: _Disturbance) -> None:
+    def __init__(self, arm: ManiSkillArm, disturbance: Disturbance) -> None:
         self._arm = arm
         self._disturbance = disturbance
         self._frames: list[ImageArray] = []

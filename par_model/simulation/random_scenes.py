@@ -13,7 +13,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from par_model.interface import FloatArray
-from par_model.simulation.arm_kinematics import NUM_ARM_JOINTS, ArmKinematics, robot_base_m
+from par_model.simulation.arm_kinematics import (
+    NUM_ARM_JOINTS,
+    ArmKinematics,
+    Placed,
+    robot_base_m,
+)
 from par_model.simulation.maniskill_env import ManiSkillArm
 
 # Reset seeds of the scenes: apart from demonstrations, model selection and measurement.
@@ -37,14 +42,6 @@ _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1
 # Corners, faces' middles and the centre of a cube, in half edges.
 _CUBE_POINTS = np.concatenate([_CORNERS, np.eye(3), -np.eye(3), np.zeros((1, 3))])
 _MAX_TRIES = 200
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A thing's place: position [3] in metres, world frame, and orientation."""
-
-    position_m: FloatArray
-    orientation: Rotation
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ Planner = Callable[[Any, int], None]
 
 
 class Expert(Protocol):
-    """Labels any state of a task, not only those on a planner's path. No task has one yet."""
+    """Labels any state of a task, not only those on a planner's path."""
 
     def reset(self) -> None:
         """An episode begins; forget the last one."""
@@ -25,6 +25,10 @@ class Expert(Protocol):
     def label(self, num_steps: int) -> FloatArray:
         """Joint targets of the next steps from the scene as it is now: float64 [num_steps, 8], rad
         and m for the gripper."""
+
+    def teaches(self) -> bool:
+        """Whether a policy that came here by itself learns from this state's label: what no
+        planner's path shows, or what is hard. Call it before the label."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Task:
         failure_kind: the entry of failure_kinds that an unsuccessful episode's measurements show.
         features: numbers of the start that may decide success, title -> value.
         max_demonstration_steps: a demonstration longer than this counts as failed.
-        expert: makes the task's Expert from the ManiSkillArm that holds the scene; None: none.
+        expert: makes the task's Expert from a ManiSkillArm that was reset once; None: none.
     """
 
     name: str

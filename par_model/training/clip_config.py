@@ -26,4 +26,8 @@ class ClipConfig:
     late_start_share: float = 0.0
     # standard deviation of noise on the history's normalised actions
     context_noise: float = 0.8
+    # of the draws of each task, the share from on-policy episodes, where there are any
+    on_policy_share: float = 0.25
+    # how much more often a clip starts with a chunk that closes or opens the gripper
+    decisive_weight: float = 1.0
     seed: int = 0

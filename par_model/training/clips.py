@@ -101,13 +101,16 @@ def cut_clip(
     shown = np.take_along_axis(shown, newest.clip(min=0)[..., None], axis=1)
     actions = _commanded(steps, steps.actions, rows)
     latents = episode.latents.read(steps.key)[plan.variant]
+    action_valid = rows <= last
+    if steps.teaches is not None:
+        action_valid &= steps.teaches[frames[:-1].clip(0, last)][:, None]
     return Clip(
         latents=np.asarray(latents[frames.clip(0, last)], dtype=np.float32),
         actions=_float32(statistics.normalize_actions(actions, joints[:-1])),
         context_actions=_float32(shown + context_noise),
         proprio=_float32(statistics.normalize_joints(joints)),
         scene=_float32(steps.scene[frames[:-1].clip(0, last)]),
-        action_valid=rows <= last,
+        action_valid=action_valid,
         # A frame is predicted a slot ahead.
         frame_valid=(frames[1:] <= last) & (spans == length),
         executed=newest >= 0,
@@ -176,7 +179,8 @@ class ClipSampler:
         # P of the batches; what an episode does not know is NaN, what it knows beyond P is left out
         self.num_scene = num_scene
         self.place = (0, 0)
-        self._cumulative = np.cumsum(_episode_shares(episodes, task_shares))
+        self._cumulative = np.cumsum(_episode_shares(episodes, task_shares, config.on_policy_share))
+        self._starts: dict[int, tuple[np.ndarray, FloatArray]] = {}
         self._planned_round = -1
         self._batches: list[list[ClipPlan]] = []
 
@@ -224,21 +228,27 @@ class ClipSampler:
         )
 
     def _draw(self, generator: np.random.Generator) -> ClipPlan:
-        episode_index = int(np.searchsorted(self._cumulative, generator.random()))
-        episode = self.episodes[min(episode_index, len(self.episodes) - 1)]
+        found = int(np.searchsorted(self._cumulative, generator.random()))
+        episode_index = min(found, len(self.episodes) - 1)
+        episode = self.episodes[episode_index]
         num_steps, length = episode.steps.num_steps, self.model.num_actions
         from_start = generator.random() < self.config.from_start_share
-        start = int(generator.integers(min(length, num_steps) if from_start else num_steps))
+        if episode.steps.teaches is not None or self.config.decisive_weight != 1.0:
+            start = self._draw_start(episode_index, from_start, generator)
+        else:
+            start = int(generator.integers(min(length, num_steps) if from_start else num_steps))
+        is_single = generator.random() < self.config.single_slot_share
+        if episode.steps.teaches is not None and not is_single:
+            # The label is learnt with a history: any of the chunks before it comes first.
+            start -= length * int(generator.integers(start // length + 1))
         num_slots = clip_num_slots(num_steps, start, length, self.model.num_slots)
-        if generator.random() < self.config.single_slot_share:
+        if is_single:
             num_slots = 1
         room = self.model.num_slots - num_slots
         moved = generator.random() < self.config.offset_share
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
-        plan = ClipPlan(
-            min(episode_index, len(self.episodes) - 1), start, num_slots, variant, offset
-        )
+        plan = ClipPlan(episode_index, start, num_slots, variant, offset)
         return (
             self._with_delays(plan, from_start, generator) if self.model.max_delay_steps else plan
         )
@@ -258,6 +268,39 @@ class ClipSampler:
             start=0 if late else plan.start,
             late_steps=late_steps if late else 0,
         )
+
+    def _draw_start(
+        self, episode_index: int, from_start: bool, generator: np.random.Generator
+    ) -> int:
+        """Where labels teach; more often where a chunk closes or opens the gripper."""
+        if episode_index not in self._starts:
+            steps = self.episodes[episode_index].steps
+            length = self.model.num_actions
+            starts = np.arange(steps.num_steps)
+            if steps.teaches is not None:
+                starts = starts[steps.teaches]
+            weights = np.where(
+                moves_gripper(steps, starts, length), self.config.decisive_weight, 1.0
+            )
+            self._starts[episode_index] = starts, weights
+        starts, weights = self._starts[episode_index]
+        if from_start and self.episodes[episode_index].steps.teaches is None:
+            starts, weights = (part[: self.model.num_actions] for part in (starts, weights))
+        return int(generator.choice(starts, p=weights / weights.sum()))
+
+
+def moves_gripper(steps: DemonstrationSteps, starts: np.ndarray, num_actions: int) -> np.ndarray:
+    """Whether the chunk that begins at each of `starts` closes or opens the gripper: bool."""
+    gripper = steps.actions[:, -1]
+    opening = np.ptp(gripper)
+    before = np.append(gripper[:1], gripper)
+    return np.array(
+        [
+            opening > 0 and np.ptp(before[start : start + num_actions + 1]) > 0.5 * opening
+            for start in starts
+        ],
+        dtype=np.bool_,
+    )
 
 
 def whole_episodes(sampler: ClipSampler, task: str, max_clips: int) -> list[list[ClipPlan]]:
@@ -294,14 +337,33 @@ def _fill_batches(plans: list[ClipPlan], slots_per_batch: int) -> list[list[Clip
     return [batch for batch in batches if batch]
 
 
-def _episode_shares(episodes: list[TrainingEpisode], task_shares: dict[str, float]) -> FloatArray:
+def _episode_shares(
+    episodes: list[TrainingEpisode], task_shares: dict[str, float], on_policy_share: float
+) -> FloatArray:
+    """Probability of each episode: alike in a task for demonstrations, for on-policy ones by the
+    number of labels that teach."""
     tasks = [episode.task for episode in episodes]
     lacking = sorted(task for task, share in task_shares.items() if share and task not in tasks)
     if lacking or not episodes:
         raise ValueError(
             f"no demonstrations of {', '.join(lacking) or 'any task'} were found; check --data."
         )
-    shares = np.array([task_shares.get(task, 0.0) / tasks.count(task) for task in tasks])
+    weights = np.array(
+        [1.0 if e.steps.teaches is None else e.steps.teaches.sum() for e in episodes]
+    )
+    is_on_policy = np.array([e.steps.teaches is not None for e in episodes])
+    shares = np.zeros(len(episodes))
+    for task in set(tasks):
+        of_task = np.array([name == task for name in tasks])
+        split = on_policy_share if (of_task & is_on_policy).any() else 0.0
+        for part, share in (
+            (of_task & ~is_on_policy, 1.0 - split),
+            (of_task & is_on_policy, split),
+        ):
+            if part.any():
+                shares[part] = (
+                    task_shares.get(task, 0.0) * share * weights[part] / weights[part].sum()
+                )
     return shares / shares.sum()
 
 

@@ -21,31 +21,40 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
     recording: the recording's settings with `seeds` and `failed_seeds`.
     lengths, noisy: steps of each episode, and whether its actions were disturbed.
     """
-    rows = _rows(recording, lengths, noisy)
+    is_on_policy = "policy" in recording
+    rows = _rows(recording, lengths) + (_policy_rows if is_on_policy else _noise_rows)(
+        recording, noisy
+    )
+    rows.append(("made with", ", ".join(f"{n} {v}" for n, v in recording["versions"].items())))
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
+    made = (
+        "a policy's episodes with an expert's labels"
+        if is_on_policy
+        else ("demonstrations by ManiSkill's motion planner")
+    )
+    explanation = _policy_explanation(recording) if is_on_policy else _explanation(recording)
     return (
-        f"{_HEAD}# {recording['task']}: demonstrations by ManiSkill's motion planner\n\n"
-        f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{_explanation(recording)}'
+        f"{_HEAD}# {recording['task']}: {made}\n\n"
+        f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation}'
     )
 
 
-def _rows(
-    recording: dict[str, Any], lengths: Sequence[int], noisy: Sequence[bool]
-) -> list[tuple[str, str]]:
+def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, str]]:
     seeds, failed = recording["seeds"], recording["failed_seeds"]
     size = recording["image_size"]
     mean_length = sum(lengths) / len(lengths)
-    versions = ", ".join(f"{name} {version}" for name, version in recording["versions"].items())
+    gave_none = "no label that teaches" if "policy" in recording else "no demonstration"
+    at_end = "" if "policy" in recording else ", each successful at its end"
     return [
-        ("episodes", f"{len(lengths)}, each successful at its end"),
+        ("episodes", f"{len(lengths)}{at_end}"),
         (
             "steps",
             f"{sum(lengths)}; {min(lengths)} to {max(lengths)} an episode, mean {mean_length:.1f}",
         ),
         (
             "seeds",
-            f"{min(seeds)} to {max(seeds)}, ascending; {len(failed)} of these gave no "
-            "demonstration (meta/recording.json says why)",
+            f"{min(seeds)} to {max(seeds)}, ascending; {len(failed)} of these gave "
+            f"{gave_none} (meta/recording.json says why)",
         ),
         (
             "control",
@@ -67,13 +76,37 @@ def _rows(
             "H.264, lossless in YUV 4:4:4; mean absolute error to the rendered picture 0.4 of 255 "
             "(the rounding of the colour conversion)",
         ),
+    ]
+
+
+def _noise_rows(recording: dict[str, Any], noisy: Sequence[bool]) -> list[tuple[str, str]]:
+    return [
         ("noise", f"{sum(noisy)} episodes ({100 * sum(noisy) / len(noisy):.0f}%) are disturbed"),
         (
             "hold",
             f"the last {recording['num_hold_steps']} steps of each episode repeat the last target",
         ),
-        ("made with", versions),
     ]
+
+
+def _policy_rows(recording: dict[str, Any], noisy: Sequence[bool]) -> list[tuple[str, str]]:
+    return [
+        ("policy", f"{recording['policy']}, weights {recording['policy_weights_sha256'][:12]}"),
+        ("starts", f"{sum(noisy)} episodes start somewhere on the way, the others at the reset"),
+        ("length", f"until the first success, at most {recording['max_steps']} steps"),
+    ]
+
+
+def _policy_explanation(recording: dict[str, Any]) -> str:
+    return (
+        "Frame t and `observation.state` t are what was seen before action t. The policy acts in\n"
+        "chunks: `executed_action` is what it sent to the arm. `action` is what the task's expert\n"
+        "would have sent from the state in which the chunk began; nobody followed it. `teaches`\n"
+        "is true where a chunk begins whose label is to be learnt: after a missed grasp, with a\n"
+        "knocked cube, near the goal. `observation.environment_state`\n"
+        f"({', '.join(recording['environment_state_names'])}, in metres) is for probes: no policy\n"
+        "sees it. Layout: LeRobotDataset v3.0.\n"
+    )
 
 
 def _explanation(recording: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.training.lerobot_dataset import ROBOT_TYPE, EpisodeSource, open_episodes
@@ -25,6 +26,8 @@ class DemonstrationSteps:
         executed_actions: [T, J], the joint targets that were sent.
         measured_joints: [T, J], before each action.
         scene: [T, P], positions in metres before each action; P is 0 where unknown.
+        teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
+            is to be learnt; None: demonstrations, every step's is.
     """
 
     key: int
@@ -33,6 +36,7 @@ class DemonstrationSteps:
     executed_actions: FloatArray
     measured_joints: FloatArray
     scene: FloatArray
+    teaches: npt.NDArray[np.bool_] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -73,6 +77,7 @@ class DemonstrationSet:
             executed_actions=np.asarray(episode.executed_actions[:end], dtype=np.float64),
             measured_joints=np.asarray(episode.measured_joint_positions[:end], dtype=np.float64),
             scene=np.asarray(episode.environment_state[:end], dtype=np.float64),
+            teaches=None if episode.teaches is None else episode.teaches[:end],
         )
 
     def read_frames(self, key: int) -> ImageArray:

@@ -137,6 +137,7 @@ class LeRobotDataset:
             success=steps("next.success", default=np.zeros(num_steps, np.bool_)),
             seed=row.get("seed"),
             noisy=bool(row.get("noisy", False)),
+            teaches=steps("teaches") if self._steps.column("teaches") is not None else None,
         )
 
     def _frames(self, row: dict[str, Any], num_steps: int) -> npt.NDArray[np.uint8]:

@@ -83,6 +83,7 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
     def scalar(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "shape": [1], "names": None}
 
+    on_policy = {"teaches": scalar("bool")} if "policy" in settings else {}
     return {
         "observation.state": vector(joint_names),
         "action": vector(joint_names),
@@ -90,6 +91,7 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
         "observation.environment_state": vector(environment_names),
         "next.success": scalar("bool"),
         "next.done": scalar("bool"),
+        **on_policy,
         video_key: {
             "dtype": "video",
             "shape": [size, size, 3],
@@ -115,7 +117,8 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
 
 def _episode_columns(episode: Episode, fps: int) -> dict[str, Array]:
     frame_index = np.arange(episode.num_steps)
-    return {
+    on_policy = {} if episode.teaches is None else {"teaches": episode.teaches}
+    return on_policy | {
         "observation.state": episode.measured_joint_positions,
         "action": episode.actions,
         "executed_action": episode.executed_actions,

@@ -132,7 +132,9 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
                 )
             steps = demonstrations.read_steps(key, options.steps_after_success)
             episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
-            (validation if is_held_out(key) else training).append(episode)
+            # What a policy did tells nothing of how well another one learns.
+            held_out = steps.teaches is None and is_held_out(key)
+            (validation if held_out else training).append(episode)
     joint_names, arm = sets[0].joint_names, sets[0].arm
     for demonstrations in sets:
         require_rate(demonstrations, model)
@@ -217,7 +219,11 @@ def _statistics(
 
     def fitted() -> Statistics:
         return fit_statistics(
-            [(episode.steps.actions, episode.steps.measured_joints) for episode in episodes],
+            [
+                (episode.steps.actions, episode.steps.measured_joints)
+                for episode in episodes
+                if episode.steps.teaches is None
+            ],
             arm=arm,
             joint_names=joint_names,
             action_frame=model.action_frame,

@@ -199,7 +199,8 @@ class PolicyTrainer:
         weighted = self.config.scene_weight * side.scene + self.config.chunk_weight * side.chunk
         weighted = weighted + self.config.picture_weight * picture
         (losses.total + weighted).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        trained = [*self.model.parameters(), *self.side.parameters()]
+        torch.nn.utils.clip_grad_norm_(trained, self.config.gradient_clip)
         self.optimizer.step()
         self.average.update(self.model, self.step)
         return step_losses(losses, side, picture)

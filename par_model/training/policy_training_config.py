@@ -46,9 +46,10 @@ class PolicyTrainingConfig:
         for name in ("log_every", "save_every", "hours", "num_steps", "evaluate_every",
                      "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
             del values[name]
-        # runs of before these settings had none of them
-        for name in ("random_span_share", "late_start_share"):
-            if not values["clips"][name]:
+        # Added later: runs of before are the same runs.
+        added = ("random_span_share", "late_start_share", "on_policy_share", "decisive_weight")
+        for name in added:
+            if values["clips"][name] == getattr(ClipConfig(), name):
                 del values["clips"][name]
         plain: dict[str, object] = json.loads(json.dumps(values))
         return plain

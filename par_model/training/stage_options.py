@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Suppress, arg, create_mutex_group, subcommand
+from tyro.conf import Positional, Suppress, arg, create_mutex_group, subcommand
 
 from par_model.command_line import default_is, one_of, read_by, require_some, some_of
 from par_model.presets import PRESETS
@@ -203,6 +203,10 @@ class LearningOptions(OutOptions):
     late_start_share: float = _POLICY.clips.late_start_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
+    # share of each task's clips that come from on-policy data sets, where there are any
+    on_policy_share: float = _POLICY.clips.on_policy_share
+    # how much more often a clip starts with a chunk that closes or opens the gripper
+    decisive_weight: Annotated[float, arg(metavar="W")] = _POLICY.clips.decisive_weight
     # use at most this many per data set
     max_episodes: Annotated[int | None, default_is("all")] = None
     # judge the policy in the simulator every so many steps; 0: at the end only
@@ -261,6 +265,25 @@ class AblationsOptions(LearningOptions):
         require_some("--only", self.only)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Run all stages of a recipe file, from nothing to a measured checkpoint. The same command goes
+    on where it was stopped or killed; a recipe that was changed needs another --out."""
+
+    # the recipe, such as config/recipes/par_small.yaml
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    # folder of the run
+    out: Annotated[Path, arg(metavar="DIR")]
+    # of every random choice of the training
+    seed: Annotated[int | None, default_is("the recipe's")] = None
+    # only say which stages there are, how long they take, what is done, and the commands
+    plan: bool = False
+    # processes of what is not training; the default is one a core
+    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    # CPU threads of torch; the default is one a core
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+
 # What `python -m par_model.train` reads: one of these.
 Stage = (
     Annotated[CodecOptions, subcommand("codec")]
@@ -270,4 +293,5 @@ Stage = (
     | Annotated[PolicyOptions, subcommand("policy")]
     | Annotated[AllOptions, subcommand("all")]
     | Annotated[AblationsOptions, subcommand("ablations")]
+    | Annotated[RecipeOptions, subcommand("recipe")]
 )

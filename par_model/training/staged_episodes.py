@@ -41,7 +41,10 @@ class Episode:
         environment_state: float32 [T, P] positions in metres for probes; P is 0 where unknown.
         success: bool [T], the task's condition after action t.
         seed: the simulator's reset seed; None for episodes from elsewhere.
-        noisy: whether executed actions were disturbed on purpose.
+        noisy: whether executed actions were disturbed on purpose; of on-policy episodes, whether
+            they start somewhere on the way.
+        teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
+            is to be learnt; None: every step's is.
     """
 
     instruction: str
@@ -53,6 +56,7 @@ class Episode:
     success: npt.NDArray[np.bool_]
     seed: int | None
     noisy: bool
+    teaches: npt.NDArray[np.bool_] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -152,6 +156,7 @@ def stage_episode(path: Path, episode: Episode, fps: int) -> None:
         executed_actions=episode.executed_actions,
         environment_state=episode.environment_state,
         success=episode.success,
+        **({} if episode.teaches is None else {"teaches": episode.teaches}),
     )
     about = {"seed": episode.seed, "noisy": episode.noisy, "num_steps": episode.num_steps}
     (writing / "episode.json").write_text(json.dumps(about) + "\n")

@@ -19,6 +19,7 @@ from par_model import (
     evaluate,
     export_trt,
     perception,
+    play_expert,
     release,
     video_generation,
     visualize,
@@ -42,6 +43,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.video_generation": video_generation.VideoOptions,
     "par_model.visualize": visualize.Figure,
     "par_model.perception": perception.Command,
+    "par_model.play_expert": play_expert.PlayOptions,
     "par_model.describe": describe.DescribeOptions,
     "par_model.convert_nova": convert_nova.ConvertOptions,
     "par_ros replay": replay.ReplayOptions,
@@ -53,8 +55,17 @@ OPTIONS: dict[str, Any] = {
     "par_ros guard_latency": guard_latency.LatencyOptions,
 }
 SUBCOMMANDS = {
-    "par_model.train": ("codec", "probe", "latents", "frames", "policy", "all", "ablations"),
-    "par_model.perception": ("scenes", "show", "cameras", "readout"),
+    "par_model.train": (
+        "codec",
+        "probe",
+        "latents",
+        "frames",
+        "policy",
+        "all",
+        "ablations",
+        "recipe",
+    ),
+    "par_model.perception": ("scenes", "show", "cameras", "readout", "history"),
     "par_model.visualize": ("prediction", "positions", "failures", "tasks", "all"),
 }
 
@@ -74,7 +85,7 @@ LEARNING = (
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
     "--single-slot-share --offset-share --random-span-share --late-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
-    "--pictures-per-step"
+    "--pictures-per-step --on-policy-share --decisive-weight"
 )
 JUDGED = "--evaluation-episodes"
 FIGURE = "--out --task --threads"
@@ -88,12 +99,15 @@ FLAGS = {
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
+    "par_model.train recipe": "--out --seed --plan --num-workers --threads",
     "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
     "--max-steps --num-steps --sampler --spacing --backend --cells --policy-delay --delay-jitter "
     "--context-slots --policy-seed "
-    "--num-workers --record-targets",
+    "--num-workers --record-targets --streams",
     "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
-    "--image-size --num-workers --show --sheet",
+    "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts",
+    "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
+    "--json",
     "par_model.export_trt": "--checkpoint --preset --out --precision --steps --graphs --stage "
     "--route --opset",
     "par_model.benchmark": "--checkpoint --preset --backend --part --num-steps --fill --device "
@@ -114,6 +128,7 @@ FLAGS = {
     "--num-workers",
     "par_model.perception readout": "--checkpoint --scenes --data --json --max-pictures "
     "--max-episodes --mlp-steps --seed --threads",
+    "par_model.perception history": "--checkpoint --data --json --max-episodes --seed --threads",
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "

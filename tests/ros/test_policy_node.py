@@ -36,6 +36,7 @@ from par_ros import messages, topics
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.policy_node import PolicyNode
+from par_ros.wire_records import Observed
 from tests.model.fixtures import INSTRUCTIONS, random_checkpoint_parts
 
 pytestmark = pytest.mark.ros
@@ -60,6 +61,7 @@ class RecordingPolicy(FixedChunkPolicy):
         self.may_act = threading.Event()
         self.may_act.set()
         self.error: Exception | None = None
+        self.num_failed = 0
 
     def reset(self, instruction: str, seed: int) -> None:
         super().reset(instruction, seed)
@@ -67,6 +69,7 @@ class RecordingPolicy(FixedChunkPolicy):
 
     def observe(self, observation: Observation) -> None:
         if self.error is not None:
+            self.num_failed += 1
             raise self.error
         super().observe(observation)
         self.observations.append(observation)
@@ -326,6 +329,47 @@ def test_realtime_refusal_is_reported_and_survived(make_graph: Callable[..., Gra
     graph.world.show(now_ns(graph))
     graph.chunk(0)
     assert not graph.spinning.done()
+
+
+def test_after_a_lost_context_the_noise_is_new(make_graph: Callable[..., Graph]) -> None:
+    """An episode with seed 0, two contexts lost in it, then an episode with seed 0 again."""
+    graph = make_graph("realtime", max_camera_silence_s=60.0)
+    seen: list[Observed] = []
+    graph.world.create_subscription(
+        topics.OBSERVED.message_type,
+        topics.OBSERVED.name,
+        lambda message: seen.append(Observed.from_values(messages.read_status(message).values)),
+        topics.OBSERVED.writer_qos.profile(),
+    )
+    graph.activate()
+    wait_for(lambda: graph.world.count_publishers(topics.OBSERVED.name) == 1)
+    for index in range(2):
+        graph.policy.error = ValueError("the policy does not like it.")
+        before = graph.policy.num_failed
+        show_until(graph, lambda count=before: graph.policy.num_failed > count)
+        graph.policy.error = None
+        show_until(graph, lambda count=index: len(seen) > count)
+    seeds = [seed for _, seed in graph.policy.resets]
+
+    assert seeds[0] == 0
+    anew = [seed for seed in seeds if seed != 0]
+    assert len(set(anew)) == len(anew) >= 2
+    used = [observed.policy_seed for observed in seen if observed.reset]
+    assert len(set(used)) == len(used) >= 2
+    assert set(used) <= set(seeds)
+
+    answer = graph.world.reset.call_async(Trigger.Request())
+    wait_for(answer.done)
+    assert graph.policy.resets[-1] == (INSTRUCTION, 0)
+
+
+def show_until(graph: Graph, condition: Callable[[], bool]) -> None:
+    """Pictures at the camera's rate, until the condition holds."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "nothing came"
+        graph.world.show(now_ns(graph))
+        time.sleep(STEP_NS / 1e9)
 
 
 # 4:3; without the shared-memory profile, best effort loses larger pictures.

@@ -4,6 +4,7 @@
 Pictures: mean absolute error below 0.6 of 255, no value off by more than 3. Numbers: no error.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from par_model.training.dataset_inspector import contact_sheet, describe
+from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.lerobot_dataset import LeRobotDataset, open_episodes
 from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
@@ -336,3 +338,28 @@ def test_the_card_names_what_matters(dataset):
     card = (dataset / "README.md").read_text()
     for text in ("3, each successful", "0 to 3", "64x64", "(33%) are disturbed", "numpy 1.26.4"):
         assert text in card, text
+
+
+def test_on_policy_episodes_say_where_they_teach(tmp_path):
+    """The mark of each chunk's label comes back; demonstrations have none."""
+    path = tmp_path / "round"
+    settings = {name: value for name, value in SETTINGS.items() if "noise" not in name}
+    del settings["num_hold_steps"]
+    about = {"policy": "p", "policy_weights_sha256": "0" * 64, "max_steps": 200}
+    start_staging(path, settings | about | {"disturbed_starts": 0.0})
+    episode = make_episode(0)
+    teaches = np.arange(episode.num_steps) % 8 == 0
+    stage_episode(path, dataclasses.replace(episode, teaches=teaches), fps=20)
+    staged = open_episodes(path).read(0, with_frames=False)
+    assemble(path, [0])
+    finished = open_episodes(path).read(0, with_frames=False)
+
+    for got in (staged, finished):
+        np.testing.assert_array_equal(got.teaches, teaches)
+        np.testing.assert_array_equal(got.actions, episode.actions)
+    assert "a policy's episodes with an expert's labels" in (path / "README.md").read_text()
+    assert DemonstrationSet(path).read_steps(0).teaches is not None
+
+
+def test_demonstrations_teach_everywhere(dataset):
+    assert open_episodes(dataset).read(0, with_frames=False).teaches is None

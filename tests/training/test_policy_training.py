@@ -125,6 +125,16 @@ def test_side_tasks_are_logged_and_stay_out_of_the_checkpoint(tmp_path: Path) ->
     assert not [name for name in names if "side" in name or "scene" in name or "chunk" in name]
 
 
+def test_clipping_covers_the_side_tasks(tmp_path: Path) -> None:
+    config = dataclasses.replace(WITH_BOTH, gradient_clip=1e-3)
+    trainer = PolicyTrainer(make_parts(tmp_path), config, tmp_path / "run", CPU)
+    trainer.run(lambda _: None, stop_at=1)
+    for modules in ([trainer.side], [trainer.model, trainer.side]):
+        gradients = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        assert 0 < float(norm) < 1.01e-3
+
+
 def test_demonstrations_without_a_scene_train_as_without_the_head(tmp_path: Path) -> None:
     parts = make_parts(tmp_path)
     for episodes in (parts.training_episodes, parts.validation_episodes):
@@ -175,6 +185,13 @@ def test_hours_cannot_prolong_a_run_of_fixed_length(tmp_path: Path) -> None:
             train(parts, tmp_path / "run", hours)
     longer = train(parts, tmp_path / "run", dataclasses.replace(CONFIG, num_steps=10))
     assert [progress.step for progress in longer] == [9, 10]
+
+
+def test_a_run_from_before_on_policy_data_can_resume() -> None:
+    """Its stored settings lack what was added; at the defaults the new ones do, too."""
+    assert "on_policy_share" not in CONFIG.identity()["clips"]
+    clips = dataclasses.replace(CONFIG.clips, decisive_weight=2.0)
+    assert dataclasses.replace(CONFIG, clips=clips).identity()["clips"]["decisive_weight"] == 2.0
 
 
 def test_a_half_written_state_is_never_read(tmp_path: Path) -> None:

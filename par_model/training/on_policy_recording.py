@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes in which a policy acts and the task's expert labels (DAgger, arXiv 1011.0686)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from par_model.evaluation.labelled_episodes import (
+    PolicyActs,
+    disturb_start,
+    run_labelled_episode,
+)
+from par_model.evaluation.result_file import checkpoint_hash, weights_hash
+from par_model.evaluation.rollouts import Rollout, load_rollout_policy, warm_up
+from par_model.interface import Policy
+from par_model.simulation.demonstrations import FailedDemonstration
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.task import Expert
+from par_model.simulation.tasks import task
+from par_model.training.staged_episodes import Episode
+
+_DISTURBED_STREAM = 20_261_127
+
+
+@dataclass(frozen=True)
+class OnPolicySettings:
+    """Who acts, and from where.
+
+    Attributes:
+        checkpoint: folder of the policy's checkpoint.
+        max_steps: length of an episode at most, control steps.
+        disturbed_starts: part of the seeds that start somewhere on the way, 0 to 1.
+    """
+
+    checkpoint: Path
+    max_steps: int = 200
+    disturbed_starts: float = 0.0
+
+    def validate(self, task_name: str) -> None:
+        """Raise ValueError for what cannot be recorded."""
+        if task(task_name).expert is None:
+            raise ValueError(
+                f"task {task_name} has no expert to label a policy's states; write one in its "
+                "file (docs/how_to/add_a_task.md)."
+            )
+        checkpoint_hash(self.checkpoint)
+        if not 0.0 <= self.disturbed_starts <= 1.0 or self.max_steps < 1:
+            raise ValueError(
+                "the share of disturbed starts must lie in 0 to 1 and the number of steps be at "
+                f"least 1, got {self.disturbed_starts} and {self.max_steps}."
+            )
+
+    def described(self) -> dict[str, Any]:
+        """What the episodes depend on, as JSON values."""
+        return {
+            "policy": self.checkpoint.resolve().name,
+            "policy_weights_sha256": weights_hash(self.checkpoint),
+            "max_steps": self.max_steps,
+            "disturbed_starts": self.disturbed_starts,
+        }
+
+
+def record_on_policy(arm: ManiSkillArm, seed: int, settings: OnPolicySettings) -> Episode:
+    """The policy's episode of a seed with the expert's labels.
+
+    Raises:
+        FailedDemonstration: no label of it teaches.
+        ValueError: the policy does not fit the arm.
+    """
+    policy = _policy(settings.checkpoint)
+    _require_fit(policy, arm)
+    expert = _expert(arm)
+    generator = np.random.default_rng([seed, _DISTURBED_STREAM])
+    disturbed = bool(generator.random() < settings.disturbed_starts)
+    num_actions = policy.spec.num_actions
+    if disturbed:
+        disturb_start(arm, expert, seed, num_actions)
+    else:
+        arm.reset(seed)
+        expert.reset()
+    actor = PolicyActs(arm, policy, seed)
+    done = run_labelled_episode(arm, expert, actor, num_actions, settings.max_steps)
+    if not done.teaches.any():
+        raise FailedDemonstration("the policy came into no state whose label teaches")
+    return Episode(
+        instruction=arm.task.instruction,
+        frames=done.frames,
+        measured_joint_positions=done.measured_joint_positions.astype(np.float32),
+        actions=done.labels.astype(np.float32),
+        executed_actions=done.executed.astype(np.float32),
+        environment_state=done.environment_state.astype(np.float32),
+        success=done.success,
+        seed=seed,
+        noisy=disturbed,
+        teaches=done.teaches,
+    )
+
+
+def _require_fit(policy: Policy, arm: ManiSkillArm) -> None:
+    spec = policy.spec
+    if spec.observation_mode != "image" or spec.image_height != arm.image_size:
+        raise ValueError(
+            f"the policy takes {spec.observation_mode}s of {spec.image_height} pixels and the "
+            f"recording has pictures of {arm.image_size}; give --image-size {spec.image_height} "
+            "and a policy that takes single pictures."
+        )
+
+
+# A worker keeps what is slow to make.
+_policies: dict[Path, Policy] = {}
+_experts: dict[str, tuple[ManiSkillArm, Expert]] = {}
+
+
+def _policy(checkpoint: Path) -> Policy:
+    if checkpoint not in _policies:
+        rollout = Rollout(str(checkpoint), "", 0, 0, 1, None, None, False, backend="eager")
+        _policies[checkpoint] = load_rollout_policy(rollout)
+        warm_up(_policies[checkpoint])
+    return _policies[checkpoint]
+
+
+def _expert(arm: ManiSkillArm) -> Expert:
+    if arm.task.name not in _experts or _experts[arm.task.name][0] is not arm:
+        assert arm.task.expert is not None
+        arm.reset(0)
+        _experts[arm.task.name] = arm, arm.task.expert(arm)
+    return _experts[arm.task.name][1]
