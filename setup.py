@@ -69,6 +69,8 @@ setup(
         "pin>=2.7",
         # recordings
         "mcap",
+        # cameras' encodings; 5.x needs numpy 2
+        "opencv-python<5",
         # progress and tables of the commands
         "rich",
         "tqdm",
@@ -80,8 +82,6 @@ setup(
             "mani-skill==3.0.1",
             "sapien==3.0.3",
             "gymnasium",
-            # 5.x needs numpy 2
-            "opencv-python<5",
             "trimesh",
             "fast-simplification",
             # the report: videos, pages, plots

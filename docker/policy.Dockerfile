@@ -13,9 +13,11 @@ COPY . .
 RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt ".[ros,export,trt]"
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
-# The compiler is for backend "compiled": Triton builds its launchers at run time.
+# The compiler is for backend "compiled": Triton builds its launchers at run time. libgl1 and libglib are
+# OpenCV's, which converts a camera's encodings.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-dev \
+    && apt-get install -y --no-install-recommends \
+        gcc libc6-dev libgl1 libglib2.0-0t64 python3 python3-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m par_ros sim|real_arm|loopback|bench name:=value ...`: graphs without ros2 launch.
+"""`python -m par_ros sim|real_arm|loopback|bench|doctor name:=value ...`, without ros2 launch.
 
 fuzz, faults and replay take --options, as measuring programs do.
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from par_ros.benchmark import BenchArguments, run_benchmark
 from par_ros.control.settings import constraint_of, range_text
+from par_ros.doctor.command import DoctorArguments, run_doctor
 from par_ros.graph_arguments import ArmArguments, parse_arguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import GRAPHS, NodeGraph
@@ -24,7 +25,9 @@ from par_ros.replay import main as run_replay
 
 INTERRUPTED = 130
 REPLAY = "replay"
+DOCTOR = "doctor"
 BAD_USE = 2
+_SEE_DOCTOR = "`./par doctor` (python -m par_ros doctor) checks machine, graph, camera and arm."
 # Two arguments are limits of the guard; a reader must not take them for all.
 _LIMITS_NOTE = (
     "The guard's limits. Of motion (position, velocity, acceleration, jerk, jumps, tracking error,",
@@ -65,7 +68,7 @@ def main(words: list[str] | None = None) -> int:
         print(_command_usage(name, command))
         return 0
     try:
-        texts = split_assignments(name, rest)
+        texts = split_assignments(name, ["json:=true" if w == "--json" else w for w in rest])
         arguments = parse_arguments(command.arguments_type, name, texts)
         work = command.prepare(arguments, "python -m par_ros " + shlex.join(words))
     except ValueError as error:
@@ -79,7 +82,11 @@ def run_work(work: Callable[[], object]) -> int:
     try:
         with interruptible():
             work()
-    except (RunError, ValueError) as error:
+    except RunError as error:
+        code = report_error(error)
+        print(_SEE_DOCTOR, file=sys.stderr)
+        return code
+    except ValueError as error:
         return report_error(error)
     except Interrupted:
         print("interrupted; every process has ended", file=sys.stderr)
@@ -92,7 +99,14 @@ def _commands() -> Mapping[str, Command]:
         name: Command(kind.arguments_type, _graph_work(kind.build)) for name, kind in GRAPHS.items()
     }
     bench = Command(BenchArguments, lambda arguments, _: lambda: run_benchmark(arguments))
-    return {**commands, "bench": bench}
+    doctor = Command(DoctorArguments, lambda arguments, _: lambda: _examine(arguments))
+    return {**commands, "bench": bench, DOCTOR: doctor}
+
+
+def _examine(arguments: DoctorArguments) -> None:
+    """Raises SystemExit with code 1 where something is not as it must be: the lines say what."""
+    if not run_doctor(arguments):
+        raise SystemExit(1)
 
 
 def _graph_work(

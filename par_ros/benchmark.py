@@ -24,6 +24,7 @@ from par_ros.control.settings import parameter
 from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
 from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment
+from par_ros.output_files import write_text
 from par_ros.run_results import RESULTS_FILE, hardware
 from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
 
@@ -78,7 +79,7 @@ def run_benchmark(arguments: BenchArguments) -> StepRates:
             "ratio": rates.ratio,
             "hardware": hardware(),
         }
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text("the result", Path(arguments.json), json.dumps(content, indent=1) + "\n")
     return rates
 
 

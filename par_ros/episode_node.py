@@ -27,6 +27,7 @@ from std_srvs.srv import Trigger
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
 from par_ros.episode_video import write_episode_video
+from par_ros.output_files import make_folder, written_to_disk
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report
@@ -83,7 +84,7 @@ class EpisodeNode(Node):
         """Run all episodes. Raises RunFailedError if a node fails or does not answer in time."""
         parameters = self.parameters
         instruction = parameters.instruction or task_by_name(parameters.task).instruction
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder("the report folder", self._folder)
         results = RunResults(
             task=parameters.task,
             instruction=instruction,
@@ -102,6 +103,7 @@ class EpisodeNode(Node):
             result = self._run_episode(index, instruction)
             results = RunResults(**(vars(results) | {"episodes": (*results.episodes, result)}))
             self._write(results)
+            self._write_video(result)
         self._console.print(_table(results))
         self._console.print(f"report: {self._folder / 'report.html'}", soft_wrap=True)
         return results
@@ -191,19 +193,21 @@ class EpisodeNode(Node):
             time.sleep(_POLL_S)
 
     def _result(self, seed: int, policy_seed: int, predicted: bool) -> EpisodeResult:
-        episode = self._observer.take()
-        video = None
-        if self.parameters.video:
-            video = f"episode_{seed}.mp4"
-            write_episode_video(
-                self._folder / video, episode.pictures, episode.predictions, f"seed {seed}"
-            )
-        return episode.result(
+        self._episode = self._observer.take()
+        return self._episode.result(
             step_s=self.parameters.step_s,
             policy_seed=policy_seed,
             predicted=predicted,
-            video=video,
+            video=f"episode_{seed}.mp4" if self.parameters.video else None,
         )
+
+    def _write_video(self, result: EpisodeResult) -> None:
+        """Behind the results, which are kept where the disk has no room for a video."""
+        if result.video is None:
+            return
+        path, episode = self._folder / result.video, self._episode
+        with written_to_disk("the video", path):
+            write_episode_video(path, episode.pictures, episode.predictions, f"seed {result.seed}")
 
     # Other nodes
 

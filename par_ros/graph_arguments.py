@@ -147,7 +147,11 @@ class RealArmArguments(ArmArguments):
         SafetyNodeParameters, "dry_run", default=True,
         description="publish on the shadow topics only; false sends commands to the controllers",
     )  # fmt: skip
-    camera_topic: str = parameter("camera/image_raw", "sensor_msgs/Image of the camera")
+    camera_topic: str = parameter(
+        "camera/image_raw", "sensor_msgs/Image or CompressedImage of the camera"
+    )
+    image_transport: str = same_as(PolicyNodeParameters, "image_transport")
+    joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
     joint_states_topic: str = parameter("joint_states", "sensor_msgs/JointState of the arm")
     controller_topic: str = parameter(
         "joint_trajectory_controller/joint_trajectory", "the arm controller's command topic"

@@ -29,7 +29,9 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from par_ros.node_graph import NodeEntry, NodeGraph
+from par_ros.output_files import make_folder
 from par_ros.parameters import ParameterValue
+from par_ros.participants import domain_id, require_room
 from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence, report_error
 from par_ros.service_caller import ServiceCaller
 
@@ -155,9 +157,14 @@ class GraphRunner:
     def start(self) -> None:
         """Start all processes and bring the lifecycle nodes to active, guard first.
 
-        Raises RunError when the domain holds a node of the same name, or a node does not come up.
+        Raises RunError when the domain holds a node of the same name, or a node does not come up;
+        ValueError where the logs cannot be written or the domain is full.
         """
         os.environ.update(self._graph.environment)
+        if self._graph.log_folder is not None:
+            make_folder("the folder of the logs", self._graph.log_folder)
+        # And this process.
+        require_room(len(self._graph.nodes) + 1)
         self._take_domain()
         # No arguments: rclpy would take our own name:=value words for remaps.
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -166,8 +173,6 @@ class GraphRunner:
         self._executor.add_node(self._node)
         self._services = ServiceCaller(self._node, self._wait_until)
         self._refuse_taken_names()
-        if self._graph.log_folder is not None:
-            self._graph.log_folder.mkdir(parents=True, exist_ok=True)
         for entry in self._graph.nodes:
             self._children.append(Child(entry, self._graph))
         managed = [entry for entry in self._graph.nodes if entry.lifecycle]
@@ -185,11 +190,14 @@ class GraphRunner:
     def wait(self) -> None:
         """Block until the process that ends the run has ended well.
 
-        Raises RunError as soon as any process ends otherwise. Of one without which the others go
-        on, the loss is only reported.
+        Raises RunError as soon as any process ends otherwise; where it is one without which the
+        others go on, only at the run's end.
         """
         while not self._run_is_over(is_up=True):
             time.sleep(_POLL_S)
+        if self._lost:
+            names = ", ".join(child.entry.name for child in self._lost)
+            raise RunError(f"the run has ended without {names}; the reason is above.")
 
     def stop(self) -> None:
         """End every process: SIGTERM, and SIGKILL after END_GRACE_S. Does not raise."""
@@ -217,7 +225,7 @@ class GraphRunner:
 
         Runs in other namespaces may share the domain. The lock ends with this process.
         """
-        domain, namespace = _domain(), self._graph.namespace.strip("/").replace("/", ".")
+        domain, namespace = domain_id(), self._graph.namespace.strip("/").replace("/", ".")
         name = f"par_ros_{os.getuid()}_domain{domain}_{namespace}.lock"
         self._lock = (Path(tempfile.gettempdir()) / name).open("a")
         try:
@@ -263,8 +271,8 @@ class GraphRunner:
     def _refuse(names: list[str]) -> None:
         if names:
             raise RunError(
-                f"ROS domain {_domain()} already holds a node {names[0]}; end that run, or choose "
-                "another domain with domain_id:=N or another namespace:=NAME."
+                f"ROS domain {domain_id()} already holds a node {names[0]}; end that run, or "
+                "choose another domain with domain_id:=N or another namespace:=NAME."
             )
 
     def _change_state(
@@ -305,10 +313,6 @@ class GraphRunner:
                 return False
             self._executor.spin_once(timeout_sec=_POLL_S)
         return True
-
-
-def _domain() -> str:
-    return os.environ.get("ROS_DOMAIN_ID", "0")
 
 
 def command_line(entry: NodeEntry, namespace: str) -> list[str]:

@@ -7,6 +7,7 @@ never cancels a goal but to replace it. /diagnostics says what the action server
 driver's joint is a knuckle, the finger's position in metres is published beside its joint states.
 """
 
+import dataclasses
 import sys
 import time
 from typing import Any
@@ -71,8 +72,12 @@ class GripperAdapterNode(LifecycleNode):
             report_error(error)
             return TransitionCallbackReturn.FAILURE
         self._driver = spec.gripper.driver
-        self._finger_joint = spec.gripper.joint_name
-        self._adapter = GripperAdapter(spec.gripper, self._settings)
+        self._finger_joint = self._settings.joint_prefix + spec.gripper.joint_name
+        gripper = dataclasses.replace(
+            spec.gripper,
+            command_joint_name=self._settings.joint_prefix + spec.gripper.command_joint_name,
+        )
+        self._adapter = GripperAdapter(gripper, self._settings)
         self._missing, self._actions = "", None
         try:
             self._actions = gripper_actions(spec.gripper)
@@ -133,7 +138,7 @@ class GripperAdapterNode(LifecycleNode):
         fingers = self.create_publisher(
             JointState, JOINT_STATES.name, JOINT_STATES.writer_qos.profile()
         )
-        selector = JointStateSelector((self._driver.linkage.joint,))
+        selector = JointStateSelector((self._driver.linkage.joint,), self._settings.joint_prefix)
         reader_qos = JOINT_STATES.reader_qos.profile()
         knuckle = self.create_subscription(
             JointState,

@@ -23,9 +23,10 @@ from par_ros.wire_records import GuardInput
 class GuardOutputs:
     """The publishers of one configured guard, and its log."""
 
-    def __init__(self, node: Node, *, dry_run: bool) -> None:
-        """dry_run: commands go to the shadow topics."""
+    def __init__(self, node: Node, *, dry_run: bool, joint_prefix: str) -> None:
+        """dry_run: commands go to the shadow topics. joint_prefix: of the controllers' joints."""
         self._node = node
+        self._prefix = joint_prefix
         # Two arms' guards share /diagnostics.
         self._name = messages.status_name(node)
         self._last_event = ""
@@ -54,12 +55,15 @@ class GuardOutputs:
 
     def publish(self, command: Command) -> None:
         """Send what a command has, the arm's part first, and log its events."""
-        if command.arm is not None:
-            self._arm.publish(messages.joint_trajectory_message(command.arm, command.stamp_ns))
-        if command.gripper is not None:
-            self._gripper.publish(
-                messages.joint_trajectory_message(command.gripper, command.stamp_ns)
-            )
+        for publisher, trajectory in (
+            (self._arm, command.arm),
+            (self._gripper, command.gripper),
+        ):
+            if trajectory is not None:
+                message = messages.joint_trajectory_message(
+                    trajectory, command.stamp_ns, joint_prefix=self._prefix
+                )
+                publisher.publish(message)
         if command.executed is not None:
             self._executed.publish(
                 messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)

@@ -31,7 +31,7 @@ class GuardReplay:
         validate(self.parameters, "the recorded guard")
         self._use_sim_time = bool(settings.get("use_sim_time", False))
         self._guard = self._make_guard()
-        selector = JointStateSelector(self._guard.spec.joint_names)
+        selector = JointStateSelector(self._guard.spec.joint_names, self.parameters.joint_prefix)
         self._samples = list(joint_samples(recorded, selector))
         self._num_fed = 0
         self._chunks = recorded.by_stamp(ACTION_CHUNK)

@@ -68,14 +68,16 @@ class GuardSession:
         self._guard = Guard(self.spec, settings, latch)
         self._reference: ReferenceInput | None = None
         if expects_reference(parameters):
-            names = self.spec.arm_joint_names
+            names = tuple(parameters.joint_prefix + name for name in self.spec.arm_joint_names)
             self._reference = ReferenceInput(node, parameters.reference, names)
         # Of a simulation in real time.
         self._simulated_clock: SimulatedClock | None = None
         if use_sim_time and not settings.lockstep:
             self._simulated_clock = SimulatedClock(node, parameters.clock_lead_s)
-        self._selector = JointStateSelector(self.spec.joint_names)
-        self._outputs = GuardOutputs(node, dry_run=parameters.dry_run)
+        self._selector = JointStateSelector(self.spec.joint_names, parameters.joint_prefix)
+        self._outputs = GuardOutputs(
+            node, dry_run=parameters.dry_run, joint_prefix=parameters.joint_prefix
+        )
         self._chunks = node.create_subscription(
             JointTrajectoryMessage,
             ACTION_CHUNK.name,
@@ -159,7 +161,7 @@ class GuardSession:
             self.send(self._guard.on_bad_joint_state(reason, moment), moment)
             return
         if isinstance(sample, MissingJoints):
-            self._guard.on_missing_joints(sample.names)
+            self._guard.on_missing_joints(sample.reason)
         if not isinstance(sample, JointSample):
             return
         self._joint_state_taken = sample.stamp_ns, moment

@@ -80,8 +80,12 @@ class LoopbackArmNode(Node):
         self._clocks = ClockReader(self)
         gripper = self._spec.gripper
         open_m = np.array([gripper.max_target_m])
-        self._arm = TrajectoryFollower(self._spec.arm_joint_names, self._spec.home)
-        self._gripper = TrajectoryFollower((gripper.command_joint_name,), gripper.command(open_m))
+        prefix = self._settings.joint_prefix
+        self._names = tuple(prefix + name for name in self._spec.joint_names)
+        self._arm = TrajectoryFollower(self._names[:-1], self._spec.home)
+        self._gripper = TrajectoryFollower(
+            (prefix + gripper.command_joint_name,), gripper.command(open_m)
+        )
         self._create_outputs()
         for topic, follower in (
             (JOINT_TRAJECTORY, self._arm),
@@ -133,11 +137,11 @@ class LoopbackArmNode(Node):
         self._gripper.sample(moment.steady_ns)
         self._joint_states.publish(
             messages.joint_state_message(
-                self._spec.joint_names, self._positions(), self._velocities(), moment.ros_ns
+                self._names, self._positions(), self._velocities(), moment.ros_ns
             )
         )
         self._reference.publish(
-            messages.reference_message(self._spec.arm_joint_names, self._arm.command, moment.ros_ns)
+            messages.reference_message(self._names[:-1], self._arm.command, moment.ros_ns)
         )
 
     def _publish_picture(self) -> None:

@@ -2,9 +2,7 @@
 """ROS messages <-> numpy: the only file that touches message fields.
 
 Stamps and durations are whole nanoseconds (`stamp_ns`), so that two stamps are equal or not.
-Images: rgb8, bgr8, mono8, 16UC1 and 32FC1 are read without a copy where the memory allows it,
-honouring `step` and `is_bigendian`; every other encoding goes through cv_bridge where it is
-installed.
+Pictures become RGB in picture_encodings.py.
 """
 
 import array
@@ -20,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
@@ -28,9 +26,11 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 from par_ros.control.reference_watch import ReferenceSample
+from par_ros.picture_encodings import ImageArray, RawPicture, compressed_to_rgb, raw_to_rgb
 
 FloatArray = npt.NDArray[np.float64]
-ImageArray = npt.NDArray[np.uint8]
+# What a camera publishes.
+Picture = Image | CompressedImage
 
 NANOSECONDS = 1_000_000_000
 # What a node converts of one trajectory: chunks have at most 64 points; the guard's
@@ -40,15 +40,6 @@ MAX_JOINTS = 64
 # What the guard converts of one serialized message: 64 points of 8 joints with velocities and
 # accelerations take 15 KiB, the states of 64 joints 4 KiB.
 MAX_MESSAGE_BYTES = 65_536
-
-# encoding -> (element type, channels)
-_ENCODINGS: dict[str, tuple[type[np.generic], int]] = {
-    "rgb8": (np.uint8, 3),
-    "bgr8": (np.uint8, 3),
-    "mono8": (np.uint8, 1),
-    "16UC1": (np.uint16, 1),
-    "32FC1": (np.float32, 1),
-}
 
 OK = DiagnosticStatus.OK
 WARN = DiagnosticStatus.WARN
@@ -92,76 +83,49 @@ def stamp_ns(message: Any) -> int:
     return time_to_ns(message.header.stamp)
 
 
-def image_to_array(message: Image) -> npt.NDArray[Any]:
-    """The picture as [H, W] or [H, W, 3] in the message's own encoding and element type.
-
-    A view of the message's memory where step and byte order allow it: do not write into it.
-    Raises ValueError for a size that does not fit the data, or an encoding that nothing here reads.
-    """
-    if message.encoding not in _ENCODINGS:
-        return _through_cv_bridge(message, "passthrough")
-    if not (message.width and message.height):
-        raise ValueError(
-            f"image of {message.width} x {message.height} is empty; check the camera driver."
-        )
-    element, channels = _ENCODINGS[message.encoding]
-    dtype = np.dtype(element).newbyteorder(">" if message.is_bigendian else "<")
-    row_bytes = message.width * channels * dtype.itemsize
-    if message.step < row_bytes or len(message.data) < message.height * message.step:
-        raise ValueError(
-            f"image {message.encoding} of {message.width} x {message.height} needs a step of at "
-            f"least {row_bytes} bytes and {message.height * message.step} bytes of data, got step "
-            f"{message.step} and {len(message.data)} bytes; check the camera driver."
-        )
-    raw = np.frombuffer(message.data, np.uint8, message.height * message.step)
-    rows = raw.reshape(message.height, message.step)[:, :row_bytes]
-    if message.step != row_bytes:
-        rows = np.ascontiguousarray(rows)
-    picture = rows.view(dtype)
-    if not dtype.isnative:
-        picture = picture.astype(dtype.newbyteorder("="))
-    return picture if channels == 1 else picture.reshape(message.height, message.width, channels)
-
-
-def image_bytes(message: Image) -> ImageArray:
+def image_bytes(message: Picture) -> ImageArray:
     """uint8 [N]: a view of the picture's bytes, in any encoding."""
     return np.frombuffer(message.data, np.uint8) if len(message.data) else np.zeros(0, np.uint8)
 
 
-def image_to_rgb(message: Image) -> ImageArray:
+def image_to_rgb(message: Picture) -> ImageArray:
     """uint8 [H, W, 3] RGB of a colour picture; not to be written into.
 
-    Raises ValueError for what is not a colour picture: grey and depth are never converted to RGB.
+    Raises ValueError, before anything is converted, for what is not colour and for a size, step or
+    length that contradict each other.
     """
-    if message.encoding == "rgb8":
-        return image_to_array(message)
-    if message.encoding == "bgr8":
-        return image_to_array(message)[:, :, ::-1]
-    if message.encoding in _ENCODINGS:
-        raise ValueError(
-            f"image encoding must be rgb8 or another colour encoding, got {message.encoding}; "
-            "check which camera topic is mapped to camera/image_raw."
+    if isinstance(message, CompressedImage):
+        return compressed_to_rgb(image_bytes(message), message.format)
+    return raw_to_rgb(
+        RawPicture(
+            data=image_bytes(message),
+            encoding=message.encoding,
+            height=message.height,
+            width=message.width,
+            step=message.step,
+            is_bigendian=bool(message.is_bigendian),
         )
-    return _through_cv_bridge(message, "rgb8")
+    )
+
+
+def image_encoding(message: Picture) -> str:
+    """How its colours are stored: an encoding, or a compressed picture's format."""
+    return str(message.format if isinstance(message, CompressedImage) else message.encoding)
 
 
 def array_to_image(picture: npt.NDArray[Any], encoding: str, time_ns: int, frame_id: str) -> Image:
-    """A message of `picture`: [H, W, 3] uint8 for rgb8 and bgr8, [H, W] for the others."""
-    assert encoding in _ENCODINGS, encoding
-    element, channels = _ENCODINGS[encoding]
-    shape = picture.shape if picture.ndim == 3 else (*picture.shape, 1)
-    assert (picture.dtype, shape[2]) == (element, channels), (encoding, picture.shape)
+    """A message of `picture`: [H, W, C] or [H, W], in the encoding's element type."""
     contiguous = np.ascontiguousarray(picture)
     data = array.array("B")
     # The generated setter checks any other type element by element: 700 times slower.
     data.frombytes(contiguous.data.cast("B"))
     return Image(
         header=_header(time_ns, frame_id),
-        height=shape[0],
-        width=shape[1],
+        height=picture.shape[0],
+        width=picture.shape[1],
         encoding=encoding,
         is_bigendian=int(sys.byteorder == "big"),
-        step=shape[1] * channels * contiguous.dtype.itemsize,
+        step=contiguous[0].nbytes,
         data=data,
     )
 
@@ -209,7 +173,7 @@ def read_joint_state(message: JointState) -> JointReading:
 
 
 def joint_trajectory_message(
-    trajectory: JointTrajectory, time_ns: int, frame_id: str = ""
+    trajectory: JointTrajectory, time_ns: int, *, joint_prefix: str = ""
 ) -> JointTrajectoryMessage:
     """A message of `trajectory`, stamped `time_ns` (0: it starts when it is picked up)."""
     points = []
@@ -224,8 +188,8 @@ def joint_trajectory_message(
             point.accelerations = array.array("d", trajectory.accelerations[row].tobytes())
         points.append(point)
     return JointTrajectoryMessage(
-        header=_header(time_ns, frame_id),
-        joint_names=list(trajectory.joint_names),
+        header=_header(time_ns, ""),
+        joint_names=[joint_prefix + name for name in trajectory.joint_names],
         points=points,
     )
 
@@ -416,19 +380,3 @@ def _optional_point_rows(
     if all(len(getattr(point, field)) == 0 for point in message.points):
         return None
     return _point_rows(message, field, num_joints)
-
-
-def _through_cv_bridge(message: Image, encoding: str) -> npt.NDArray[Any]:
-    try:
-        from cv_bridge import CvBridge, CvBridgeError
-    except ImportError as error:
-        raise ValueError(
-            f"image encoding {message.encoding} needs cv_bridge, which is not installed: install "
-            f"ros-<distro>-cv-bridge, or have the camera publish {', '.join(_ENCODINGS)}."
-        ) from error
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding=encoding))
-    except CvBridgeError as error:
-        raise ValueError(
-            f"cv_bridge cannot turn {message.encoding} into {encoding}: {error}; check the camera."
-        ) from error

@@ -58,6 +58,7 @@ _DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 _FASTDDS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
 _VULKAN_DRIVERS = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 _LIBRARIES = "LD_LIBRARY_PATH"
+_ANY_TRANSPORT = PolicyNodeParameters.image_transport
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,29 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     return NodeGraph(nodes, arguments.namespace, environment | vulkan_environment(), log_folder)
 
 
+def real_arm_names(arguments: RealArmArguments) -> dict[str, str]:
+    """Name in topics.py -> name in the graph of a real arm."""
+    return {
+        IMAGE.name: arguments.camera_topic,
+        JOINT_STATES.name: arguments.joint_states_topic,
+        JOINT_TRAJECTORY.name: arguments.controller_topic,
+        GRIPPER_TRAJECTORY.name: arguments.gripper_topic,
+        CONTROLLER_STATE_NAME: arguments.controller_state_topic
+        or _beside(arguments.controller_topic, "controller_state"),
+        CONTROLLER_PARAMETERS_NAME: _beside(arguments.controller_topic, "get_parameters"),
+    }
+
+
+def _remapped(arguments: RealArmArguments, *names: str) -> tuple[tuple[str, str], ...]:
+    every = real_arm_names(arguments)
+    return tuple((name, every[name]) for name in names)
+
+
 def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
     policy_parameters = _policy_parameters("real_arm", arguments)
+    commands = (JOINT_STATES.name, JOINT_TRAJECTORY.name, GRIPPER_TRAJECTORY.name)
     chunk = _guard_chunk("real_arm", arguments, policy_parameters)
     nodes = (
         NodeEntry(
@@ -192,31 +212,19 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
                 "arm": arguments.robot,
                 **sim_time,
             },
-            (
-                (JOINT_STATES.name, arguments.joint_states_topic),
-                (JOINT_TRAJECTORY.name, arguments.controller_topic),
-                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
-                (
-                    CONTROLLER_STATE_NAME,
-                    arguments.controller_state_topic
-                    or _beside(arguments.controller_topic, "controller_state"),
-                ),
-            ),
+            _remapped(arguments, *commands, CONTROLLER_STATE_NAME),
             lifecycle=True,
         ),
         NodeEntry(
             REAL_ARM,
             REAL_ARM,
-            {"arm": arguments.robot, "dry_run": arguments.dry_run, **sim_time},
-            (
-                (JOINT_STATES.name, arguments.joint_states_topic),
-                (JOINT_TRAJECTORY.name, arguments.controller_topic),
-                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
-                (
-                    CONTROLLER_PARAMETERS_NAME,
-                    _beside(arguments.controller_topic, "get_parameters"),
-                ),
-            ),
+            {
+                "arm": arguments.robot,
+                "joint_prefix": arguments.joint_prefix,
+                "dry_run": arguments.dry_run,
+                **sim_time,
+            },
+            _remapped(arguments, *commands, CONTROLLER_PARAMETERS_NAME),
             lifecycle=True,
         ),
         *_gripper_adapter(arguments),
@@ -224,10 +232,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             POLICY,
             POLICY,
             policy_parameters | sim_time,
-            (
-                (IMAGE.name, arguments.camera_topic),
-                (JOINT_STATES.name, arguments.joint_states_topic),
-            ),
+            _remapped(arguments, IMAGE.name, JOINT_STATES.name),
             lifecycle=True,
             others_go_on=True,
         ),
@@ -246,11 +251,12 @@ def _gripper_adapter(arguments: RealArmArguments) -> tuple[NodeEntry, ...]:
         NodeEntry(
             GRIPPER_ADAPTER,
             GRIPPER_ADAPTER,
-            {"arm": arguments.robot, "use_sim_time": arguments.use_sim_time},
-            (
-                (GRIPPER_TRAJECTORY.name, arguments.gripper_topic),
-                (JOINT_STATES.name, arguments.joint_states_topic),
-            ),
+            {
+                "arm": arguments.robot,
+                "joint_prefix": arguments.joint_prefix,
+                "use_sim_time": arguments.use_sim_time,
+            },
+            _remapped(arguments, GRIPPER_TRAJECTORY.name, JOINT_STATES.name),
             lifecycle=True,
         ),
     )
@@ -429,9 +435,16 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
     return NodeEntry(
         RECORDER,
         RECORDER,
-        {"file": str(file.absolute()), "mode": mode, "settings": json.dumps(graph.to_json())},
+        {
+            "file": str(file.absolute()),
+            "mode": mode,
+            "image_transport": policy.parameters.get("image_transport", _ANY_TRANSPORT),
+            "settings": json.dumps(graph.to_json()),
+        },
         tuple(remappings.items()),
         lifecycle=True,
+        # A full disk stops no arm.
+        others_go_on=True,
     )
 
 

@@ -98,6 +98,17 @@ class PolicyNodeParameters:
         0.0, "an experiment: a delay is drawn uniformly from policy_delay plus or minus this",
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
+    image_transport: str = parameter(
+        "auto",
+        "pictures that are read: raw (Image), compressed (CompressedImage, on <image>/compressed) "
+        "or auto: what is published, raw first",
+        choices=("auto", "raw", "compressed"),
+    )
+    joint_prefix: str = parameter(
+        "",
+        "what driver and controllers put before the arm file's joint names, such as left_; "
+        "the policy's joints have none",
+    )
     predict_images: bool = parameter(
         False,
         "publish the frame that the model predicts for the next observation, after each chunk; "
@@ -134,6 +145,7 @@ class SafetyNodeParameters(GuardParameters):
         "lockstep: the time is the chunk's stamp; realtime: the time is the clock's",
         choices=typing.get_args(Mode),
     )
+    joint_prefix: str = same_as(PolicyNodeParameters, "joint_prefix")
     dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
     auto_engage: bool = parameter(
         False, "engage once, at the first joint state; for simulated arms only"
@@ -209,6 +221,7 @@ class LoopbackArmParameters:
     """loopback_arm_node."""
 
     arm: str = same_as(SafetyNodeParameters, "arm")
+    joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
     rate_hz: float = parameter(
         100.0, "control cycles and joint states per second", unit="Hz", minimum=1.0, maximum=1000.0
     )
@@ -223,6 +236,7 @@ class RealArmNodeParameters:
     """real_arm_node."""
 
     arm: str = same_as(SafetyNodeParameters, "arm")
+    joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
     dry_run: bool = parameter(True, "nothing is sent to the controllers, so they need not run")
     min_joint_state_rate_hz: float = parameter(
         20.0, "least number of complete joint states per second", unit="Hz",
@@ -239,6 +253,7 @@ class GripperAdapterNodeParameters(AdapterSettings):
     """gripper_adapter_node: its own, behind those of the adapter."""
 
     arm: str = same_as(SafetyNodeParameters, "arm")
+    joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
 
 
 @dataclass(frozen=True)
@@ -291,6 +306,7 @@ class RecorderNodeParameters:
         "lockstep: sensor data is read reliably; realtime: best effort",
         choices=typing.get_args(Mode),
     )
+    image_transport: str = same_as(PolicyNodeParameters, "image_transport")
     settings: str = parameter("{}", "settings of the graph for a replay, as JSON")
 
 

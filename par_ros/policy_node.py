@@ -24,8 +24,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
@@ -54,7 +53,10 @@ from par_ros.control.policy_turn import (
 )
 from par_ros.control.timeline import Moment
 from par_ros.leaving import leave_at_once_when_asked
+from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
+from par_ros.picture_encodings import is_grey
+from par_ros.policy_inputs import PolicyInputs
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
 from par_ros.policy_source import checkpoint_policy, require_inference, require_same_chunk
@@ -64,18 +66,15 @@ from par_ros.process import (
     run_node,
     transition,
 )
-from par_ros.topics import (
-    EXECUTED_ACTIONS,
-    IMAGE,
-    JOINT_STATES,
-    POLICY,
-    RESET_POLICY,
-    sensor_qos,
-)
+from par_ros.topics import POLICY, RESET_POLICY
 
 LoadPolicy = Callable[[PolicyNodeParameters], Policy]
 
 _DIAGNOSTICS_PERIOD_S = 1.0
+_GREY = (
+    "the camera's pictures are grey, and a policy that was trained on colour may not see its task; "
+    "check which camera topic is mapped, and the driver's encoding"
+)
 
 
 @runtime_checkable
@@ -95,8 +94,9 @@ class PolicyNode(LifecycleNode):
         self._settings = declare(self, PolicyNodeParameters)
         self.add_on_set_parameters_callback(self._check_changes)
         self._policy: Policy | None = None
-        self._turn: PolicyTurn[Image] | None = None
+        self._turn: PolicyTurn[Picture] | None = None
         self._report = PolicyReport()
+        self._is_grey = False
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._failure: BaseException | None = None
@@ -165,8 +165,7 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        for subscription in self._sensor_subscriptions:
-            self.destroy_subscription(subscription)
+        self._inputs.destroy()
         self._outputs.destroy()
         self.destroy_timer(self._diagnostics_timer)
         self.destroy_service(self._reset_service)
@@ -183,23 +182,13 @@ class PolicyNode(LifecycleNode):
     def _create_interfaces(self) -> None:
         reliable = self._settings.mode == "lockstep"
         self._outputs = PolicyOutputs(self)
-        self._sensor_subscriptions = [
-            self.create_subscription(
-                topic.message_type,
-                topic.name,
-                callback,
-                sensor_qos(topic, reliable=reliable),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for topic, callback in ((IMAGE, self._on_image), (JOINT_STATES, self._on_joint_state))
-        ]
-        self._sensor_subscriptions.append(
-            self.create_subscription(
-                JointTrajectoryMessage,
-                EXECUTED_ACTIONS.name,
-                self._on_executed_actions,
-                EXECUTED_ACTIONS.reader_qos.profile(),
-            )
+        self._inputs = PolicyInputs(
+            self,
+            reliable=reliable,
+            transport=self._settings.image_transport,
+            on_picture=self._on_image,
+            on_joint_state=self._on_joint_state,
+            on_executed_actions=self._on_executed_actions,
         )
         self._reset_service = self.create_service(
             Trigger, RESET_POLICY.private_name, self._on_reset
@@ -212,13 +201,14 @@ class PolicyNode(LifecycleNode):
 
     # Callbacks
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Picture, publisher: str) -> None:
         now, turn = self._now(), self._turn
         with self._lock:
             if turn is None or not turn.is_active:
                 return
+            self._is_grey = is_grey(messages.image_encoding(message))
             pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
-            self._act_on(turn.take_picture(message, pixels, stamp_ns, now))
+            self._act_on(turn.take_picture(message, pixels, stamp_ns, now, publisher))
 
     def _on_joint_state(self, message: JointState) -> None:
         turn = self._turn
@@ -268,7 +258,7 @@ class PolicyNode(LifecycleNode):
             # No picture was taken in while this thread waited.
             turn.restart_camera(self._now())
 
-    def _begin_episode(self, turn: PolicyTurn[Image]) -> None:
+    def _begin_episode(self, turn: PolicyTurn[Picture]) -> None:
         """Drop what waits and what is being computed. Under the lock."""
         turn.begin_episode(self._now())
         self._report.begin_episode()
@@ -279,7 +269,7 @@ class PolicyNode(LifecycleNode):
             self._policy.reset, parameters.instruction, parameters.policy_seed
         )
 
-    def _act_on(self, outcome: Question[Image] | Refusal | None) -> None:
+    def _act_on(self, outcome: Question[Picture] | Refusal | None) -> None:
         """Hand a question to the worker, report a refusal. Under the lock."""
         if isinstance(outcome, Refusal):
             self._refuse(outcome)
@@ -297,7 +287,7 @@ class PolicyNode(LifecycleNode):
 
     # Worker thread
 
-    def _answer(self, question: Question[Image]) -> None:
+    def _answer(self, question: Question[Picture]) -> None:
         turn = self._turn
         assert turn is not None
         try:
@@ -314,7 +304,7 @@ class PolicyNode(LifecycleNode):
             with self._lock:
                 self._act_on(turn.free(self._now()))
 
-    def _compute_and_publish(self, question: Question[Image], turn: PolicyTurn[Image]) -> None:
+    def _compute_and_publish(self, question: Question[Picture], turn: PolicyTurn[Picture]) -> None:
         policy = self._policy
         assert policy is not None
         started_s = time.monotonic()
@@ -368,8 +358,14 @@ class PolicyNode(LifecycleNode):
 
     def _on_diagnostics_timer(self) -> None:
         assert self._turn is not None
+        inputs = self._inputs.look()
+        if self._is_grey:
+            inputs = dataclasses.replace(inputs, warnings=(*inputs.warnings, _GREY))
         with self._lock:
+            self._report.inputs = inputs
             silent = self._turn.check_silence(self._now())
+            if silent is not None and inputs.camera:
+                silent = dataclasses.replace(silent, reason=inputs.camera)
             if silent is not None and self._report.note_camera_fault(silent):
                 self._report_camera_fault(silent)
             self._publish_status()
@@ -390,7 +386,7 @@ class PolicyNode(LifecycleNode):
 
 def _make_turn(
     spec: PolicySpec, parameters: PolicyNodeParameters, now: Moment
-) -> PolicyTurn[Image]:
+) -> PolicyTurn[Picture]:
     """Whose turn it is, for this policy and these limits."""
     lockstep = parameters.mode == "lockstep"
     # In lockstep picture and joint states of one moment carry one stamp, and time stands still.
@@ -420,6 +416,7 @@ def _make_turn(
         assembler=assembler,
         camera=camera,
         clip=clip if spec.observation_mode == "clip" else None,
+        joint_prefix=parameters.joint_prefix,
     )
 
     def fit(picture: ImageArray) -> ImageArray:

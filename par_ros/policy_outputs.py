@@ -10,6 +10,7 @@ from par_model.interface import ActionChunk, ImageArray, PolicySpec
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.policy_turn import PendingPicture, Question
+from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.topics import ACTION_CHUNK, DIAGNOSTICS, OBSERVED, PREDICTED_IMAGE
 from par_ros.wire_records import Observed
@@ -41,7 +42,7 @@ class PolicyOutputs:
             self._node.destroy_publisher(publisher)
 
     def publish_chunk(
-        self, chunk: ActionChunk, question: Question[Image], parameters: PolicyNodeParameters
+        self, chunk: ActionChunk, question: Question[Picture], parameters: PolicyNodeParameters
     ) -> None:
         """Send the chunk with the stamp of its picture, and what it was computed from."""
         times_s = chunk.step_s * np.arange(1, len(chunk.joint_positions) + 1)
@@ -51,7 +52,7 @@ class PolicyOutputs:
         self._publish_observed(question, parameters)
 
     def _publish_observed(
-        self, question: Question[Image], parameters: PolicyNodeParameters
+        self, question: Question[Picture], parameters: PolicyNodeParameters
     ) -> None:
         """For replay."""
         shown = question.assembled
@@ -70,7 +71,7 @@ class PolicyOutputs:
         self._observed.publish(messages.status_message(status))
 
     def publish_prediction(
-        self, picture: ImageArray, pending: PendingPicture[Image], spec: PolicySpec
+        self, picture: ImageArray, pending: PendingPicture[Picture], spec: PolicySpec
     ) -> None:
         """The picture, uint8 [H, W, 3], that the policy expects after its chunk's last action."""
         predicted_ns = pending.stamp_ns + messages.seconds_to_ns(spec.num_actions * spec.step_s)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What policy_node reports of itself: refusals, the camera's fault, latencies, and its status."""
 
+import time
 from collections import Counter, deque
 
 import numpy as np
@@ -9,9 +10,12 @@ from par_ros import messages
 from par_ros.chunk_ledger import ChunkLedger
 from par_ros.control.camera_check import CAMERA_FAULTS
 from par_ros.control.observation_assembler import Refusal
+from par_ros.policy_inputs import InputState
 from par_ros.wire_records import PolicyStatus
 
 _NUM_TIMES_KEPT = 1000
+# A picture often comes before its joint states: a refusal for less than this is no fault.
+_MAX_REFUSING_S = 1.0
 
 
 class Times:
@@ -36,7 +40,11 @@ class Times:
 
 
 class PolicyReport:
-    """Counts since the start; the camera's fault since the last answer. Its owner locks."""
+    """Counts since the start; what is at fault since the last answer. Its owner locks.
+
+    Attributes:
+        inputs: what the graph had to offer when it was looked at last.
+    """
 
     def __init__(self) -> None:
         self.latency = Times()
@@ -48,11 +56,15 @@ class PolicyReport:
         self._refusals: Counter[str] = Counter()
         self._last_refusal = ""
         self._camera_fault: Refusal | None = None
+        self._refusing_since_s: float | None = None
+        self.inputs = InputState()
 
     def refuse(self, refusal: Refusal) -> bool:
         """Count an observation that is not answered; True where the camera has a new fault."""
         self._refusals[refusal.kind] += 1
         self._last_refusal = refusal.reason
+        if self._refusing_since_s is None:
+            self._refusing_since_s = time.monotonic()
         return refusal.kind in CAMERA_FAULTS and self.note_camera_fault(refusal)
 
     def note_camera_fault(self, refusal: Refusal) -> bool:
@@ -65,6 +77,7 @@ class PolicyReport:
         """Forget the camera's fault and the chunks of the episode before."""
         self._camera_fault = None
         self.ledger.begin_episode()
+        self._refusing_since_s = None
 
     def ask(self, age_s: float, *, starts_anew: bool) -> None:
         """An observation of this age is answered, with an empty context if it starts anew."""
@@ -105,13 +118,28 @@ class PolicyReport:
             "new_inference_ms": _list_text(self.inference.take_new()),
         }
         values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
-        if fault is not None:
-            level, text = messages.ERROR, f"no chunk is sent: {fault.reason}"
-        elif refused:
-            level, text = messages.WARN, f"{refused} observations refused"
-        else:
-            level, text = messages.OK, "answering" if is_active else "not active"
+        level, text = self._summary(is_active)
         return messages.Status(name, level, text, values)
+
+    def _summary(self, is_active: bool) -> tuple[bytes, str]:
+        causes = list(self.inputs.missing)
+        if self._camera_fault is not None:
+            causes.append(self._camera_fault.reason)
+        elif self._is_refusing():
+            causes.append(self._last_refusal)
+        if causes and is_active:
+            reasons = dict.fromkeys((*causes, *self.inputs.warnings))
+            return messages.ERROR, f"no chunk is sent: {'; '.join(reasons)}"
+        refused = sum(self._refusals.values())
+        if self.inputs.warnings and is_active:
+            return messages.WARN, "; ".join(self.inputs.warnings)
+        if refused:
+            return messages.WARN, f"{refused} observations refused"
+        return messages.OK, "answering" if is_active else "not active"
+
+    def _is_refusing(self) -> bool:
+        since_s = self._refusing_since_s
+        return since_s is not None and time.monotonic() - since_s > _MAX_REFUSING_S
 
 
 def _list_text(values: list[float]) -> str:

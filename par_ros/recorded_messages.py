@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage
 
 from par_model.json_file import shown
 from par_ros import messages
+from par_ros.fitted_subscription import COMPRESSED
+from par_ros.messages import Picture
 from par_ros.recorded_graph import RecordedGraph
-from par_ros.recording import Recording
-from par_ros.topics import IMAGE, Topic
+from par_ros.recording import RecordedMessage, Recording
+from par_ros.topics import IMAGE, Topic, message_type_name
 
 RecordType = TypeVar("RecordType")
 
@@ -32,9 +35,18 @@ class Recorded:
     def of(self, topic: Topic) -> list[Any]:
         return [decoded(data, topic) for data in self._data(topic)]
 
-    def pictures(self) -> dict[int, bytes]:
+    def pictures(self) -> dict[int, RecordedMessage]:
         """The pictures as they came, by stamp: to decode all where few are needed is slow."""
-        return {_stamp_ns(data): data for data in self._data(IMAGE)}
+        name = self.graph.topics[IMAGE.name]
+        types = (IMAGE.type_name, message_type_name(CompressedImage))
+        found = {}
+        for message in self.recording.messages:
+            if message.topic not in (name, name + COMPRESSED):
+                continue
+            if message.type_name not in types:
+                raise ValueError(_wrong_type(message, " or ".join(types)))
+            found[_stamp_ns(message.data)] = message
+        return found
 
     def _data(self, topic: Topic) -> Iterator[bytes]:
         name = self.graph.topics[topic.name]
@@ -42,10 +54,7 @@ class Recorded:
             if message.topic != name:
                 continue
             if message.type_name != topic.type_name:
-                raise ValueError(
-                    f"topic {name} of the recording has type {shown(message.type_name)}, expected "
-                    f"is {topic.type_name}; was it recorded by another version?"
-                )
+                raise ValueError(_wrong_type(message, topic.type_name))
             yield message.data
 
     def by_stamp(self, topic: Topic) -> dict[int, list[Any]]:
@@ -65,16 +74,33 @@ class Recorded:
                 raise ValueError(f"the recording is damaged: {error}") from error
 
 
+def decoded_picture(message: RecordedMessage) -> Picture:
+    """The picture's message, raw or compressed. Raises ValueError as decoded()."""
+    is_raw = message.type_name == IMAGE.type_name
+    return _deserialized(message.data, IMAGE.message_type if is_raw else CompressedImage)
+
+
 def decoded(data: bytes, topic: Topic) -> Any:
     """The ROS message. Raises ValueError for bytes that cannot be read as the topic's type."""
+    return _deserialized(data, topic.message_type, topic.name)
+
+
+def _deserialized(data: bytes, message_type: Any, topic_name: str = IMAGE.name) -> Any:
     try:
-        return deserialize_message(data, topic.message_type)
+        return deserialize_message(data, message_type)
     except RuntimeError as error:
         # rclpy's errors have no other base in common.
         raise ValueError(
-            f"the recording is damaged: {len(data)} bytes of topic {topic.name} are not a "
-            f"{topic.type_name}."
+            f"the recording is damaged: {len(data)} bytes of topic {topic_name} are not a "
+            f"{message_type_name(message_type)}."
         ) from error
+
+
+def _wrong_type(message: RecordedMessage, expected: str) -> str:
+    return (
+        f"topic {message.topic} of the recording has type {shown(message.type_name)}, expected is "
+        f"{expected}; was it recorded by another version?"
+    )
 
 
 def _stamp_ns(data: bytes) -> int:

@@ -17,10 +17,12 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
+from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
 from par_ros.parameters import RecorderNodeParameters, declare
-from par_ros.process import run_node, transition
+from par_ros.process import report_error, run_node, transition
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -52,17 +54,20 @@ class RecorderNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__(RECORDER)
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._on_disk: Future[None] | None = None
+        self._writer: RecordingWriter | None = None
         parameters = declare(self, RecorderNodeParameters)
         self._is_lockstep = parameters.mode == "lockstep"
         names = {topic.name: self.resolve_topic_name(topic.name) for topic in TOPICS}
         settings = {**json.loads(parameters.settings), "topics": names}
         path = Path(parameters.file).expanduser()
-        self._writer = RecordingWriter(path, settings)
-        self._inputs = {topic: self._record(topic) for topic in TOPICS}
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
-        self._on_disk: Future[None] | None = None
+        writer = self._writer = RecordingWriter(path, settings)
+        self._camera = self._record_camera(parameters.image_transport, writer)
+        others = (topic for topic in TOPICS if topic is not IMAGE)
+        self._inputs = {topic: self._record(topic, writer) for topic in others}
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_SYNC_PERIOD_S, self._sync, clock=steady)
+        self.create_timer(_SYNC_PERIOD_S, lambda: self._sync(writer), clock=steady)
         self.get_logger().info(f"recording to {path}")
 
     @transition
@@ -79,6 +84,9 @@ class RecorderNode(LifecycleNode):
         return super().on_activate(state)
 
     def _unheard(self) -> Iterator[str]:
+        self._camera.fit()
+        if not self._camera.hears_all():
+            yield self._camera.candidate.topic_name
         for topic, subscription in self._inputs.items():
             num_expected = max(self.count_publishers(topic.name), int(topic in _REQUIRED))
             # Humble's subscriptions cannot say whom they hear.
@@ -86,34 +94,54 @@ class RecorderNode(LifecycleNode):
             if count() < num_expected:
                 yield subscription.topic_name
 
-    def _record(self, topic: Topic) -> "Subscription[Any]":
-        channel = self._writer.add_topic(self.resolve_topic_name(topic.name), topic.type_name)
-        qos = Qos(
-            # Sensor data as REP-2003 reads it: a camera's driver may offer nothing better.
-            reliable=topic.reader_qos.reliable or self._is_lockstep,
-            depth=_PICTURE_DEPTH if topic in (IMAGE, PREDICTED_IMAGE) else _DEPTH,
-            transient_local=topic.reader_qos.transient_local,
-        )
+    def _record(self, topic: Topic, writer: RecordingWriter) -> "Subscription[Any]":
+        channel = writer.add_topic(self.resolve_topic_name(topic.name), topic.type_name)
         return self.create_subscription(
             topic.message_type,
             topic.name,
-            lambda data: self._writer.write(channel, data),
-            qos.profile(),
+            lambda data: writer.write(channel, data),
+            self._qos(topic),
             raw=True,
         )
 
-    def _sync(self) -> None:
-        self._writer.sync()
+    def _record_camera(self, transport: str, writer: RecordingWriter) -> FittedSubscription:
+        """The pictures, raw or compressed as they are published."""
+        channels: dict[Candidate, int] = {}
+
+        def write(data: bytes, _: str) -> None:
+            candidate = self._camera.candidate
+            if candidate not in channels:
+                channels[candidate] = writer.add_topic(candidate.topic_name, candidate.type_name)
+            writer.write(channels[candidate], data)
+
+        candidates = camera_candidates(self, transport)
+        return FittedSubscription(self, candidates, write, self._qos(IMAGE), raw=True)
+
+    def _qos(self, topic: Topic) -> QoSProfile:
+        """Sensor data as REP-2003 reads it: a camera's driver may offer nothing better."""
+        return Qos(
+            reliable=topic.reader_qos.reliable or self._is_lockstep,
+            depth=_PICTURE_DEPTH if topic in (IMAGE, PREDICTED_IMAGE) else _DEPTH,
+            transient_local=topic.reader_qos.transient_local,
+        ).profile()
+
+    def _sync(self, writer: RecordingWriter) -> None:
+        self._camera.fit()
+        writer.sync()
         if self._on_disk is not None:
             if not self._on_disk.done():
                 return
             self._on_disk.result()
-        self._on_disk = self._disk.submit(self._writer.sync_to_disk)
+        self._on_disk = self._disk.submit(writer.sync_to_disk)
 
     def destroy_node(self) -> None:
         """Close the file, then the node."""
         self._disk.shutdown()
-        self._writer.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except ValueError as error:
+            report_error(error)
         super().destroy_node()
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
 from par_model.json_file import parse_object
+from par_ros.output_files import make_folder, written_to_disk
 
 _METADATA = "par_ros"
 _PROFILE = "ros2"
@@ -64,15 +66,15 @@ class RecordingWriter:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Raises ValueError for a file that exists or cannot be made."""
+        self._path = path
+        make_folder("the recording's folder", path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb", buffering=1 << 20)
         except FileExistsError as error:
             raise ValueError(
                 f"recording {path} exists already; give another name, nothing is overwritten."
             ) from error
-        except OSError as error:
-            raise ValueError(f"recording {path} cannot be written: {error.strerror}.") from error
+        self._is_whole = True
         self._writer = Writer(
             self._file,
             use_chunking=False,
@@ -96,25 +98,48 @@ class RecordingWriter:
         return channel
 
     def write(self, channel: int, data: bytes) -> None:
-        """Append one message."""
+        """Append one message. Raises ValueError for what the disk refuses."""
         now_ns = time.time_ns()
         self._num_messages[channel] += 1
-        self._writer.add_message(
-            channel, now_ns, data, now_ns, sequence=self._num_messages[channel]
-        )
+        with self._written():
+            self._writer.add_message(
+                channel, now_ns, data, now_ns, sequence=self._num_messages[channel]
+            )
 
     def sync(self) -> None:
-        """Hand everything to the operating system: the death of this process costs nothing more."""
-        self._file.flush()
+        """Hand everything to the operating system: the death of this process costs nothing more.
+
+        Raises ValueError for what the disk refuses.
+        """
+        with self._written():
+            self._file.flush()
 
     def sync_to_disk(self) -> None:
-        """Wait until what was handed over is on the disk; may be called from another thread."""
-        os.fsync(self._file.fileno())
+        """Wait until what was handed over is on the disk; may be called from another thread.
+
+        Raises ValueError for what the disk refuses.
+        """
+        with self._written():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write the summary and close the file."""
-        self._writer.finish()
-        self._file.close()
+        """Write the summary and close the file; without it where the disk has refused a part."""
+        if not self._is_whole:
+            with suppress(OSError):
+                self._file.close()
+            return
+        with self._written():
+            self._writer.finish()
+            self._file.close()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            with written_to_disk("recording", self._path):
+                yield
+        except ValueError as error:
+            self._is_whole = False
+            raise ValueError(f"{error} What came before is in it.") from error
 
 
 class _WholeReads:

@@ -32,7 +32,7 @@ class ReferenceInput:
             name, self._type = CONTROLLER_REFERENCE.name, CONTROLLER_REFERENCE.message_type
             self._read = messages.read_reference
         else:
-            name, self._type = CONTROLLER_STATE_NAME, _controller_state_type()
+            name, self._type = CONTROLLER_STATE_NAME, controller_state_type()
             self._read = messages.read_controller_state
         # 20 Hz of ticks at 1 kHz, and a few ticks that come late.
         self._topic = PolledTopic(node, self._type, name, CONTROLLER_REFERENCE.reader_qos)
@@ -60,7 +60,8 @@ class ReferenceInput:
         return samples
 
 
-def _controller_state_type() -> Any:
+def controller_state_type() -> Any:
+    """control_msgs' class. Raises ValueError where it is not installed."""
     try:
         from control_msgs.msg import JointTrajectoryControllerState
     except ImportError:

@@ -29,11 +29,12 @@ from par_ros.control.settings import validate
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay, joint_samples
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
+from par_ros.output_files import write_text
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_source import checkpoint_policy, chunk_form
 from par_ros.process import report_error
 from par_ros.recorded_graph import RecordedGraph
-from par_ros.recorded_messages import Recorded, decoded
+from par_ros.recorded_messages import Recorded, decoded_picture
 from par_ros.recording import Recording, read_recording
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -152,10 +153,9 @@ class _ObservationBuilder:
         self._spec = policy.spec
         self._images = recorded.pictures()
         self._executed = recorded.by_stamp(EXECUTED_ACTIONS)
-        self._joints = {
-            sample.stamp_ns: sample
-            for sample in joint_samples(recorded, JointStateSelector(policy.spec.joint_names))
-        }
+        prefix = str(recorded.graph.policy.get("joint_prefix", ""))
+        selector = JointStateSelector(policy.spec.joint_names, prefix)
+        self._joints = {sample.stamp_ns: sample for sample in joint_samples(recorded, selector)}
 
     def observation(self, observed: Observed) -> Observation | None:
         """None where a part is not in the recording."""
@@ -182,7 +182,7 @@ class _ObservationBuilder:
 
     def _picture(self, stamp_ns: int) -> messages.ImageArray:
         spec = self._spec
-        message = decoded(self._images[stamp_ns], IMAGE)
+        message = decoded_picture(self._images[stamp_ns])
         picture = messages.image_to_rgb(message)
         fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
         return np.ascontiguousarray(fitted)
@@ -214,8 +214,9 @@ def _compare_sent(
     recorded: Recorded, topic: Topic, outputs: Sequence[tuple[JointTrajectory | None, int]]
 ) -> Comparison:
     then = recorded.of(topic)
+    prefix = "" if topic is EXECUTED_ACTIONS else str(recorded.graph.guard.get("joint_prefix", ""))
     now = [
-        messages.joint_trajectory_message(trajectory, stamp_ns)
+        messages.joint_trajectory_message(trajectory, stamp_ns, joint_prefix=prefix)
         for trajectory, stamp_ns in outputs
         if trajectory is not None
     ]
@@ -288,7 +289,10 @@ def main(words: list[str]) -> int:
     if options.json is not None:
         rows = [dataclasses.asdict(row) | {"same": row.is_same} for row in outcome.comparisons]
         content = {"same": outcome.is_same, "comparisons": rows, "notes": notes}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        try:
+            write_text("the result", options.json, json.dumps(content, indent=1) + "\n")
+        except ValueError as error:
+            return report_error(error)
     return 0 if outcome.is_same else 1
 
 

@@ -11,6 +11,7 @@ import plotly.graph_objects as graph_objects
 import plotly.offline
 from markupsafe import Markup
 
+from par_ros.output_files import write_text
 from par_ros.run_results import RunResults, percentiles
 
 REPORT_FILE = "report.html"
@@ -23,11 +24,12 @@ _SERIES = (
 
 
 def write_report(results: RunResults, folder: Path) -> Path:
-    """Write report.html into `folder`, beside the videos; gives its path."""
+    """Write report.html into `folder`, beside the videos; gives its path.
+
+    Raises ValueError for what the disk refuses.
+    """
     path = folder / REPORT_FILE
-    unfinished = path.with_suffix(".html.part")
-    unfinished.write_text(report_page(results), encoding="utf-8")
-    unfinished.replace(path)
+    write_text("the report", path, report_page(results))
     return path
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from par_model.evaluation.smoothness import SeamFigures
 from par_model.evaluation.statistics import wilson_interval
 from par_ros.chunk_ledger import LEDGER_FIELDS
+from par_ros.output_files import write_text
 
 RESULTS_FILE = "results.json"
 SEAM_FIELDS = tuple(field.name for field in dataclasses.fields(SeamFigures))
@@ -184,11 +185,9 @@ class RunResults:
         }
 
     def write(self, folder: Path) -> None:
-        """Write results.json whole or not at all."""
-        path = folder / RESULTS_FILE
-        unfinished = path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        """Write results.json whole or not at all. Raises ValueError for what the disk refuses."""
+        text = json.dumps(self.to_json(), indent=1) + "\n"
+        write_text("the results file", folder / RESULTS_FILE, text)
 
 
 def _quantile(values: list[float], share: float) -> float | None:

@@ -74,8 +74,13 @@ class Topic:
     @property
     def type_name(self) -> str:
         """`package/msg/Name`."""
-        package = self.message_type.__module__.split(".")[0]
-        return f"{package}/msg/{self.message_type.__name__}"
+        return message_type_name(self.message_type)
+
+
+def message_type_name(message_type: Any) -> str:
+    """`package/msg/Name` of a generated message class."""
+    package = message_type.__module__.split(".")[0]
+    return f"{package}/msg/{message_type.__name__}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,12 @@ from par_ros.control.observation_assembler import ImageArray, Refusal
 from par_ros.control.settings import parameter
 
 # Kinds of refusal that are the camera's: the words of /diagnostics' camera_fault.
-CAMERA_FAULTS = ("silent", "stalled", "frozen", "black", "size", "encoding", "stale", "future")
+CAMERA_FAULTS = (
+    "silent", "stalled", "frozen", "black", "size", "encoding", "stale", "future", "unstamped",
+    "two_cameras",
+)  # fmt: skip
+# Pictures of two publishers that came in turn count as mixed for this long.
+_MIXED_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,14 @@ class CameraCheck:
         self._pixels: npt.NDArray[np.uint8] | None = None
         self._still_from: FloatArray | None = None
         self._moved_rad = 0.0
+        # Of the pictures that were answered, and of the one that was looked at last.
         self._size: tuple[int, int] | None = None
+        self._size_seen_s = now_s
+        self._size_looked_at = (0, 0)
+        self._looked_s = now_s
+        self._source: str | None = None
+        self._sources_seen_s: dict[str, float] = {}
+        self._mixed_since_s = -np.inf
 
     def see(
         self,
@@ -67,6 +79,7 @@ class CameraCheck:
         stamp_ns: int,
         arm_positions: FloatArray | None,
         now_s: float,
+        source: str = "",
     ) -> None:
         """Take one picture as it came.
 
@@ -74,7 +87,9 @@ class CameraCheck:
             pixels: uint8 [N], the picture's bytes; kept until the next one, and not written into.
             arm_positions: float64 [J], the arm's newest measured joints without the gripper; None
                 before any have come.
+            source: who published it; empty where that is not known.
         """
+        self._see_source(source, now_s)
         self._heard_s = now_s
         self._has_heard = True
         # A stamp that steps back is no progress, but the next one is measured from it.
@@ -89,8 +104,27 @@ class CameraCheck:
             moved_rad = float(np.abs(arm_positions - self._still_from).max())
             self._moved_rad = max(self._moved_rad, moved_rad)
 
+    def _see_source(self, source: str, now_s: float) -> None:
+        """A publisher that comes back after another one has not been replaced by it."""
+        if not source:
+            return
+        seen_s = self._sources_seen_s.get(source, -np.inf)
+        if self._source not in (None, source) and now_s - seen_s <= _MIXED_S:
+            self._mixed_since_s = now_s
+        self._source = source
+        self._sources_seen_s[source] = now_s
+
     def check_stream(self, now_s: float) -> Refusal | None:
-        """Why the pictures are not usable (stalled or frozen); None if they are."""
+        """Why the pictures are not usable (mixed, stalled or frozen); None if they are."""
+        if now_s - self._mixed_since_s <= _MIXED_S:
+            names = sorted(
+                name for name, seen_s in self._sources_seen_s.items() if now_s - seen_s <= _MIXED_S
+            )
+            return Refusal(
+                "two_cameras",
+                f"pictures must come from one publisher, they come from {' and '.join(names)} on "
+                "one topic; end one of them, or remap it to a topic of its own.",
+            )
         limit_s = self._settings.max_stall_s
         stalled_s = now_s - self._went_on_s
         if limit_s is not None and self._has_heard and stalled_s > limit_s:
@@ -122,18 +156,32 @@ class CameraCheck:
             "camera, and which topic is mapped to camera/image_raw.",
         )
 
-    def check_size(self, height: int, width: int) -> Refusal | None:
-        """Whether a picture has the size of the episode's first one, in pixels."""
-        if self._size is None:
-            self._size = height, width
-        if self._size == (height, width):
+    def check_size(self, height: int, width: int, now_s: float) -> Refusal | None:
+        """Whether a picture has the size, in pixels, of those that were answered in this episode.
+
+        Another size is right once none of the old size has been looked at for `max_silence_s`.
+        """
+        size = self._size_looked_at = (height, width)
+        self._looked_s = now_s
+        limit_s = self._settings.max_silence_s
+        if self._size in (None, size):
+            self._size_seen_s = now_s
             return None
+        if limit_s is not None and now_s - self._size_seen_s > limit_s:
+            return None
+        assert self._size is not None
         return Refusal(
             "size",
-            f"the camera's pictures were {self._size[1]} x {self._size[0]} when the episode began "
-            f"and are {width} x {height} now; check for two cameras on one topic, or call the "
-            "policy's ~/reset after a change of mode.",
+            f"the camera's pictures were {self._size[1]} x {self._size[0]} before and are "
+            f"{width} x {height} now; check for two cameras on one topic, or call the policy's "
+            "~/reset after a change of mode.",
         )
+
+    def accept_size(self) -> bool:
+        """The picture whose size was checked last is answered; True where its size is another."""
+        is_other = self._size not in (None, self._size_looked_at)
+        self._size, self._size_seen_s = self._size_looked_at, self._looked_s
+        return is_other
 
     def check_brightness(self, picture: ImageArray) -> Refusal | None:
         """Whether a picture, uint8 [H, W, 3], shows anything."""

@@ -169,9 +169,9 @@ class Guard:
         """Take a joint state that could not be read: doubled names, a number is not finite."""
         return self._told(self._joints.on_bad_joint_state(reason, moment), moment)
 
-    def on_missing_joints(self, names: tuple[str, ...]) -> None:
-        """Take note of joints that no joint state has reported."""
-        self._arm.joints.missing = names
+    def on_missing_joints(self, reason: str) -> None:
+        """Take note of why there is no whole joint state."""
+        self._arm.joints.missing = reason
 
     def on_reference(self, sample: ReferenceSample, moment: Moment) -> Command:
         """Take what the arm's controller commands; compare it with what was sent."""

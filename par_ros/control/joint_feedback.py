@@ -53,5 +53,5 @@ class JointFeedback:
         command = Command()
         if self._authority.engaged:
             command = self._authority.trip(Fault("joint_states", reason), moment)
-        self._joints.forget()
+        self._joints.reject(reason)
         return command

@@ -73,7 +73,8 @@ class JointWatch:
         self._max_speed_rad_s = max_engage_speed_rad_s
         self._simulated = simulated
         self._lags_ns = np.linspace(0.0, spec.tracking_lag_s * NANOSECONDS, _NUM_TRACKING_SAMPLES)
-        self.missing: tuple[str, ...] = ()
+        # Why there is no whole joint state; empty where there is.
+        self.missing = ""
         self._unusable = ""
         self.forget()
 
@@ -98,9 +99,14 @@ class JointWatch:
         """Take a sample; why it is worth nothing, or empty where it is taken."""
         self._unusable = self._why_unusable(sample, moment)
         if not self._unusable:
-            self.missing = ()
+            self.missing = ""
             self._seen.append(_Seen(sample, moment))
         return self._unusable
+
+    def reject(self, reason: str) -> None:
+        """Take note of a joint state that could not be read; what was seen says nothing more."""
+        self._unusable = reason.rstrip(".")
+        self.forget()
 
     def _why_unusable(self, sample: JointSample, moment: Moment) -> str:
         age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
@@ -118,12 +124,15 @@ class JointWatch:
         return ""
 
     def why_silent(self) -> str:
-        """What to say where no usable joint state has come for too long."""
-        if self._unusable:
-            return self._unusable
-        if self.missing:
-            return f"joint states lack {list(self.missing)}; check the joint_states topic"
-        return "no message has arrived; check the arm's driver and the joint_states topic"
+        """What to say where no usable joint state has come for too long: the first cause."""
+        nothing = "no message has arrived; check the arm's driver and the joint_states topic"
+        return self._unusable or self.missing or nothing
+
+    def _why_stale(self) -> str:
+        """The same where one has come before."""
+        if self._unusable or self.missing:
+            return f"no joint state can be used: {self.why_silent()}"
+        return f"joint states are stale: {self.why_silent()}"
 
     # Where the arm stands.
 
@@ -133,7 +142,7 @@ class JointWatch:
             return f"no joint state can be used: {self.why_silent()}"
         recent = self._recent(moment)
         if not recent or not self._is_fresh(recent[-1], moment):
-            return f"joint states are stale: {self.why_silent()}"
+            return self._why_stale()
         stopped = self._why_stopped_clock(recent)
         if stopped:
             return stopped
@@ -146,7 +155,7 @@ class JointWatch:
         return (
             self._why_spread(recent)
             or self._why_moving(recent[-1].sample)
-            or self._why_outside(recent[-1].sample)
+            or self.why_outside(recent[-1].sample)
         )
 
     def _is_fresh(self, seen: _Seen, moment: Moment) -> bool:
@@ -170,8 +179,8 @@ class JointWatch:
         if sample is None:
             return f"no joint state can be used: {self.why_silent()}"
         if moment.ros_ns - sample.stamp_ns > self._max_age_s * NANOSECONDS:
-            return f"joint states are stale: {self.why_silent()}"
-        return self._why_moving(sample) or self._why_outside(sample)
+            return self._why_stale()
+        return self._why_moving(sample) or self.why_outside(sample)
 
     def _why_stopped_clock(self, recent: list[_Seen]) -> str:
         first, last = recent[0].moment, recent[-1].moment
@@ -204,7 +213,8 @@ class JointWatch:
             return ""
         return f"the arm must stand still to engage, it moves at {speed:.3g} rad/s"
 
-    def _why_outside(self, sample: JointSample) -> str:
+    def why_outside(self, sample: JointSample) -> str:
+        """Which joints lie outside the position limits; empty where none does."""
         limits, positions = self._spec.limits, sample.positions[:-1]
         outside = (positions < limits.min_position) | (positions > limits.max_position)
         names = [name for name, out in zip(self._spec.arm_joint_names, outside, strict=True) if out]

@@ -22,8 +22,10 @@ from par_ros.control.settings import parameter
 
 ImageArray = npt.NDArray[np.uint8]
 
-# Joint states kept for matching: two seconds at 100 Hz.
-_NUM_JOINT_STATES_KEPT = 200
+# Joint states kept for matching: two seconds at 1 kHz.
+_NUM_JOINT_STATES_KEPT = 2000
+# Further apart than this, it is another clock and no delay.
+_ANOTHER_CLOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Refusal:
     """Why there is no observation.
 
     Attributes:
-        kind: one word for counters: stale, future, skew, joints, not_due, and the camera's
+        kind: one word for counters: skew, joints, clock, not_due, and the camera's
             (camera_check.CAMERA_FAULTS).
         reason: a sentence with what was expected, what came and what to check.
     """
@@ -93,18 +95,22 @@ class ObservationAssembler:
     """Keeps the newest joint states and the last executed chunk; reset() starts an episode."""
 
     def __init__(
-        self, joint_names: tuple[str, ...], settings: AssemblerSettings | None = None
+        self,
+        joint_names: tuple[str, ...],
+        settings: AssemblerSettings | None = None,
+        joint_prefix: str = "",
     ) -> None:
+        """joint_prefix: what the driver puts before the joints' names."""
         self.joint_names = joint_names
         self._settings = settings if settings is not None else AssemblerSettings()
-        self._selector = JointStateSelector(joint_names)
+        self._selector = JointStateSelector(joint_names, joint_prefix)
         self.reset()
 
     def reset(self) -> None:
         """Forget joint states, executed actions and the running chunk."""
         self._joint_samples: deque[JointSample] = deque(maxlen=_NUM_JOINT_STATES_KEPT)
         self._joint_fault: str | None = None
-        self._missing: tuple[str, ...] = ()
+        self._missing = ""
         self._executed_actions: FloatArray | None = None
         self._chunk_end_ns: int | None = None
 
@@ -135,7 +141,7 @@ class ObservationAssembler:
         if taken is None:
             return False
         self._joint_fault = None
-        self._missing = taken.names if isinstance(taken, MissingJoints) else ()
+        self._missing = taken.reason if isinstance(taken, MissingJoints) else ""
         if isinstance(taken, JointSample):
             self._joint_samples.append(taken)
         return True
@@ -156,7 +162,9 @@ class ObservationAssembler:
         self, image: ImageArray, stamp_ns: int, now_ns: int
     ) -> AssembledObservation | Refusal:
         """Match the image with the joint state nearest to its stamp, or say why not."""
-        refusal = self._check_stamp(stamp_ns, now_ns)
+        if not self.is_due(stamp_ns):
+            return Refusal("not_due", "the running chunk has not ended; a later image answers it.")
+        refusal = self.check_age(stamp_ns, now_ns)
         if refusal is not None:
             return refusal
         if self._joint_fault is not None:
@@ -164,8 +172,7 @@ class ObservationAssembler:
         if not self._joint_samples:
             return Refusal(
                 "joints",
-                f"no joint state has come for {list(self._missing or self.joint_names)}; check the "
-                "joint_states topic.",
+                f"{self._missing or self._none_has_come()}.",
             )
         sample = min(self._joint_samples, key=lambda candidate: abs(candidate.stamp_ns - stamp_ns))
         skew_s = (sample.stamp_ns - stamp_ns) / NANOSECONDS
@@ -173,8 +180,8 @@ class ObservationAssembler:
             return Refusal(
                 "skew",
                 f"image and joint state must be within {self._settings.max_joint_skew_s:g} s, the "
-                f"nearest joint state is {skew_s:+.3f} s away{self._lacking()}; check both clocks "
-                "and rates.",
+                f"nearest joint state is {skew_s:+.3f} s away; "
+                f"{self._skew_cause(now_ns)}.",
             )
         return AssembledObservation(
             stamp_ns=stamp_ns,
@@ -185,23 +192,48 @@ class ObservationAssembler:
             joint_stamp_ns=sample.stamp_ns,
         )
 
-    def _lacking(self) -> str:
-        return f" (newer ones lack {list(self._missing)})" if self._missing else ""
+    def _none_has_come(self) -> str:
+        return f"no joint state has come for {list(self.joint_names)}; check the joint_states topic"
 
-    def _check_stamp(self, stamp_ns: int, now_ns: int) -> Refusal | None:
-        if not self.is_due(stamp_ns):
-            return Refusal("not_due", "the running chunk has not ended; a later image answers it.")
+    def _skew_cause(self, now_ns: int) -> str:
+        """Whose stamps are late: the image's age has been checked."""
+        if self._missing:
+            return self._missing
+        late_s = (now_ns - max(sample.stamp_ns for sample in self._joint_samples)) / NANOSECONDS
+        if abs(late_s) <= self._settings.max_joint_skew_s:
+            return "check the camera's delay and its clock"
+        side = "behind" if late_s > 0.0 else "ahead of"
+        return (
+            f"the newest joint state's stamp is {abs(late_s):.3f} s {side} the clock: check the "
+            "clock of the arm's driver, and its rate"
+        )
+
+    def check_age(self, stamp_ns: int, now_ns: int) -> Refusal | None:
+        """Whether an image of this stamp shows what is now."""
         age_s = (now_ns - stamp_ns) / NANOSECONDS
         if age_s > self._settings.max_image_age_s:
             return Refusal(
                 "stale",
                 f"an image may be {self._settings.max_image_age_s:g} s old, this one is "
-                f"{age_s:.3f} s old; check the camera's delay and its clock.",
+                f"{age_s:.3f} s old; {_clock_cause(stamp_ns, now_ns)}.",
             )
         if age_s < -self._settings.max_future_s:
             return Refusal(
                 "future",
                 f"an image's stamp must not lie in the future, this one is {-age_s:.3f} s ahead; "
-                "check the camera's clock and use_sim_time.",
+                f"{_clock_cause(stamp_ns, now_ns)}.",
             )
         return None
+
+
+def _clock_cause(stamp_ns: int, now_ns: int) -> str:
+    """What to check where an image's stamp is far from the clock."""
+    if now_ns == 0:
+        return "use_sim_time is true and nothing has come on /clock: start what publishes it"
+    if abs(now_ns - stamp_ns) < _ANOTHER_CLOCK_S * NANOSECONDS:
+        return "check the camera's delay and its clock"
+    return (
+        f"its stamp is {stamp_ns / NANOSECONDS:.3f} s where the clock shows "
+        f"{now_ns / NANOSECONDS:.3f} s: check which clock the camera's driver stamps with, and "
+        "use_sim_time"
+    )

@@ -88,8 +88,8 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         steps = math.ceil(max(self._delays_s) / self._overlap.step_s) + _MARGIN_STEPS
         return min(steps, self._overlap.max_delay_steps)
 
-    def begin_episode(self, now: Moment) -> None:
-        super().begin_episode(now)
+    def _forget_motion(self) -> None:
+        super()._forget_motion()
         self._followed.forget()
         self._ends_ns: int | None = None
         # The newest picture that the policy was shown, and the newest chunk that was reported on.

@@ -69,6 +69,7 @@ class TurnSettings:
         lockstep: physics waits, so the picture's stamp is "now", and a picture without its joint
             states waits without being refused.
         clip: for a policy that sees in clips; None for one that sees single pictures.
+        joint_prefix: what the driver puts before the joints' names.
     """
 
     joint_names: tuple[str, ...]
@@ -77,6 +78,7 @@ class TurnSettings:
     assembler: AssemblerSettings
     camera: CameraCheckSettings
     clip: ClipSettings | None = None
+    joint_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ class PolicyTurn(Generic[PictureType]):
         self._read_picture = read_picture
         self._fit_picture = fit_picture
         self._chunk_ns = round(settings.chunk_s * NANOSECONDS)
-        self._assembler = ObservationAssembler(settings.joint_names, settings.assembler)
+        self._assembler = ObservationAssembler(
+            settings.joint_names, settings.assembler, settings.joint_prefix
+        )
         self._camera = CameraCheck(settings.camera, _seconds(now))
         self._recent: RecentPictures[PictureType] | None = None
         if settings.clip is not None:
@@ -170,12 +174,18 @@ class PolicyTurn(Generic[PictureType]):
         """Forget what waits, what is being answered and what was seen before."""
         self.episode += 1
         self._pending: PendingPicture[PictureType] | None = None
-        self._sent: SentChunk | None = None
+        self._waits_for: Refusal | None = None
+        self._image: tuple[PendingPicture[PictureType], ImageArray] | None = None
         self._context_lost = False
+        self._forget_motion()
+        self.restart_camera(now)
+
+    def _forget_motion(self) -> None:
+        """Forget all that has a stamp: what was sent, seen and measured."""
+        self._sent: SentChunk | None = None
         self._assembler.reset()
         if self._recent is not None:
             self._recent.reset()
-        self.restart_camera(now)
 
     def restart_camera(self, now: Moment) -> None:
         """The camera's silence counts from now, and its next picture's size is the episode's."""
@@ -192,22 +202,47 @@ class PolicyTurn(Generic[PictureType]):
     # What comes in
 
     def take_picture(
-        self, picture: PictureType, pixels: npt.NDArray[np.uint8], stamp_ns: int, now: Moment
+        self,
+        picture: PictureType,
+        pixels: npt.NDArray[np.uint8],
+        stamp_ns: int,
+        now: Moment,
+        source: str = "",
     ) -> Question[PictureType] | Refusal | None:
-        """Take a picture; pixels: uint8 [N], its bytes as they came."""
+        """Take a picture; pixels: uint8 [N], its bytes as they came; source: who published it."""
         if not self.is_active:
             return None
         now_s = _seconds(now)
-        self._camera.see(pixels, stamp_ns, self._assembler.newest_arm_positions, now_s)
-        # At once: a picture whose stamp has stalled is never due.
-        untrusted = self._camera.check_stream(now_s)
+        self._camera.see(pixels, stamp_ns, self._assembler.newest_arm_positions, now_s, source)
+        # At once: a picture whose stamp has stalled or went back is never due.
+        untrusted = check_stamped(stamp_ns) or self._camera.check_stream(now_s)
+        untrusted = untrusted or self._check_order(stamp_ns, now)
         if untrusted is not None:
             self._pending = None
             return untrusted
         if self._recent is not None:
             self._recent.add(stamp_ns, picture)
         self._pending = PendingPicture(picture, stamp_ns, now.steady_ns)
+        self._waits_for = None
         return self._ask(now)
+
+    def _check_order(self, stamp_ns: int, now: Moment) -> Refusal | None:
+        """Whether a picture is from before the one that was answered last, as far as no delay
+        explains: the camera's clock or the node's was set back.
+
+        After the node's clock was, the policy starts anew with the next picture.
+        """
+        if self._sent is None or self.settings.lockstep:
+            return None
+        back_s = (self._sent.stamp_ns - stamp_ns) / NANOSECONDS
+        if back_s <= self.settings.assembler.max_image_age_s:
+            return None
+        too_old = self._assembler.check_age(stamp_ns, now.ros_ns)
+        if too_old is not None:
+            return too_old
+        self._forget_motion()
+        self._context_lost = True
+        return _clock_set_back(back_s)
 
     def take_joint_state(
         self, reading: JointReading, now: Moment
@@ -284,10 +319,7 @@ class PolicyTurn(Generic[PictureType]):
         now_ns = pending.stamp_ns if self.settings.lockstep else now.ros_ns
         assembled = self._assemble(pending, now_ns)
         if isinstance(assembled, Refusal):
-            waits = assembled.kind in _WAITING_KINDS
-            if not waits:
-                self._pending = None
-            return None if waits and self.settings.lockstep else assembled
+            return self._not_asked(assembled)
         self._pending = None
         self._is_busy = True
         starts_anew, self._context_lost = self._context_lost, False
@@ -306,6 +338,16 @@ class PolicyTurn(Generic[PictureType]):
     def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
         """None: a sequential policy is asked when no chunk runs."""
         return None
+
+    def _not_asked(self, refusal: Refusal) -> Refusal | None:
+        """What to report of a picture that is not shown: of one that waits the reason, once."""
+        reported, self._waits_for = self._waits_for, refusal
+        if refusal.kind not in _WAITING_KINDS:
+            self._pending = None
+            # It has become old while it waited for something else, which is the cause.
+            return None if reported is not None and refusal.kind == "stale" else refusal
+        is_known = reported is not None and reported.kind == refusal.kind
+        return None if is_known or self.settings.lockstep else refusal
 
     def _is_due(self, stamp_ns: int) -> bool:
         """Whether a picture of this stamp answers the running chunk.
@@ -330,37 +372,50 @@ class PolicyTurn(Generic[PictureType]):
         self, pending: PendingPicture[PictureType], now_ns: int
     ) -> AssembledObservation | Refusal:
         """What the policy is shown for a picture, or why it is shown nothing."""
-        image = self._fitted(pending.picture)
+        image = self._pending_image(pending)
+        if isinstance(image, Refusal):
+            return image
+        assembled = self._assembler.assemble(image, pending.stamp_ns, now_ns)
+        if isinstance(assembled, Refusal):
+            return assembled
+        if self._camera.accept_size() or self._context_lost:
+            self._context_lost = True
+            assembled = dataclasses.replace(assembled, executed_actions=None)
+        if self._recent is None or assembled.executed_actions is None:
+            return assembled
+        return self._with_recent_images(assembled, self._recent, pending.received_ns)
+
+    def _pending_image(self, pending: PendingPicture[PictureType]) -> ImageArray | Refusal:
+        """The picture in the policy's size, converted once however often it is looked at."""
+        if self._image is not None and self._image[0] is pending:
+            return self._image[1]
+        image = self._fitted(pending.picture, pending.received_ns / NANOSECONDS)
         if isinstance(image, Refusal):
             return image
         refusal = self._camera.check_brightness(image)
         if refusal is not None:
             return refusal
-        assembled = self._assembler.assemble(image, pending.stamp_ns, now_ns)
-        if isinstance(assembled, Refusal):
-            return assembled
-        if self._context_lost:
-            assembled = dataclasses.replace(assembled, executed_actions=None)
-        if self._recent is None or assembled.executed_actions is None:
-            return assembled
-        return self._with_recent_images(assembled, self._recent)
+        self._image = pending, image
+        return image
 
-    def _fitted(self, picture: PictureType) -> ImageArray | Refusal:
+    def _fitted(self, picture: PictureType, now_s: float) -> ImageArray | Refusal:
         """The picture in the policy's size."""
         try:
             image = self._read_picture(picture)
         except ValueError as error:
             return Refusal("encoding", str(error))
-        refusal = self._camera.check_size(*image.shape[:2])
-        if refusal is not None:
-            return refusal
         try:
-            return np.ascontiguousarray(self._fit_picture(image))
+            fitted = np.ascontiguousarray(self._fit_picture(image))
         except ValueError as error:
             return Refusal("size", str(error))
+        height, width = image.shape[:2]
+        return self._camera.check_size(height, width, now_s) or fitted
 
     def _with_recent_images(
-        self, assembled: AssembledObservation, recent: RecentPictures[PictureType]
+        self,
+        assembled: AssembledObservation,
+        recent: RecentPictures[PictureType],
+        received_ns: int,
     ) -> AssembledObservation | Refusal:
         """The observation with the pictures on the way to it."""
         assert self._assembler.chunk_end_ns is not None
@@ -369,7 +424,7 @@ class PolicyTurn(Generic[PictureType]):
             return chosen
         images = []
         for _, picture in chosen:
-            image = self._fitted(picture)
+            image = self._fitted(picture, received_ns / NANOSECONDS)
             if isinstance(image, Refusal):
                 return image
             images.append(image)
@@ -378,6 +433,25 @@ class PolicyTurn(Generic[PictureType]):
             recent_images=np.stack(images),
             recent_stamps_ns=tuple(stamp_ns for stamp_ns, _ in chosen),
         )
+
+
+def check_stamped(stamp_ns: int) -> Refusal | None:
+    """Whether a picture has a stamp at all."""
+    if stamp_ns != 0:
+        return None
+    return Refusal(
+        "unstamped",
+        "a picture must be stamped with the time at which it was taken, this one's stamp is 0; "
+        "check the camera's driver.",
+    )
+
+
+def _clock_set_back(back_s: float) -> Refusal:
+    return Refusal(
+        "clock",
+        f"the clock went back by {back_s:.3f} s or more; the policy starts anew with the next "
+        "picture. Check the time synchronisation, and a player that publishes /clock.",
+    )
 
 
 def _seconds(now: Moment) -> float:

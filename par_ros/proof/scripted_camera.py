@@ -60,7 +60,7 @@ class ScriptedCameraNode(Node):
             now_ns -= messages.seconds_to_ns(_OLD_S)
         message = messages.array_to_image(picture, "rgb8", now_ns, "camera")
         if world == "encoding":
-            message.encoding = "bayer_rggb8"
+            message.encoding = "8UC3"
         if world not in ("frozen", "stalled"):
             self._kept = message
         elif self._kept is not None:

@@ -89,15 +89,62 @@ def test_silence():
     assert CameraCheck(CameraCheckSettings(max_silence_s=None), 0.0).check_silence(1e6) is None
 
 
-def test_a_size_that_changes_is_refused_until_the_next_episode():
-    camera = CameraCheck(CameraCheckSettings(), 0.0)
-    assert camera.check_size(480, 640) is None
-    assert camera.check_size(480, 640) is None
-    refusal = camera.check_size(720, 1280)
+def test_a_size_that_changes_is_refused_while_the_old_one_is_seen():
+    """A size counts once a picture of it was answered; 1 s without one, and another may follow."""
+    camera = CameraCheck(CameraCheckSettings(max_silence_s=1.0), 0.0)
+    assert camera.check_size(720, 1280, 0.0) is None
+    assert camera.check_size(480, 640, 0.1) is None
+    assert not camera.accept_size()
+    refusal = camera.check_size(720, 1280, 0.2)
     assert refusal is not None
-    assert "were 640 x 480 when the episode began and are 1280 x 720 now" in refusal.reason
-    camera.reset(1.0)
-    assert camera.check_size(720, 1280) is None
+    assert "were 640 x 480 before and are 1280 x 720 now" in refusal.reason
+    assert camera.check_size(480, 640, 0.9) is None
+    assert not camera.accept_size()
+    assert camera.check_size(720, 1280, 1.9) is not None
+    assert camera.check_size(720, 1280, 2.0) is None
+    assert camera.accept_size()
+    assert camera.check_size(480, 640, 2.1) is not None
+    camera.reset(3.0)
+    assert camera.check_size(480, 640, 3.0) is None
+
+
+def test_where_physics_waits_a_size_stays():
+    camera = CameraCheck(CameraCheckSettings(max_silence_s=None), 0.0)
+    camera.check_size(480, 640, 0.0)
+    camera.accept_size()
+    assert camera.check_size(720, 1280, 1e6) is not None
+
+
+def sources_seen(sources):
+    """The kind of fault at each picture, 0.05 s apart."""
+    camera = CameraCheck(CameraCheckSettings(), 0.0)
+    kinds = []
+    for index, source in enumerate(sources):
+        camera.see(PICTURES[index % 40], 1 + index, None, 0.05 * index, source)
+        refusal = camera.check_stream(0.05 * index)
+        kinds.append("" if refusal is None else refusal.kind)
+    return kinds
+
+
+def test_two_publishers_in_turn_are_named():
+    assert sources_seen("ababab") == ["", "", *["two_cameras"] * 4]
+    camera = CameraCheck(CameraCheckSettings(), 0.0)
+    for index, source in enumerate(("/left", "/right", "/left")):
+        camera.see(PICTURES[index], 1 + index, None, 0.0, source)
+    refusal = camera.check_stream(0.0)
+    assert refusal is not None
+    assert "they come from /left and /right on one topic" in refusal.reason
+
+
+def test_a_driver_that_was_started_again_is_no_second_camera():
+    assert set(sources_seen("aaaabbbb")) == {""}
+
+
+def test_three_seconds_of_one_publisher_end_the_mixture():
+    """60 pictures after the one that came back."""
+    kinds = sources_seen("aba" + 62 * "a")
+    assert kinds[2:63] == ["two_cameras"] * 61
+    assert set(kinds[63:]) == {""}
 
 
 @pytest.mark.parametrize(("level", "kind"), [(0, "black"), (7, "black"), (8, None), (90, None)])

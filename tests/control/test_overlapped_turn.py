@@ -188,3 +188,16 @@ def test_another_robots_report_is_refused() -> None:
 def test_a_horizon_is_a_slot_and_the_largest_delay() -> None:
     assert OVERLAP.horizon == 18
     assert dataclasses.replace(OVERLAP, max_delay_steps=4).horizon == 12
+
+
+def test_after_a_clock_that_was_set_back_the_policy_starts_anew() -> None:
+    """From step 2000 to step 100, while a chunk is followed; the next slots are as ever."""
+    rig = Rig()
+    rig.follow(rig.ask(2000), 2003.4)
+    refusal = rig.show(100)
+    assert isinstance(refusal, Refusal) and refusal.kind == "clock"
+    question = rig.ask(101)
+    assert question.starts_anew
+    assert question.assembled.executed_actions is None
+    rig.follow(question, 104.4)
+    assert rig.ask(109).assembled.executed_actions is not None

@@ -392,9 +392,6 @@ def test_a_faulty_picture_is_refused_and_a_good_one_is_answered(fault: str) -> N
     assert refused(rig.show_picture(START_NS, FAULTY[fault])).kind == fault
     # It does not wait either.
     assert rig.show_joints(START_NS + 1) is None
-    if fault == "size":
-        # The episode's first picture set the size.
-        rig.turn.begin_episode(rig.now())
     asked(rig.show(START_NS + STEP_NS))
 
 

@@ -84,3 +84,45 @@ def test_an_engaged_guard_is_disengaged_once() -> None:
     assert not supervision.must_disengage(problems)
     supervision.on_guard(True, 1.1)
     assert supervision.must_disengage(problems)
+
+
+def test_why_there_are_no_joint_states_is_named() -> None:
+    """The graph's reason before what a part of them lacks."""
+    supervision = ready()
+    supervision.on_missing_joints("joint states lack ['finger']")
+    assert supervision.problems(view(), GUARD, 2.0)[0] == (
+        "no joint state for 1.01 s: joint states lack ['finger']"
+    )
+    empty = CommandTopics(
+        dict.fromkeys(TOPICS, 1), dict.fromkeys(TOPICS, (GUARD,)), "nobody publishes /joint_states"
+    )
+    assert supervision.problems(empty, GUARD, 2.0)[0] == (
+        "no joint state for 1.01 s: nobody publishes /joint_states"
+    )
+    supervision.on_joint_state(2.0)
+    assert supervision.problems(view(), GUARD, 2.0) == ()
+
+
+def test_joint_states_at_20_hz_with_some_jitter_are_enough() -> None:
+    supervision = ready()
+    for tick in range(51):
+        supervision.on_joint_state(1.0 + 0.0501 * tick)
+    assert supervision.problems(view(), GUARD, 3.52) == ()
+
+
+def test_simulated_time_needs_a_clock_that_runs() -> None:
+    supervision = Supervision(
+        min_joint_state_rate_hz=20.0, max_guard_silence_s=3.0, dry_run=True, use_sim_time=True
+    )
+    supervision.on_joint_state(1.0)
+    supervision.on_guard(False, 1.0)
+    supervision.on_clock(0, 1.0)
+    assert supervision.problems(view(), GUARD, 1.0) == (
+        "use_sim_time is true and nothing has come on /clock: start what publishes it",
+    )
+    supervision.on_clock(1, 1.0)
+    assert supervision.problems(view(), GUARD, 1.0) == ()
+    supervision.on_clock(1, 6.1)
+    assert "/clock has stood for 5.1 s; check what publishes it" in (
+        supervision.problems(view(), GUARD, 6.1)
+    )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What is imported from ROS has one of these endings or names, in any distribution.
 ROS_SUFFIXES = ("_msgs", "_srvs", "_interfaces")
-ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge"}
+ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python"}
 # Where the name that is imported is not the distribution's.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python", "pinocchio": "pin"}
 OWN = {"par_model", "par_ros"}

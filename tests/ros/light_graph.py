@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loopback graph with fixed chunks in the policy's place: up in seconds, without torch.
 
-`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY]]]` is run and ended as
-`python -m par_ros` is.
+`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY [PREFIX]]]]` is run and ended
+as `python -m par_ros` is.
 """
 
 import sys
@@ -27,23 +27,35 @@ PATIENT = {
 
 
 def light_graph(
-    domain_id: int, namespace: str = "", recording: str = "", policy: str = "needed"
+    domain_id: int,
+    namespace: str = "",
+    recording: str = "",
+    policy: str = "needed",
+    prefix: str = "",
 ) -> NodeGraph:
     """Arm, guard and fixed chunks, and a recorder where a file is named; the others go on without
-    the policy where it is not "needed"."""
+    the policy where it is not "needed"; prefix: of the arm's joints."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
-        NodeEntry("loopback_arm_node", "loopback_arm_node", {"arm": "panda"}),
+        NodeEntry(
+            "loopback_arm_node", "loopback_arm_node", {"arm": "panda", "joint_prefix": prefix}
+        ),
         NodeEntry(
             GUARD,
             GUARD,
-            {"arm": "panda", "auto_engage": True, "reference": "topic", **PATIENT},
+            {
+                "arm": "panda",
+                "joint_prefix": prefix,
+                "auto_engage": True,
+                "reference": "topic",
+                **PATIENT,
+            },
             lifecycle=True,
         ),
         NodeEntry(
             "fixed_chunk_node",
             POLICY,
-            {"instruction": instruction},
+            {"instruction": instruction, "joint_prefix": prefix},
             lifecycle=True,
             others_go_on=policy != "needed",
         ),

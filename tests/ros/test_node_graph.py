@@ -28,6 +28,7 @@ from par_ros.node_graph import (
     checkpoint_chunk,
     loopback_graph,
     real_arm_graph,
+    recorder_entry,
     sim_graph,
 )
 
@@ -365,14 +366,18 @@ def test_an_unknown_instruction_is_refused_before_anything_starts(checkpoint: st
         assert str(caught.value).endswith(sentence)
 
 
-def test_only_a_real_arm_s_policy_may_be_lost(graphs: dict[str, NodeGraph]) -> None:
+def test_only_a_real_arm_s_policy_and_a_recorder_may_be_lost(graphs: dict[str, NodeGraph]) -> None:
     may_be_lost = {
         (name.split()[0], entry.name)
         for name, graph in graphs.items()
         for entry in graph.nodes
         if entry.others_go_on
     }
-    assert may_be_lost == {("real_arm", "policy_node")}
+    assert {name for name in may_be_lost if name[1] != "recorder_node"} == {
+        ("real_arm", "policy_node")
+    }
+    recorder = recorder_entry(graphs["real_arm"].nodes, Path("a.mcap"))
+    assert recorder.others_go_on
 
 
 @pytest.fixture

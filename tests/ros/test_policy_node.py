@@ -85,13 +85,15 @@ class RecordingPolicy(FixedChunkPolicy):
 class World(Node):
     """Camera, joint states and guard, as far as policy_node can see."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_camera: bool, has_arm: bool) -> None:
         super().__init__("world")
-        self.pictures = self.create_publisher(Image, topics.IMAGE.name, _reliable())
-        self.joints = self.create_publisher(JointState, topics.JOINT_STATES.name, _reliable())
-        self.executed = self.create_publisher(
-            JointTrajectoryMessage, topics.EXECUTED_ACTIONS.name, _reliable()
-        )
+        if has_camera:
+            self.pictures = self.create_publisher(Image, topics.IMAGE.name, _reliable())
+        if has_arm:
+            self.joints = self.create_publisher(JointState, topics.JOINT_STATES.name, _reliable())
+            self.executed = self.create_publisher(
+                JointTrajectoryMessage, topics.EXECUTED_ACTIONS.name, _reliable()
+            )
         self.chunks: list[tuple[int, JointTrajectory]] = []
         self.predictions: list[int] = []
         self.diagnostics: list[messages.Status] = []
@@ -115,8 +117,9 @@ class World(Node):
         self.show_picture(stamp_ns)
 
     def show_picture(self, stamp_ns: int, encoding: str = "rgb8") -> None:
-        shape = (128, 128, 3) if encoding == "rgb8" else (128, 128)
-        self.send_picture(self._noise.integers(80, 100, shape, np.uint8), stamp_ns, encoding)
+        self.send_picture(
+            self._noise.integers(80, 100, (128, 128, 3), np.uint8), stamp_ns, encoding
+        )
 
     def send_picture(self, picture: ImageArray, stamp_ns: int, encoding: str = "rgb8") -> None:
         self.pictures.publish(messages.array_to_image(picture, encoding, stamp_ns, "camera"))
@@ -139,12 +142,18 @@ class Graph:
     """policy_node and its world, spinning in this process."""
 
     def __init__(
-        self, mode: str, policy: RecordingPolicy | None = None, **parameters: object
+        self,
+        mode: str,
+        policy: RecordingPolicy | None = None,
+        *,
+        has_camera: bool = True,
+        has_arm: bool = True,
+        **parameters: object,
     ) -> None:
         self.policy = policy or RecordingPolicy()
         overrides = {"mode": mode, "instruction": INSTRUCTION, "num_warm_up": 0} | parameters
         self.node = _node_with(self.policy, overrides)
-        self.world = World()
+        self.world = World(has_camera=has_camera, has_arm=has_arm)
         self._executor = MultiThreadedExecutor(num_threads=3)
         self._executor.add_node(self.node)
         self._executor.add_node(self.world)
@@ -306,10 +315,10 @@ def test_in_lockstep_a_refused_picture_ends_the_process(make_graph: Callable[...
     graph = make_graph("lockstep")
     graph.activate()
     graph.world.show_joints(START_NS)
-    graph.world.show_picture(START_NS, encoding="mono8")
+    graph.world.show_picture(START_NS, encoding="8UC3")
     error = graph.spinning.exception(TIMEOUT_S)
     assert isinstance(error, ValueError)
-    assert "must be rgb8" in str(error)
+    assert "does not name the order of its colours" in str(error)
 
 
 def now_ns(graph: Graph) -> int:
@@ -398,9 +407,8 @@ def test_a_faulty_camera_gets_no_chunk_and_a_good_one_does_again(
             return
         picture = {
             "frozen": SCENE,
-            "encoding": noisy(SCENE[:, :, 0], count),
         }.get(kind, noisy(SCENE, count))
-        encoding = "mono8" if kind == "encoding" else "rgb8"
+        encoding = "8UC3" if kind == "encoding" else "rgb8"
         world.send_picture(picture, stamp_ns, encoding)
 
     def show_until(condition: Callable[[], object], kind: str) -> None:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """policy_node's status without a node."""
 
+import time
+
+import pytest
+
 from par_ros import messages
 from par_ros.control.observation_assembler import Refusal
+from par_ros.policy_inputs import InputState
 from par_ros.policy_report import PolicyReport
 
 
@@ -60,3 +65,26 @@ def test_a_camera_fault_is_new_once_and_ends_with_an_answer() -> None:
     report.ask(0.0, starts_anew=False)
     assert status(report).values["camera_fault"] == ""
     assert status(report).level == messages.WARN
+
+
+def test_what_the_graph_lacks_comes_first_and_a_lasting_refusal_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A refusal of 1 s is none yet: pictures come before their joint states."""
+    now_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    report = PolicyReport()
+    report.refuse(Refusal("skew", "too far apart."))
+    now_s[0] = 1.0
+    assert status(report).level == messages.WARN
+    now_s[0] = 1.1
+    told = status(report)
+    assert (told.level, told.message) == (messages.ERROR, "no chunk is sent: too far apart.")
+    report.inputs = InputState("", ("nobody publishes /joint_states",), ("the guard is missing",))
+    assert status(report).message == (
+        "no chunk is sent: nobody publishes /joint_states; too far apart.; the guard is missing"
+    )
+    report.ask(0.0, starts_anew=False)
+    report.inputs = InputState("", (), ("the guard is missing",))
+    told = status(report)
+    assert (told.level, told.message) == (messages.WARN, "the guard is missing")

@@ -428,7 +428,7 @@ def test_after_a_failed_configure_the_emergency_stop_latches(
     def refuse() -> Any:
         raise ValueError("control_msgs is not installed")
 
-    monkeypatch.setattr(reference_input, "_controller_state_type", refuse)
+    monkeypatch.setattr(reference_input, "controller_state_type", refuse)
     rclpy.init(args=["--ros-args", "-p", "reference:=controller_state"])
     try:
         node = SafetyNode()
