@@ -102,8 +102,14 @@ class EpisodeNode(Node):
         for index in range(parameters.episodes):
             result = self._run_episode(index, instruction)
             results = RunResults(**(vars(results) | {"episodes": (*results.episodes, result)}))
+            try:
+                # First, since the results name it.
+                self._write_video(result)
+            except ValueError:
+                # The disk refuses the video; the results need little room.
+                self._write(results)
+                raise
             self._write(results)
-            self._write_video(result)
         self._console.print(_table(results))
         self._console.print(f"report: {self._folder / 'report.html'}", soft_wrap=True)
         return results
@@ -202,7 +208,7 @@ class EpisodeNode(Node):
         )
 
     def _write_video(self, result: EpisodeResult) -> None:
-        """Behind the results, which are kept where the disk has no room for a video."""
+        """The episode's video. Raises ValueError where the disk refuses it."""
         if result.video is None:
             return
         path, episode = self._folder / result.video, self._episode

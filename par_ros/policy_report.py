@@ -75,13 +75,16 @@ class PolicyReport:
 
     def begin_episode(self) -> None:
         """Forget the camera's fault and the chunks of the episode before."""
-        self._camera_fault = None
+        self._clear_refusals()
         self.ledger.begin_episode()
+
+    def _clear_refusals(self) -> None:
+        self._camera_fault = None
         self._refusing_since_s = None
 
     def ask(self, age_s: float, *, starts_anew: bool) -> None:
         """An observation of this age is answered, with an empty context if it starts anew."""
-        self._camera_fault = None
+        self._clear_refusals()
         self._observation_age_s = age_s
         self._num_context_resets += starts_anew
 

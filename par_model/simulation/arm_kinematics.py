@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from par_model.interface import FloatArray
 
 if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
+
     # It reads the tasks.
     from par_model.simulation.maniskill_env import ManiSkillArm
 
@@ -31,7 +32,7 @@ class Placed:
     """A thing's place: position [3] in metres and orientation."""
 
     position_m: FloatArray
-    orientation: Rotation
+    orientation: "Rotation"
 
 
 class ArmKinematics:
@@ -78,6 +79,8 @@ class ArmKinematics:
 
     def place_at(self, joints_rad: FloatArray) -> Placed:
         """Where the point between the fingers is at arm joints [7]."""
+        from scipy.spatial.transform import Rotation
+
         full = np.zeros(self._num_joints)
         full[:NUM_ARM_JOINTS] = joints_rad
         self._model.compute_forward_kinematics(full)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
 from par_model.interface import FloatArray
 from par_model.simulation.arm_kinematics import (
@@ -20,6 +19,8 @@ from par_model.simulation.arm_kinematics import (
 )
 
 if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
+
     # It reads the tasks.
     from par_model.simulation.maniskill_env import ManiSkillArm
 
@@ -153,6 +154,8 @@ class _Line:
     end: Placed
 
     def at(self, share: float) -> Placed:
+        from scipy.spatial.transform import Rotation, Slerp
+
         position_m = self.start.position_m + share * (self.end.position_m - self.start.position_m)
         ends = Rotation.concatenate([self.start.orientation, self.end.orientation])
         return Placed(position_m, Slerp([0.0, 1.0], ends)(min(max(share, 0.0), 1.0)))
@@ -175,13 +178,17 @@ def _minimum_time(speed: float, max_speed: float, max_acceleration: float) -> An
 
 def placed(pose: Any) -> Placed:
     """A pose of ManiSkill's, batched by one."""
+    from scipy.spatial.transform import Rotation
+
     quaternion = pose.q[0].numpy().astype(np.float64)[[1, 2, 3, 0]]
     return Placed(pose.p[0].numpy().astype(np.float64), Rotation.from_quat(quaternion))
 
 
-def pointing_down(closing: FloatArray, tilt_rad: float = 0.0) -> Rotation:
+def pointing_down(closing: FloatArray, tilt_rad: float = 0.0) -> "Rotation":
     """The hand straight down, its fingers closing along the horizontal direction `closing` [3];
     `tilt_rad` turns the finger tips away from the base, around `closing`."""
+    from scipy.spatial.transform import Rotation
+
     down = np.array([0.0, 0.0, -1.0])
     straight = Rotation.from_matrix(np.stack([np.cross(closing, down), closing, down], axis=1))
     # Around `closing` so that x, away from the base, is where the tips go.

@@ -390,12 +390,10 @@ class PolicyTurn(Generic[PictureType]):
         if self._image is not None and self._image[0] is pending:
             return self._image[1]
         image = self._fitted(pending.picture, pending.received_ns / NANOSECONDS)
-        if isinstance(image, Refusal):
-            return image
-        refusal = self._camera.check_brightness(image)
-        if refusal is not None:
-            return refusal
-        self._image = pending, image
+        if not isinstance(image, Refusal):
+            image = self._camera.check_brightness(image) or image
+        if not isinstance(image, Refusal):
+            self._image = pending, image
         return image
 
     def _fitted(self, picture: PictureType, now_s: float) -> ImageArray | Refusal:
@@ -408,8 +406,7 @@ class PolicyTurn(Generic[PictureType]):
             fitted = np.ascontiguousarray(self._fit_picture(image))
         except ValueError as error:
             return Refusal("size", str(error))
-        height, width = image.shape[:2]
-        return self._camera.check_size(height, width, now_s) or fitted
+        return self._camera.check_size(image.shape[0], image.shape[1], now_s) or fitted
 
     def _with_recent_images(
         self,

@@ -48,6 +48,8 @@ from par_ros.topics import (
 
 NAME = "par_doctor"
 _LOOK_PERIOD_S = 0.5
+# A busy machine needs seconds to find what is there.
+_DISCOVERY_S = 5.0
 _COPY = "copy the checkpoint again"
 
 
@@ -135,20 +137,34 @@ class Listener:
         self.camera_problem = ""
 
     def listen(self, duration_s: float) -> None:
-        """Spin for so long; blocks."""
+        """Spin until camera and joint states are found, at most _DISCOVERY_S, then for so long."""
         executor = SingleThreadedExecutor(context=self.node.context)
         executor.add_node(self.node)
-        began_s = looked_s = time.monotonic()
+        heard = self.heard
+        self._spin(
+            executor,
+            _DISCOVERY_S,
+            lambda: heard.picture is not None and heard.num_joint_states > 0,
+        )
+        heard.num_pictures = heard.num_joint_states = heard.num_unusable = heard.num_refused = 0
+        heard.duration_s = self._spin(executor, duration_s, lambda: False)
+        executor.remove_node(self.node)
+        executor.shutdown()
+
+    def _spin(
+        self, executor: SingleThreadedExecutor, limit_s: float, is_over: Callable[[], bool]
+    ) -> float:
+        """Spin until it is over, or for so long; returns the time, in seconds."""
+        began_s = looked_s = now_s = time.monotonic()
         self._look()
-        while (now_s := time.monotonic()) - began_s < duration_s:
+        while now_s - began_s < limit_s and not is_over():
             executor.spin_once(timeout_sec=0.05)
+            now_s = time.monotonic()
             if now_s - looked_s > _LOOK_PERIOD_S:
                 looked_s = now_s
                 self._look()
         self._look()
-        self.heard.duration_s = time.monotonic() - began_s
-        executor.remove_node(self.node)
-        executor.shutdown()
+        return time.monotonic() - began_s
 
     def _look(self) -> None:
         self.camera_problem = self.camera.fit()
