@@ -43,7 +43,7 @@ def test_an_arm_under_another_name_is_moved(
 
     def has_moved() -> bool:
         states = heard[topics.JOINT_STATES.name]
-        if not states or not heard[topics.EXECUTED_ACTIONS.name]:
+        if not all(heard.values()):
             return False
         moved = np.abs(np.array(states[-1].position[:-1]) - spec.home).max()
         return bool(moved > 0.02)
