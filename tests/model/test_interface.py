@@ -189,3 +189,28 @@ def test_a_chunk_that_does_not_fit_names_the_field(changes: dict[str, Any], sent
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(CHUNK, **changes).validate(SPEC)
     assert str(caught.value) == sentence
+
+
+DELAY_SPEC = dataclasses.replace(SPEC, max_delay_steps=2)
+
+
+@pytest.mark.parametrize(("num_rows", "fits"), [(0, False), (1, True), (5, True), (6, False)])
+def test_a_policy_with_prefixes_may_be_told_any_number_of_rows_of_its_horizon(
+    num_rows: int, fits: bool
+) -> None:
+    told = dataclasses.replace(FIRST, executed_actions=np.zeros((num_rows, 2)))
+    assert (refusal(lambda: told.validate(DELAY_SPEC)) == "") == fits
+
+
+@pytest.mark.parametrize(("num_rows", "fits"), [(2, False), (3, True), (4, False), (5, True)])
+def test_a_chunk_has_the_slots_length_or_the_whole_horizon(num_rows: int, fits: bool) -> None:
+    chunk = dataclasses.replace(CHUNK, joint_positions=np.zeros((num_rows, 2)))
+    assert (refusal(lambda: chunk.validate(DELAY_SPEC)) == "") == fits
+
+
+def test_only_a_policy_that_was_trained_with_prefixes_is_asked_to_go_on() -> None:
+    DELAY_SPEC.require_prefixes()
+    dataclasses.replace(DELAY_SPEC, max_delay_steps=1).require_prefixes()
+    sentence = refusal(SPEC.require_prefixes)
+    assert sentence.startswith("this policy was not trained to go on from committed actions")
+    assert sentence.endswith("or a checkpoint trained with prefixes.")

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from par_model.config import ActionFrame
-from par_model.normalization import Statistics, fit_statistics, from_json_dict
+from par_model.normalization import (
+    Statistics,
+    action_origin,
+    fit_statistics,
+    from_json_dict,
+)
 
 JOINTS = tuple(f"joint{i}" for i in range(8))
 
@@ -182,3 +187,76 @@ def test_bad_statistics_are_refused() -> None:
             action_frame="relative",
             num_actions=8,
         )
+
+
+def test_joints_of_the_data_have_zero_mean_and_unit_variance() -> None:
+    joints = np.concatenate([measured for _, measured in episodes()])
+    shown = fit("relative").normalize_joints(joints)
+    np.testing.assert_allclose(shown.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(shown[:, :-1].std(axis=0), 1.0, atol=1e-9)
+
+
+def test_part_of_a_chunk_is_normalised_with_its_own_rows() -> None:
+    statistics = fit("relative")
+    targets, joints = np.random.default_rng(2).normal(size=(8, 8)), np.zeros(8)
+    whole = statistics.normalize_actions(targets, joints)
+    np.testing.assert_array_equal(statistics.normalize_actions(targets[:3], joints), whole[:3])
+    np.testing.assert_allclose(
+        statistics.denormalize_actions(whole[:3], joints), targets[:3], atol=1e-9
+    )
+
+
+def test_the_grippers_target_has_no_origin_and_each_joint_its_own() -> None:
+    joints = np.array([[0.5, -0.25, 0.04]], dtype=np.float32)
+    origin = action_origin(joints, "relative")
+    np.testing.assert_array_equal(origin, [[[0.5, -0.25, 0.0]]])
+    assert origin.dtype == np.float64
+    np.testing.assert_array_equal(action_origin(joints, "absolute"), np.zeros((1, 1, 3)))
+
+
+def test_longer_statistics_take_the_later_actions_of_others() -> None:
+    short, more = fit("relative"), fit_statistics(
+        [(targets * 1.5, joints) for targets, joints in episodes()],
+        arm="panda", joint_names=JOINTS, action_frame="relative", num_actions=12,
+    )  # fmt: skip
+    longer = short.longer(more)
+    assert longer.num_actions == 12
+    np.testing.assert_array_equal(longer.action_low[:8], short.action_low)
+    np.testing.assert_array_equal(longer.action_high[:8], short.action_high)
+    np.testing.assert_array_equal(longer.action_low[8:], more.action_low[8:])
+    np.testing.assert_array_equal(longer.action_high[8:], more.action_high[8:])
+    np.testing.assert_array_equal(longer.joint_mean, short.joint_mean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arm": 3}, "must be a text and joint_names a list of different texts, got 3 and"),
+        ({"joint_names": "joint0"}, "got 'panda' and 'joint0'; check statistics.json."),
+        ({"joint_names": ["a", "a"]}, "must be a text and joint_names a list of different texts"),
+        ({"joint_names": []}, "must be a text and joint_names a list of different texts"),
+        ({"joint_names": [1, 2]}, "must be a text and joint_names a list of different texts"),
+        ({"joint_mean": "x"}, "statistics.joint_mean must be a list of numbers ("),
+        ({"joint_deviation": [0.0] * 8}, "statistics: action_high must be above action_low and "
+         "joint_deviation above zero; check statistics.json."),
+        ({"action_low": [[0.0] * 8] * 3}, "statistics.action_low [3, 8] and action_high [8, 8] "
+         "must have one shape; check statistics.json."),
+        ({"joint_mean": [0.0] * 7}, "statistics.joint_mean must be 1-dimensional, finite and "
+         "end in 8 joints, got shape [7]"),
+        ({"action_frame": "tool"}, "must be 'relative' or 'absolute', got 'tool'"),
+        ({"gripper_range": [1.0, 0.0]}, "statistics.gripper_range must be the least and the "
+         "greatest target, both finite, got [1.0, 0.0]; check statistics.json."),
+        ({"colour": 1}, "'colour'"),
+    ],
+)  # fmt: skip
+def test_each_wrong_field_is_named_with_what_came(
+    changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        from_json_dict(fit("relative").to_json_dict() | changes)
+    assert sentence in str(caught.value)
+
+
+def test_what_is_no_object_is_named_by_its_type() -> None:
+    with pytest.raises(ValueError, match=r"got 'list'; was statistics.json written by another"):
+        from_json_dict([1])
