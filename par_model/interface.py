@@ -196,6 +196,10 @@ class ActionChunk:
             )
 
 
+class PolicyEnded(ValueError):
+    """The policy's own process has ended or hangs: it will answer no observation any more."""
+
+
 class Policy(Protocol):
     """Answers each observation of an episode with a chunk of actions.
 

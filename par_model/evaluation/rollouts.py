@@ -21,6 +21,8 @@ from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.evaluation.smoothness import motion_figures
 from par_model.interface import Observation, Policy, PolicySpec
+from par_model.peers.lerobot_folder import is_lerobot
+from par_model.peers.lerobot_policy import load_lerobot_policy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import task as task_by_name
@@ -295,11 +297,17 @@ def _worker_policy(rollout: Rollout) -> Policy:
 
 
 def load_rollout_policy(rollout: Rollout) -> Policy:
-    """The policy that a rollout asks for. Raises ValueError as load_policy."""
+    """The policy that a rollout asks for; ours, or one of LeRobot. Raises ValueError as they."""
     from par_model.load_policy import load_policy
 
+    folder = Path(rollout.checkpoint)
+    if is_lerobot(folder):
+        names = ("backend", "num_steps", "sampler", "spacing", "context_slots")
+        unused = {name: getattr(rollout, name) for name in names}
+        # One thread, as a worker's torch has.
+        return load_lerobot_policy(folder, num_threads=1, unused=unused)
     return load_policy(
-        Path(rollout.checkpoint),
+        folder,
         backend=rollout.backend,
         num_steps=rollout.num_steps,
         sampler=rollout.sampler,

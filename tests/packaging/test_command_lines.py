@@ -18,6 +18,7 @@ from par_model import (
     describe,
     evaluate,
     export_trt,
+    import_lerobot,
     perception,
     play_expert,
     release,
@@ -46,6 +47,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.play_expert": play_expert.PlayOptions,
     "par_model.describe": describe.DescribeOptions,
     "par_model.convert_nova": convert_nova.ConvertOptions,
+    "par_model.import_lerobot": import_lerobot.ImportOptions,
     "par_ros replay": replay.ReplayOptions,
     "par_ros limits": asked_limits.LimitsOptions,
     "par_ros faults": faults.FaultOptions,
@@ -133,6 +135,7 @@ FLAGS = {
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "
     "--observation-mode --ablation --vae --instruction --dtype --seed",
+    "par_model.import_lerobot": "--out --data",
     "par_ros replay": "--backend --checkpoint --guard-only --json",
     "par_ros limits": "--data-set --disturbed --task --episodes --first-seed --checkpoint "
     "--backend --commanded --limit-shares --json",
