@@ -38,6 +38,7 @@ class SimArguments:
     checkpoint: str = parameter(
         "", f"folder of the policy; not set: the included one ({DEFAULT_CHECKPOINT})"
     )
+    policy: str = same_as(PolicyNodeParameters, "policy")
     report: str = parameter("", "folder for the results; not set: reports/<date and time>")
     instruction: str = parameter("", "instruction for the policy; not set: the task's own")
     num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
@@ -112,6 +113,7 @@ class ArmArguments:
         "", "instruction for the policy, word for word one of the checkpoint's instructions.json"
     )
     checkpoint: str = same_as(SimArguments, "checkpoint")
+    policy: str = same_as(PolicyNodeParameters, "policy")
     num_steps: int | None = same_as(PolicyNodeParameters, "num_steps")
     policy_seed: int = same_as(
         PolicyNodeParameters, "policy_seed", read_only=True,

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from par_model.config import ModelConfig, from_values
 from par_model.json_file import read_object
+from par_model.peers.lerobot_folder import is_lerobot
 from par_model.simulation.tasks import task
+from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_config
 from par_ros.control.overlapped_turn import OverlapSettings
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
@@ -34,6 +35,7 @@ from par_ros.parameters import (
     SafetyNodeParameters,
     read_arm_spec,
 )
+from par_ros.policy_source import require_kind
 from par_ros.recorded_graph import RecordedGraph
 from par_ros.resources import resource
 from par_ros.topics import (
@@ -102,6 +104,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     report = Path(arguments.report or _dated_report_folder()).absolute()
     checkpoint = str(checkpoint_folder(arguments.checkpoint))
     instruction = arguments.instruction or task(arguments.task).instruction
+    require_kind("sim", arguments.policy, Path(checkpoint))
     _require_instruction("sim", instruction, Path(checkpoint))
     chunk = checkpoint_chunk(Path(checkpoint))
     overlap = _overlapped_guard("sim", arguments.inference, Path(checkpoint))
@@ -110,8 +113,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             "sim: inference:=overlapped needs mode:=realtime; in lockstep physics waits for the "
             "policy, so nothing overlaps."
         )
-    if overlap:
-        # Drawing a prediction would keep the policy from its next answer.
+    if overlap or is_lerobot(Path(checkpoint)):
+        # Drawing a prediction would keep the policy from its next answer; LeRobot's draw none.
         arguments = dataclasses.replace(arguments, predict_episodes=0)
     sim_time = {"use_sim_time": True}
     step_s = chunk.get("step_s", ManiSkillBridgeParameters.step_s)
@@ -349,17 +352,6 @@ def _known_instructions(checkpoint: Path) -> tuple[str, ...]:
     return tuple(text for text in texts if isinstance(text, str)) if isinstance(texts, list) else ()
 
 
-def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
-    """num_actions and step_s of a checkpoint, as parameters of the nodes.
-
-    Empty for a checkpoint that is damaged or has no actions: policy_node refuses it and says why.
-    """
-    config = _config(checkpoint)
-    if config is None or not config.num_actions:
-        return {}
-    return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
-
-
 def _guard_chunk(
     owner: str, arguments: ArmArguments, policy_parameters: Mapping[str, ParameterValue]
 ) -> dict[str, ParameterValue]:
@@ -375,7 +367,7 @@ def _overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str,
     """
     if inference == "sequential":
         return {}
-    config = _config(checkpoint)
+    config = checkpoint_config(checkpoint)
     if config is None or not config.max_delay_steps:
         raise ValueError(
             f"{owner}: inference:=overlapped needs a checkpoint that was trained to go on from "
@@ -390,15 +382,9 @@ def _overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str,
     }
 
 
-def _config(checkpoint: Path) -> ModelConfig | None:
-    try:
-        return from_values(read_object(checkpoint / "config.json", "copy it anew"))
-    except ValueError:
-        return None
-
-
 def _policy_parameters(owner: str, arguments: ArmArguments) -> dict[str, ParameterValue]:
     checkpoint = checkpoint_folder(arguments.checkpoint)
+    require_kind(owner, arguments.policy, checkpoint)
     _require_instruction(owner, arguments.instruction, checkpoint)
     return {
         **_passed(arguments, PolicyNodeParameters),

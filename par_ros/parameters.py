@@ -56,6 +56,12 @@ class PolicyNodeParameters:
     """policy_node."""
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
+    policy: str = parameter(
+        "auto",
+        "what the checkpoint must be: par, or lerobot (written by par_model.import_lerobot, run by "
+        "the Python that PAR_LEROBOT_PYTHON names); auto: either",
+        choices=("auto", "par", "lerobot"),
+    )
     instruction: str = parameter(
         "", "instruction for the policy, known to the checkpoint; read at ~/reset", read_only=False
     )

@@ -34,6 +34,7 @@ from par_model.interface import (
     ImageArray,
     Observation,
     Policy,
+    PolicyEnded,
     PolicySpec,
 )
 from par_ros import messages
@@ -292,6 +293,8 @@ class PolicyNode(LifecycleNode):
         assert turn is not None
         try:
             self._compute_and_publish(question, turn)
+        except PolicyEnded as error:
+            self._fail(error)
         except ValueError as error:
             with self._lock:
                 self._refuse(Refusal("policy", str(error)))

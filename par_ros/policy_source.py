@@ -5,22 +5,43 @@ import math
 from pathlib import Path
 
 from par_model.interface import Policy, PolicySpec
+from par_model.peers.lerobot_folder import is_lerobot
+from par_model.peers.lerobot_policy import load_lerobot_policy
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.parameters import PolicyNodeParameters
 
 
 def checkpoint_policy(parameters: PolicyNodeParameters) -> Policy:
-    """Load the checkpoint. Raises ValueError as par_model.load_policy."""
+    """Load the checkpoint, ours or LeRobot's. Raises ValueError as what loads it."""
+    folder = Path(parameters.checkpoint)
+    require_kind("policy_node", parameters.policy, folder)
+    if is_lerobot(folder):
+        unused = {name: getattr(parameters, name) for name in ("backend", "num_steps", "engines")}
+        return load_lerobot_policy(folder, device=parameters.device, unused=unused)
     # Here, not above: only a process that loads a checkpoint needs torch.
     from par_model.load_policy import load_policy
 
     return load_policy(
-        Path(parameters.checkpoint),
+        folder,
         backend=parameters.backend,
         num_steps=parameters.num_steps,
         device=parameters.device,
         engines=Path(parameters.engines) if parameters.engines else None,
     )
+
+
+def require_kind(owner: str, policy: str, checkpoint: Path) -> None:
+    """Raise ValueError where the checkpoint is of another kind than parameter `policy` says."""
+    kind = "lerobot" if is_lerobot(checkpoint) else "par"
+    if policy not in ("auto", kind):
+        advice = (
+            "python -m par_model.import_lerobot makes a folder of a LeRobot policy"
+            if policy == "lerobot"
+            else "use policy lerobot, or auto"
+        )
+        raise ValueError(
+            f"{owner}: policy is {policy} and checkpoint {checkpoint} is of kind {kind}; {advice}."
+        )
 
 
 def chunk_form(parameters: PolicyNodeParameters) -> tuple[int, float]:

@@ -15,6 +15,7 @@ from sensor_msgs.msg import JointState
 from par_model.camera_fit import CameraFit
 from par_model.config import from_values
 from par_model.json_file import read_object
+from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
@@ -67,6 +68,12 @@ class Needs:
     @staticmethod
     def of(checkpoint: Path, spec: ArmSpec, joint_prefix: str) -> "Needs":
         """Raises ValueError for a checkpoint that cannot be read."""
+        if is_lerobot(checkpoint):
+            policy = read_lerobot_folder(checkpoint)[1]
+            return Needs(
+                spec, joint_prefix, policy.camera_fit, policy.image_height, policy.image_width,
+                policy.num_actions * policy.step_s,
+            )  # fmt: skip
         config = from_values(read_object(checkpoint / "config.json", _COPY))
         rule = checkpoint / "camera.json"
         fit = CameraFit.from_json(read_object(rule, _COPY)) if rule.is_file() else CameraFit()

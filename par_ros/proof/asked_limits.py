@@ -31,6 +31,7 @@ import numpy as np
 from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, require_some
+from par_ros.checkpoint_form import checkpoint_chunk
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard_settings import GuardSettings
@@ -38,7 +39,7 @@ from par_ros.control.hermite_curve import control_points
 from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.knot_spline import knot_spline
 from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
-from par_ros.node_graph import checkpoint_chunk, checkpoint_folder
+from par_ros.node_graph import checkpoint_folder
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.run_results import hardware

@@ -14,6 +14,7 @@ from par_model.presets import preset
 from par_model.simulation.tasks import TASKS
 from par_ros import parameters, topics
 from par_ros.benchmark import BenchArguments, bench_graph
+from par_ros.checkpoint_form import checkpoint_chunk
 from par_ros.control.settings import constraint_of, parse_text, validate
 from par_ros.graph_arguments import (
     LoopbackArguments,
@@ -25,12 +26,12 @@ from par_ros.graph_runner import command_line
 from par_ros.node_graph import (
     GRAPHS,
     NodeGraph,
-    checkpoint_chunk,
     loopback_graph,
     real_arm_graph,
     recorder_entry,
     sim_graph,
 )
+from tests.peers.folders import lerobot_folder
 
 PARAMETER_CLASSES = {
     "policy_node": parameters.PolicyNodeParameters,
@@ -427,3 +428,20 @@ def test_the_guard_of_the_benchmark_reads_the_bridges_reference(tmp_path: Path) 
     graph = bench_graph(BenchArguments(), tmp_path)
     (guard,) = (node for node in graph.nodes if node.executable == "safety_node")
     assert guard.parameters["reference"] == "topic"
+
+
+def test_a_lerobot_folder_s_chunk_reaches_the_nodes_and_no_frame_is_predicted(
+    tmp_path: Path,
+) -> None:
+    folder = str(lerobot_folder(tmp_path, num_actions=16))
+    arguments = SimArguments(checkpoint=folder, policy="lerobot", predict_episodes=1)
+    nodes = nodes_of(sim_graph(arguments))
+    assert nodes["policy_node"].parameters["policy"] == "lerobot"
+    assert nodes["policy_node"].parameters["predict_images"] is False
+    for name in ("policy_node", "safety_node", "maniskill_bridge_node"):
+        assert nodes[name].parameters["step_s"] == 0.05
+    assert nodes["safety_node"].parameters["num_actions"] == 16
+    with pytest.raises(ValueError, match=r"policy is lerobot and checkpoint .* is of kind par"):
+        sim_graph(SimArguments(policy="lerobot"))
+    with pytest.raises(ValueError, match=r"policy is par and checkpoint .* is of kind lerobot"):
+        loopback_graph(LoopbackArguments(checkpoint=folder, policy="par"))
