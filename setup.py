@@ -43,7 +43,7 @@ setup(
     maintainer_email="maintainers@par-ros.example",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["par_model", "par_model.*", "par_ros", "par_ros.*"]),
-    package_data={"par_ros": ["templates/*.j2"]},
+    package_data={"par_ros": ["templates/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (SHARE, ["package.xml"]),
