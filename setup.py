@@ -22,6 +22,7 @@ EXECUTABLES = (
     "episode_node",
     "fixed_chunk_node",
     "recorder_node",
+    "viewer_node",
 )
 
 
@@ -116,6 +117,8 @@ setup(
             "accelerate",
             "peft",
         ],
+        # the live view: view:=true; newer ones need numpy 2
+        "view": ["rerun-sdk<0.23.2"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # trt and torch-trt pin different TensorRT versions: install one of them.
         "trt": ["tensorrt==11.4.0.106"],
@@ -128,6 +131,8 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
+            # the report's page in a browser
+            "selenium",
             "ruff",
             "mypy",
             "types-PyYAML",

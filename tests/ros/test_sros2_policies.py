@@ -8,7 +8,7 @@ import pytest
 
 from par_ros.graph_arguments import RealArmArguments
 from par_ros.node_graph import real_arm_graph
-from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS
+from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS, VIEWER
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
 NODES = {
@@ -17,6 +17,7 @@ NODES = {
     "real_arm": "real_arm_node",
     "gripper_adapter": GRIPPER_ADAPTER,
     "recorder": RECORDER,
+    "viewer": VIEWER,
     "operator": "operator",
 }
 # The names that the commands have in the graph real_arm unless told otherwise.
@@ -106,6 +107,13 @@ def test_only_the_policy_may_send_chunks_and_only_the_operator_may_engage() -> N
 def test_the_recorder_hears_everything_and_says_nothing() -> None:
     assert topics("recorder", "publish") == set()
     assert topics("recorder", "subscribe") == named({t.name for t in TOPICS} - {"/clock"})
+
+
+def test_the_viewer_hears_what_it_shows_and_says_nothing() -> None:
+    """Which that is, test_viewer_node finds in the graph."""
+    assert topics("viewer", "publish") == set()
+    assert topics("viewer", "subscribe") <= topics("recorder", "subscribe")
+    assert not allowed("viewer", "services", "request")
 
 
 def test_the_supervisor_may_only_disengage() -> None:
