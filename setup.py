@@ -89,7 +89,6 @@ setup(
             "av",
             "jinja2",
             "matplotlib",
-            "markupsafe",
             "pillow",
             "plotly",
         ],

@@ -36,7 +36,7 @@ from par_ros.topics import (
 from par_ros.viewer_log import CAMERA, PREDICTED, ViewerLog
 from par_ros.wire_records import GuardState, PolicyStatus
 
-_QOS = Qos(reliable=False, depth=5).profile()
+_QOS = Qos(reliable=False, depth=5)
 _FIT_PERIOD_S = 1.0
 # Below every process that commands the arm.
 _NICE = 10
@@ -48,15 +48,18 @@ class ViewerNode(Node):
 
     def __init__(self) -> None:
         super().__init__(VIEWER)
-        self._parameters = parameters = declare(self, ViewerNodeParameters)
+        self._settings = parameters = declare(self, ViewerNodeParameters)
         stream = rr.RecordingStream("par_ros")
-        self._log = ViewerLog(stream, read_arm_spec(parameters.arm))
+        # Before anything is logged: serve_grpc of rerun-sdk 0.23 hangs on what waits in the stream.
         address = _serve(stream, parameters)
+        self._log = ViewerLog(stream, read_arm_spec(parameters.arm))
         # What was shown of each node last.
         self._shown: dict[str, str] = {}
         self._next_s: dict[str, float] = {}
         candidates = camera_candidates(self, parameters.image_transport)
-        self._camera = FittedSubscription(self, candidates, self._on_camera, _QOS, raw=True)
+        self._camera = FittedSubscription(
+            self, candidates, self._on_camera, _QOS.profile(), raw=True
+        )
         # What the policy sees (attention, surprise) is another row, with its method.
         for topic, show in (
             (PREDICTED_IMAGE, self._on_predicted),
@@ -76,7 +79,7 @@ class ViewerNode(Node):
             if topic is not JOINT_STATES or self._is_due(topic.name):
                 self._show(show, data, topic.message_type)
 
-        self.create_subscription(topic.message_type, topic.name, take, _QOS, raw=True)
+        self.create_subscription(topic.message_type, topic.name, take, _QOS.profile(), raw=True)
 
     def _on_camera(self, data: bytes, _: str) -> None:
         if self._is_due(CAMERA):
@@ -88,7 +91,7 @@ class ViewerNode(Node):
         now_s = time.monotonic()
         if now_s < self._next_s.get(name, 0.0):
             return False
-        self._next_s[name] = now_s + 1.0 / self._parameters.max_rate_hz
+        self._next_s[name] = now_s + 1.0 / self._settings.max_rate_hz
         return True
 
     def _show(self, show: Callable[[Any], None], data: bytes, message_type: Any) -> None:
@@ -106,7 +109,7 @@ class ViewerNode(Node):
         self._log.show_picture(entity, picture, messages.stamp_ns(message))
 
     def _on_joints(self, message: Any) -> None:
-        self._log.show_joints(messages.read_joint_state(message), self._parameters.joint_prefix)
+        self._log.show_joints(messages.read_joint_state(message), self._settings.joint_prefix)
 
     def _on_chunk(self, message: Any) -> None:
         self._show_actions("chunk", message)

@@ -12,6 +12,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from select import select
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,7 +147,9 @@ def viewed(free_domain: str) -> Iterator[SimpleNamespace]:
     listener = Listener(free_domain)
     try:
         assert process.stdout is not None
-        address = next(line for line in process.stdout if line.startswith("live view: "))
+        wait_for(lambda: select([process.stdout], [], [], 0.0)[0], TIMEOUT_S, "the address")
+        address = process.stdout.readline()
+        assert address.startswith("live view: ")
         wait_for(lambda: listener.hears_commands() or process.poll() is not None, TIMEOUT_S, "it")
         yield SimpleNamespace(process=process, listener=listener, address=address.split()[-1])
     finally:
