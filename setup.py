@@ -22,6 +22,7 @@ EXECUTABLES = (
     "episode_node",
     "fixed_chunk_node",
     "recorder_node",
+    "viewer_node",
 )
 
 
@@ -43,7 +44,7 @@ setup(
     maintainer_email="maintainers@par-ros.example",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["par_model", "par_model.*", "par_ros", "par_ros.*"]),
-    package_data={"par_ros": ["templates/*.j2"]},
+    package_data={"par_ros": ["templates/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (SHARE, ["package.xml"]),
@@ -88,7 +89,6 @@ setup(
             "av",
             "jinja2",
             "matplotlib",
-            "markupsafe",
             "pillow",
             "plotly",
         ],
@@ -116,6 +116,8 @@ setup(
             "accelerate",
             "peft",
         ],
+        # the live view: view:=true; newer ones need numpy 2
+        "view": ["rerun-sdk<0.23.2"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         # trt and torch-trt pin different TensorRT versions: install one of them.
         "trt": ["tensorrt==11.4.0.106"],
@@ -128,6 +130,8 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
+            # the report's page in a browser
+            "selenium",
             "ruff",
             "mypy",
             "types-PyYAML",

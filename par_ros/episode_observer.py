@@ -14,7 +14,7 @@ from par_ros import messages
 from par_ros.chunk_ledger import ledger_rows
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_motion import motion_of, seam_steps
-from par_ros.run_results import EpisodeResult, GuardChange
+from par_ros.run_results import EpisodeResult, GuardChange, GuardEvent
 from par_ros.topics import (
     ACTION_CHUNK,
     APPLIED_TARGETS,
@@ -53,6 +53,8 @@ class ObservedEpisode:
     holds: int = 0
     # In the order of their first appearance.
     guard_reasons: dict[str, None] = field(default_factory=dict)
+    # Stamp, hold or change, reason.
+    guard_events: list[tuple[int, str, str]] = field(default_factory=list)
     state: EpisodeState | None = None
     applied: tuple[int, JointTrajectory] | None = None
 
@@ -77,6 +79,11 @@ class ObservedEpisode:
         end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
         seams = seam_steps(self._reports(applied.joint_names), start_ns, step_s)
         seams = tuple(seam for seam in seams if seam <= state.step)
+
+        def since_start_s(stamp_ns: int) -> float:
+            return (stamp_ns - start_ns) / messages.NANOSECONDS
+
+        chunk_stamps = sorted(stamp_ns for stamp_ns in self.asked if stamp_ns < end_ns)
         return EpisodeResult(
             seed=self.seed,
             policy_seed=policy_seed,
@@ -84,12 +91,17 @@ class ObservedEpisode:
             steps=state.step,
             joint_names=applied.joint_names,
             joint_targets=applied.positions.tolist(),
-            chunks=sum(stamp_ns < end_ns for stamp_ns in self.asked),
+            chunks=len(chunk_stamps),
             holds=self.holds,
             guard_changes=tuple(
                 change for change in self._changes(start_ns) if change.step <= state.step
             ),
             guard_reasons=tuple(self.guard_reasons),
+            guard_events=tuple(
+                GuardEvent(since_start_s(stamp_ns), kind, reason)
+                for stamp_ns, kind, reason in self.guard_events
+            ),
+            chunk_times_s=tuple(map(since_start_s, chunk_stamps)),
             policy_latency_ms=tuple(self.policy_latency_ms),
             camera_to_trajectory_ms=state.camera_to_trajectory_ms,
             ledger_ms=ledger_rows(self.ledger_ms),
@@ -99,6 +111,7 @@ class ObservedEpisode:
             predicted=predicted,
             step_rate_hz=state.step_rate_hz,
             video=video,
+            video_times_s=tuple(map(since_start_s, sorted(self.pictures))),
         )
 
     def _reports(self, joint_names: tuple[str, ...]) -> dict[int, JointTrajectory]:
@@ -226,7 +239,9 @@ class EpisodeObserver:
                 if status.name == self._beside(POLICY):
                     self._note_policy(PolicyStatus.from_values(status.values))
                 elif status.name == self._beside(GUARD):
-                    self._note_guard(GuardStatus.from_values(status.values))
+                    self._note_guard(
+                        GuardStatus.from_values(status.values), messages.stamp_ns(message)
+                    )
 
     def _beside(self, name: str) -> str:
         """How node `name` of this graph calls itself on /diagnostics, which all graphs share."""
@@ -240,12 +255,14 @@ class EpisodeObserver:
         self._missed_chunks = status.missed_chunks
         self._episode.policy_is_quiet = not status.active
 
-    def _note_guard(self, status: GuardStatus) -> None:
+    def _note_guard(self, status: GuardStatus, stamp_ns: int) -> None:
         """Under the lock."""
         counts = (status.holds, status.changes)
         if counts != self._guard_counts:
             self._episode.holds += counts[0] - self._guard_counts[0]
             self._episode.guard_reasons[status.last_hold_reason] = None
+            kind = "hold" if counts[0] > self._guard_counts[0] else "change"
+            self._episode.guard_events.append((stamp_ns, kind, status.last_hold_reason))
         self._guard_counts = counts
         self._episode.guard_is_quiet = not status.engaged
 

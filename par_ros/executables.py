@@ -46,3 +46,7 @@ def fixed_chunk_node() -> int:
 
 def recorder_node() -> int:
     return _run("recorder_node")
+
+
+def viewer_node() -> int:
+    return _run("viewer_node")

@@ -13,6 +13,7 @@ from par_ros.parameters import (
     ManiSkillBridgeParameters,
     PolicyNodeParameters,
     SafetyNodeParameters,
+    ViewerNodeParameters,
 )
 
 DEFAULT_CHECKPOINT = "checkpoints/par_small"
@@ -92,6 +93,10 @@ class SimArguments:
         "use config/fastdds_shm.xml; without it large images are lost without an error message",
     )
     record: bool = parameter(False, "write all topics of the graph to <report>/recording.mcap")
+    view: bool = parameter(
+        False, "show pictures, chunks, joints and the guard live in a browser (needs rerun-sdk)"
+    )
+    view_port: int = same_as(ViewerNodeParameters, "port")
     log: str = parameter(
         "files",
         "files: each process's output goes to <report>/logs (under `ros2 launch` to the folder "
@@ -137,6 +142,8 @@ class ArmArguments:
         SimArguments, "record",
         description="write all topics of the graph to recordings/<date and time>.mcap",
     )  # fmt: skip
+    view: bool = same_as(SimArguments, "view")
+    view_port: int = same_as(SimArguments, "view_port")
     namespace: str = same_as(SimArguments, "namespace")
     domain_id: int | None = same_as(SimArguments, "domain_id")
 

@@ -74,8 +74,7 @@ class Child:
             self.log_path = graph.log_folder / f"{entry.name}.log"
             self._log = self.log_path.open("wb")
         environment = {**os.environ, **graph.environment, PARENT_VARIABLE: str(os.getpid())}
-        # What ends the run is what the user looks at.
-        to_screen = self._log is None or entry.ends_run
+        to_screen = self._log is None or entry.is_looked_at
         self.process = subprocess.Popen(
             command_line(entry, graph.namespace),
             env=environment,
@@ -195,8 +194,9 @@ class GraphRunner:
         """
         while not self._run_is_over(is_up=True):
             time.sleep(_POLL_S)
-        if self._lost:
-            names = ", ".join(child.entry.name for child in self._lost)
+        missed = [child for child in self._lost if not child.entry.is_optional]
+        if missed:
+            names = ", ".join(child.entry.name for child in missed)
             raise RunError(f"the run has ended without {names}; the reason is above.")
 
     def stop(self) -> None:
@@ -245,7 +245,7 @@ class GraphRunner:
                 continue
             if child.entry.ends_run and code == 0:
                 return True
-            if is_up and child.entry.others_go_on:
+            if child.entry.is_optional or (is_up and child.entry.others_go_on):
                 self._lost.append(child)
                 report_error(_loss_sentence(child, code))
                 continue

@@ -12,6 +12,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -131,6 +132,8 @@ class _Course:
             self._is_ending = True
             return [Shutdown(reason=f"{entry.name} has ended")]
         sentence = end_sentence(entry.name, code)
+        if entry.is_optional:
+            return [LogInfo(msg=f"{sentence}; the other processes continue")]
         if self._is_up and entry.others_go_on:
             _report(context, f"{sentence}; the other processes continue")
             return []
@@ -149,7 +152,7 @@ def _report(context: LaunchContext, sentence: str) -> None:
 
 
 def _node(entry: NodeEntry, graph: NodeGraph, course: _Course) -> Any:
-    to_log = graph.log_folder is not None and not entry.ends_run
+    to_log = graph.log_folder is not None and not entry.is_looked_at
     action = LifecycleNode if entry.lifecycle else Node
     return action(
         package=PACKAGE,

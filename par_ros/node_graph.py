@@ -7,9 +7,9 @@ Plain data: `python -m par_ros` maps it onto processes, launch/*.launch.py onto 
 import dataclasses
 import datetime
 import hashlib
+import importlib.util
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,12 +27,14 @@ from par_ros.graph_arguments import (
     RealArmArguments,
     SimArguments,
 )
+from par_ros.graph_environment import graph_environment, vulkan_environment
 from par_ros.parameters import (
     EpisodeNodeParameters,
     ManiSkillBridgeParameters,
     ParameterValue,
     PolicyNodeParameters,
     SafetyNodeParameters,
+    ViewerNodeParameters,
     read_arm_spec,
 )
 from par_ros.policy_source import require_kind
@@ -51,15 +53,12 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     POLICY,
     RECORDER,
+    VIEWER,
 )
 
 LOOPBACK = "loopback_arm_node"
 REAL_ARM = "real_arm_node"
 
-_DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-_FASTDDS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
-_VULKAN_DRIVERS = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
-_LIBRARIES = "LD_LIBRARY_PATH"
 _ANY_TRANSPORT = PolicyNodeParameters.image_transport
 
 
@@ -77,6 +76,7 @@ class NodeEntry:
         ends_run: whether the run is over, well, when this process ends with code 0.
         others_go_on: whether the others stay where this process fails after all have come up: a
             guard outlives its policy. The run still fails, and reports it.
+        is_optional: whether its end, at any time and by any code, ends and fails nothing.
     """
 
     executable: str
@@ -86,6 +86,12 @@ class NodeEntry:
     lifecycle: bool = False
     ends_run: bool = False
     others_go_on: bool = False
+    is_optional: bool = False
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether the user needs its standard output: the episodes' table, the view's address."""
+        return self.ends_run or self.is_optional
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, report / "recording.mcap", arguments.mode), *nodes)
+    nodes += _viewer("sim", arguments, "panda")
     log_folder = report / "logs" if arguments.log == "files" else None
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment | vulkan_environment(), log_folder)
@@ -242,6 +249,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
+    nodes += _viewer("real_arm", arguments, arguments.robot)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
 
@@ -287,8 +295,28 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, _dated_recording()), *nodes)
+    nodes += _viewer("loopback", arguments, arguments.robot)
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment, None)
+
+
+def _viewer(
+    owner: str, arguments: SimArguments | ArmArguments, robot: str
+) -> tuple[NodeEntry, ...]:
+    """The live view, where it was asked for. Raises ValueError without rerun-sdk."""
+    if not arguments.view:
+        return ()
+    if importlib.util.find_spec("rerun") is None:
+        raise ValueError(
+            f"{owner}: view:=true needs rerun-sdk, which is not installed; "
+            "docs/how_to/watch_a_run.md has the command, or leave view out."
+        )
+    parameters = {**_passed(arguments, ViewerNodeParameters), "arm": robot}
+    remapped: tuple[tuple[str, str], ...] = ()
+    if isinstance(arguments, RealArmArguments):
+        remapped = _remapped(arguments, IMAGE.name, JOINT_STATES.name)
+    port = {"port": arguments.view_port}
+    return (NodeEntry(VIEWER, VIEWER, parameters | port, remapped, is_optional=True),)
 
 
 @dataclass(frozen=True)
@@ -438,38 +466,6 @@ def manifest_sha256(checkpoint: Path) -> str:
     """Of a checkpoint's manifest, which names every other file by its own; empty without one."""
     path = checkpoint / "manifest.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str, str]:
-    """What to set for every process; a user's own discovery range or Fast DDS profile stays."""
-    environment = {}
-    if _DISCOVERY_RANGE not in os.environ:
-        environment[_DISCOVERY_RANGE] = "LOCALHOST"
-    if fastdds_profile and _FASTDDS_PROFILE not in os.environ:
-        environment[_FASTDDS_PROFILE] = str(resource("config/fastdds_shm.xml"))
-    if domain_id is not None:
-        environment["ROS_DOMAIN_ID"] = str(domain_id)
-    return environment
-
-
-def vulkan_environment() -> dict[str, str]:
-    """The Vulkan driver that `./par` unpacked, where the caller names no other and it is there.
-
-    `./par` itself has set it already; `ros2 launch` and `python -m par_ros` have not.
-    """
-    if any(os.environ.get(name) for name in _VULKAN_DRIVERS):
-        return {}
-    cache = os.environ.get("PAR_CACHE") or os.path.expanduser("~/.cache/par")
-    try:
-        words = shlex.split(Path(cache, "vulkan", "env").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found = dict(word.split("=", 1) for word in words if "=" in word)
-    if libraries := found.get(_LIBRARIES):
-        # As a shell reads it: ours:${LD_LIBRARY_PATH}.
-        ours = libraries.partition("${")[0]
-        found[_LIBRARIES] = ":".join(filter(None, (ours, os.environ.get(_LIBRARIES))))
-    return found
 
 
 def _dated_report_folder() -> Path:

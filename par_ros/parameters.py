@@ -316,6 +316,28 @@ class RecorderNodeParameters:
     settings: str = parameter("{}", "settings of the graph for a replay, as JSON")
 
 
+@dataclass(frozen=True)
+class ViewerNodeParameters:
+    """viewer_node."""
+
+    arm: str = same_as(SafetyNodeParameters, "arm")
+    port: int = parameter(
+        9090,
+        "port of the web page; the page takes its content from the port after it",
+        minimum=1024,
+        maximum=65534,
+    )
+    max_rate_hz: float = parameter(
+        20.0, "most pictures and joint states that are shown a second", unit="Hz",
+        minimum=0.1, maximum=100.0,
+    )  # fmt: skip
+    memory_limit: str = parameter(
+        "500MB", "what is kept for browsers that connect later; the oldest is dropped beyond"
+    )
+    image_transport: str = same_as(PolicyNodeParameters, "image_transport")
+    joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
+
+
 NodeParameters = TypeVar(
     "NodeParameters",
     PolicyNodeParameters,
@@ -326,6 +348,7 @@ NodeParameters = TypeVar(
     GripperAdapterNodeParameters,
     EpisodeNodeParameters,
     RecorderNodeParameters,
+    ViewerNodeParameters,
 )
 
 _ROS_TYPES: dict[type, Parameter.Type] = {

@@ -25,6 +25,7 @@ from par_ros.parameters import (
     RealArmNodeParameters,
     RecorderNodeParameters,
     SafetyNodeParameters,
+    ViewerNodeParameters,
 )
 
 _NODES: Mapping[str, type[Any]] = {
@@ -36,6 +37,7 @@ _NODES: Mapping[str, type[Any]] = {
     "loopback_arm_node": LoopbackArmParameters,
     topics.EPISODES: EpisodeNodeParameters,
     topics.RECORDER: RecorderNodeParameters,
+    topics.VIEWER: ViewerNodeParameters,
 }
 
 

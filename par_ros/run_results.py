@@ -52,6 +52,21 @@ class GuardChange:
 
 
 @dataclass(frozen=True)
+class GuardEvent:
+    """The guard held or changed a chunk.
+
+    Attributes:
+        time_s: of its report, from the episode's start.
+        kind: hold or change.
+        reason: the guard's sentence.
+    """
+
+    time_s: float
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EpisodeResult:
     """One finished episode.
 
@@ -62,6 +77,8 @@ class EpisodeResult:
         chunks, holds: chunks that the policy sent; of these, answered by standing still.
         guard_changes: every number that the guard changed.
         guard_reasons: reasons that the guard reported for its holds and changes.
+        guard_events: each hold and change with its time.
+        chunk_times_s: when the picture of each chunk was taken, from the episode's start.
         policy_latency_ms: picture received by policy_node to chunk sent, each chunk.
         camera_to_trajectory_ms: picture published to trajectory received by the arm, each chunk.
         ledger_ms: chunk_ledger.ChunkTimes of each chunk that the guard reported on, in the order
@@ -72,6 +89,7 @@ class EpisodeResult:
         predicted: whether pictures were predicted too (which slows the policy down).
         step_rate_hz: control steps a wall second; None where nothing moved.
         video: file name beside results.json.
+        video_times_s: when each frame of the video was taken, from the episode's start.
     """
 
     seed: int
@@ -84,6 +102,8 @@ class EpisodeResult:
     holds: int
     guard_changes: tuple[GuardChange, ...]
     guard_reasons: tuple[str, ...]
+    guard_events: tuple[GuardEvent, ...]
+    chunk_times_s: tuple[float, ...]
     policy_latency_ms: tuple[float, ...]
     camera_to_trajectory_ms: tuple[float, ...]
     ledger_ms: tuple[tuple[float | None, ...], ...]
@@ -93,6 +113,7 @@ class EpisodeResult:
     predicted: bool
     step_rate_hz: float | None
     video: str | None
+    video_times_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)

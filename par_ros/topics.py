@@ -27,6 +27,7 @@ GUARD = "safety_node"
 GRIPPER_ADAPTER = "gripper_adapter_node"
 EPISODES = "episode_node"
 RECORDER = "recorder_node"
+VIEWER = "viewer_node"
 ANYONE = "anyone"
 
 

@@ -17,7 +17,8 @@ from par_ros.control.settings import parameter, same_as
 from par_ros.doctor.graph import GRAPH_CHECKS, NAME, Listener, Needs
 from par_ros.doctor.machine import MACHINE_CHECKS
 from par_ros.graph_arguments import ArmArguments, RealArmArguments
-from par_ros.node_graph import checkpoint_folder, graph_environment, real_arm_names
+from par_ros.graph_environment import graph_environment
+from par_ros.node_graph import checkpoint_folder, real_arm_names
 from par_ros.parameters import read_arm_spec
 
 

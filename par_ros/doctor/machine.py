@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from par_ros.node_graph import vulkan_environment
+from par_ros.graph_environment import vulkan_environment
 from par_ros.participants import domain_id, require_room
 
 _PYTHONS = ((3, 10), (3, 12))

@@ -15,7 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ROS_SUFFIXES = ("_msgs", "_srvs", "_interfaces")
 ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python"}
 # Where the name that is imported is not the distribution's.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python", "pinocchio": "pin"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "cv2": "opencv-python",
+    "pinocchio": "pin",
+    "rerun": "rerun-sdk",
+}
 OWN = {"par_model", "par_ros"}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loopback graph with fixed chunks in the policy's place: up in seconds, without torch.
 
-`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY [PREFIX]]]]` is run and ended
-as `python -m par_ros` is.
+`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY [PREFIX [PORT]]]]]` is run and
+ended as `python -m par_ros` is.
 """
 
 import sys
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from par_model.simulation.tasks import TASKS
 from par_ros.__main__ import run_work
+from par_ros.graph_environment import graph_environment
 from par_ros.graph_runner import GraphRunner
-from par_ros.node_graph import NodeEntry, NodeGraph, graph_environment, recorder_entry
-from par_ros.topics import GUARD, POLICY
+from par_ros.node_graph import NodeEntry, NodeGraph, recorder_entry
+from par_ros.topics import GUARD, POLICY, VIEWER
 
 # No deadline ends these runs: a test machine may stand still for seconds. Deadlines have their own
 # tests (tests/control, par_ros.proof.faults).
@@ -32,9 +33,10 @@ def light_graph(
     recording: str = "",
     policy: str = "needed",
     prefix: str = "",
+    view_port: str = "",
 ) -> NodeGraph:
     """Arm, guard and fixed chunks, and a recorder where a file is named; the others go on without
-    the policy where it is not "needed"; prefix: of the arm's joints."""
+    the policy where it is not "needed"; prefix: of the arm's joints; view_port: of a live view."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry(
@@ -62,6 +64,8 @@ def light_graph(
     )
     if recording:
         nodes = (recorder_entry(nodes, Path(recording)), *nodes)
+    if view_port:
+        nodes += (NodeEntry(VIEWER, VIEWER, {"port": int(view_port)}, is_optional=True),)
     environment = graph_environment(fastdds_profile=True, domain_id=domain_id)
     return NodeGraph(nodes, namespace, environment, None)
 

@@ -56,7 +56,7 @@ def stand_ins() -> dict[str, types.ModuleType]:
         "launch": ("LaunchContext", "LaunchDescription"),
         "launch.actions": (
             "DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "RegisterEventHandler",
-            "SetEnvironmentVariable", "Shutdown",
+            "LogInfo", "SetEnvironmentVariable", "Shutdown",
         ),
         "launch.events": (),
         "launch.substitutions": (),
@@ -241,6 +241,17 @@ def test_on_a_real_arm_the_guard_outlives_its_policy(
         "error: policy_node ended unexpectedly (exit code 1); the other processes continue."
     ]
     assert run.exit("safety_node", 1) == ["Shutdown"]
+
+
+def test_the_end_of_the_live_view_ends_and_fails_nothing(
+    recording_launch: None, tmp_path: Path
+) -> None:
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    run = Run("sim", {"checkpoint": str(tmp_path), "view": "true"})
+    assert run.exit("viewer_node", 1) == ["LogInfo"]
+    run.come_up()
+    assert run.exit("viewer_node", -9) == ["LogInfo"]
+    assert run.errors == []
 
 
 @pytest.mark.parametrize("name", FILES)

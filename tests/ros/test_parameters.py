@@ -21,6 +21,7 @@ from par_ros.parameters import (
     RealArmNodeParameters,
     RecorderNodeParameters,
     SafetyNodeParameters,
+    ViewerNodeParameters,
     declare,
     read,
     read_yaml,
@@ -35,6 +36,7 @@ ALL = (
     GripperAdapterNodeParameters,
     EpisodeNodeParameters,
     RecorderNodeParameters,
+    ViewerNodeParameters,
 )
 
 

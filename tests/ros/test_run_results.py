@@ -2,6 +2,7 @@
 """results.json, report.html and the videos of a made-up run: 3 episodes of 8, 16 and 24 steps, two
 successes, the first with predicted pictures."""
 
+import dataclasses
 import json
 import math
 import re
@@ -12,9 +13,16 @@ import numpy as np
 import pytest
 
 from par_ros.episode_motion import motion_of
+from par_ros.episode_story import story
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
 from par_ros.report import summary_rows, write_report
-from par_ros.run_results import EpisodeResult, GuardChange, RunResults, percentiles
+from par_ros.run_results import (
+    EpisodeResult,
+    GuardChange,
+    GuardEvent,
+    RunResults,
+    percentiles,
+)
 
 
 def made_up_episode(index: int) -> EpisodeResult:
@@ -30,6 +38,8 @@ def made_up_episode(index: int) -> EpisodeResult:
         holds=0,
         guard_changes=(GuardChange(3, "a", 1.0, 0.9),) if index == 1 else (),
         guard_reasons=("<b>velocity</b> limit",) if index == 1 else (),
+        guard_events=(GuardEvent(0.1, "change", "<b>velocity</b> limit"),) if index == 1 else (),
+        chunk_times_s=tuple(0.4 * chunk for chunk in range(index + 1)),
         policy_latency_ms=(500.0,) if index == 0 else (10.0, 20.0),
         camera_to_trajectory_ms=(600.0,) if index == 0 else (12.0, 22.0),
         ledger_ms=((1.0, 2.0, 12.0, 13.0, 20.0, 50.0), (1.0, 2.0, 22.0, 23.0, 30.0, None)),
@@ -39,6 +49,7 @@ def made_up_episode(index: int) -> EpisodeResult:
         predicted=index == 0,
         step_rate_hz=50.0,
         video=f"episode_{100 + index}.mp4",
+        video_times_s=tuple(0.1 * frame for frame in range(4 * (index + 1))),
     )
 
 
@@ -94,9 +105,6 @@ def test_the_ledger_and_the_smoothness_of_a_run(results: RunResults, tmp_path: P
     assert rows["picture to trajectory taken"].startswith("p50 25.0 ms")
     assert rows["chunks without the guard's report"] == "1"
     assert rows["3 seams, median (p95)"].startswith("speed lost 0%")
-    page = write_report(results, tmp_path).read_text(encoding="utf-8")
-    assert "joint speed, rad" in page
-    assert "seed 101, seams" in page
 
 
 def test_latency_leaves_out_episodes_with_predictions(results: RunResults) -> None:
@@ -119,12 +127,34 @@ def test_summary_says_what_the_episodes_say(results: RunResults) -> None:
 def test_page_opens_offline(results: RunResults, tmp_path: Path) -> None:
     page = write_report(results, tmp_path).read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|video|iframe)[^>]+(src|href)=.?https?:", page)
-    assert page.count("plotly.js v") == 1
     for episode in results.episodes:
         assert f'src="{episode.video}"' in page
     assert "2 of 3 (95 % interval 21% to 94%)" in page
     assert "&lt;b&gt;velocity&lt;/b&gt; limit" in page
     assert "par_ros sim task:=PushCube" in page
+
+
+def test_the_story_of_an_episode(results: RunResults) -> None:
+    """16 steps of 0.05 s at 2 rad/s, a seam at step 5, two chunks, one change by the guard."""
+    told = story(results.episodes[1], results.step_s)
+    assert (told["title"], told["duration_s"]) == ("seed 101: success after 16 steps", 0.8)
+    series = {one["name"]: one for row in told["rows"] for one in row["series"]}
+    speed = series["joint speed"]
+    assert (speed["x"][0], speed["x"][-1], len(speed["x"])) == (0.1, 0.8, 15)
+    assert speed["y"] == pytest.approx([2.0] * 15)
+    assert (series["seam"]["x"], series["seam"]["y"]) == ([0.25], pytest.approx([2.0]))
+    assert series["gripper target"]["y"] == pytest.approx([math.pi] * 16, abs=1e-4)
+    assert (series["chunk"]["x"], series["chunk"]["y"]) == ([0.0, 0.4], [10.0, 20.0])
+    assert (series["change"]["x"], series["hold"]["x"]) == ([0.1], [])
+    assert series["changed target"]["x"] == [0.15]
+    assert series["changed target"]["text"] == ["a: 1.0000 asked, 0.9000 sent"]
+
+
+def test_an_episode_that_never_moved_has_a_story(results: RunResults) -> None:
+    still = dataclasses.replace(
+        results.episodes[0], steps=0, joint_targets=[], seams=(), video=None, video_times_s=()
+    )
+    assert story(still, 0.05)["duration_s"] == 0.0
 
 
 def test_page_of_a_run_without_episodes(results: RunResults, tmp_path: Path) -> None:

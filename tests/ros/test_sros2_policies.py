@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """config/sros2: each process may do what the table of topics says, and only that."""
 
+import ast
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from par_ros import topics as table
 from par_ros.graph_arguments import RealArmArguments
 from par_ros.node_graph import real_arm_graph
-from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS
+from par_ros.topics import GRIPPER_ADAPTER, GUARD, POLICY, RECORDER, SERVICES, TOPICS, VIEWER
 
 FOLDER = Path(__file__).resolve().parents[2] / "config/sros2"
 NODES = {
@@ -17,6 +19,7 @@ NODES = {
     "real_arm": "real_arm_node",
     "gripper_adapter": GRIPPER_ADAPTER,
     "recorder": RECORDER,
+    "viewer": VIEWER,
     "operator": "operator",
 }
 # The names that the commands have in the graph real_arm unless told otherwise.
@@ -106,6 +109,21 @@ def test_only_the_policy_may_send_chunks_and_only_the_operator_may_engage() -> N
 def test_the_recorder_hears_everything_and_says_nothing() -> None:
     assert topics("recorder", "publish") == set()
     assert topics("recorder", "subscribe") == named({t.name for t in TOPICS} - {"/clock"})
+
+
+def test_the_viewer_hears_what_it_shows_and_says_nothing() -> None:
+    """The topics that viewer_node.py imports, and the camera's."""
+    source = FOLDER.parents[1] / "par_ros/viewer_node.py"
+    imported = {
+        getattr(table, alias.name)
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == table.__name__
+        for alias in node.names
+    }
+    shown = {one.name for one in imported if isinstance(one, table.Topic)}
+    assert topics("viewer", "publish") == set()
+    assert topics("viewer", "subscribe") == shown | {table.IMAGE.name}
+    assert not allowed("viewer", "services", "request")
 
 
 def test_the_supervisor_may_only_disengage() -> None:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the report's page draws: rows of one time axis for each episode, beside its film.
+
+A row is a small plot with series of points; the page draws whatever rows it is given. Times are
+seconds from the episode's start.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from par_ros.run_results import EpisodeResult, RunResults
+
+# Of a long run's episodes, so that the page stays small.
+MAX_STORIES = 50
+_DECIMALS = 4
+
+
+def stories(results: RunResults) -> list[dict[str, Any]]:
+    """The first MAX_STORIES episodes, as plain values."""
+    return [story(episode, results.step_s) for episode in results.episodes[:MAX_STORIES]]
+
+
+def story(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
+    """One episode: its film and the rows of its time axis."""
+    outcome = "success" if episode.success else "failure"
+    return {
+        "title": f"seed {episode.seed}: {outcome} after {episode.steps} steps",
+        "duration_s": _rounded([step_s * episode.steps])[0],
+        "video": episode.video,
+        "video_times_s": _rounded(episode.video_times_s),
+        # What the policy sees (surprise, attention) is another row here.
+        "rows": [
+            _speed_row(episode, step_s),
+            _gripper_row(episode, step_s),
+            _chunk_row(episode),
+            _guard_row(episode, step_s),
+        ],
+    }
+
+
+def latencies(results: RunResults) -> list[dict[str, Any]]:
+    """Latencies of every chunk of the run, one series each."""
+    return [
+        {
+            "name": name,
+            "y": [time for episode in results.episodes for time in getattr(episode, attribute)],
+            "text": [
+                f"seed {episode.seed}, chunk {number}"
+                for episode in results.episodes
+                for number in range(1, 1 + len(getattr(episode, attribute)))
+            ],
+        }
+        for name, attribute in (
+            ("policy: picture received to chunk sent", "policy_latency_ms"),
+            ("picture published to trajectory received", "camera_to_trajectory_ms"),
+        )
+    ]
+
+
+def _speed_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
+    """Joint speed of the targets; a mark where a chunk changed what the arm was going to do."""
+    targets = np.array(episode.joint_targets).reshape(-1, len(episode.joint_names))
+    arm = targets[:, :-1]
+    speeds = np.linalg.norm(np.diff(arm, axis=0), axis=1) / step_s
+    seams = np.array([seam for seam in episode.seams if 2 <= seam <= len(arm)], dtype=int)
+    line = _series("joint speed", "line", step_s * np.arange(2, len(speeds) + 2), speeds)
+    return _row(
+        "joint speed", "rad/s", line, _series("seam", "mark", step_s * seams, speeds[seams - 2])
+    )
+
+
+def _gripper_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
+    targets_m = [targets[-1] for targets in episode.joint_targets]
+    times_s = step_s * np.arange(1, len(targets_m) + 1)
+    return _row("gripper target", "m", _series("gripper target", "line", times_s, targets_m))
+
+
+def _chunk_row(episode: EpisodeResult) -> dict[str, Any]:
+    """How long the policy took for each chunk, at the time of the chunk's picture."""
+    known = list(zip(episode.chunk_times_s, episode.policy_latency_ms, strict=False))
+    series = _series("chunk", "bar", [time for time, _ in known], [late for _, late in known])
+    return _row("policy latency", "ms", series)
+
+
+def _guard_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
+    """Holds above changes; a joint target that was changed stands at the step that it is for."""
+    rows = []
+    for kind, height in (("hold", 1.0), ("change", 0.0)):
+        events = [event for event in episode.guard_events if event.kind == kind]
+        texts = [event.reason for event in events]
+        times_s = [event.time_s for event in events]
+        rows.append(_series(kind, "event", times_s, [height] * len(events), texts))
+    changes = episode.guard_changes
+    texts = [f"{one.joint}: {one.asked:.4f} asked, {one.sent:.4f} sent" for one in changes]
+    steps_s = [step_s * change.step for change in changes]
+    rows.append(_series("changed target", "event", steps_s, [0.0] * len(changes), texts))
+    return _row("guard", "", *rows)
+
+
+def _row(title: str, unit: str, *series: dict[str, Any]) -> dict[str, Any]:
+    return {"title": title, "unit": unit, "series": list(series)}
+
+
+def _series(
+    name: str, kind: str, x: Iterable[float], y: Iterable[float], text: Iterable[str] = ()
+) -> dict[str, Any]:
+    """kind: line, mark (on a line), bar or event."""
+    return {"name": name, "kind": kind, "x": _rounded(x), "y": _rounded(y), "text": list(text)}
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), _DECIMALS) for value in values]

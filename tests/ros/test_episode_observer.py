@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times of an episode's chunks, film and guard events, from what its topics carried.
+
+The episode starts at 5 s and has 8 steps of 0.05 s; a chunk is sent at its start and one at its
+end, which does not count.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+
+from par_ros import messages
+from par_ros.control.joint_trajectory import JointTrajectory
+from par_ros.episode_observer import EpisodeObserver, ObservedEpisode
+from par_ros.run_results import GuardEvent
+from par_ros.topics import GUARD
+from par_ros.wire_records import EpisodeState, GuardStatus
+
+START_NS, STEP_S = 5_000_000_000, 0.05
+CHUNK = JointTrajectory(("a", "b"), STEP_S * np.arange(1, 9), np.zeros((8, 2)))
+
+
+def after_ns(time_s: float) -> int:
+    return START_NS + messages.seconds_to_ns(time_s)
+
+
+def test_times_are_counted_from_the_episodes_start() -> None:
+    state = EpisodeState("PushCube", 1, START_NS, 8, True, True, True, (20.0,), 20.0)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    episode = ObservedEpisode(
+        seed=1,
+        pictures={after_ns(time_s): picture for time_s in (0.1, 0.0)},
+        asked={after_ns(0.0): CHUNK, after_ns(0.4): CHUNK},
+        guard_events=[(after_ns(0.15), "hold", "late")],
+        state=state,
+        applied=(START_NS, CHUNK),
+    )
+    result = episode.result(step_s=STEP_S, policy_seed=0, predicted=False, video="x.mp4")
+    assert (result.chunks, result.chunk_times_s) == (1, (0.0,))
+    assert result.video_times_s == pytest.approx((0.0, 0.1))
+    assert result.guard_events == (GuardEvent(pytest.approx(0.15), "hold", "late"),)
+
+
+@pytest.fixture
+def observer(free_domain: str) -> Iterator[EpisodeObserver]:
+    context = Context()
+    rclpy.init(args=[], context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]))
+    node = Node("episode_node", context=context)
+    yield EpisodeObserver(node, keeps_pictures=False)
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.mark.ros
+def test_each_hold_and_change_of_the_guard_is_an_event(observer: EpisodeObserver) -> None:
+    """Counters of holds and changes: 0 and 0, then 1 and 0, then 1 and 1, and the same again."""
+    observer.begin(1)
+    for number, counts in enumerate(((0, 0), (1, 0), (1, 1), (1, 1))):
+        guard = GuardStatus(True, False, "", *counts, f"reason {number}")
+        status = messages.Status(GUARD, messages.OK, "", guard.to_values())
+        observer._on_diagnostics(messages.diagnostics_message((status,), after_ns(number)))
+    assert observer.take().guard_events == [
+        (after_ns(1), "hold", "reason 1"),
+        (after_ns(2), "change", "reason 2"),
+    ]
