@@ -30,16 +30,14 @@ from tqdm import tqdm
 from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, run_command
+from par_model.interface import DEFAULT_VIEWS
+from par_model.simulation.camera_view import CameraView, named_views
 from par_model.simulation.demonstrations import (
     FailedDemonstration,
     NoiseSettings,
     record_demonstration,
 )
 from par_model.simulation.maniskill_env import (
-    CAMERA_EYE_M,
-    CAMERA_FOV_RAD,
-    CAMERA_NAME,
-    CAMERA_TARGET_M,
     JOINT_NAMES,
     ManiSkillArm,
 )
@@ -73,7 +71,8 @@ class CollectSettings:
         first_seed: the first seed tried; then one after another.
         noise: how many demonstrations are disturbed, and how.
         num_hold_steps: steps at the end in which the last target is repeated.
-        image_size: height and width of a frame in pixels.
+        image_size: height and width of a view's frame in pixels.
+        views: names of the cameras; the first is the data set's main one.
         on_policy: a policy that acts; then `noise` and `num_hold_steps` are not read.
     """
 
@@ -84,6 +83,7 @@ class CollectSettings:
     num_hold_steps: int = 16
     image_size: int = 128
     on_policy: OnPolicySettings | None = None
+    views: tuple[str, ...] = DEFAULT_VIEWS
 
     def validate(self) -> None:
         """Raise ValueError for settings that cannot be recorded."""
@@ -102,6 +102,9 @@ class CollectSettings:
             raise ValueError(
                 f"the image size must be a multiple of 16 pixels, got {self.image_size}."
             )
+        named_views(self.views, self.image_size)
+        if not self.views or len(set(self.views)) < len(self.views):
+            raise ValueError(f"views must be names, each once, got {list(self.views)}.")
         if not 0.0 <= self.noise.share <= 1.0:
             raise ValueError(f"the noise share must lie in 0 to 1, got {self.noise.share}.")
         if self.on_policy is not None:
@@ -127,6 +130,8 @@ class CollectOptions:
     hold_steps: int = 16
     # height and width of a frame [pixels]
     image_size: int = 128
+    # cameras, by the names that `par_model.perception cameras` knows; each becomes a video
+    views: Annotated[tuple[str, ...], arg(metavar="VIEW ...")] = DEFAULT_VIEWS
     # a checkpoint that acts while the task's expert labels
     on_policy: Annotated[Path | None, arg(metavar="CHECKPOINT"), default_is("the planner acts")] = (
         None
@@ -160,6 +165,7 @@ def collect(settings: CollectSettings, out: Path, num_workers: int) -> None:
 def staging_settings(settings: CollectSettings) -> dict[str, Any]:
     """All that decides what a seed's demonstration looks like."""
     the_task = task(settings.task)
+    first, *others = named_views(settings.views, settings.image_size)
     return {
         "task": the_task.name,
         "instruction": the_task.instruction,
@@ -168,14 +174,24 @@ def staging_settings(settings: CollectSettings) -> dict[str, Any]:
         ],
         "joint_names": list(JOINT_NAMES),
         "fps": FPS,
-        "camera": CAMERA_NAME,
+        "camera": first.name,
         "image_size": settings.image_size,
-        "camera_eye_m": list(CAMERA_EYE_M),
-        "camera_target_m": list(CAMERA_TARGET_M),
-        "camera_fov_rad": CAMERA_FOV_RAD,
+        "camera_eye_m": list(first.eye_m),
+        "camera_target_m": list(first.target_m),
+        "camera_fov_rad": first.fov_rad,
+        **({"further_cameras": [_described(view) for view in others]} if others else {}),
         "first_seed": settings.first_seed,
         **(_noise(settings) if settings.on_policy is None else settings.on_policy.described()),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+    }
+
+
+def _described(view: CameraView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "eye_m": list(view.eye_m),
+        "target_m": list(view.target_m),
+        "fov_rad": view.fov_rad,
     }
 
 
@@ -251,15 +267,17 @@ class _Job:
 
 
 # A worker keeps its environment.
-_worker_arms: dict[tuple[str, int], ManiSkillArm] = {}
+_worker_arms: dict[tuple[str, int, tuple[str, ...]], ManiSkillArm] = {}
 
 
 def _record_seed(job: _Job) -> tuple[int, bool]:
     """(seed, whether it gave a demonstration); runs in a worker."""
     settings, out, seed = job.settings, job.out, job.seed
-    key = (settings.task, settings.image_size)
+    key = (settings.task, settings.image_size, settings.views)
     if key not in _worker_arms:
-        _worker_arms[key] = ManiSkillArm(settings.task, image_size=settings.image_size)
+        _worker_arms[key] = ManiSkillArm(
+            settings.task, image_size=settings.image_size, views=settings.views
+        )
         # ManiSkill collects garbage at each reset: 0.25 s that go through torch's and its own
         # modules, which stay.
         gc.freeze()
@@ -269,7 +287,7 @@ def _record_seed(job: _Job) -> tuple[int, bool]:
     except FailedDemonstration as failure:
         stage_failure(out, seed, str(failure))
         return seed, False
-    stage_episode(out, episode, FPS)
+    stage_episode(out, episode, FPS, settings.views)
     return seed, True
 
 
@@ -340,6 +358,7 @@ def _run(options: CollectOptions) -> None:
         noise=NoiseSettings(share=options.noise_share),
         num_hold_steps=options.hold_steps,
         image_size=options.image_size,
+        views=options.views,
         on_policy=None
         if options.on_policy is None
         else OnPolicySettings(options.on_policy, options.max_steps, options.disturbed_starts),

@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -191,9 +192,11 @@ class ModelConfig:
     """A whole PAR model."""
 
     name: str
-    # camera image
+    # picture of one view
     image_height: _Pixels
     image_width: _Pixels
+    # names of the cameras; a slot has the frame tokens of all of them, view by view
+    views: tuple[str, ...]
     codec: FrameCodecConfig
     # latent pixels per transformer token, each way; the image encoder's patch is half of it
     frame_patch: _Patch
@@ -249,8 +252,18 @@ class ModelConfig:
     loss: LossConfig
 
     @property
+    def num_views(self) -> int:
+        return len(self.views)
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Pictures of all views, one above the other."""
+        return self.num_views * self.image_height, self.image_width, 3
+
+    @property
     def latent_height(self) -> int:
-        return self.image_height // self.codec.stride
+        """Of the views' latents, one above the other."""
+        return self.num_views * (self.image_height // self.codec.stride)
 
     @property
     def latent_width(self) -> int:
@@ -271,7 +284,7 @@ class ModelConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """N, tokens that the image encoder generates for one frame."""
+        """N, tokens that the image encoder generates for one frame, all views of it."""
         return (self.latent_height // self.image_patch) * (self.latent_width // self.image_patch)
 
     @property
@@ -296,6 +309,7 @@ class ModelConfig:
     def validate(self) -> None:
         """Raise ValueError if a value is out of its range, or the numbers do not fit together."""
         require_ranges(self, "")
+        self._require_views_possible()
         for what, size in (("image_height", self.image_height), ("image_width", self.image_width)):
             unit = self.codec.stride * self.frame_patch
             if size % unit:
@@ -351,6 +365,20 @@ class ModelConfig:
                 "frame_patch."
             )
 
+    def _require_views_possible(self) -> None:
+        well_named = all(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", view) for view in self.views)
+        if not well_named or len(set(self.views)) < len(self.views):
+            raise ValueError(
+                f"views are {list(self.views)}; each needs a name of its own of at most 32 small "
+                "letters, digits and underscores, a letter first."
+            )
+        is_single = self.observation_mode == "image" and self.first_slot == "boa"
+        if self.num_views > 1 and not is_single:
+            raise ValueError(
+                f"views are {list(self.views)}; more than one needs actions and observation_mode "
+                '"image".'
+            )
+
     def _require_committed_possible(self) -> None:
         is_possible = self.num_actions and self.action_head == "diffusion"
         if self.max_delay_steps and not (is_possible and self.observation_mode == "image"):
@@ -397,7 +425,7 @@ _NESTED = {
 
 
 # Values of the fields that older config.json files lack.
-_MEANT_BEFORE = {"step_s": 0.05, "max_delay_steps": 0}
+_MEANT_BEFORE = {"step_s": 0.05, "max_delay_steps": 0, "views": ["front"]}
 
 
 def _build(kind: type, values: object, where: str) -> Any:
@@ -438,7 +466,7 @@ def _require_kind(what: str, value: object, hint: Any) -> None:
             _require_kind(what, value, parts[0])
     elif origin is tuple:
         if not isinstance(value, tuple) or not 1 <= len(value) <= _MAX_LEVELS:
-            raise ValueError(_not_that(what, value, f"a list of 1 to {_MAX_LEVELS} numbers"))
+            raise ValueError(_not_that(what, value, f"a list of 1 to {_MAX_LEVELS} values"))
         for index, part in enumerate(value):
             _require_kind(f"{what}[{index}]", part, parts[0])
     elif origin is Literal:

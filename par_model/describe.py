@@ -124,7 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _describe(config: ModelConfig, num_steps: int | None) -> None:
     networks = Networks.build(config)
     table = parameter_table(networks.model)
-    print(f"{config.name}: {config.image_height} x {config.image_width} pixels\n")
+    views = f", views {', '.join(config.views)}" if config.num_views > 1 else ""
+    print(f"{config.name}: {config.image_height} x {config.image_width} pixels{views}\n")
     print(f"{'module':24}{'paper (M)':>12}{'ours':>16}")
     for name, count in table.items():
         print(f"{name:24}{PAPER_MILLIONS[name]:>12.1f}{count:>16,}")
@@ -198,7 +199,8 @@ def _time_checkpoint(path: Path, num_steps: int | None) -> None:
     executed: FloatArray | None = None
     for index in range(3):
         observation = Observation(
-            image=rng.integers(0, 256, (spec.image_height, spec.image_width, 3), dtype=np.uint8),
+            image=rng.integers(0, 256, spec.picture_shape, dtype=np.uint8),
+            views=spec.views,
             measured_joint_positions=np.zeros(len(spec.joint_names)),
             joint_names=spec.joint_names,
             stamp_s=0.4 * index,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frozen autoencoder between camera frames and latents.
 
-Shapes: B frames; H, W image size in pixels; C latent channels; h, w = H, W over the codec's stride;
-T frames and n latents of a clip.
+Shapes: B frames; V views of a frame; H, W image size in pixels; C latent channels; h, w = H, W
+over the codec's stride; T frames and n latents of a clip.
 """
 
 import copy
@@ -132,6 +132,22 @@ class FrameCodec(nn.Module):
         """Fit the per-channel shift and scale to a sample of not normalised latents."""
         self.latent_mean_C.copy_(raw_latents_BChw.mean(dim=(0, 2, 3)))
         self.latent_std_C.copy_(raw_latents_BChw.std(dim=(0, 2, 3)).clamp_min(1e-6))
+
+
+def encode_views(codec: FrameCodec, images_BVHWC: Tensor, num_views: int) -> Tensor:
+    """uint8 [B, V H, W, 3] -> latents [B, C, V h, w]: each view by itself, one above the other."""
+    if num_views == 1:
+        return codec.encode(images_BVHWC)
+    images = rearrange(images_BVHWC, "b (v h) w c -> (b v) h w c", v=num_views)
+    return rearrange(codec.encode(images), "(b v) c h w -> b c (v h) w", v=num_views)
+
+
+def decode_views(codec: FrameCodec, latents_BCVhw: Tensor, num_views: int) -> Tensor:
+    """Latents [B, C, V h, w] -> uint8 [B, V H, W, 3]."""
+    if num_views == 1:
+        return codec.decode(latents_BCVhw)
+    latents = rearrange(latents_BCVhw, "b c (v h) w -> (b v) c h w", v=num_views)
+    return rearrange(codec.decode(latents), "(b v) h w c -> b (v h) w c", v=num_views)
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 """From Z_O to the next latent: image encoder (set by set) and diffusion MLP (NOVA, section 3.3);
 networks, loss and sampling.
 
-Image tokens are patches of a latent, row-major, each ordered (dy, dx, channel).
+Image tokens are patches of a latent, row-major, each ordered (dy, dx, channel). The latents of
+several views stand one above the other: a set is drawn from all of them.
 
 Shape letters: B batch, S slots, N image tokens, V visible tokens, K condition tokens, C width,
 E values of an image token, M tokens of any number, c h w of a latent.
@@ -55,11 +56,15 @@ class ImageEncoder(nn.Module):
             Block(width, stack.num_heads, stack.mlp_ratio) for _ in range(stack.depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        rows = config.latent_height // config.image_patch
-        columns = config.latent_width // config.image_patch
-        self.register_buffer(
-            "positions", spatial_embedding(rows, columns, width).float(), persistent=False
+        self.view_embed = (
+            nn.Parameter(0.02 * torch.randn(config.num_views, width))
+            if config.num_views > 1
+            else None
         )
+        rows = config.latent_height // config.num_views // config.image_patch
+        columns = config.latent_width // config.image_patch
+        places = spatial_embedding(rows, columns, width).float()
+        self.register_buffer("positions", places.repeat(config.num_views, 1), persistent=False)
 
     def forward(
         self,
@@ -78,6 +83,9 @@ class ImageEncoder(nn.Module):
         num_condition = condition_BKC.shape[1]
         half = len(self.blocks) // 2
         positions = self.positions.to(condition_BKC.dtype)
+        if self.view_embed is not None:
+            tokens_of_view = len(positions) // len(self.view_embed)
+            positions = positions + self.view_embed.repeat_interleave(tokens_of_view, dim=0)
         index_BVC = visible_BV.unsqueeze(-1).expand(-1, -1, condition_BKC.shape[-1])
 
         visible_BVE = tokens_BNE.gather(

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a policy takes and gives: numpy arrays in SI units, no torch, no ROS.
 
-Shapes: H, W image size in pixels; J joints of the arm, gripper last; L actions in a slot, which is
-the context's unit; M actions between two observations; d committed actions.
+Shapes: H, W image size in pixels; V views, the cameras of a policy; J joints of the arm, gripper
+last; L actions in a slot, which is the context's unit; M actions between two observations; d
+committed actions.
 Units: joint positions are rad, the gripper's is the target position of one finger in metres.
 `joint_names` states the joint order wherever joints appear; another order is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -23,6 +25,9 @@ ImageArray = npt.NDArray[np.uint8]
 RECENT_IMAGES = 4
 RECENT_IMAGE_STRIDE = 2
 
+# The view of policies that name none.
+DEFAULT_VIEWS = ("front",)
+
 _DEFAULT_FIT = CameraFit()
 
 
@@ -33,7 +38,7 @@ class PolicySpec:
     Attributes:
         arm: name of the arm that the policy was trained on (a file of config/arms).
         joint_names: the J joints in the policy's order, gripper last.
-        image_height, image_width: size in pixels of the camera image.
+        image_height, image_width: size in pixels of the picture of one view.
         num_actions: L, actions in one slot, and in one chunk of sequential inference.
         step_s: seconds between two actions.
         instructions: the instructions that the policy knows.
@@ -41,6 +46,7 @@ class PolicySpec:
         camera_fit: how a camera of another size is fitted to image_height x image_width.
         max_delay_steps: the most committed actions that the policy was trained to go on from; 0: it
             was not, and only sequential inference is possible.
+        views: names of the V cameras, in the order in which their pictures are stacked.
     """
 
     arm: str
@@ -53,6 +59,12 @@ class PolicySpec:
     observation_mode: Literal["image", "clip"] = "image"
     camera_fit: CameraFit = _DEFAULT_FIT
     max_delay_steps: int = 0
+    views: tuple[str, ...] = DEFAULT_VIEWS
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Shape of an observation's image: [V H, W, 3]."""
+        return len(self.views) * self.image_height, self.image_width, 3
 
     @property
     def horizon(self) -> int:
@@ -79,10 +91,10 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class Observation:
-    """One moment of the arm and its camera.
+    """One moment of the arm and its cameras.
 
     Attributes:
-        image: uint8 [H, W, 3], RGB.
+        image: uint8 [V H, W, 3], RGB: the pictures of `views`, one above the other.
         measured_joint_positions: float64 [J].
         joint_names: names of those joints.
         stamp_s: when the image was taken, seconds on the caller's clock.
@@ -93,6 +105,7 @@ class Observation:
         recent_images: uint8 [4, H, W, 3], what the camera saw after every second of these actions,
             `image` last; given where the policy's observation mode is "clip" and not for the
             first observation, else None.
+        views: names of the cameras in `image`, from top to bottom.
     """
 
     image: ImageArray
@@ -101,15 +114,17 @@ class Observation:
     stamp_s: float
     executed_actions: FloatArray | None = None
     recent_images: ImageArray | None = None
+    views: tuple[str, ...] = DEFAULT_VIEWS
 
     def validate(self, spec: PolicySpec) -> None:
         """Raise ValueError, naming the field, what was expected and what came."""
         _require_joint_names("observation", self.joint_names, spec.joint_names)
+        require_views("observation", self.views, spec.views)
         _require_array(
             "observation.image",
             self.image,
             np.dtype(np.uint8),
-            (spec.image_height, spec.image_width, 3),
+            spec.picture_shape,
             "check the camera's size and encoding",
         )
         num_joints = len(spec.joint_names)
@@ -236,6 +251,35 @@ def _num_executed(actions: FloatArray, spec: PolicySpec) -> int:
     """M, where these may be so many."""
     is_possible = spec.max_delay_steps > 0 and 1 <= len(actions) <= spec.horizon
     return len(actions) if is_possible else spec.num_actions
+
+
+def stack_views(pictures: Mapping[str, ImageArray], views: tuple[str, ...]) -> ImageArray:
+    """uint8 [V H, W, 3]: the pictures of `views`, each [H, W, 3], one above the other.
+
+    Raises ValueError naming the views that are missing.
+    """
+    if missing := [view for view in views if view not in pictures]:
+        raise ValueError(
+            f"no picture of the view {', '.join(map(repr, missing))}; check the cameras."
+        )
+    return pictures[views[0]] if len(views) == 1 else np.concatenate([pictures[v] for v in views])
+
+
+def split_views(image: ImageArray, views: tuple[str, ...]) -> dict[str, ImageArray]:
+    """The pictures [..., H, W, 3] in a stack [..., V H, W, 3], by name."""
+    return dict(zip(views, np.split(image, len(views), axis=-3), strict=True))
+
+
+def require_views(what: str, got: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    """Raise ValueError naming the views that are missing, or unknown to the policy."""
+    if got == expected:
+        return
+    missing = [view for view in expected if view not in got]
+    unknown = [view for view in got if view not in expected]
+    raise ValueError(
+        f"{what}: views must be {list(expected)} in this order, got {list(got)}; missing "
+        f"{missing}, unknown {unknown}. Check the cameras against the checkpoint's views."
+    )
 
 
 def _require_joint_names(what: str, got: tuple[str, ...], expected: tuple[str, ...]) -> None:

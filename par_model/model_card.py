@@ -16,7 +16,8 @@ from par_model.evaluation.text_table import markdown_table
 from par_model.model import count_parameters
 from par_model.simulation.task import SUCCESS
 from par_model.simulation.tasks import TASKS
-from par_model.training.checkpoint_card import origin
+from par_model.training.checkpoint_card import cameras, origin
+from par_model.training.staged_episodes import recorded_views
 
 # Entries of training.json that have a section of their own, or are too long for a card.
 _SECTIONS = ("config", "evaluations", "paper", "states", "pareto", "ablations", "graph")
@@ -57,8 +58,8 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
     slots = sampling.context_slots
     memory = "one observation" if slots == 1 else f"up to {slots} observations"
     return [
-        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, one "
-        f"RGB camera of {config.image_width}x{config.image_height} pixels, joint-position targets "
+        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, "
+        f"{cameras(config)}, joint-position targets "
         f"at {1 / config.step_s:g} Hz in chunks of {config.num_actions}. It was never on a real "
         "arm: use it on hardware in dry run only. Licence: Apache-2.0.",
         f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "
@@ -221,7 +222,9 @@ def collect_command(data: dict[str, Any]) -> str:
             *("python", "-m", "par_model.collect", "--task", data["task"]),
             *("--num-demos", str(data["num_episodes"]), "--first-seed", str(data["first_seed"])),
             *made_by,
-            *("--image-size", str(data["image_size"]), "--out", f"datasets/{data['task']}"),
+            *("--image-size", str(data["image_size"])),
+            *(["--views", *recorded_views(data)] if "further_cameras" in data else []),
+            *("--out", f"datasets/{data['task']}"),
         ]
     )
 

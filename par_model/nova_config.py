@@ -53,6 +53,7 @@ def model_config(
         name=f"{form}_{folder.resolve().name}",
         image_height=height,
         image_width=width,
+        views=("front",),
         codec=dataclasses.replace(
             codec_config(vae_folder),
             latent_channels=int(_number(values, "image_dim", path)),

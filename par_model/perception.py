@@ -252,8 +252,10 @@ def run_readout(options: ReadoutOptions) -> None:
     errors = []
     for folder in options.scenes:
         scenes = SceneSet(folder)
-        table = scenes.read_table(options.max_pictures)
-        parts = tqdm(scenes.pictures(options.max_pictures), desc=table.task, unit="50 pictures")
+        views = checkpoint.config.views
+        max_pictures = options.max_pictures // len(views) * len(views)
+        table = scenes.read_table(max_pictures).by_scene(views, folder)
+        parts = tqdm(scenes.pictures(max_pictures), desc=table.task, unit="50 pictures")
         features = read_features(checkpoint, table, parts)
         judged = table.is_held_out()
         errors += judge(features, table, judged, "scenes", options.seed, options.mlp_steps)

@@ -7,7 +7,8 @@ The video model (num_actions 0, NOVA itself) has frame tokens only: slot 0 is th
 Begin-Of-Video and slot n holds latent n - 1.
 
 Shape letters: B batch, N slots, T text tokens, K frame tokens, L actions, S all tokens,
-C width, D action width, J joints, P rotary pairs, c h w a latent's channels, rows, columns.
+C width, D action width, J joints, P rotary pairs, c h w a latent's channels, rows, columns (of
+several views: those of each, one above the other).
 """
 
 import torch
@@ -67,10 +68,16 @@ class PhysicalTokenizer(nn.Module):
         self.proprio_embed = (
             nn.Linear(config.proprio_width, width) if config.proprio_width else None
         )
+        # Views share stem, embedding and places; a learned vector tells them apart.
+        self.view_embed = (
+            nn.Parameter(0.02 * torch.randn(config.num_views, width))
+            if config.num_views > 1
+            else None
+        )
+        rows_of_view = config.frame_rows // config.num_views
+        places = spatial_embedding(rows_of_view, config.frame_columns, width).float()
         self.register_buffer(
-            "frame_positions",
-            spatial_embedding(config.frame_rows, config.frame_columns, width).float(),
-            persistent=False,
+            "frame_positions", places.repeat(config.num_views, 1), persistent=False
         )
 
     def text_tokens(self, text_BTC: Tensor) -> Tensor:
@@ -102,8 +109,13 @@ class PhysicalTokenizer(nn.Module):
         return self.add_positions(tokens, slots_BN)
 
     def frame_patches(self, latents_Mchw: Tensor) -> Tensor:
-        """Latents to tokens [M, K, C] without places."""
-        return self.frame_embed(self.frame_stem(latents_Mchw)).flatten(2).transpose(1, 2)
+        """Latents to tokens [M, K, C] without places, view by view."""
+        if self.view_embed is None:
+            return self.frame_embed(self.frame_stem(latents_Mchw)).flatten(2).transpose(1, 2)
+        views = rearrange(latents_Mchw, "m c (v h) w -> (m v) c h w", v=self.config.num_views)
+        tokens = self.frame_embed(self.frame_stem(views))
+        tokens = rearrange(tokens, "(m v) c h w -> m v (h w) c", v=self.config.num_views)
+        return (tokens + self.view_embed[:, None]).flatten(1, 2)
 
     def add_positions(self, tokens_BNKC: Tensor, slots_BN: Tensor) -> Tensor:
         times_BN1C = self.time_embed(self.slot_times(slots_BN)).unsqueeze(2)

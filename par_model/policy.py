@@ -87,6 +87,7 @@ class PARPolicy:
             observation_mode=config.observation_mode,
             camera_fit=camera_fit,
             max_delay_steps=config.max_delay_steps,
+            views=config.views,
         )
 
     @property
@@ -175,7 +176,7 @@ class PARPolicy:
         )
 
     def predict_frame(self) -> ImageArray:
-        """The model's picture of the next observation, uint8 [H, W, 3]; slow, never needed to act.
+        """The model's pictures of the next observation, uint8 [V H, W, 3]; slow, never needed.
 
         It draws from a generator of its own, so asking for it changes no action.
 

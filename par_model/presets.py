@@ -20,6 +20,7 @@ _PAR_SMALL = ModelConfig(
     name="par_small",
     image_height=128,
     image_width=128,
+    views=("front",),
     codec=FrameCodecConfig(
         kind="autoencoder_kl",
         latent_channels=16,
@@ -117,6 +118,7 @@ _PAR_0_6B_P480 = ModelConfig(
     name="par_0_6b_p480",
     image_height=480,
     image_width=480,
+    views=("front",),
     codec=FrameCodecConfig(
         kind="opensora_plan",
         latent_channels=4,
@@ -279,6 +281,10 @@ PRESETS: dict[str, ModelConfig] = {
     # for overlapped inference: goes on from up to 0.5 s of committed actions
     "par_small_overlap": dataclasses.replace(
         _PAR_SMALL, name="par_small_overlap", max_delay_steps=10
+    ),
+    # for goals and cubes that the arm hides from the front (docs/lab_notebook/cameras.md)
+    "par_small_two_views": dataclasses.replace(
+        _PAR_SMALL, name="par_small_two_views", views=("front", "right")
     ),
     "par_small_noar": _without_transformer(_PAR_SMALL),
     "par_small_discrete": _without_diffusion(_PAR_SMALL),

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from par_model.action_head import ActionDit
 from par_model.config import ModelConfig
-from par_model.frame_codec import FrameCodec
+from par_model.frame_codec import FrameCodec, decode_views, encode_views
 from par_model.frame_head import FrameDecoder, set_sizes
 from par_model.model import PARModel, count_parameters
 
@@ -111,8 +111,8 @@ def _encode_phase(networks: Networks) -> Phase:
     config = networks.config
     with torch.device("meta"):
         codec = networks.codec.for_pictures()
-        image = torch.empty(1, config.image_height, config.image_width, 3, dtype=torch.uint8)
-        gflop = _gflop(lambda: codec.encode(image))
+        image = torch.empty(1, *config.picture_shape, dtype=torch.uint8)
+        gflop = _gflop(lambda: encode_views(codec, image, config.num_views))
     weights = [codec.network.encoder]
     if codec.network.quant_conv is not None:
         weights.append(codec.network.quant_conv)
@@ -225,7 +225,7 @@ def _decode_phase(networks: Networks) -> Phase:
     with torch.device("meta"):
         codec = networks.codec.for_pictures()
         shape = (1, config.codec.latent_channels, config.latent_height, config.latent_width)
-        gflop = _gflop(lambda: codec.decode(torch.empty(shape)))
+        gflop = _gflop(lambda: decode_views(codec, torch.empty(shape), config.num_views))
     return Phase("decode the picture (optional)", gflop, _megabytes([codec.network.decoder]))
 
 

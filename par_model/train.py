@@ -112,7 +112,9 @@ def run_codec(options: CodecOptions) -> None:
     shares: dict[str, float] = {}
     numbers: dict[str, npt.NDArray[np.float32]] = {}
     for demonstrations in sets:
-        pictures[str(demonstrations.path)] = spread_frames(demonstrations, options.frames)
+        pictures[str(demonstrations.path)] = spread_frames(
+            demonstrations, options.frames, preset(options.preset).views
+        )
         shares[str(demonstrations.path)] = 1.0
     for resets in _probe_pictures(options):
         name = f"reset pictures of {resets.task}"

@@ -6,19 +6,18 @@ import time
 import numpy as np
 from rclpy.node import Node
 
-from par_model.interface import FloatArray, ImageArray
+from par_model.interface import FloatArray, ImageArray, split_views
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.simulated_episode import Episode, Reading
 from par_ros.topics import (
     APPLIED_TARGETS,
-    CAMERA_INFO,
     CLOCK,
     CONTROLLER_REFERENCE,
     DIAGNOSTICS,
     EPISODE_STATE,
-    IMAGE,
     JOINT_STATES,
+    camera_topics,
 )
 from par_ros.wire_records import EpisodeState, rate_text
 
@@ -26,14 +25,18 @@ from par_ros.wire_records import EpisodeState, rate_text
 class BridgeOutputs:
     """The publishers of one bridge."""
 
-    def __init__(self, node: Node, camera_frame_id: str, step_s: float) -> None:
+    def __init__(
+        self, node: Node, camera_frame_id: str, step_s: float, views: tuple[str, ...]
+    ) -> None:
         self._node = node
         self._name = messages.status_name(node)
-        self._frame_id = camera_frame_id
+        self._views = views
+        self._frame_ids = {view: f"{view}_camera_optical_frame" for view in views}
+        self._frame_ids[views[0]] = camera_frame_id
+        self._cameras = camera_topics(views)
         self._step_s = step_s
         topics = (
-            IMAGE,
-            CAMERA_INFO,
+            *(topic for pair in self._cameras.values() for topic in pair),
             JOINT_STATES,
             CLOCK,
             EPISODE_STATE,
@@ -65,17 +68,24 @@ class BridgeOutputs:
         )
 
     def publish_picture(
-        self, picture: ImageArray, camera_matrix: FloatArray, episode: Episode, time_ns: int
+        self,
+        picture: ImageArray,
+        camera_matrices: dict[str, FloatArray],
+        episode: Episode,
+        time_ns: int,
     ) -> None:
-        """uint8 [H, W, 3] and the camera's matrix [3, 3]; notes in the episode when it was sent."""
-        height, width = picture.shape[:2]
-        self._publishers[CAMERA_INFO.name].publish(
-            messages.camera_info(camera_matrix, height, width, time_ns, self._frame_id)
-        )
-        image = messages.array_to_image(picture, "rgb8", time_ns, self._frame_id)
-        # A repeated picture was published when it was first published.
-        episode.published_s.setdefault(time_ns, time.monotonic())
-        self._publishers[IMAGE.name].publish(image)
+        """uint8 [V H, W, 3] and each view's matrix [3, 3]; notes in the episode when they were
+        sent."""
+        for view, image in split_views(picture, self._views).items():
+            (image_topic, info_topic), frame_id = self._cameras[view], self._frame_ids[view]
+            height, width = image.shape[:2]
+            self._publishers[info_topic.name].publish(
+                messages.camera_info(camera_matrices[view], height, width, time_ns, frame_id)
+            )
+            message = messages.array_to_image(image, "rgb8", time_ns, frame_id)
+            # A repeated picture was published when it was first published.
+            episode.published_s.setdefault(time_ns, time.monotonic())
+            self._publishers[image_topic.name].publish(message)
 
     def publish_state(self, episode: Episode) -> None:
         """How far the episode is."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's files say of its actions, before anything loads it."""
+"""What a checkpoint's files say of its actions and views, before anything loads it."""
 
 from pathlib import Path
 from typing import Any
 
 from par_model.config import ModelConfig, from_values
+from par_model.interface import DEFAULT_VIEWS
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 
@@ -22,6 +23,15 @@ def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
     if config is None or not config.num_actions:
         return {}
     return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
+
+
+def checkpoint_views(checkpoint: Path) -> dict[str, Any]:
+    """The views of a checkpoint of ours, as the parameter of the nodes; empty where they are the
+    default, or cannot be read."""
+    config = checkpoint_config(checkpoint)
+    if config is None or config.views == DEFAULT_VIEWS:
+        return {}
+    return {"views": ",".join(config.views)}
 
 
 def checkpoint_config(checkpoint: Path) -> ModelConfig | None:

@@ -42,6 +42,7 @@ from par_ros.topics import (
     POLICY,
     RESET_EPISODE,
     ServiceEntry,
+    view_names,
 )
 
 CALL_TIMEOUT_S = 60.0
@@ -73,7 +74,11 @@ class EpisodeNode(Node):
     def __init__(self) -> None:
         super().__init__(EPISODES)
         self.parameters = declare(self, EpisodeNodeParameters)
-        self._observer = EpisodeObserver(self, keeps_pictures=self.parameters.video)
+        self._observer = EpisodeObserver(
+            self,
+            keeps_pictures=self.parameters.video,
+            views=view_names(self.parameters.views),
+        )
         self._console = Console()
         self._folder = Path(self.parameters.report)
         self._caller = ServiceCaller(self, _wait_until, _SERVICES)

@@ -4,10 +4,12 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from sensor_msgs.msg import Image
 
 from par_model.interface import ImageArray
 from par_ros import messages
@@ -22,10 +24,10 @@ from par_ros.topics import (
     EPISODE_STATE,
     EXECUTED_ACTIONS,
     GUARD,
-    IMAGE,
     POLICY,
     PREDICTED_IMAGE,
     Topic,
+    camera_topics,
     sensor_qos,
 )
 from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus
@@ -38,10 +40,10 @@ _SAME_COMMAND = 1e-9
 
 @dataclass
 class ObservedEpisode:
-    """What was heard during the episode of `seed`. Stamps in ns."""
+    """What was heard during the episode of `seed`. Stamps in ns; pictures by view."""
 
     seed: int | None = None
-    pictures: dict[int, ImageArray] = field(default_factory=dict)
+    pictures: dict[str, dict[int, ImageArray]] = field(default_factory=dict)
     predictions: dict[int, ImageArray] = field(default_factory=dict)
     asked: dict[int, JointTrajectory] = field(default_factory=dict)
     executed: dict[int, JointTrajectory] = field(default_factory=dict)
@@ -142,16 +144,20 @@ class ObservedEpisode:
 class EpisodeObserver:
     """Subscriptions of a node that another thread spins; every method returns at once."""
 
-    def __init__(self, node: Node, *, keeps_pictures: bool) -> None:
+    def __init__(self, node: Node, *, keeps_pictures: bool, views: tuple[str, ...]) -> None:
         self._node = node
         self._keeps_pictures = keeps_pictures
         self._lock = threading.Lock()
-        self._episode = ObservedEpisode()
+        self._views = views
+        self._episode = self._no_episode()
         # The guard's counters of holds and changed chunks, since it was configured.
         self._guard_counts = (0, 0)
         self._missed_chunks = 0
         for topic, callback in (
-            (IMAGE, self._on_image),
+            *(
+                (image, partial(self._on_image, view))
+                for view, (image, _) in camera_topics(views).items()
+            ),
             (PREDICTED_IMAGE, self._on_predicted_image),
             (ACTION_CHUNK, self._on_action_chunk),
             (EXECUTED_ACTIONS, self._on_executed_actions),
@@ -166,13 +172,17 @@ class EpisodeObserver:
     def begin(self, seed: int) -> None:
         """Forget what was heard; the episode of `seed` begins."""
         with self._lock:
-            self._episode = ObservedEpisode(seed)
+            self._episode = self._no_episode()
+            self._episode.seed = seed
 
     def take(self) -> ObservedEpisode:
         """What was heard; what comes from now on belongs to no episode."""
         with self._lock:
-            episode, self._episode = self._episode, ObservedEpisode()
+            episode, self._episode = self._episode, self._no_episode()
         return episode
+
+    def _no_episode(self) -> ObservedEpisode:
+        return ObservedEpisode(pictures={view: {} for view in self._views})
 
     def state(self) -> EpisodeState | None:
         """The bridge's newest state of the episode; None before the first."""
@@ -193,8 +203,8 @@ class EpisodeObserver:
 
     # Spinning thread
 
-    def _on_image(self, message: Any) -> None:
-        self._keep_picture(lambda episode: episode.pictures, message)
+    def _on_image(self, view: str, message: Any) -> None:
+        self._keep_picture(lambda episode: episode.pictures[view], message)
 
     def _on_predicted_image(self, message: Any) -> None:
         self._keep_picture(lambda episode: episode.predictions, message)
@@ -268,4 +278,6 @@ class EpisodeObserver:
 
 
 def _reader_qos(topic: Topic) -> Any:
-    return sensor_qos(topic, reliable=True) if topic is IMAGE else topic.reader_qos.profile()
+    if topic.message_type is Image and topic is not PREDICTED_IMAGE:
+        return sensor_qos(topic, reliable=True)
+    return topic.reader_qos.profile()

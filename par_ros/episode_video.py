@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One mp4 an episode: the camera, beside what the model expected to see next."""
+"""One mp4 an episode: the cameras, beside what the model expected to see next."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -20,18 +20,22 @@ _CAPTION_FONT_PX = 15
 
 def write_episode_video(
     path: Path,
-    pictures: Mapping[int, ImageArray],
+    pictures: Mapping[str, Mapping[int, ImageArray]],
     predictions: Mapping[int, ImageArray],
     caption: str,
 ) -> None:
-    """Write `pictures` (stamp in ns -> uint8 [H, W, 3]) in the order of their stamps.
+    """Write the pictures (view -> stamp in ns -> uint8 [H, W, 3]) in the order of the first view's
+    stamps; of the other views those that were taken last.
 
-    Beside each picture stands the prediction for the same or the next later stamp of
-    `predictions`; without any predictions there is one panel. Plays at the pictures' own pace.
+    Behind them stands the prediction for the same or the next later stamp of `predictions`; without
+    any predictions there is one panel a view. Plays at the pictures' own pace.
     """
-    stamps = sorted(pictures)
+    first, *others = pictures
+    stamps = sorted(pictures[first])
+    beside = {view: pictures[view] for view in others}
     frames = (
-        _frame(stamp_ns, stamps[0], pictures[stamp_ns], predictions, caption) for stamp_ns in stamps
+        _frame(stamp_ns, stamps[0], pictures[first][stamp_ns], beside, predictions, caption)
+        for stamp_ns in stamps
     )
     write_video(path, frames, _frame_rate(stamps), FAST)
 
@@ -47,11 +51,15 @@ def _frame(
     stamp_ns: int,
     start_ns: int,
     picture: ImageArray,
+    beside: Mapping[str, Mapping[int, ImageArray]],
     predictions: Mapping[int, ImageArray],
     caption: str,
 ) -> ImageArray:
     time_s = (stamp_ns - start_ns) / 1e9
     panels = [_panel(picture, f"{caption}   camera, {time_s:.2f} s")]
+    for view, seen in beside.items():
+        newest_ns = max((taken_ns for taken_ns in seen if taken_ns <= stamp_ns), default=None)
+        panels.append(_panel(None if newest_ns is None else seen[newest_ns], f"view {view}"))
     if predictions:
         later = [predicted for predicted in predictions if predicted >= stamp_ns]
         if later:

@@ -37,13 +37,15 @@ class Candidate:
         return message_type_name(self.message_type)
 
 
-def camera_candidates(node: Node, transport: str) -> tuple[Candidate, ...]:
+def camera_candidates(
+    node: Node, transport: str, topic_name: str = IMAGE.name
+) -> tuple[Candidate, ...]:
     """Where a camera's pictures may come, the best first.
 
     transport: auto, raw or compressed. image_transport publishes compressed pictures on a topic of
     their own below the raw ones'.
     """
-    name = node.resolve_topic_name(IMAGE.name)
+    name = node.resolve_topic_name(topic_name)
     raw, same = Candidate(name, Image), Candidate(name, CompressedImage)
     below = Candidate(name + COMPRESSED, CompressedImage)
     if transport == "raw":

@@ -159,6 +159,10 @@ class RealArmArguments(ArmArguments):
     camera_topic: str = parameter(
         "camera/image_raw", "sensor_msgs/Image or CompressedImage of the camera"
     )
+    further_cameras: str = parameter(
+        "", "topics of a policy's further views, VIEW=TOPIC separated by commas; not set: "
+        "camera/VIEW/image_raw",
+    )  # fmt: skip
     image_transport: str = same_as(PolicyNodeParameters, "image_transport")
     joint_prefix: str = same_as(SafetyNodeParameters, "joint_prefix")
     joint_states_topic: str = parameter("joint_states", "sensor_msgs/JointState of the arm")
@@ -206,3 +210,20 @@ def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, s
         if not (text == "" and fields[name].default is None):
             values[name] = parse_text(owner, fields[name], text)
     return arguments_type(**values)
+
+
+def further_cameras(text: str) -> dict[str, str]:
+    """Name in topics.py -> name in the graph, of RealArmArguments.further_cameras.
+
+    Raises ValueError for what is not VIEW=TOPIC.
+    """
+    found = {}
+    for entry in filter(None, text.split(",")):
+        view, _, topic = entry.strip().partition("=")
+        if not view or not topic:
+            raise ValueError(
+                f"real_arm: further_cameras must be VIEW=TOPIC separated by commas, got {text!r}; "
+                "for example further_cameras:=right=/right_camera/image_raw."
+            )
+        found[f"camera/{view}/image_raw"] = topic
+    return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
@@ -23,12 +23,12 @@ from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.parameters import LoopbackArmParameters, declare, read_arm_spec
 from par_ros.process import ClockReader, run_node
 from par_ros.topics import (
-    CAMERA_INFO,
     CONTROLLER_REFERENCE,
     GRIPPER_TRAJECTORY,
-    IMAGE,
     JOINT_STATES,
     JOINT_TRAJECTORY,
+    camera_topics,
+    view_names,
 )
 
 _BAR_COLOURS = np.array(
@@ -112,10 +112,13 @@ class LoopbackArmNode(Node):
             CONTROLLER_REFERENCE.name,
             CONTROLLER_REFERENCE.writer_qos.profile(),
         )
-        self._images = self.create_publisher(Image, IMAGE.name, IMAGE.writer_qos.profile())
-        self._camera_infos = self.create_publisher(
-            CameraInfo, CAMERA_INFO.name, CAMERA_INFO.writer_qos.profile()
-        )
+        self._cameras = [
+            tuple(
+                self.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
+                for topic in pair
+            )
+            for pair in camera_topics(view_names(self._settings.views)).values()
+        ]
 
     def _on_trajectory(self, message: JointTrajectoryMessage, follower: TrajectoryFollower) -> None:
         moment = self._clocks.now()
@@ -149,12 +152,14 @@ class LoopbackArmNode(Node):
         picture = draw_joints(self._positions(), self._range, height, width)
         now_ns = self._now_ns()
         frame_id = self._spec.camera_frame
-        self._images.publish(messages.array_to_image(picture, "rgb8", now_ns, frame_id))
         focal_px = float(width)
         matrix = np.array(
             [[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]]
         )
-        self._camera_infos.publish(messages.camera_info(matrix, height, width, now_ns, frame_id))
+        # Every camera sees the same.
+        for images, camera_infos in self._cameras:
+            images.publish(messages.array_to_image(picture, "rgb8", now_ns, frame_id))
+            camera_infos.publish(messages.camera_info(matrix, height, width, now_ns, frame_id))
 
     def _positions(self) -> FloatArray:
         finger_m = self._spec.gripper.target(self._gripper.command.positions)

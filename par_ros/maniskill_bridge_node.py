@@ -49,6 +49,7 @@ from par_ros.topics import (
     GRIPPER_TRAJECTORY,
     JOINT_TRAJECTORY,
     RESET_EPISODE,
+    view_names,
 )
 
 MakeArm = Callable[[Task, ManiSkillBridgeParameters], ManiSkillArm]
@@ -105,7 +106,12 @@ class ManiSkillBridgeNode(Node):
             self._settings.clock_lead_s,
             time.monotonic(),
         )
-        self._outputs = BridgeOutputs(self, self._settings.camera_frame_id, self._settings.step_s)
+        self._outputs = BridgeOutputs(
+            self,
+            self._settings.camera_frame_id,
+            self._settings.step_s,
+            view_names(self._settings.views),
+        )
         for topic, is_gripper in ((JOINT_TRAJECTORY, False), (GRIPPER_TRAJECTORY, True)):
             self.create_subscription(
                 JointTrajectoryMessage,
@@ -302,7 +308,7 @@ class ManiSkillBridgeNode(Node):
             if self._arm is not None:
                 self._arm.close()
             self._arm = self._make_arm(task, parameters)
-            self._camera_matrix = self._arm.camera_matrix()
+            self._camera_matrices = self._arm.camera_matrices()
         return self._arm
 
     def _follow(self, command: Command, now_ns: int) -> None:
@@ -374,7 +380,7 @@ class ManiSkillBridgeNode(Node):
         assert self._arm is not None
         self._outputs.publish_reading(reading, self._arm.joint_names)
         if picture is not None:
-            self._outputs.publish_picture(picture, self._camera_matrix, episode, reading.time_ns)
+            self._outputs.publish_picture(picture, self._camera_matrices, episode, reading.time_ns)
 
 
 def _require_picture_at_the_end(settings: ManiSkillBridgeParameters) -> None:
@@ -395,6 +401,7 @@ def make_maniskill_arm(task: Task, parameters: ManiSkillBridgeParameters) -> Man
         image_size=parameters.image_size,
         light_meshes=parameters.light_meshes,
         step_s=parameters.step_s,
+        views=view_names(parameters.views),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.simulation.tasks import task
-from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_config
+from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_config, checkpoint_views
 from par_ros.control.overlapped_turn import OverlapSettings
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
@@ -26,6 +26,7 @@ from par_ros.graph_arguments import (
     LoopbackArguments,
     RealArmArguments,
     SimArguments,
+    further_cameras,
 )
 from par_ros.graph_environment import graph_environment, vulkan_environment
 from par_ros.parameters import (
@@ -112,7 +113,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     instruction = arguments.instruction or task(arguments.task).instruction
     require_kind("sim", arguments.policy, Path(checkpoint))
     _require_instruction("sim", instruction, Path(checkpoint))
-    chunk = checkpoint_chunk(Path(checkpoint))
+    chunk, views = checkpoint_chunk(Path(checkpoint)), checkpoint_views(Path(checkpoint))
     overlap = _overlapped_guard("sim", arguments.inference, Path(checkpoint))
     if overlap and arguments.mode != "realtime":
         raise ValueError(
@@ -132,6 +133,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             {
                 **_passed(arguments, ManiSkillBridgeParameters),
                 **chunk,
+                **views,
                 "seed": arguments.first_seed,
                 "clock_lead_s": clock_lead_s,
             },
@@ -171,6 +173,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             EPISODES,
             {
                 **_passed(arguments, EpisodeNodeParameters),
+                **views,
                 "step_s": step_s,
                 "checkpoint": checkpoint,
                 "instruction": instruction,
@@ -192,6 +195,7 @@ def real_arm_names(arguments: RealArmArguments) -> dict[str, str]:
     """Name in topics.py -> name in the graph of a real arm."""
     return {
         IMAGE.name: arguments.camera_topic,
+        **further_cameras(arguments.further_cameras),
         JOINT_STATES.name: arguments.joint_states_topic,
         JOINT_TRAJECTORY.name: arguments.controller_topic,
         GRIPPER_TRAJECTORY.name: arguments.gripper_topic,
@@ -242,7 +246,12 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             POLICY,
             POLICY,
             policy_parameters | sim_time,
-            _remapped(arguments, IMAGE.name, JOINT_STATES.name),
+            _remapped(
+                arguments,
+                IMAGE.name,
+                *further_cameras(arguments.further_cameras),
+                JOINT_STATES.name,
+            ),
             lifecycle=True,
             others_go_on=True,
         ),
@@ -278,7 +287,14 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
     policy_parameters = _policy_parameters("loopback", arguments)
     chunk = _guard_chunk("loopback", arguments, policy_parameters)
     nodes = (
-        NodeEntry(LOOPBACK, LOOPBACK, {"arm": arguments.robot}),
+        NodeEntry(
+            LOOPBACK,
+            LOOPBACK,
+            {
+                "arm": arguments.robot,
+                **checkpoint_views(Path(str(policy_parameters["checkpoint"]))),
+            },
+        ),
         NodeEntry(
             GUARD,
             GUARD,
@@ -453,6 +469,7 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
             "file": str(file.absolute()),
             "mode": mode,
             "image_transport": policy.parameters.get("image_transport", _ANY_TRANSPORT),
+            **(checkpoint_views(Path(str(checkpoint))) if checkpoint else {}),
             "settings": json.dumps(graph.to_json()),
         },
         tuple(remappings.items()),

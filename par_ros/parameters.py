@@ -31,6 +31,7 @@ from rclpy.parameter import Parameter
 
 from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
 from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.camera_set import ViewSettings
 from par_ros.control.gripper_adapter import AdapterSettings
 from par_ros.control.guard_settings import GuardParameters, GuardSettings
 from par_ros.control.observation_assembler import AssemblerSettings
@@ -133,6 +134,7 @@ class PolicyNodeParameters:
         2, "chunks computed while configuring and not used", minimum=0, maximum=100
     )
     max_skew_s: float = same_as(AssemblerSettings, "max_joint_skew_s")
+    max_view_skew_s: float = same_as(ViewSettings, "max_skew_s")
     max_future_s: float = same_as(AssemblerSettings, "max_future_s")
     max_image_age_s: float = same_as(AssemblerSettings, "max_image_age_s")
     max_camera_silence_s: float = same_as(CameraCheckSettings, "max_silence_s")
@@ -218,8 +220,11 @@ class ManiSkillBridgeParameters:
         60.0, "lockstep: wall time to wait for an answer before giving up", unit="s",
         minimum=0.1, maximum=3600.0,
     )  # fmt: skip
+    views: str = parameter(
+        "front", "names of the cameras, by commas; camera/image_raw is the first"
+    )
     light_meshes: bool = parameter(True, "draw the robot with simplified meshes (10 times faster)")
-    camera_frame_id: str = parameter("front_camera_optical_frame", "frame_id of the images")
+    camera_frame_id: str = parameter("front_camera_optical_frame", "frame_id of the first view")
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,7 @@ class LoopbackArmParameters:
     image_rate_hz: float = parameter(20.0, "images per second", unit="Hz", minimum=0.1, maximum=200)
     image_width: int = parameter(128, "width of the image", unit="px", minimum=1, maximum=4096)
     image_height: int = parameter(128, "height of the image", unit="px", minimum=1, maximum=4096)
+    views: str = same_as(ManiSkillBridgeParameters, "views")
 
 
 @dataclass(frozen=True)
@@ -300,6 +306,7 @@ class EpisodeNodeParameters:
         minimum=1.0, maximum=86_400.0,
     )  # fmt: skip
     video: bool = parameter(True, "write one mp4 per episode")
+    views: str = same_as(ManiSkillBridgeParameters, "views")
 
 
 @dataclass(frozen=True)
@@ -308,11 +315,11 @@ class RecorderNodeParameters:
 
     file: str = parameter("recording.mcap", "the file to write; it must not exist")
     mode: str = parameter(
-        "realtime",
-        "lockstep: sensor data is read reliably; realtime: best effort",
+        "realtime", "lockstep: sensor data is read reliably; realtime: best effort",
         choices=typing.get_args(Mode),
-    )
+    )  # fmt: skip
     image_transport: str = same_as(PolicyNodeParameters, "image_transport")
+    views: str = same_as(ManiSkillBridgeParameters, "views")
     settings: str = parameter("{}", "settings of the graph for a replay, as JSON")
 
 
@@ -340,16 +347,10 @@ class ViewerNodeParameters:
 
 NodeParameters = TypeVar(
     "NodeParameters",
-    PolicyNodeParameters,
-    SafetyNodeParameters,
-    ManiSkillBridgeParameters,
-    LoopbackArmParameters,
-    RealArmNodeParameters,
-    GripperAdapterNodeParameters,
-    EpisodeNodeParameters,
-    RecorderNodeParameters,
-    ViewerNodeParameters,
-)
+    PolicyNodeParameters, SafetyNodeParameters, ManiSkillBridgeParameters,
+    LoopbackArmParameters, RealArmNodeParameters, GripperAdapterNodeParameters,
+    EpisodeNodeParameters, RecorderNodeParameters, ViewerNodeParameters,
+)  # fmt: skip
 
 _ROS_TYPES: dict[type, Parameter.Type] = {
     bool: Parameter.Type.BOOL,

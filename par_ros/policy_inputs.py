@@ -11,7 +11,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
 from par_ros.messages import Picture
 from par_ros.topic_check import loneliness, topic_problem
-from par_ros.topics import EXECUTED_ACTIONS, IMAGE, JOINT_STATES, sensor_qos
+from par_ros.topics import EXECUTED_ACTIONS, JOINT_STATES, camera_topics, sensor_qos
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,24 @@ class PolicyInputs:
         self,
         node: Node,
         *,
+        views: tuple[str, ...],
         reliable: bool,
         transport: str,
-        on_picture: Callable[[Picture, str], None],
+        on_picture: Callable[[Picture, str, str], None],
         on_joint_state: Callable[[JointState], None],
         on_executed_actions: Callable[[JointTrajectoryMessage], None],
     ) -> None:
-        """on_picture gets the picture and its publisher's name. reliable: lockstep."""
+        """on_picture gets the picture, its publisher's name and its view. reliable: lockstep."""
         self._node = node
-        self.camera = FittedSubscription(
-            node,
-            camera_candidates(node, transport),
-            on_picture,
-            sensor_qos(IMAGE, reliable=reliable),
-        )
+        self._cameras = {
+            view: FittedSubscription(
+                node,
+                camera_candidates(node, transport, topic.name),
+                lambda message, publisher, view=view: on_picture(message, publisher, view),
+                sensor_qos(topic, reliable=reliable),
+            )
+            for view, (topic, _) in camera_topics(views).items()
+        }
         joint_states = Candidate(node.resolve_topic_name(JOINT_STATES.name), JointState)
         self._joint_states = FittedSubscription(
             node,
@@ -66,7 +70,7 @@ class PolicyInputs:
 
     def destroy(self) -> None:
         """Stop listening."""
-        for fitted in (self.camera, self._joint_states):
+        for fitted in (*self._cameras.values(), self._joint_states):
             fitted.destroy()
         self._node.destroy_subscription(self._executed_actions)
 
@@ -78,12 +82,12 @@ class PolicyInputs:
             EXECUTED_ACTIONS.type_name,
             self._executed_actions.qos_profile,
         )
-        camera, joint_states = self.camera.fit(), self._joint_states.fit()
+        camera, joint_states = self._look_at_cameras(), self._joint_states.fit()
         lonely = loneliness(self._node) if camera and joint_states and guard else ""
         relaxed = [
             f"{fitted.candidate.topic_name} is published best effort, so a message that is lost is "
             "not sent again, and physics would wait for it"
-            for fitted in (self.camera, self._joint_states)
+            for fitted in (*self._cameras.values(), self._joint_states)
             if fitted.is_relaxed
         ]
         return InputState(
@@ -91,3 +95,10 @@ class PolicyInputs:
             tuple(filter(None, (camera, joint_states, lonely))),
             tuple(filter(None, (guard and f"{guard}: the guard is missing", *relaxed))),
         )
+
+    def _look_at_cameras(self) -> str:
+        """Why no picture of a view can come; empty where one of each can."""
+        problems = {view: fitted.fit() for view, fitted in self._cameras.items()}
+        if len(problems) == 1:
+            return next(iter(problems.values()))
+        return "; ".join(f"view {view!r}: {why}" for view, why in problems.items() if why)

@@ -40,6 +40,7 @@ from par_model.interface import (
 from par_ros import messages
 from par_ros.answer_delay import AnswerDelay
 from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.camera_set import ViewSettings
 from par_ros.control.observation_assembler import (
     AssembledObservation,
     AssemblerSettings,
@@ -185,6 +186,7 @@ class PolicyNode(LifecycleNode):
         self._outputs = PolicyOutputs(self)
         self._inputs = PolicyInputs(
             self,
+            views=self._policy.spec.views,
             reliable=reliable,
             transport=self._settings.image_transport,
             on_picture=self._on_image,
@@ -202,14 +204,14 @@ class PolicyNode(LifecycleNode):
 
     # Callbacks
 
-    def _on_image(self, message: Picture, publisher: str) -> None:
+    def _on_image(self, message: Picture, publisher: str, view: str) -> None:
         now, turn = self._now(), self._turn
         with self._lock:
             if turn is None or not turn.is_active:
                 return
             self._is_grey = is_grey(messages.image_encoding(message))
             pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
-            self._act_on(turn.take_picture(message, pixels, stamp_ns, now, publisher))
+            self._act_on(turn.take_picture(message, pixels, stamp_ns, now, publisher, view))
 
     def _on_joint_state(self, message: JointState) -> None:
         turn = self._turn
@@ -311,7 +313,7 @@ class PolicyNode(LifecycleNode):
         policy = self._policy
         assert policy is not None
         started_s = time.monotonic()
-        policy.observe(_observation(question.assembled))
+        policy.observe(_observation(question.assembled, policy.spec))
         chunk = policy.act(question.committed)
         chunk.validate(policy.spec)
         ended_s = time.monotonic()
@@ -420,6 +422,7 @@ def _make_turn(
         camera=camera,
         clip=clip if spec.observation_mode == "clip" else None,
         joint_prefix=parameters.joint_prefix,
+        views=ViewSettings(spec.views, 0.0 if lockstep else parameters.max_view_skew_s),
     )
 
     def fit(picture: ImageArray) -> ImageArray:
@@ -443,7 +446,7 @@ def _seed_of_next_context(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
-def _observation(assembled: AssembledObservation) -> Observation:
+def _observation(assembled: AssembledObservation, spec: PolicySpec) -> Observation:
     return Observation(
         image=assembled.image,
         measured_joint_positions=assembled.measured_joint_positions,
@@ -451,6 +454,7 @@ def _observation(assembled: AssembledObservation) -> Observation:
         stamp_s=assembled.stamp_ns / messages.NANOSECONDS,
         executed_actions=assembled.executed_actions,
         recent_images=assembled.recent_images,
+        views=spec.views,
     )
 
 
@@ -461,7 +465,7 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
     """
     spec = policy.spec
     executed = np.zeros((spec.num_actions, len(spec.joint_names)))
-    grey = np.full((spec.image_height, spec.image_width, 3), 128, dtype=np.uint8)
+    grey = np.full(spec.picture_shape, 128, dtype=np.uint8)
     on_the_way = np.stack([grey] * RECENT_IMAGES) if spec.observation_mode == "clip" else None
     policy.reset(parameters.instruction, parameters.policy_seed)
     for index in range(parameters.num_warm_up):
@@ -473,6 +477,7 @@ def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
                 stamp_s=index * spec.num_actions * spec.step_s,
                 executed_actions=executed if index > 0 else None,
                 recent_images=on_the_way if index > 0 else None,
+                views=spec.views,
             )
         )
         is_overlapped = parameters.inference == "overlapped"

@@ -66,6 +66,7 @@ class PolicyOutputs:
             policy_seed=parameters.policy_seed,
             executed=None if question.committed is None else shown.executed_actions,
             committed=question.committed,
+            view_stamps_ns=question.pending.stamps_ns[1:],
         )
         status = messages.Status(self.name, messages.OK, "observed", observed.to_values())
         self._observed.publish(messages.status_message(status))
@@ -73,9 +74,11 @@ class PolicyOutputs:
     def publish_prediction(
         self, picture: ImageArray, pending: PendingPicture[Picture], spec: PolicySpec
     ) -> None:
-        """The picture, uint8 [H, W, 3], that the policy expects after its chunk's last action."""
+        """The pictures, uint8 [V H, W, 3], that the policy expects after its chunk's last action:
+        the first view's is published."""
         predicted_ns = pending.stamp_ns + messages.seconds_to_ns(spec.num_actions * spec.step_s)
-        frame_id = pending.picture.header.frame_id
+        frame_id = pending.pictures[0].header.frame_id
+        picture = picture[: spec.image_height]
         self._predicted_images.publish(
             messages.array_to_image(picture, "rgb8", predicted_ns, frame_id)
         )

@@ -35,9 +35,9 @@ class Recorded:
     def of(self, topic: Topic) -> list[Any]:
         return [decoded(data, topic) for data in self._data(topic)]
 
-    def pictures(self) -> dict[int, RecordedMessage]:
-        """The pictures as they came, by stamp: to decode all where few are needed is slow."""
-        name = self.graph.topics[IMAGE.name]
+    def pictures(self, topic: Topic = IMAGE) -> dict[int, RecordedMessage]:
+        """A view's pictures as they came, by stamp: to decode all where few are needed is slow."""
+        name = self.graph.topics.get(topic.name, topic.name)
         types = (IMAGE.type_name, message_type_name(CompressedImage))
         found = {}
         for message in self.recording.messages:

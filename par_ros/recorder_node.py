@@ -36,6 +36,8 @@ from par_ros.topics import (
     TOPICS,
     Qos,
     Topic,
+    camera_topics,
+    view_names,
 )
 
 _SYNC_PERIOD_S = 0.5
@@ -59,11 +61,16 @@ class RecorderNode(LifecycleNode):
         self._writer: RecordingWriter | None = None
         parameters = declare(self, RecorderNodeParameters)
         self._is_lockstep = parameters.mode == "lockstep"
-        names = {topic.name: self.resolve_topic_name(topic.name) for topic in TOPICS}
+        views = camera_topics(view_names(parameters.views))
+        topics = (*TOPICS, *(topic for pair in views.values() for topic in pair))
+        names = {topic.name: self.resolve_topic_name(topic.name) for topic in topics}
         settings = {**json.loads(parameters.settings), "topics": names}
         path = Path(parameters.file).expanduser()
         writer = self._writer = RecordingWriter(path, settings)
-        self._camera = self._record_camera(parameters.image_transport, writer)
+        self._cameras = [
+            self._record_camera(image, parameters.image_transport, writer)
+            for image, _ in views.values()
+        ]
         others = (topic for topic in TOPICS if topic is not IMAGE)
         self._inputs = {topic: self._record(topic, writer) for topic in others}
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -84,9 +91,10 @@ class RecorderNode(LifecycleNode):
         return super().on_activate(state)
 
     def _unheard(self) -> Iterator[str]:
-        self._camera.fit()
-        if not self._camera.hears_all():
-            yield self._camera.candidate.topic_name
+        for camera in self._cameras:
+            camera.fit()
+            if not camera.hears_all():
+                yield camera.candidate.topic_name
         for topic, subscription in self._inputs.items():
             num_expected = max(self.count_publishers(topic.name), int(topic in _REQUIRED))
             # Humble's subscriptions cannot say whom they hear.
@@ -104,18 +112,21 @@ class RecorderNode(LifecycleNode):
             raw=True,
         )
 
-    def _record_camera(self, transport: str, writer: RecordingWriter) -> FittedSubscription:
-        """The pictures, raw or compressed as they are published."""
+    def _record_camera(
+        self, topic: Topic, transport: str, writer: RecordingWriter
+    ) -> FittedSubscription:
+        """The pictures of a view, raw or compressed as they are published."""
         channels: dict[Candidate, int] = {}
 
         def write(data: bytes, _: str) -> None:
-            candidate = self._camera.candidate
+            candidate = camera.candidate
             if candidate not in channels:
                 channels[candidate] = writer.add_topic(candidate.topic_name, candidate.type_name)
             writer.write(channels[candidate], data)
 
-        candidates = camera_candidates(self, transport)
-        return FittedSubscription(self, candidates, write, self._qos(IMAGE), raw=True)
+        candidates = camera_candidates(self, transport, topic.name)
+        camera = FittedSubscription(self, candidates, write, self._qos(IMAGE), raw=True)
+        return camera
 
     def _qos(self, topic: Topic) -> QoSProfile:
         """Sensor data as REP-2003 reads it: a camera's driver may offer nothing better."""
@@ -126,7 +137,8 @@ class RecorderNode(LifecycleNode):
         ).profile()
 
     def _sync(self, writer: RecordingWriter) -> None:
-        self._camera.fit()
+        for camera in self._cameras:
+            camera.fit()
         writer.sync()
         if self._on_disk is not None:
             if not self._on_disk.done():

@@ -21,7 +21,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from par_model.command_line import default_is, parse
-from par_model.interface import Observation, Policy
+from par_model.interface import Observation, Policy, stack_views
 from par_ros import messages
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -48,6 +48,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY_SHADOW,
     OBSERVED,
     Topic,
+    camera_topics,
 )
 from par_ros.wire_records import GuardInput, Observed
 
@@ -151,7 +152,10 @@ class _ObservationBuilder:
 
     def __init__(self, recorded: Recorded, policy: Policy) -> None:
         self._spec = policy.spec
-        self._images = recorded.pictures()
+        self._images = {
+            view: recorded.pictures(image)
+            for view, (image, _) in camera_topics(policy.spec.views).items()
+        }
         self._executed = recorded.by_stamp(EXECUTED_ACTIONS)
         prefix = str(recorded.graph.policy.get("joint_prefix", ""))
         selector = JointStateSelector(policy.spec.joint_names, prefix)
@@ -163,7 +167,12 @@ class _ObservationBuilder:
         overlapped = observed.committed is not None
         executed_ns = None if overlapped else observed.executed_stamp_ns
         sample = self._joints.get(observed.joint_stamp_ns)
-        missing = any(stamp not in self._images for stamp in (stamp_ns, *recent))
+        stamps_ns = (stamp_ns, *observed.view_stamps_ns)
+        first, views = self._images[self._spec.views[0]], self._spec.views
+        missing = len(stamps_ns) != len(views) or any(stamp not in first for stamp in recent)
+        missing = missing or any(
+            stamp not in self._images[view] for view, stamp in zip(views, stamps_ns, strict=True)
+        )
         if sample is None or missing or (executed_ns and executed_ns not in self._executed):
             return None
         actions = observed.executed
@@ -172,17 +181,23 @@ class _ObservationBuilder:
             executed = messages.read_joint_trajectory(message)
             actions = executed.reordered(self._spec.joint_names).positions
         return Observation(
-            image=self._picture(stamp_ns),
+            image=stack_views(
+                {view: self._picture(view, ns) for view, ns in zip(views, stamps_ns, strict=True)},
+                views,
+            ),
+            views=views,
             measured_joint_positions=sample.positions,
             joint_names=self._spec.joint_names,
             stamp_s=stamp_ns / messages.NANOSECONDS,
             executed_actions=actions,
-            recent_images=np.stack([self._picture(stamp) for stamp in recent]) if recent else None,
+            recent_images=np.stack([self._picture(views[0], stamp) for stamp in recent])
+            if recent
+            else None,
         )
 
-    def _picture(self, stamp_ns: int) -> messages.ImageArray:
+    def _picture(self, view: str, stamp_ns: int) -> messages.ImageArray:
         spec = self._spec
-        message = decoded_picture(self._images[stamp_ns])
+        message = decoded_picture(self._images[view][stamp_ns])
         picture = messages.image_to_rgb(message)
         fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
         return np.ascontiguousarray(fitted)

@@ -9,6 +9,7 @@ would stop the run: there consumers read sensor data reliably (`sensor_qos(relia
 Names are relative where a namespace or a remap may move them, and absolute where ROS says so.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +129,13 @@ _ANY_WRITER = Qos(reliable=False, depth=10)
 IMAGE = Topic(
     "camera/image_raw", Image, _SENSOR_WRITER, _SENSOR_READER,
     (ARM,), (POLICY, EPISODES),
-    "the camera's image; its stamp is the time at which it was taken",
+    "the camera's image; its stamp is the time at which it was taken. Of a policy with several "
+    "views it is the first one's; a further view's is camera/VIEW/image_raw",
 )  # fmt: skip
 CAMERA_INFO = Topic(
     "camera/camera_info", CameraInfo, _SENSOR_WRITER, _SENSOR_READER,
     (ARM,), (ANYONE,),
-    "intrinsics of that camera, same stamp",
+    "intrinsics of that camera, same stamp; a further view's is camera/VIEW/camera_info",
 )  # fmt: skip
 JOINT_STATES = Topic(
     "joint_states", JointState, _SENSOR_WRITER, _SENSOR_READER,
@@ -180,7 +182,8 @@ GRIPPER_TRAJECTORY_SHADOW = Topic(
 PREDICTED_IMAGE = Topic(
     "predicted_image", Image, _ANSWER, _ANSWER,
     (POLICY,), (EPISODES,),
-    "the frame that the model predicts for the next observation; the stamp is the predicted time",
+    "the frame that the model predicts for the next observation, of the first view; the stamp is "
+    "the predicted time",
 )  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
@@ -276,6 +279,23 @@ SERVICES: tuple[ServiceEntry, ...] = (
     RESET_POLICY,
     RESET_EPISODE,
 )
+
+
+def view_names(text: str) -> tuple[str, ...]:
+    """The views of a parameter `views`: names separated by commas, the first view's first."""
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+def camera_topics(views: tuple[str, ...]) -> dict[str, tuple[Topic, Topic]]:
+    """Each view's topics of images and of intrinsics."""
+    first, *others = views
+    return {first: (IMAGE, CAMERA_INFO)} | {
+        view: (
+            dataclasses.replace(IMAGE, name=f"camera/{view}/image_raw"),
+            dataclasses.replace(CAMERA_INFO, name=f"camera/{view}/camera_info"),
+        )
+        for view in others
+    }
 
 
 def sensor_qos(topic: Topic, *, reliable: bool) -> QoSProfile:

@@ -110,6 +110,7 @@ class Observed(_Record):
         instruction, policy_seed: what the policy was reset with.
         executed, committed: overlapped inference: the executed actions that were shown [M, J], and
             the committed ones [d, J]; None in sequential inference, and for what was not shown.
+        view_stamps_ns: of the pictures of a policy's further views, in their order.
     """
 
     source = "observed"
@@ -122,6 +123,19 @@ class Observed(_Record):
     policy_seed: int
     executed: FloatArray | None = None
     committed: FloatArray | None = None
+    view_stamps_ns: tuple[int, ...] = ()
+
+    # Nothing is said of further views where there are none.
+
+    def to_values(self) -> dict[str, str]:
+        values = super().to_values()
+        if not self.view_stamps_ns:
+            del values["view_stamps_ns"]
+        return values
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> "Observed":
+        return super().from_values({"view_stamps_ns": ""} | dict(values))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from par_model.action_head import Prefix
 from par_model.checkpoint import Checkpoint
+from par_model.frame_codec import decode_views, encode_views
 from par_model.frame_head import generation_order
 from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, padded_prefix
 from par_model.interface import ImageArray
@@ -70,7 +71,7 @@ class TorchEager:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
         if pixels.ndim == 4:
             return self.codec.encode_clip(pixels.unsqueeze(0))[:, -1]
-        return self.codec.encode(pixels.unsqueeze(0))
+        return encode_views(self.codec, pixels.unsqueeze(0), self.config.num_views)
 
     @torch.inference_mode()
     def prefill(self, text: Float32Array) -> EagerCache:
@@ -158,7 +159,8 @@ class TorchEager:
             sampling.frame_num_steps,
             sampling.frame_num_sets,
         )
-        picture: ImageArray = self.codec.decode(latent)[0].cpu().numpy()
+        pictures = decode_views(self.codec, latent, self.config.num_views)
+        picture: ImageArray = pictures[0].cpu().numpy()
         return picture
 
     def _require_room(self, cache: EagerCache, num_slots: int) -> None:

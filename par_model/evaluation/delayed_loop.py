@@ -227,6 +227,7 @@ class _Episode:
     def _ask(self, committed: FloatArray | None) -> ActionChunk:
         observation = Observation(
             image=self._arm.capture(),
+            views=self._arm.views,
             measured_joint_positions=self._arm.read_joints()[0],
             joint_names=self._arm.joint_names,
             stamp_s=self._now * self._arm.step_s,

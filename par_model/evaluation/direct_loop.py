@@ -25,8 +25,8 @@ from par_model.simulation.task import Task
 
 
 def arm_for(task: Task | str, spec: PolicySpec) -> ManiSkillArm:
-    """The arm as a policy needs it: pictures of its size, control steps of its duration."""
-    return ManiSkillArm(task, image_size=spec.image_height, step_s=spec.step_s)
+    """The arm as a policy needs it: its views in its size, control steps of its duration."""
+    return ManiSkillArm(task, image_size=spec.image_height, step_s=spec.step_s, views=spec.views)
 
 
 class EpisodeWatcher(Protocol):
@@ -127,6 +127,7 @@ def _observe(
     """`seen` are the pictures since the previous observation, which clip mode reads."""
     return Observation(
         image=seen[-1] if seen else arm.capture(),
+        views=arm.views,
         measured_joint_positions=arm.read_joints()[0],
         joint_names=arm.joint_names,
         stamp_s=stamp_s,

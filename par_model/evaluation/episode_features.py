@@ -12,6 +12,7 @@ import torch
 
 from par_model.checkpoint import Checkpoint
 from par_model.evaluation.context_readout import Features
+from par_model.frame_codec import encode_views
 from par_model.interface import FloatArray
 from par_model.model import TrainingBatch
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M, gripper_positions_m
@@ -103,7 +104,8 @@ def encoded_episode(
 ) -> TrainingEpisode:
     """An episode with the latents of each chunk's first frame, from which clips can be cut."""
     steps = demonstrations.read_steps(key, steps_after_success)
-    latents = _encoded(checkpoint, demonstrations.read_frames(key)[: steps.num_steps])
+    frames = demonstrations.read_frames(key, checkpoint.config.views)
+    latents = _encoded(checkpoint, frames[: steps.num_steps])
     return TrainingEpisode("", steps, _Latents(latents))  # type: ignore[arg-type]
 
 
@@ -113,7 +115,7 @@ def _encoded(checkpoint: Checkpoint, frames_THWC: np.ndarray) -> FloatArray:
     length = checkpoint.config.num_actions
     codec = checkpoint.codec.for_pictures()
     needed = torch.from_numpy(frames_THWC[::length])
-    latents = codec.encode(needed).float().contiguous().numpy()
+    latents = encode_views(codec, needed, checkpoint.config.num_views).float().contiguous().numpy()
     everywhere: FloatArray = np.repeat(latents, length, axis=0)[: len(frames_THWC)]
     return everywhere
 

@@ -75,6 +75,7 @@ class PolicyActs:
     def chunk(self, image: ImageArray, first_step: int) -> FloatArray:
         observation = Observation(
             image=image,
+            views=self._arm.views,
             measured_joint_positions=self._arm.read_joints()[0],
             joint_names=self._arm.joint_names,
             stamp_s=first_step * self._arm.step_s,

@@ -163,7 +163,7 @@ def _chunk_times_ms(policy: Policy) -> list[float]:
     """Of one episode's first chunks, on black pictures."""
     spec = policy.spec
     policy.reset(spec.instructions[0], 0)
-    picture = np.zeros((spec.image_height, spec.image_width, 3), np.uint8)
+    picture = np.zeros(spec.picture_shape, np.uint8)
     executed = None
     taken_ms = []
     for index in range(_NUM_WARM_UP_CHUNKS + _NUM_TIMED_CHUNKS):

@@ -272,7 +272,7 @@ def _rollout_result(
 
 
 def _worker_arm(task: str, spec: PolicySpec) -> ManiSkillArm:
-    key = (task, spec.image_height, spec.step_s)
+    key = (task, spec.image_height, spec.step_s, spec.views)
     if key not in _worker_arms:
         _worker_arms[key] = arm_for(task, spec)
     return _worker_arms[key]
@@ -322,7 +322,8 @@ def warm_up(policy: Policy) -> None:
     policy.reset(spec.instructions[0], 0)
     policy.observe(
         Observation(
-            image=np.zeros((spec.image_height, spec.image_width, 3), np.uint8),
+            image=np.zeros(spec.picture_shape, np.uint8),
+            views=spec.views,
             measured_joint_positions=np.zeros(len(spec.joint_names)),
             joint_names=spec.joint_names,
             stamp_s=0.0,

@@ -71,9 +71,10 @@ def rollout_steps(config: ModelConfig, count: int, seed: int) -> list[RolloutSte
 
     def picture() -> ImageArray:
         coarse = generator.integers(0, 256, (4, 4, 3)).astype(np.uint8)
-        rows = np.arange(config.image_height) * 4 // config.image_height
-        columns = np.arange(config.image_width) * 4 // config.image_width
-        grain = generator.integers(0, 32, (config.image_height, config.image_width, 3))
+        height, width, _ = config.picture_shape
+        rows = np.arange(height) * 4 // height
+        columns = np.arange(width) * 4 // width
+        grain = generator.integers(0, 32, config.picture_shape)
         return (coarse[rows][:, columns] // 2 + grain).astype(np.uint8)
 
     def late() -> Tensors:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from par_model.checkpoint import Checkpoint
+from par_model.frame_codec import encode_views
 from par_model.graphs.act_graph import act_graph
 from par_model.graphs.cache_graphs import BY_CLOCK, extend_graph, prefill_graph
 from par_model.graphs.contract import (
@@ -71,23 +72,24 @@ def _cast(graph: Graph, dtype: torch.dtype) -> Graph:
 
 
 class EncodeGraph(nn.Module):
-    """The picture's latent. The video autoencoder attends with one head of 512, for which TensorRT
-    has no fused kernel."""
+    """The latent of the views' pictures. The video autoencoder attends with one head of 512, for
+    which TensorRT has no fused kernel."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.codec = checkpoint.codec.for_pictures()
+        self.num_views = checkpoint.config.num_views
         for module in self.codec.modules():
             if isinstance(module, FrameAttention):
                 module.attend = attend_by_products
 
     def forward(self, image_1HWC: Tensor) -> Tensor:
-        return self.codec.encode(image_1HWC)
+        return encode_views(self.codec, image_1HWC, self.num_views)
 
 
 def _encode_graph(checkpoint: Checkpoint) -> Graph:
     config = checkpoint.config
-    image = TensorSpec("image", "uint8", (1, config.image_height, config.image_width, 3))
+    image = TensorSpec("image", "uint8", (1, *config.picture_shape))
     shape = (1, config.codec.latent_channels, config.latent_height, config.latent_width)
     spec = GraphSpec("encode", (image,), (TensorSpec("latent", MODEL_TYPE, shape),))
     return Graph(spec, EncodeGraph(checkpoint))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract between PARPolicy and what runs the network: batch 1, numpy in, numpy out.
 
-A runtime owns the weights and the memory of caches; the policy owns the episode. Shapes: H W
-image, c h w latent, N slots, L actions, D action width, J joints, K frame tokens, Z context
-tokens, C width.
+A runtime owns the weights and the memory of caches; the policy owns the episode. Shapes: V
+views, one above the other in an image of V H rows and W columns; c h w latent, N slots, L actions,
+D action width, J joints, K frame tokens, Z context tokens, C width.
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ class PolicyGraphs(Protocol):
         """Runtime and device, for logs."""
 
     def encode(self, image: ImageArray) -> Any:
-        """uint8 [H, W, 3] to a latent; in clip mode also a tile [5, H, W, 3] to its last one."""
+        """uint8 [V H, W, 3] to a latent; in clip mode also a tile [5, H, W, 3] to its last one."""
 
     def prefill(self, text: Float32Array) -> Any:
         """The instruction's rows [T, text width] to a cache that holds it."""
@@ -129,7 +129,7 @@ class PolicyGraphs(Protocol):
         """
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
-        """The model's picture of the next observation, uint8 [H, W, 3]."""
+        """The model's picture of the next observation, uint8 [V H, W, 3]."""
 
 
 def as_float32(value: Any) -> Float32Array:

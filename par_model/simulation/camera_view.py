@@ -5,13 +5,6 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from par_model.simulation.maniskill_env import (
-    CAMERA_EYE_M,
-    CAMERA_FOV_RAD,
-    CAMERA_NAME,
-    CAMERA_TARGET_M,
-)
-
 _NUMBER = r"-?\d+(?:\.\d*)?"
 _POINT = rf"{_NUMBER},{_NUMBER},{_NUMBER}"
 _SPELLING = re.compile(
@@ -62,7 +55,7 @@ class CameraView:
 
 
 # The included policy's camera.
-SHIPPED_VIEW = CameraView(CAMERA_NAME, CAMERA_EYE_M, CAMERA_TARGET_M, CAMERA_FOV_RAD)
+SHIPPED_VIEW = CameraView("front", (0.6, 0.7, 0.6), (0.0, 0.0, 0.12), 0.65)
 
 # What the camera study looks through by default: other places, lenses and sizes.
 VIEWS: dict[str, CameraView] = {
@@ -83,6 +76,16 @@ VIEWS: dict[str, CameraView] = {
         CameraView("rdt", (0.6, 0.7, 0.6), (0.0, 0.0, 0.35), 1.0),
     )
 }
+
+
+def named_views(names: tuple[str, ...], image_size: int) -> tuple[CameraView, ...]:
+    """The views of a policy, with square pictures. Raises ValueError for a name that is none of
+    VIEWS."""
+    if unknown := [name for name in names if name not in VIEWS]:
+        raise ValueError(
+            f"the simulator has no view {', '.join(map(repr, unknown))}; it has {', '.join(VIEWS)}."
+        )
+    return tuple(replace(VIEWS[name], width=image_size, height=image_size) for name in names)
 
 
 def read_view(text: str) -> CameraView:

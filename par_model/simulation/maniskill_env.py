@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from par_model.interface import FloatArray, ImageArray
+from par_model.interface import DEFAULT_VIEWS, FloatArray, ImageArray
+from par_model.simulation.camera_view import CameraView, named_views
+from par_model.simulation.further_cameras import FurtherCameras
 from par_model.simulation.light_meshes import light_urdf
 from par_model.simulation.task import Task
 from par_model.simulation.tasks import CONTROL_STEP_S
@@ -31,11 +33,6 @@ JOINT_NAMES = (
     "panda_finger_joint1",
 )
 NUM_JOINTS = len(JOINT_NAMES)
-
-CAMERA_EYE_M = (0.6, 0.7, 0.6)
-CAMERA_TARGET_M = (0.0, 0.0, 0.12)
-CAMERA_FOV_RAD = 0.65
-CAMERA_NAME = "front"
 
 _GRIPPER_CENTRE_M = 0.015
 _GRIPPER_HALF_RANGE_M = 0.025
@@ -80,7 +77,7 @@ def from_maniskill_action(action: FloatArray) -> FloatArray:
 
 
 class ManiSkillArm:
-    """One ManiSkill environment with the Panda and one camera. Call `reset` first.
+    """One ManiSkill environment with the Panda and its cameras. Call `reset` first.
 
     Physics and pictures are apart: `step` takes about 1 ms and draws nothing, `capture` draws the
     scene as it is now. Equal seeds and targets give equal states and pictures, bit for bit.
@@ -94,15 +91,25 @@ class ManiSkillArm:
         image_size: int = 128,
         light_meshes: bool = True,
         step_s: float = CONTROL_STEP_S,
+        views: tuple[str, ...] = DEFAULT_VIEWS,
     ) -> None:
-        """step_s: duration of a control step. Raises ValueError where physics cannot make it."""
+        """Raises ValueError for an unknown view, and where physics cannot make a step of `step_s`.
+
+        Args:
+            image_size: height and width of a view's picture.
+            step_s: duration of a control step.
+            views: names of the cameras (camera_view.py), in the order of their pictures.
+        """
         self.task = task_by_name(task) if isinstance(task, str) else task
         self.image_size = image_size
         self.step_s = step_s
         self.joint_names = JOINT_NAMES
         self._light_meshes = light_meshes
+        self.views = views
+        first, *others = named_views(views, image_size)
         with _panda_meshes(light_meshes):
-            self._env = _make_environment(self.task, image_size, step_s)
+            self._env = _make_environment(self.task, first, step_s)
+        self._other_cameras = FurtherCameras(self._env, tuple(others))
         self._camera = self._env._human_render_cameras["render_camera"]
         self._num_steps = 0
         self._success_once = False
@@ -149,23 +156,34 @@ class ManiSkillArm:
         return positions, velocities
 
     def capture(self) -> ImageArray:
-        """The camera's picture of the scene as it is now: uint8 [H, W, 3], RGB; 5 to 10 ms."""
+        """The views' pictures of the scene as it is now, one above the other: uint8 [V H, W, 3],
+        RGB; 5 to 10 ms a view."""
         self.start_capture()
         return self.finish_capture()
 
     def start_capture(self) -> None:
         """Begin to draw the scene as it is now; `step` may be called while it is drawn."""
+        # Made before the scene is updated: a camera that comes later does not show it.
+        others = self._other_cameras.cameras()
         self._env.scene.update_render(update_sensors=False, update_human_render_cameras=True)
         self._camera.capture()
+        for camera in others:
+            camera.take_picture()
 
     def finish_capture(self) -> ImageArray:
-        """Wait for the picture that the last `start_capture` began: uint8 [H, W, 3], RGB."""
+        """Wait for the pictures that the last `start_capture` began: uint8 [V H, W, 3], RGB."""
         picture = self._camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)
-        return np.array(picture["rgb"][0].numpy(), dtype=np.uint8)
+        first = np.array(picture["rgb"][0].numpy(), dtype=np.uint8)
+        others = self._other_cameras.pictures()
+        return np.concatenate((first, *others)) if others else first
 
-    def camera_matrix(self) -> FloatArray:
-        """Intrinsic matrix K, float64 [3, 3], in pixels."""
-        return np.array(self._camera.camera.get_intrinsic_matrix()[0], dtype=np.float64)
+    def camera_matrices(self) -> dict[str, FloatArray]:
+        """Intrinsic matrix K of each view, float64 [3, 3], in pixels."""
+        cameras = (self._camera.camera, *self._other_cameras.cameras())
+        return {
+            view: np.array(camera.get_intrinsic_matrix()[0], dtype=np.float64)
+            for view, camera in zip(self.views, cameras, strict=True)
+        }
 
     def environment_state(self) -> dict[str, FloatArray]:
         """Positions that the policy never sees: name -> float64 [3], metres, world frame."""
@@ -235,14 +253,14 @@ def _panda_meshes(light: bool) -> Iterator[None]:
         panda.urdf_path = stock_urdf
 
 
-def _make_environment(task: Task, image_size: int, step_s: float) -> Any:
+def _make_environment(task: Task, view: CameraView, step_s: float) -> Any:
     control_hz = _control_hz(step_s)
     gymnasium, _, look_at = _import_maniskill()
     camera = {
-        "pose": look_at(CAMERA_EYE_M, CAMERA_TARGET_M),
-        "fov": CAMERA_FOV_RAD,
-        "width": image_size,
-        "height": image_size,
+        "pose": look_at(view.eye_m, view.target_m),
+        "fov": view.fov_rad,
+        "width": view.width,
+        "height": view.height,
         "shader_pack": "minimal",
     }
     try:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.simulation.camera_view import CameraView
+from par_model.simulation.further_cameras import add_camera
 from par_model.simulation.maniskill_env import ManiSkillArm
 
-_NEAR_M, _FAR_M = 0.01, 100.0
 # Textures of ManiSkill's shader "minimal"; the last channel of the second is the object's id.
 _TEXTURES = ["Color", "PositionSegmentation"]
 
@@ -58,7 +58,7 @@ class SceneCameras:
         scene = self._arm.maniskill_env.scene
         if scene is not self._scene:
             # The scene was rebuilt, and the cameras went with the old one.
-            self._cameras = [_add_camera(scene, view) for view in self._views]
+            self._cameras = [add_camera(scene, view) for view in self._views]
             self._scene = scene
         scene.update_render(update_sensors=False, update_human_render_cameras=True)
         ids = {
@@ -88,20 +88,6 @@ def projected(view: CameraView, points_m: FloatArray) -> tuple[FloatArray, Float
     columns = view.width / 2 + view.focal_px * (offsets_m @ right) / depths_m
     rows = view.height / 2 - view.focal_px * (offsets_m @ np.cross(right, forward)) / depths_m
     return columns, rows, depths_m
-
-
-def _add_camera(scene: Any, view: CameraView) -> Any:
-    from mani_skill.utils.sapien_utils import look_at
-
-    return scene.add_camera(
-        name=view.name,
-        pose=look_at(view.eye_m, view.target_m),
-        width=view.width,
-        height=view.height,
-        near=_NEAR_M,
-        far=_FAR_M,
-        fovy=view.fov_rad,
-    )
 
 
 def _look(camera: Any, ids: dict[str, int]) -> Look:

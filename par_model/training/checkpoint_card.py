@@ -16,14 +16,22 @@ def origin(training: Mapping[str, object]) -> str:
     return f"fine-tuned from {start}" if start else "trained from scratch"
 
 
+def cameras(model: ModelConfig) -> str:
+    """How many cameras of which size a policy has."""
+    size = f"{model.image_width}x{model.image_height} pixels"
+    if model.num_views == 1:
+        return f"one RGB camera of {size}"
+    return f"{model.num_views} RGB cameras ({', '.join(model.views)}) of {size} each"
+
+
 def model_card(model: ModelConfig, training: dict[str, object]) -> str:
     """README.md of a checkpoint: how it was made, in the words of its training.json."""
     lines = [
         f"# {model.name}",
         "",
-        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
-        f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
-        f"{1 / model.step_s:g} Hz, chunks of {model.num_actions}).",
+        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, "
+        f"{cameras(model)},",
+        f"joint-position targets at {1 / model.step_s:g} Hz, chunks of {model.num_actions}).",
         "Licence: Apache-2.0.",
         "",
         "| | |",

@@ -71,6 +71,14 @@ def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, 
             f"at {recording['camera_target_m']} m, vertical field of view "
             f'{recording["camera_fov_rad"]} rad; light visual meshes, shader "minimal"',
         ),
+        *(
+            (
+                "camera",
+                f"{view['name']}, as large, eye {view['eye_m']} m, looks at {view['target_m']} m, "
+                f"vertical field of view {view['fov_rad']} rad",
+            )
+            for view in recording.get("further_cameras", ())
+        ),
         (
             "video",
             "H.264, lossless in YUV 4:4:4; mean absolute error to the rendered picture 0.4 of 255 "

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.training.lerobot_dataset import ROBOT_TYPE, EpisodeSource, open_episodes
-from par_model.training.staged_episodes import Episode
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,14 @@ class DemonstrationSet:
         self.joint_names = self._source.joint_names
         self.instructions = self._source.instructions
         self.fps = self._source.fps
+        self.views = self._source.views
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def read_steps(self, key: int, steps_after_success: int | None = None) -> DemonstrationSteps:
         """One episode, cut `steps_after_success` steps after its first success (None: whole)."""
-        episode = self._read(key, with_frames=False)
+        episode = self._source.read(self._index_by_key[key], with_frames=False)
         end = episode.num_steps
         if steps_after_success is not None and episode.success.any():
             end = min(end, int(np.argmax(episode.success)) + 1 + steps_after_success)
@@ -80,14 +80,11 @@ class DemonstrationSet:
             teaches=None if episode.teaches is None else episode.teaches[:end],
         )
 
-    def read_frames(self, key: int) -> ImageArray:
-        """uint8 [T, H, W, 3]."""
-        frames = self._read(key, with_frames=True).frames
+    def read_frames(self, key: int, views: tuple[str, ...]) -> ImageArray:
+        """uint8 [T, V H, W, 3], of these views. Raises ValueError naming those that it lacks."""
+        frames = self._source.read(self._index_by_key[key], views=views).frames
         assert frames is not None
         return frames
-
-    def _read(self, key: int, *, with_frames: bool) -> Episode:
-        return self._source.read(self._index_by_key[key], with_frames=with_frames)
 
 
 def _keys(source: EpisodeSource) -> list[int]:

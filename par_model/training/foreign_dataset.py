@@ -23,10 +23,10 @@ import numpy.typing as npt
 import yaml
 
 from par_model.camera_fit import CameraFit
-from par_model.interface import FloatArray, ImageArray
+from par_model.interface import DEFAULT_VIEWS, FloatArray, ImageArray
 from par_model.training.dataset_info import DatasetInfo, read_episode_rows, read_info, read_tasks
 from par_model.training.packages import compute, pa, pq
-from par_model.training.staged_episodes import Episode
+from par_model.training.staged_episodes import Episode, chosen_views, stack_videos
 from par_model.video_file import read_video
 
 FPS = 20
@@ -62,7 +62,7 @@ class DatasetMapping:
     Attributes:
         dataset: the data set's folder.
         arm: the arm that the joints belong to.
-        camera: the video feature that gives the pictures.
+        cameras: the video feature that gives each view's pictures.
         image_size: height and width of the pictures that are wanted.
         action_meaning: "absolute" targets, or "delta" to the measured joints of the same step.
         state_key, action_key: features with the measured joints and the actions.
@@ -74,7 +74,7 @@ class DatasetMapping:
 
     dataset: Path
     arm: str
-    camera: str
+    cameras: dict[str, str]
     image_size: int
     action_meaning: str
     state_key: str
@@ -115,7 +115,7 @@ def read_mapping(path: Path) -> DatasetMapping:
     return DatasetMapping(
         dataset=(path.parent / Path(values["dataset"]).expanduser()).resolve(),
         arm=str(values["arm"]),
-        camera=str(values["camera"]),
+        cameras=_cameras(where, values["camera"]),
         image_size=size,
         action_meaning=values["action"],
         state_key=str(values.get("state_key", "observation.state")),
@@ -136,6 +136,18 @@ def _require_keys(where: str, values: object, needed: set[str], optional: set[st
             f"{where}: missing keys {missing}, unknown keys {unknown}; see "
             "config/datasets/example.yaml."
         )
+
+
+def _cameras(where: str, value: object) -> dict[str, str]:
+    """Feature by view."""
+    if isinstance(value, dict) and value:
+        return {str(view): str(feature) for view, feature in value.items()}
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{where}: camera must be the name of a video feature, or a mapping of the policy's "
+            f"views to such names, got {value!r}."
+        )
+    return {DEFAULT_VIEWS[0]: value}
 
 
 def _joint(where: str, entry: object) -> JointMapping:
@@ -186,8 +198,15 @@ class _EpisodeFiles:
     tasks: tuple[str, ...]
     length: int
     data: Path
-    video: Path
-    video_start_s: float
+    videos: dict[str, "_Video"]
+
+
+@dataclass(frozen=True)
+class _Video:
+    """Where an episode begins in a file."""
+
+    file: Path
+    start_s: float
 
 
 class ForeignDataset:
@@ -212,11 +231,13 @@ class ForeignDataset:
             if_other_layout="v3.0, v2.1 and v2.0 are read; convert it with lerobot's own scripts",
         )
         self._fps = float(self._info.fps)
-        self._require_camera()
+        self.views = tuple(mapping.cameras)
+        for camera in mapping.cameras.values():
+            self._require_camera(camera)
         self._state_columns = self._columns(mapping.state_key, [j.state for j in mapping.joints])
         self._action_columns = self._columns(mapping.action_key, [j.action for j in mapping.joints])
         self._tasks = read_tasks(self._info)
-        self._episodes = _episode_files(self._info, mapping.camera)
+        self._episodes = _episode_files(self._info, mapping.cameras)
         self._scale = np.array([joint.scale for joint in mapping.joints])
         self._offset = np.array([joint.offset for joint in mapping.joints])
 
@@ -227,8 +248,11 @@ class ForeignDataset:
     def instructions(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._instruction(text) for text in self._tasks.values()))
 
-    def read(self, index: int, *, with_frames: bool = True) -> Episode:
-        """Episode `index` at 20 Hz; decoding its video takes as long as it is large."""
+    def read(
+        self, index: int, *, with_frames: bool = True, views: tuple[str, ...] | None = None
+    ) -> Episode:
+        """Episode `index` at 20 Hz, with the frames of these views (None: of all); decoding a video
+        takes as long as it is large."""
         files = self._episodes[index]
         table = _episode_table(self.path, files)
         length = table.num_rows
@@ -250,7 +274,12 @@ class ForeignDataset:
         ours_s = np.arange(num_steps) / FPS
         measured = _interpolated(ours_s, sent_s, state)
         actions_TJ = _interpolated(ours_s + 1 / FPS, sent_s + 1 / self._fps, targets)
-        frames = self._frames(files, length, ours_s) if with_frames else None
+        frames = None
+        if with_frames:
+            chosen = chosen_views(self.path, self.views, views)
+            frames = stack_videos(
+                [self._frames(files.videos[view], length, ours_s) for view in chosen]
+            )
         task = self._tasks.get(int(table.column("task_index")[0].as_py()), files.tasks[0])
         return Episode(
             instruction=self._instruction(task),
@@ -270,16 +299,16 @@ class ForeignDataset:
     def _si(self, values: FloatArray, columns: list[int]) -> FloatArray:
         return values[:, columns] * self._scale + self._offset
 
-    def _frames(self, files: _EpisodeFiles, length: int, ours_s: FloatArray) -> ImageArray:
-        if not files.video.is_file():
+    def _frames(self, video: _Video, length: int, ours_s: FloatArray) -> ImageArray:
+        if not video.file.is_file():
             raise ValueError(
-                f"data set {self.path}: {files.video.relative_to(self.path)} is missing; check "
+                f"data set {self.path}: {video.file.relative_to(self.path)} is missing; check "
                 "that the data set was copied whole."
             )
         rule, size = CameraFit(), self.mapping.image_size
         pictures = read_video(
-            files.video,
-            round(files.video_start_s * self._fps),
+            video.file,
+            round(video.start_s * self._fps),
             length,
             self._fps,
             lambda picture: rule.fit(picture, size, size),
@@ -287,13 +316,13 @@ class ForeignDataset:
         shown = np.floor(ours_s * self._fps + 1e-6).astype(int).clip(max=length - 1)
         return pictures[shown]
 
-    def _require_camera(self) -> None:
-        feature = self._info.features.get(self.mapping.camera)
+    def _require_camera(self, camera: str) -> None:
+        feature = self._info.features.get(camera)
         if feature is None or feature["dtype"] != "video":
             videos = self._info.video_keys()
             stored = "" if feature is None else f" (it is stored as {feature['dtype']!r})"
             raise ValueError(
-                f"data set {self.path} has no video {self.mapping.camera!r}{stored}; its videos "
+                f"data set {self.path} has no video {camera!r}{stored}; its videos "
                 f"are {videos or 'none'}. Correct `camera` in the mapping file."
             )
 
@@ -343,15 +372,16 @@ def _numbers(table: pa.Table, key: str) -> FloatArray:
     return np.array(column.to_pylist(), dtype=np.float64).reshape(len(column), -1)
 
 
-def _episode_files(info: DatasetInfo, camera: str) -> list[_EpisodeFiles]:
-    place = _place_v3 if info.is_v3 else _place_v2
+def _episode_files(info: DatasetInfo, cameras: dict[str, str]) -> list[_EpisodeFiles]:
+    data, video = (_data_v3, _video_v3) if info.is_v3 else (_data_v2, _video_v2)
     try:
         return [
             _EpisodeFiles(
                 row["episode_index"],
                 tuple(row["tasks"]),
                 row["length"],
-                *place(info, row, camera),
+                data(info, row),
+                {view: video(info, row, camera) for view, camera in cameras.items()},
             )
             for row in read_episode_rows(info)
         ]
@@ -362,19 +392,29 @@ def _episode_files(info: DatasetInfo, camera: str) -> list[_EpisodeFiles]:
         ) from error
 
 
-def _place_v3(info: DatasetInfo, row: dict[str, Any], camera: str) -> tuple[Path, Path, float]:
-    """Data, video, and where the episode begins in the video, s."""
-    data, video = info.data_file(row), info.video_file(row, camera)
-    return info.path / data, info.path / video, row[f"videos/{camera}/from_timestamp"]
+def _data_v3(info: DatasetInfo, row: dict[str, Any]) -> Path:
+    return info.path / info.data_file(row)
 
 
-def _place_v2(info: DatasetInfo, row: dict[str, Any], camera: str) -> tuple[Path, Path, float]:
-    """As _place_v3; each episode has files of its own."""
-    index = row["episode_index"]
+def _video_v3(info: DatasetInfo, row: dict[str, Any], camera: str) -> _Video:
+    file = info.path / info.video_file(row, camera)
+    return _Video(file, row[f"videos/{camera}/from_timestamp"])
+
+
+def _data_v2(info: DatasetInfo, row: dict[str, Any]) -> Path:
+    return info.path / info.data_path.format(**_place_v2(info, row))
+
+
+def _video_v2(info: DatasetInfo, row: dict[str, Any], camera: str) -> _Video:
+    """Each episode has files of its own."""
+    place = _place_v2(info, row)
+    return _Video(info.path / info.video_path.format(video_key=camera, **place), 0.0)
+
+
+def _place_v2(info: DatasetInfo, row: dict[str, Any]) -> dict[str, int]:
     assert info.chunks_size is not None
-    place = {"episode_index": index, "episode_chunk": index // info.chunks_size}
-    data = info.data_path.format(**place)
-    return info.path / data, info.path / info.video_path.format(video_key=camera, **place), 0.0
+    index = row["episode_index"]
+    return {"episode_index": index, "episode_chunk": index // info.chunks_size}
 
 
 def _episode_table(path: Path, files: _EpisodeFiles) -> pa.Table:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latents of every frame under several random shifts, encoded once and kept on disk.
 
-Shapes: V variants (shifts) of an episode; T frames; C latent channels; h, w latent pixels.
+Shapes: V variants (shifts) of an episode; T frames; C latent channels; h, w latent pixels (of
+several views: those of each, one above the other).
 
 One file an episode, float16 [V, T, C, h, w]; a file appears whole or not at all, so an interrupted
 run goes on where it stopped and a recording may still be growing. What was read once stays in
@@ -21,7 +22,7 @@ import torch
 
 from par_model.config import ObservationMode
 from par_model.frame_codec import FrameCodec
-from par_model.interface import RECENT_IMAGE_STRIDE, RECENT_IMAGES, ImageArray
+from par_model.interface import DEFAULT_VIEWS, RECENT_IMAGE_STRIDE, RECENT_IMAGES, ImageArray
 from par_model.training.codec_training import codec_fingerprint, shift_pictures
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 
@@ -37,11 +38,12 @@ class ShiftConfig:
     max_shift_px: int = 3
     seed: int = 0
 
-    def shift_px(self, episode_key: int, variant: int) -> tuple[int, int]:
-        """(rows, columns) of one variant of one episode."""
+    def shift_px(self, episode_key: int, variant: int, view: int = 0) -> tuple[int, int]:
+        """(rows, columns) of one variant of one episode, in its view of this index."""
         if variant == 0:
             return 0, 0
-        generator = np.random.default_rng([self.seed, episode_key, variant])
+        further = [view] if view else []
+        generator = np.random.default_rng([self.seed, episode_key, variant, *further])
         rows, columns = generator.integers(-self.max_shift_px, self.max_shift_px + 1, size=2)
         return int(rows), int(columns)
 
@@ -57,13 +59,16 @@ class LatentCache:
         shifts: ShiftConfig,
         observation_mode: ObservationMode = "image",
         memory_bytes: int = 0,
+        views: tuple[str, ...] = DEFAULT_VIEWS,
     ) -> None:
         self._kept: dict[int, LatentArray] = {}
         self._free_bytes = memory_bytes
         self.shifts = shifts
         self.observation_mode = observation_mode
+        self.views = views
         settings = f"{shifts.num_variants}x{shifts.max_shift_px}px_seed{shifts.seed}"
         settings += "_clip" if observation_mode == "clip" else ""
+        settings += "" if views == DEFAULT_VIEWS else f"_{'+'.join(views)}"
         self.folder = root / f"{codec_fingerprint(codec)}_{settings}" / name
 
     def has(self, episode_key: int) -> bool:
@@ -111,8 +116,10 @@ def encode_demonstrations(
     missing = [key for key in demonstrations.keys if not cache.has(key)]
     codec = codec.for_pictures() if cache.observation_mode == "image" else codec
     for done, key in enumerate(missing):
-        frames = demonstrations.read_frames(key)
-        latents = encode_variants(codec, frames, key, cache.shifts, cache.observation_mode)
+        frames = demonstrations.read_frames(key, cache.views)
+        latents = encode_variants(
+            codec, frames, key, cache.shifts, cache.observation_mode, len(cache.views)
+        )
         cache.write(key, latents)
         report(done + 1, len(missing))
     return len(missing)
@@ -125,24 +132,33 @@ def encode_variants(
     episode_key: int,
     shifts: ShiftConfig,
     observation_mode: ObservationMode = "image",
+    num_views: int = 1,
 ) -> LatentArray:
-    """uint8 frames [T, H, W, 3] -> float16 [V, T, C, h, w].
+    """uint8 frames [T, H, W, 3] -> float16 [V, T, C, h, w]; each view is shifted by itself.
 
     In mode "clip" a frame's latent is the last of the tile of five pictures that ends with it, as
     the policy encodes it; the frames of the first chunk, which have no such tile, stand alone.
     """
-    pictures = torch.from_numpy(frames)
+    views = torch.from_numpy(frames).chunk(num_views, dim=1)
     variants = []
     for variant in range(shifts.num_variants):
-        shift = torch.tensor([shifts.shift_px(episode_key, variant)]).expand(len(frames), 2)
-        shifted = shift_pictures(pictures, shift)
-        if observation_mode == "clip":
-            variants.append(_encode_tiles(codec, shifted))
-            continue
-        parts = shifted.split(32)
-        variants.append(torch.cat([codec.encode(part).half() for part in parts]).contiguous())
-    latents: LatentArray = torch.stack(variants).numpy()
-    return latents
+        latents = []
+        for view, pictures in enumerate(views):
+            shift = torch.tensor([shifts.shift_px(episode_key, variant, view)])
+            shifted = shift_pictures(pictures, shift.expand(len(frames), 2))
+            latents.append(_encode(codec, shifted, observation_mode))
+        variants.append(torch.cat(latents, dim=2))
+    encoded: LatentArray = torch.stack(variants).numpy()
+    return encoded
+
+
+def _encode(
+    codec: FrameCodec, frames_THWC: torch.Tensor, observation_mode: ObservationMode
+) -> torch.Tensor:
+    if observation_mode == "clip":
+        return _encode_tiles(codec, frames_THWC)
+    parts = frames_THWC.split(32)
+    return torch.cat([codec.encode(part).half() for part in parts]).contiguous()
 
 
 def _encode_tiles(codec: FrameCodec, frames_THWC: torch.Tensor) -> torch.Tensor:

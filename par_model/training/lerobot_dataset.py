@@ -7,7 +7,8 @@
     meta/episodes/chunk-000/file-000.parquet             where each episode lies, its seed and noise
     meta/recording.json                                  ours: how the episodes were recorded
     data/chunk-000/file-000.parquet                      one row a step
-    videos/observation.images.front/chunk-000/file-000.mp4   all episodes one after another
+    videos/observation.images.front/chunk-000/file-000.mp4   all episodes one after another; each
+                                                         view has a folder
 
 The layout is that of huggingface/lerobot 0.4 (docs/source/lerobot-dataset-v3.mdx); lerobot itself
 is not needed. Equal episodes give equal bytes.
@@ -33,10 +34,13 @@ from par_model.training.staged_episodes import (
     STAGING_FOLDER,
     Episode,
     StagedEpisodes,
+    chosen_views,
+    stack_videos,
 )
 from par_model.video_file import read_video
 
 ROBOT_TYPE = "panda"
+_IMAGES = "observation.images."
 # Where an episode lies.
 _EPISODE_COLUMNS = (
     "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index",
@@ -57,9 +61,14 @@ class EpisodeSource(Protocol):
     @property
     def instructions(self) -> tuple[str, ...]: ...
 
+    @property
+    def views(self) -> tuple[str, ...]: ...
+
     def __len__(self) -> int: ...
 
-    def read(self, index: int, *, with_frames: bool = True) -> Episode: ...
+    def read(
+        self, index: int, *, with_frames: bool = True, views: tuple[str, ...] | None = None
+    ) -> Episode: ...
 
 
 def open_episodes(path: Path) -> EpisodeSource:
@@ -86,12 +95,12 @@ def open_episodes(path: Path) -> EpisodeSource:
 class LeRobotDataset:
     """A finished data set; opening reads all numbers and no video.
 
-    camera: which camera's video gives the frames (`front` for observation.images.front); may be
-    left out where there is only one. Raises ValueError, one sentence, for a missing file, feature
-    or column, and for what this reader does not support.
+    A view is a feature that is stored as video: `front` is observation.images.front. Raises
+    ValueError, one sentence, for a missing file, feature or column, and for what this reader does
+    not support.
     """
 
-    def __init__(self, path: Path, camera: str | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.info = read_info(
             path,
@@ -101,7 +110,7 @@ class LeRobotDataset:
             "(config/datasets/example.yaml), or convert it",
         )
         self.fps = int(self.info.fps)
-        self.video_key = _video_key(self.info, camera)
+        self.views = _views(self.info)
         _require_features(self.info, ("observation.state", "action"))
         self.joint_names = _joint_names(self.info)
         self._tasks = read_tasks(self.info)
@@ -119,15 +128,18 @@ class LeRobotDataset:
     def seeds(self) -> list[int | None]:
         return [row.get("seed") for row in self._episodes]
 
-    def read(self, index: int, *, with_frames: bool = True) -> Episode:
-        """Episode `index`, as numpy arrays; decodes its part of the video (0.1 s)."""
+    def read(
+        self, index: int, *, with_frames: bool = True, views: tuple[str, ...] | None = None
+    ) -> Episode:
+        """Episode `index`, as numpy arrays, with the frames of these views (None: of all); decodes
+        its part of their videos (0.1 s each)."""
         row = self._episodes[index]
         steps = self._steps.rows(row["dataset_from_index"], row["dataset_to_index"])
         actions = steps("action")
         num_steps = len(actions)
         return Episode(
             instruction=self._tasks[int(steps("task_index")[0])],
-            frames=self._frames(row, num_steps) if with_frames else None,
+            frames=self._frames(row, num_steps, views) if with_frames else None,
             measured_joint_positions=steps("observation.state"),
             actions=actions,
             executed_actions=steps("executed_action", default=actions),
@@ -140,11 +152,17 @@ class LeRobotDataset:
             teaches=steps("teaches") if self._steps.column("teaches") is not None else None,
         )
 
-    def _frames(self, row: dict[str, Any], num_steps: int) -> npt.NDArray[np.uint8]:
-        file = self.path / self.info.video_file(row, self.video_key)
+    def _frames(
+        self, row: dict[str, Any], num_steps: int, views: tuple[str, ...] | None
+    ) -> npt.NDArray[np.uint8]:
+        chosen = chosen_views(self.path, self.views, views)
+        return stack_videos([self._video(row, video_feature(view), num_steps) for view in chosen])
+
+    def _video(self, row: dict[str, Any], key: str, num_steps: int) -> npt.NDArray[np.uint8]:
+        file = self.path / self.info.video_file(row, key)
         if not file.is_file():
             raise ValueError(f"data set {self.path}: {file.relative_to(self.path)} is missing.")
-        first_frame = round(row[f"videos/{self.video_key}/from_timestamp"] * self.fps)
+        first_frame = round(row[f"videos/{key}/from_timestamp"] * self.fps)
         return read_video(file, first_frame, num_steps, self.fps)
 
 
@@ -211,16 +229,22 @@ def _require_features(info: DatasetInfo, names: Sequence[str]) -> None:
             )
 
 
-def _video_key(info: DatasetInfo, camera: str | None) -> str:
-    keys = info.video_keys()
-    wanted = keys if camera is None else [f"observation.images.{camera}"]
-    if len(wanted) != 1 or wanted[0] not in keys:
-        asked = "exactly one camera" if camera is None else f"camera {camera!r}"
+def video_feature(view: str) -> str:
+    """The feature that holds a view's video."""
+    return f"{_IMAGES}{view}"
+
+
+def _views(info: DatasetInfo) -> tuple[str, ...]:
+    """In the order of the features."""
+    keys = set(info.video_keys())
+    views = tuple(key.removeprefix(_IMAGES) for key in info.features if key in keys)
+    if not views or any(video_feature(view) not in keys for view in views):
         raise ValueError(
-            f"data set {info.path}: expected {asked} stored as video, got {keys or 'none'}; name "
-            "one of its cameras."
+            f"data set {info.path}: expected cameras stored as video under {_IMAGES}NAME, got "
+            f"{sorted(keys) or 'none'}; describe it in a mapping file "
+            "(config/datasets/example.yaml)."
         )
-    return wanted[0]
+    return views
 
 
 def _joint_names(info: DatasetInfo) -> tuple[str, ...]:

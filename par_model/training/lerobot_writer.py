@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from par_model.training.dataset_card import dataset_card
-from par_model.training.lerobot_dataset import ROBOT_TYPE, Array
+from par_model.training.lerobot_dataset import ROBOT_TYPE, Array, video_feature
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
@@ -40,16 +40,17 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     writing = path / STAGING_FOLDER / "writing_dataset"
     shutil.rmtree(writing, ignore_errors=True)
     episodes = [staged.read_seed(seed, with_frames=False) for seed in seeds]
-    video_key = f"observation.images.{staged.settings['camera']}"
-    features = _features(staged.settings, video_key)
+    features = _features(staged.settings, staged.views)
 
     columns = [_episode_columns(episode, staged.fps) for episode in episodes]
     stats = [_vector_stats(features, steps) for steps in columns]
     for seed, episode_stats in zip(seeds, stats, strict=True):
-        episode_stats[video_key] = _image_stats(episode_folder(path, seed) / "front.mp4")
-    videos = _write_videos(writing, path, seeds, video_key, staged.fps)
+        for view in staged.views:
+            video = episode_folder(path, seed) / f"{view}.mp4"
+            episode_stats[video_feature(view)] = _image_stats(video)
+    videos = {view: _write_videos(writing, path, seeds, view, staged.fps) for view in staged.views}
     _write_steps(writing, features, columns)
-    _write_episodes(writing, episodes, stats, videos, video_key)
+    _write_episodes(writing, episodes, stats, videos)
     _write_tasks(writing, [staged.settings["instruction"]])
     _write_json(writing / "meta/info.json", _info(features, episodes, staged.fps))
     _write_json(writing / "meta/stats.json", _aggregate_stats(stats))
@@ -73,7 +74,7 @@ def _move_into_place(writing: Path, path: Path) -> None:
     writing.rmdir()
 
 
-def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
+def _features(settings: dict[str, Any], views: tuple[str, ...]) -> dict[str, Any]:
     joint_names, size = settings["joint_names"], settings["image_size"]
     environment_names = settings["environment_state_names"]
 
@@ -83,6 +84,21 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
     def scalar(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "shape": [1], "names": None}
 
+    video = {
+        "dtype": "video",
+        "shape": [size, size, 3],
+        "names": ["height", "width", "channels"],
+        "info": {
+            "video.height": size,
+            "video.width": size,
+            "video.codec": CODEC,
+            "video.pix_fmt": LOSSLESS.pixel_format,
+            "video.is_depth_map": False,
+            "video.fps": settings["fps"],
+            "video.channels": 3,
+            "has_audio": False,
+        },
+    }
     on_policy = {"teaches": scalar("bool")} if "policy" in settings else {}
     return {
         "observation.state": vector(joint_names),
@@ -92,21 +108,7 @@ def _features(settings: dict[str, Any], video_key: str) -> dict[str, Any]:
         "next.success": scalar("bool"),
         "next.done": scalar("bool"),
         **on_policy,
-        video_key: {
-            "dtype": "video",
-            "shape": [size, size, 3],
-            "names": ["height", "width", "channels"],
-            "info": {
-                "video.height": size,
-                "video.width": size,
-                "video.codec": CODEC,
-                "video.pix_fmt": LOSSLESS.pixel_format,
-                "video.is_depth_map": False,
-                "video.fps": settings["fps"],
-                "video.channels": 3,
-                "has_audio": False,
-            },
-        },
+        **{video_feature(view): video for view in views},
         "timestamp": scalar("float32"),
         "frame_index": scalar("int64"),
         "episode_index": scalar("int64"),
@@ -161,12 +163,13 @@ class _VideoPlace:
 
 
 def _write_videos(
-    writing: Path, path: Path, seeds: Sequence[int], video_key: str, fps: int
+    writing: Path, path: Path, seeds: Sequence[int], view: str, fps: int
 ) -> list[_VideoPlace]:
     places: list[_VideoPlace] = []
-    parts = [episode_folder(path, seed) / "front.mp4" for seed in seeds]
+    parts = [episode_folder(path, seed) / f"{view}.mp4" for seed in seeds]
     for file_index, group in enumerate(_groups(parts, _VIDEO_FILE_SIZE_MB * 1024**2)):
-        name = _VIDEO_PATH.format(video_key=video_key, chunk_index=0, file_index=file_index)
+        key = video_feature(view)
+        name = _VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=file_index)
         (writing / name).parent.mkdir(parents=True, exist_ok=True)
         end = 0
         for num_frames in concatenate_videos(writing / name, group, fps):
@@ -192,14 +195,11 @@ def _write_episodes(
     writing: Path,
     episodes: Sequence[Episode],
     stats: Sequence[dict[str, dict[str, Any]]],
-    videos: Sequence[_VideoPlace],
-    video_key: str,
+    videos: dict[str, list[_VideoPlace]],
 ) -> None:
     rows = []
     end = 0
-    for index, (episode, episode_stats, video) in enumerate(
-        zip(episodes, stats, videos, strict=True)
-    ):
+    for index, (episode, episode_stats) in enumerate(zip(episodes, stats, strict=True)):
         start, end = end, end + episode.num_steps
         row = {
             "episode_index": index,
@@ -209,10 +209,7 @@ def _write_episodes(
             "data/file_index": 0,
             "dataset_from_index": start,
             "dataset_to_index": end,
-            f"videos/{video_key}/chunk_index": 0,
-            f"videos/{video_key}/file_index": video.file_index,
-            f"videos/{video_key}/from_timestamp": video.from_timestamp,
-            f"videos/{video_key}/to_timestamp": video.to_timestamp,
+            **_video_columns(videos, index),
             "meta/episodes/chunk_index": 0,
             "meta/episodes/file_index": 0,
             "seed": episode.seed,
@@ -226,6 +223,15 @@ def _write_episodes(
         rows.append(row)
     file = writing / _EPISODES_PATH.format(chunk_index=0, file_index=0)
     _write_table(file, pa.Table.from_pylist(rows))
+
+
+def _video_columns(videos: dict[str, list[_VideoPlace]], index: int) -> dict[str, Any]:
+    """Where episode `index` lies in each view's videos."""
+    return {
+        f"videos/{video_feature(view)}/{name}": value
+        for view, places in videos.items()
+        for name, value in ({"chunk_index": 0} | vars(places[index])).items()
+    }
 
 
 def _write_tasks(writing: Path, instructions: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from par_model.evaluation.labelled_episodes import (
 )
 from par_model.evaluation.result_file import checkpoint_hash, weights_hash
 from par_model.evaluation.rollouts import Rollout, load_rollout_policy, warm_up
-from par_model.interface import Policy
+from par_model.interface import Policy, require_views
 from par_model.simulation.demonstrations import FailedDemonstration
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.task import Expert
@@ -106,6 +106,7 @@ def _require_fit(policy: Policy, arm: ManiSkillArm) -> None:
             f"recording has pictures of {arm.image_size}; give --image-size {spec.image_height} "
             "and a policy that takes single pictures."
         )
+    require_views("the recording (--views)", arm.views, spec.views)
 
 
 # A worker keeps what is slow to make.

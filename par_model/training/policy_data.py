@@ -21,7 +21,7 @@ from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
-from par_model.interface import ImageArray
+from par_model.interface import ImageArray, split_views
 from par_model.json_file import read_object
 from par_model.normalization import Statistics, fit_statistics, from_json_dict
 from par_model.presets import preset
@@ -86,7 +86,8 @@ def require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -
     """Raise ValueError for pictures that are not of the model's size."""
     if not demonstrations.keys:
         return
-    height, width = demonstrations.read_frames(demonstrations.keys[0]).shape[1:3]
+    frames = demonstrations.read_frames(demonstrations.keys[0], model.views)
+    height, width = frames.shape[1] // model.num_views, frames.shape[2]
     if (height, width) != (model.image_height, model.image_width):
         raise ValueError(
             f"{demonstrations.path} has pictures of {height} x {width} pixels and {model.name} "
@@ -183,8 +184,10 @@ def _scene_pictures(options: LearningOptions, start: Start) -> tuple[ScenePictur
                 bar.total = total
                 bar.update(done - bar.n)
 
-            found.append(read_scene_pictures(folder, start.codec, root, report))
-        size = found[-1].latents[0].shape[2:]
+            views = start.model.views
+            found.append(read_scene_pictures(folder, start.codec, root, views, report))
+        height, width = found[-1].latents[0].shape[2:]
+        size = len(views) * height, width
         if size != (start.model.latent_height, start.model.latent_width):
             raise ValueError(
                 f"the scenes in {folder} have latents of {size[0]} x {size[1]} and "
@@ -279,19 +282,23 @@ def _task_name(instruction: str) -> str:
     return instruction
 
 
-def spread_frames(demonstrations: DemonstrationSet, num_frames: int) -> ImageArray:
-    """About `num_frames` frames, spread evenly over the episodes that are not held out."""
+def spread_frames(
+    demonstrations: DemonstrationSet, num_frames: int, views: tuple[str, ...]
+) -> ImageArray:
+    """About `num_frames` pictures, uint8 [N, H, W, 3], spread evenly over these views and the
+    episodes that are not held out."""
     keys = [key for key in demonstrations.keys if not is_held_out(key)]
     if not keys:
         raise ValueError(f"{demonstrations.path} holds no episodes yet; run collect first.")
-    per_episode = 40
+    per_episode, num_frames = 40, num_frames // len(views)
     num_episodes = max(1, min(len(keys), num_frames // per_episode))
     chosen = [keys[i] for i in np.linspace(0, len(keys) - 1, num_episodes).astype(int)]
     parts = []
     for key in tqdm(chosen, desc=f"frames of {demonstrations.name}", mininterval=interval_s()):
-        frames = demonstrations.read_frames(key)
+        frames = demonstrations.read_frames(key, views)
         count = min(len(frames), max(per_episode, num_frames // num_episodes))
-        parts.append(frames[np.linspace(0, len(frames) - 1, count).astype(int)])
+        chosen_frames = frames[np.linspace(0, len(frames) - 1, count).astype(int)]
+        parts += split_views(chosen_frames, views).values()
     return np.concatenate(parts)
 
 
@@ -327,8 +334,8 @@ def latent_cache(
     """The cache of one data set, which holds at most `memory_bytes` in memory."""
     shifts = ShiftConfig(num_variants=options.variants)
     root = options.latents or writable_codec_folder(options, "latents") / "latents"
-    mode = start.model.observation_mode
-    return LatentCache(root, start.codec, demonstrations.name, shifts, mode, memory_bytes)
+    mode, views = start.model.observation_mode, start.model.views
+    return LatentCache(root, start.codec, demonstrations.name, shifts, mode, memory_bytes, views)
 
 
 def interval_s() -> float:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered scenes as batches for training: one observation without history, and what it shows.
 
-Shapes: N pictures of a task; B of a batch; J joints; P numbers of a scene; c h w of a latent.
+Shapes: N scenes of a task; V views of each; B of a batch; J joints; P numbers of a scene; c h w of
+a latent.
 
 A scene's numbers stand in the order of a demonstration's (the task's things, metres, world frame),
 the gripper's three after them; what is hidden or unknown is NaN. Held-out scenes are not drawn.
@@ -40,15 +41,18 @@ class ScenePictures:
     Attributes:
         name: of the set, for a run's identity.
         task: the task's name.
-        latents: float16 [n, c, h, w] a shard, in order; memory-mapped.
+        num_views: V.
+        latents: float16 [n V, c, h, w] a shard, in order, the views of a scene one after another;
+            memory-mapped.
         joints: float64 [N, J], rad and m.
-        numbers: float32 [N, P], NaN where hidden or unknown.
+        numbers: float32 [N, P], NaN where hidden from every view or unknown.
         drawn: rows that training may draw.
         held_out: the others.
     """
 
     name: str
     task: str
+    num_views: int
     latents: tuple[LatentArray, ...]
     joints: npt.NDArray[np.float64]
     numbers: npt.NDArray[np.float32]
@@ -83,27 +87,29 @@ def spread_scenes(folder: Path, num_pictures: int) -> tuple[ImageArray, npt.NDAr
 
 
 def read_scene_pictures(
-    folder: Path, codec: FrameCodec, latents_root: Path, report: Callable[[int, int], None]
+    folder: Path,
+    codec: FrameCodec,
+    latents_root: Path,
+    views: tuple[str, ...],
+    report: Callable[[int, int], None],
 ) -> ScenePictures:
     """The scenes in `folder` with their latents, which are encoded where `latents_root` lacks them
     (about 4 ms a picture); `report(done, all)` after each shard.
 
-    Raises ValueError for a folder without scenes, or with those of several cameras.
+    Raises ValueError for a folder without scenes, or with those of other cameras than `views`; a
+    policy of one view takes any.
     """
     scenes = SceneSet(folder)
-    table = scenes.read_table()
-    if len(set(table.cameras)) > 1:
-        raise ValueError(
-            f"{folder} holds pictures of the cameras {', '.join(sorted(set(table.cameras)))}; a "
-            "policy has one: render a set of its own for each."
-        )
+    pictures = scenes.read_table()
+    table = pictures.by_scene(views, folder)
     settings = hashlib.sha256(json.dumps(scenes.settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"scenes_{scenes.task}_{settings}"
     latents = _latents(scenes, codec, latents_root / codec_fingerprint(codec) / name, report)
     held_out = table.is_held_out()
     return ScenePictures(
-        name=f"{name}:{len(table.scenes)}",
+        name=f"{name}:{len(pictures.scenes)}",
         task=scenes.task,
+        num_views=len(views),
         latents=latents,
         joints=table.joints.astype(np.float64),
         numbers=scene_numbers(scenes, table),
@@ -194,9 +200,10 @@ class ScenePictureSampler:
 
 
 def _latent(pictures: ScenePictures, row: int) -> LatentArray:
+    first, count = row * pictures.num_views, pictures.num_views
     for shard in pictures.latents:
-        if row < len(shard):
-            latent: LatentArray = shard[row]
+        if first < len(shard):
+            latent: LatentArray = np.concatenate(shard[first : first + count], axis=1)
             return latent
-        row -= len(shard)
+        first -= len(shard)
     raise AssertionError(f"row {row} is beyond the shards")

@@ -112,6 +112,36 @@ class SceneTable:
         """Which rows no training reads, bool [N]; a choice by the scenes' numbers."""
         return self.scenes % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
+    def by_scene(self, views: tuple[str, ...], where: Path) -> "SceneTable":
+        """One row a scene of a set that shows each through all `views`, one after another; of each
+        thing the pixels of the view that shows most. One view may have any name.
+
+        Raises ValueError, naming the set `where`, for a set of other cameras.
+        """
+        count = len(views)
+        found = tuple(self.cameras[:count])
+        if len(set(self.cameras)) != count or (count > 1 and found != views):
+            raise ValueError(
+                f"{where} holds pictures of the cameras {', '.join(sorted(set(self.cameras)))}; "
+                f"the policy has the views {', '.join(views)}: render a set with `perception "
+                f"scenes --cameras {' '.join(views)}`."
+            )
+        num_scenes = len(self.scenes) // count
+        first = slice(0, num_scenes * count, count)
+        return SceneTable(
+            task=self.task,
+            scenes=self.scenes[first],
+            cameras=self.cameras[first],
+            hands=self.hands[first],
+            cube_states=self.cube_states[first],
+            joints=self.joints[first],
+            positions_m={name: places[first] for name, places in self.positions_m.items()},
+            pixels={
+                name: pixels[: num_scenes * count].reshape(num_scenes, count).max(axis=1)
+                for name, pixels in self.pixels.items()
+            },
+        )
+
     def is_visible(self, name: str) -> npt.NDArray[np.bool_]:
         """Which rows show the thing, bool [N]; the gripper counts as seen, its joints are known."""
         known = ~np.isnan(self.positions_m[name][:, 0])

@@ -2,7 +2,7 @@
 """Episodes on disk while they are being recorded: one folder an episode, complete or absent.
 
     DIR/.staging/settings.json            what is being recorded; a resumed run must agree
-    DIR/.staging/seed_000012/             an episode: front.mp4, steps.npz, episode.json
+    DIR/.staging/seed_000012/             an episode: front.mp4 (VIEW.mp4), steps.npz, episode.json
     DIR/.staging/seed_000013.failed.json  a seed that gave no demonstration, and why
 
 A folder appears by one rename after all its files are written, so that a process killed at any
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from par_model.interface import DEFAULT_VIEWS, split_views
 from par_model.video_file import LOSSLESS, Frames, read_video, write_video
 
 STAGING_FOLDER = ".staging"
@@ -33,7 +35,8 @@ class Episode:
 
     Attributes:
         instruction: the sentence that names the task.
-        frames: uint8 [T, H, W, 3], or None where they were not asked for.
+        frames: uint8 [T, V H, W, 3], the views' pictures one above the other, or None where they
+            were not asked for.
         measured_joint_positions: float32 [T, J], rad and m.
         actions: float32 [T, J], the joint targets to learn.
         executed_actions: float32 [T, J], the joint targets that were really sent; equal to
@@ -82,6 +85,7 @@ class StagedEpisodes:
         self.settings: dict[str, Any] = json.loads(settings_file.read_text())
         self.joint_names: tuple[str, ...] = tuple(self.settings["joint_names"])
         self.fps: int = self.settings["fps"]
+        self.views = recorded_views(self.settings)
         self.seeds = sorted(int(folder.name[5:]) for folder in self._staging.glob("seed_??????"))
 
     def __len__(self) -> int:
@@ -91,17 +95,28 @@ class StagedEpisodes:
     def instructions(self) -> tuple[str, ...]:
         return (self.settings["instruction"],)
 
-    def read(self, index: int, *, with_frames: bool = True) -> Episode:
-        """Episode `index` of this object's list."""
-        return self.read_seed(self.seeds[index], with_frames=with_frames)
+    def read(
+        self, index: int, *, with_frames: bool = True, views: tuple[str, ...] | None = None
+    ) -> Episode:
+        """Episode `index` of this object's list, with the frames of these views (None: of all)."""
+        return self.read_seed(self.seeds[index], with_frames=with_frames, views=views)
 
-    def read_seed(self, seed: int, *, with_frames: bool = True) -> Episode:
+    def read_seed(
+        self, seed: int, *, with_frames: bool = True, views: tuple[str, ...] | None = None
+    ) -> Episode:
         folder = episode_folder(self.path, seed)
         about = json.loads((folder / "episode.json").read_text())
         with np.load(folder / "steps.npz", allow_pickle=False) as steps:
             arrays = {name: steps[name] for name in steps.files}
         num_steps = len(arrays["actions"])
-        frames = read_video(folder / "front.mp4", 0, num_steps, self.fps) if with_frames else None
+        frames = None
+        if with_frames:
+            frames = stack_videos(
+                [
+                    read_video(folder / f"{view}.mp4", 0, num_steps, self.fps)
+                    for view in chosen_views(self.path, self.views, views)
+                ]
+            )
         return Episode(
             instruction=self.settings["instruction"],
             frames=frames,
@@ -117,6 +132,42 @@ class StagedEpisodes:
         return {entry["seed"]: entry["reason"] for entry in entries}
 
 
+def recorded_views(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Names of a recording's views, in the order in which its frames are stacked."""
+    first = settings.get("camera", DEFAULT_VIEWS[0])
+    return (first, *(view["name"] for view in settings.get("further_cameras", ())))
+
+
+def chosen_views(
+    path: Path, recorded: tuple[str, ...], wanted: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """The recorded views that are wanted; all where None. The only view of a data set is also that
+    of a policy with one view, whatever their names.
+
+    Raises ValueError naming the views that the data set lacks.
+    """
+    if wanted is None or len(recorded) == len(wanted) == 1:
+        return recorded
+    if missing := [view for view in wanted if view not in recorded]:
+        raise ValueError(
+            f"data set {path} has no view {', '.join(map(repr, missing))}; its views are "
+            f"{', '.join(map(repr, recorded)) or 'none'}. Record with `collect --views "
+            f"{' '.join(wanted)}`, or name the cameras in a mapping file."
+        )
+    return wanted
+
+
+def stack_videos(frames: Sequence[Frames]) -> Frames:
+    """uint8 [T, V H, W, 3] of V videos [T, H, W, 3].
+
+    Raises ValueError where their pictures have several sizes.
+    """
+    if len({video.shape[1:] for video in frames}) > 1:
+        sizes = ", ".join(f"{video.shape[2]} x {video.shape[1]}" for video in frames)
+        raise ValueError(f"the views of a data set must have one picture size, got {sizes}.")
+    return frames[0] if len(frames) == 1 else np.concatenate(frames, axis=1)
+
+
 def episode_folder(path: Path, seed: int) -> Path:
     return path / STAGING_FOLDER / f"seed_{seed:06d}"
 
@@ -127,13 +178,14 @@ def start_staging(path: Path, settings: dict[str, Any]) -> None:
     settings_file = staging / "settings.json"
     if settings_file.exists():
         before = json.loads(settings_file.read_text())
-        differing = sorted(key for key in settings if settings[key] != before.get(key))
+        keys = settings.keys() | before.keys()
+        differing = sorted(key for key in keys if settings.get(key) != before.get(key))
         if differing:
             detail = ", ".join(f"{key} {before.get(key)!r}" for key in differing)
             raise ValueError(
                 f"{path} holds a recording with other settings ({detail}; asked for now: "
-                f"{', '.join(repr(settings[key]) for key in differing)}); choose another --out or "
-                "the same settings."
+                f"{', '.join(repr(settings.get(key)) for key in differing)}); choose another "
+                "--out or the same settings."
             )
     else:
         staging.mkdir(parents=True, exist_ok=True)
@@ -142,13 +194,16 @@ def start_staging(path: Path, settings: dict[str, Any]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def stage_episode(path: Path, episode: Episode, fps: int) -> None:
-    """Write one episode; it is there whole or not at all."""
+def stage_episode(
+    path: Path, episode: Episode, fps: int, views: tuple[str, ...] = DEFAULT_VIEWS
+) -> None:
+    """Write one episode, whose frames are of these views; it is there whole or not at all."""
     assert episode.frames is not None
     assert episode.seed is not None
     folder = episode_folder(path, episode.seed)
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
-    write_video(writing / "front.mp4", episode.frames, fps, LOSSLESS)
+    for view, frames in split_views(episode.frames, views).items():
+        write_video(writing / f"{view}.mp4", frames, fps, LOSSLESS)
     np.savez(
         writing / "steps.npz",
         measured_joint_positions=episode.measured_joint_positions,

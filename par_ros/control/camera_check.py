@@ -18,7 +18,7 @@ from par_ros.control.settings import parameter
 # Kinds of refusal that are the camera's: the words of /diagnostics' camera_fault.
 CAMERA_FAULTS = (
     "silent", "stalled", "frozen", "black", "size", "encoding", "stale", "future", "unstamped",
-    "two_cameras",
+    "two_cameras", "views",
 )  # fmt: skip
 # Pictures of two publishers that came in turn count as mixed for this long.
 _MIXED_S = 3.0
@@ -51,8 +51,11 @@ class CameraCheckSettings:
 class CameraCheck:
     """One camera since the last reset(). Times are the monotonic clock's, in seconds."""
 
-    def __init__(self, settings: CameraCheckSettings, now_s: float) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: CameraCheckSettings, now_s: float, topic_name: str = "camera/image_raw"
+    ) -> None:
+        """topic_name: of its pictures, as the node knows it."""
+        self._settings, self._topic_name = settings, topic_name
         self.reset(now_s)
 
     def reset(self, now_s: float) -> None:
@@ -153,7 +156,7 @@ class CameraCheck:
         return Refusal(
             "silent",
             f"a picture must come at least every {limit_s:g} s, none has come {since}; check the "
-            "camera, and which topic is mapped to camera/image_raw.",
+            f"camera, and which topic is mapped to {self._topic_name}.",
         )
 
     def check_size(self, height: int, width: int, now_s: float) -> Refusal | None:

@@ -21,7 +21,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
+from par_ros.control.camera_check import CameraCheckSettings
+from par_ros.control.camera_set import CameraSet, ViewSettings
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import (
@@ -42,6 +43,7 @@ _STANDSTILL = 1e-9
 _WAITING_KINDS = ("skew", "joints")
 # So many pictures are kept for a policy that sees in clips: two seconds at 30 Hz.
 _NUM_PICTURES_KEPT = 60
+_ONE_VIEW = ViewSettings()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class TurnSettings:
             states waits without being refused.
         clip: for a policy that sees in clips; None for one that sees single pictures.
         joint_prefix: what the driver puts before the joints' names.
+        views: the policy's cameras.
     """
 
     joint_names: tuple[str, ...]
@@ -79,6 +82,7 @@ class TurnSettings:
     camera: CameraCheckSettings
     clip: ClipSettings | None = None
     joint_prefix: str = ""
+    views: ViewSettings = _ONE_VIEW
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,18 @@ class PendingPicture(Generic[PictureType]):
     """A picture that waits for its turn, its joint states or the end of the running chunk.
 
     Attributes:
-        received_ns: when it came, steady time.
+        pictures, stamps_ns: of each view.
+        received_ns: when the last of them came, steady time.
     """
 
-    picture: PictureType
-    stamp_ns: int
+    pictures: tuple[PictureType, ...]
+    stamps_ns: tuple[int, ...]
     received_ns: int
+
+    @property
+    def stamp_ns(self) -> int:
+        """The observation's: the first view's."""
+        return self.stamps_ns[0]
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class Question(Generic[PictureType]):
 
 
 class PolicyTurn(Generic[PictureType]):
-    """One camera, one arm, one policy; answers one question at a time.
+    """The cameras of one arm, one policy; answers one question at a time.
 
     Calls that take something return what follows from it: a question that the policy is to answer
     (until free() no other is asked), a refusal to be reported, or None.
@@ -152,13 +162,13 @@ class PolicyTurn(Generic[PictureType]):
             fit_picture: makes it the policy's size; raises ValueError where that is impossible.
         """
         self.settings = settings
-        self._read_picture = read_picture
-        self._fit_picture = fit_picture
         self._chunk_ns = round(settings.chunk_s * NANOSECONDS)
         self._assembler = ObservationAssembler(
             settings.joint_names, settings.assembler, settings.joint_prefix
         )
-        self._camera = CameraCheck(settings.camera, _seconds(now))
+        self._cameras = CameraSet(
+            settings.views, settings.camera, read_picture, fit_picture, _seconds(now)
+        )
         self._recent: RecentPictures[PictureType] | None = None
         if settings.clip is not None:
             clip = dataclasses.asdict(settings.clip)
@@ -188,8 +198,8 @@ class PolicyTurn(Generic[PictureType]):
             self._recent.reset()
 
     def restart_camera(self, now: Moment) -> None:
-        """The camera's silence counts from now, and its next picture's size is the episode's."""
-        self._camera.reset(_seconds(now))
+        """The cameras' silence counts from now, and their next picture's size is the episode's."""
+        self._cameras.reset(_seconds(now))
 
     def activate(self) -> None:
         """From now on pictures are answered."""
@@ -208,21 +218,28 @@ class PolicyTurn(Generic[PictureType]):
         stamp_ns: int,
         now: Moment,
         source: str = "",
+        view: str | None = None,
     ) -> Question[PictureType] | Refusal | None:
-        """Take a picture; pixels: uint8 [N], its bytes as they came; source: who published it."""
+        """Take a picture of a view (None: the first); pixels: uint8 [N], its bytes as they came;
+        source: who published it."""
         if not self.is_active:
             return None
-        now_s = _seconds(now)
-        self._camera.see(pixels, stamp_ns, self._assembler.newest_arm_positions, now_s, source)
+        now_s, view = _seconds(now), view or self.settings.views.names[0]
+        arm_positions = self._assembler.newest_arm_positions
         # At once: a picture whose stamp has stalled or went back is never due.
-        untrusted = check_stamped(stamp_ns) or self._camera.check_stream(now_s)
-        untrusted = untrusted or self._check_order(stamp_ns, now)
+        untrusted = self._cameras.see(view, pixels, stamp_ns, arm_positions, now_s, source)
+        if untrusted is None and (disorder := self._check_order(stamp_ns, now)) is not None:
+            untrusted = self._cameras.named(disorder, view)
         if untrusted is not None:
             self._pending = None
+            self._cameras.forget(view)
             return untrusted
         if self._recent is not None:
             self._recent.add(stamp_ns, picture)
-        self._pending = PendingPicture(picture, stamp_ns, now.steady_ns)
+        matched = self._cameras.match(view, picture, stamp_ns, now_s)
+        if matched is None or isinstance(matched, Refusal):
+            return matched
+        self._pending = PendingPicture(matched.pictures, matched.stamps_ns, now.steady_ns)
         self._waits_for = None
         return self._ask(now)
 
@@ -285,7 +302,7 @@ class PolicyTurn(Generic[PictureType]):
 
     def check_silence(self, now: Moment) -> Refusal | None:
         """Why no picture can be answered; None where one came lately, or while not active."""
-        return self._camera.check_silence(_seconds(now)) if self.is_active else None
+        return self._cameras.check_silence(_seconds(now)) if self.is_active else None
 
     # What the policy did
 
@@ -378,7 +395,7 @@ class PolicyTurn(Generic[PictureType]):
         assembled = self._assembler.assemble(image, pending.stamp_ns, now_ns)
         if isinstance(assembled, Refusal):
             return assembled
-        if self._camera.accept_size() or self._context_lost:
+        if self._cameras.accept_sizes() or self._context_lost:
             self._context_lost = True
             assembled = dataclasses.replace(assembled, executed_actions=None)
         if self._recent is None or assembled.executed_actions is None:
@@ -389,24 +406,10 @@ class PolicyTurn(Generic[PictureType]):
         """The picture in the policy's size, converted once however often it is looked at."""
         if self._image is not None and self._image[0] is pending:
             return self._image[1]
-        image = self._fitted(pending.picture, pending.received_ns / NANOSECONDS)
-        if not isinstance(image, Refusal):
-            image = self._camera.check_brightness(image) or image
+        image = self._cameras.image(pending.pictures, pending.received_ns / NANOSECONDS)
         if not isinstance(image, Refusal):
             self._image = pending, image
         return image
-
-    def _fitted(self, picture: PictureType, now_s: float) -> ImageArray | Refusal:
-        """The picture in the policy's size."""
-        try:
-            image = self._read_picture(picture)
-        except ValueError as error:
-            return Refusal("encoding", str(error))
-        try:
-            fitted = np.ascontiguousarray(self._fit_picture(image))
-        except ValueError as error:
-            return Refusal("size", str(error))
-        return self._camera.check_size(image.shape[0], image.shape[1], now_s) or fitted
 
     def _with_recent_images(
         self,
@@ -421,7 +424,7 @@ class PolicyTurn(Generic[PictureType]):
             return chosen
         images = []
         for _, picture in chosen:
-            image = self._fitted(picture, received_ns / NANOSECONDS)
+            image = self._cameras.fitted(picture, received_ns / NANOSECONDS)
             if isinstance(image, Refusal):
                 return image
             images.append(image)
@@ -430,17 +433,6 @@ class PolicyTurn(Generic[PictureType]):
             recent_images=np.stack(images),
             recent_stamps_ns=tuple(stamp_ns for stamp_ns, _ in chosen),
         )
-
-
-def check_stamped(stamp_ns: int) -> Refusal | None:
-    """Whether a picture has a stamp at all."""
-    if stamp_ns != 0:
-        return None
-    return Refusal(
-        "unstamped",
-        "a picture must be stamped with the time at which it was taken, this one's stamp is 0; "
-        "check the camera's driver.",
-    )
 
 
 def _clock_set_back(back_s: float) -> Refusal:

@@ -19,6 +19,7 @@ from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
+from par_ros.control.camera_set import check_stamped
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.joint_watch import JointWatch
@@ -27,7 +28,6 @@ from par_ros.control.observation_assembler import (
     ObservationAssembler,
     Refusal,
 )
-from par_ros.control.policy_turn import check_stamped
 from par_ros.control.supervision import CommandTopics, Supervision
 from par_ros.controllers import ControllerQueries, command_topics
 from par_ros.fitted_subscription import FittedSubscription, camera_candidates
@@ -41,9 +41,10 @@ from par_ros.topics import (
     CONTROLLER_STATE_NAME,
     DIAGNOSTICS,
     GUARD,
-    IMAGE,
     JOINT_STATES,
     POLICY,
+    Topic,
+    camera_topics,
     sensor_qos,
 )
 
@@ -63,6 +64,7 @@ class Needs:
     fit: CameraFit
     image_height: int
     image_width: int
+    views: tuple[str, ...]
     chunk_s: float
 
     @staticmethod
@@ -78,7 +80,7 @@ class Needs:
         rule = checkpoint / "camera.json"
         fit = CameraFit.from_json(read_object(rule, _COPY)) if rule.is_file() else CameraFit()
         return Needs(
-            spec, joint_prefix, fit, config.image_height, config.image_width,
+            spec, joint_prefix, fit, config.image_height, config.image_width, config.views,
             config.num_actions * float(config.step_s),
         )  # fmt: skip
 
@@ -88,14 +90,63 @@ class Heard:
     """What came while the graph was listened to; times are the steady clock's, in seconds."""
 
     duration_s: float = 0.0
-    picture: Picture | None = None
-    num_pictures: int = 0
-    num_refused: int = 0
-    camera_reason: str = ""
     num_joint_states: int = 0
     num_unusable: int = 0
     joint_reason: str = ""
     statuses: dict[str, messages.Status] = field(default_factory=dict)
+
+
+class HeardCamera:
+    """The camera of one view: a subscription, and the policy's own checks of its pictures.
+
+    Attributes:
+        problem: why no picture can come; empty where one can.
+        picture: the last one.
+        refusal: why pictures were refused, the last reason.
+    """
+
+    def __init__(
+        self, node: Node, topic: Topic, transport: str, clocks: ClockReader, needs: Needs
+    ) -> None:
+        self._clocks = clocks
+        self._check = CameraCheck(CameraCheckSettings(), time.monotonic(), topic.name)
+        self._assembler = ObservationAssembler(needs.spec.joint_names, AssemblerSettings())
+        self.fitted = FittedSubscription(
+            node, camera_candidates(node, transport, topic.name), self._take,
+            sensor_qos(topic, reliable=False),
+        )  # fmt: skip
+        self.problem, self.refusal = "", ""
+        self.picture: Picture | None = None
+        self.num_pictures = self.num_refused = 0
+
+    def _take(self, message: Picture, publisher: str) -> None:
+        now = self._clocks.now()
+        now_s, stamp_ns = now.steady_ns / messages.NANOSECONDS, messages.stamp_ns(message)
+        self.picture = message
+        self.num_pictures += 1
+        # Pictures that are equal: a frozen camera shows only while the arm moves.
+        self._check.see(messages.image_bytes(message), stamp_ns, None, now_s, publisher)
+        refusal = (
+            check_stamped(stamp_ns)
+            or self._check.check_stream(now_s)
+            or self._assembler.check_age(stamp_ns, now.ros_ns)
+        )
+        if refusal is not None:
+            self.num_refused += 1
+            self.refusal = refusal.reason
+
+    def require_picture(self, duration_s: float) -> Picture:
+        """The last one; raises ValueError where none has come."""
+        if self.picture is None:
+            raise ValueError(
+                f"no picture has come on {self.fitted.candidate.topic_name} in "
+                f"{duration_s:.1f} s; check the line `camera`."
+            )
+        return self.picture
+
+    def check_brightness(self, picture: messages.ImageArray) -> Refusal | None:
+        """The camera check's own."""
+        return self._check.check_brightness(picture)
 
 
 class Listener:
@@ -109,7 +160,6 @@ class Listener:
         self.expects_reference = not dry_run and reference != "none"
         self.heard = Heard()
         self._clocks = ClockReader(node)
-        now_s = time.monotonic()
         self.use_sim_time = bool(node.get_parameter("use_sim_time").value)
         defaults = RealArmNodeParameters()
         self.supervision = Supervision(
@@ -118,8 +168,6 @@ class Listener:
             dry_run=dry_run,
             use_sim_time=self.use_sim_time,
         )
-        self._camera_check = CameraCheck(CameraCheckSettings(), now_s)
-        self._assembler = ObservationAssembler(needs.spec.joint_names, AssemblerSettings())
         self._selector = JointStateSelector(needs.spec.joint_names, needs.joint_prefix)
         guard = GuardParameters()
         self.joints = JointWatch(
@@ -130,10 +178,10 @@ class Listener:
             lockstep=False,
         )
         self.queries = ControllerQueries(node, needs.spec, self.supervision)
-        self.camera = FittedSubscription(
-            node, camera_candidates(node, transport), self._on_picture,
-            sensor_qos(IMAGE, reliable=False),
-        )  # fmt: skip
+        self.cameras = {
+            view: HeardCamera(node, image, transport, self._clocks, needs)
+            for view, (image, _) in camera_topics(needs.views).items()
+        }
         node.create_subscription(
             JointState, JOINT_STATES.name, self._on_joint_state, JOINT_STATES.reader_qos.profile()
         )
@@ -141,19 +189,22 @@ class Listener:
             DiagnosticArray, DIAGNOSTICS.name, self._on_status, DIAGNOSTICS.reader_qos.profile()
         )
         self.view = CommandTopics({}, {})
-        self.camera_problem = ""
 
     def listen(self, duration_s: float) -> None:
         """Spin until camera and joint states are found, at most _DISCOVERY_S, then for so long."""
         executor = SingleThreadedExecutor(context=self.node.context)
         executor.add_node(self.node)
-        heard = self.heard
+        heard, cameras = self.heard, self.cameras.values()
         self._spin(
             executor,
             _DISCOVERY_S,
-            lambda: heard.picture is not None and heard.num_joint_states > 0,
+            lambda: (
+                all(camera.picture is not None for camera in cameras) and heard.num_joint_states > 0
+            ),
         )
-        heard.num_pictures = heard.num_joint_states = heard.num_unusable = heard.num_refused = 0
+        for camera in cameras:
+            camera.num_pictures = camera.num_refused = 0
+        heard.num_joint_states = heard.num_unusable = 0
         heard.duration_s = self._spin(executor, duration_s, lambda: False)
         executor.remove_node(self.node)
         executor.shutdown()
@@ -174,27 +225,11 @@ class Listener:
         return time.monotonic() - began_s
 
     def _look(self) -> None:
-        self.camera_problem = self.camera.fit()
+        for heard in self.cameras.values():
+            heard.problem = heard.fitted.fit()
         self.queries.ask()
         self.view = command_topics(self.node, (NAME,))
         self.supervision.on_clock(self._clocks.now().ros_ns, time.monotonic())
-
-    def _on_picture(self, message: Picture, publisher: str) -> None:
-        now = self._clocks.now()
-        now_s, stamp_ns = now.steady_ns / messages.NANOSECONDS, messages.stamp_ns(message)
-        self.heard.picture = message
-        self.heard.num_pictures += 1
-        # Pictures that are equal: a frozen camera shows only while the arm moves.
-        pixels = messages.image_bytes(message)
-        self._camera_check.see(pixels, stamp_ns, None, now_s, publisher)
-        refusal = (
-            check_stamped(stamp_ns)
-            or self._camera_check.check_stream(now_s)
-            or self._assembler.check_age(stamp_ns, now.ros_ns)
-        )
-        if refusal is not None:
-            self.heard.num_refused += 1
-            self.heard.camera_reason = refusal.reason
 
     def _on_joint_state(self, message: JointState) -> None:
         now = self._clocks.now()
@@ -215,10 +250,6 @@ class Listener:
     def _on_status(self, message: DiagnosticArray) -> None:
         for status in messages.read_diagnostics(message):
             self.heard.statuses[status.name] = status
-
-    def check_brightness(self, picture: messages.ImageArray) -> Refusal | None:
-        """The camera check's own."""
-        return self._camera_check.check_brightness(picture)
 
 
 def _require(problem: str) -> None:
@@ -242,67 +273,88 @@ def simulated_clock(listener: Listener) -> str:
     return "runs" if listener.use_sim_time else "not used"
 
 
+def _each_view(listener: Listener, look: Callable[[HeardCamera], str]) -> str:
+    """What `look` finds of each camera; raises ValueError with what it raises, by view."""
+    if len(listener.cameras) == 1:
+        return look(next(iter(listener.cameras.values())))
+    found, problems = [], []
+    for view, heard in listener.cameras.items():
+        try:
+            found.append(f"view {view!r}: {look(heard)}")
+        except ValueError as error:
+            problems.append(f"view {view!r}: {str(error).rstrip('.')}")
+    _require("; ".join(problems))
+    return "; ".join(found)
+
+
 def camera(listener: Listener) -> str:
     """Who publishes pictures, with which type and QoS."""
-    _require(listener.camera_problem)
-    candidate = listener.camera.candidate
-    endpoints = listener.node.get_publishers_info_by_topic(candidate.topic_name)
-    offered = {
-        "reliable" if endpoint.qos_profile.reliability == 1 else "best effort"
-        for endpoint in endpoints
-    }
-    return (
-        f"{candidate.topic_name}, {candidate.type_name}, {' and '.join(sorted(offered))}, from "
-        f"{names_of(endpoints)}"
-    )
+
+    def look(heard: HeardCamera) -> str:
+        _require(heard.problem)
+        candidate = heard.fitted.candidate
+        endpoints = listener.node.get_publishers_info_by_topic(candidate.topic_name)
+        offered = {
+            "reliable" if endpoint.qos_profile.reliability == 1 else "best effort"
+            for endpoint in endpoints
+        }
+        return (
+            f"{candidate.topic_name}, {candidate.type_name}, {' and '.join(sorted(offered))}, from "
+            f"{names_of(endpoints)}"
+        )
+
+    return _each_view(listener, look)
 
 
 def camera_picture(listener: Listener) -> str:
     """Encoding, size and brightness of the last picture, against what the checkpoint needs."""
-    message, needs = _picture(listener), listener.needs
-    picture = messages.image_to_rgb(message)
-    fitted = needs.fit.fit(picture, needs.image_height, needs.image_width)
-    refusal = listener.check_brightness(fitted)
-    _require("" if refusal is None else refusal.reason)
-    height, width = picture.shape[:2]
-    return (
-        f"{messages.image_encoding(message)} of {width} x {height}, fitted to "
-        f"{needs.image_width} x {needs.image_height}"
-    )
+    needs = listener.needs
+
+    def look(heard: HeardCamera) -> str:
+        message = heard.require_picture(listener.heard.duration_s)
+        picture = messages.image_to_rgb(message)
+        fitted = needs.fit.fit(picture, needs.image_height, needs.image_width)
+        refusal = heard.check_brightness(fitted)
+        _require("" if refusal is None else refusal.reason)
+        height, width = picture.shape[:2]
+        return (
+            f"{messages.image_encoding(message)} of {width} x {height}, fitted to "
+            f"{needs.image_width} x {needs.image_height}"
+        )
+
+    return _each_view(listener, look)
 
 
 def camera_rate(listener: Listener) -> str:
     """Pictures a second; each chunk needs one when it ends."""
-    _picture(listener)
-    rate_hz = listener.heard.num_pictures / listener.heard.duration_s
     least_hz = 1.0 / listener.needs.chunk_s
-    if rate_hz < least_hz:
-        raise ValueError(
-            f"pictures come at {rate_hz:.1f} Hz, at least {least_hz:.1f} Hz are needed (a chunk "
-            f"lasts {listener.needs.chunk_s:g} s); check the camera's mode, the network, and "
-            "fastdds_profile for large pictures."
-        )
-    return f"{rate_hz:.1f} Hz"
+
+    def look(heard: HeardCamera) -> str:
+        heard.require_picture(listener.heard.duration_s)
+        rate_hz = heard.num_pictures / listener.heard.duration_s
+        if rate_hz < least_hz:
+            raise ValueError(
+                f"pictures come at {rate_hz:.1f} Hz, at least {least_hz:.1f} Hz are needed (a "
+                f"chunk lasts {listener.needs.chunk_s:g} s); check the camera's mode, the network, "
+                "and fastdds_profile for large pictures."
+            )
+        return f"{rate_hz:.1f} Hz"
+
+    return _each_view(listener, look)
 
 
 def camera_stamps(listener: Listener) -> str:
     """Whether pictures are stamped now, by one publisher, and go on."""
-    _picture(listener)
-    heard = listener.heard
-    if heard.num_refused:
-        raise ValueError(
-            f"{heard.num_refused} of {heard.num_pictures} pictures: {heard.camera_reason}"
-        )
-    return "on this clock"
 
+    def look(heard: HeardCamera) -> str:
+        heard.require_picture(listener.heard.duration_s)
+        if heard.num_refused:
+            raise ValueError(
+                f"{heard.num_refused} of {heard.num_pictures} pictures: {heard.refusal}"
+            )
+        return "on this clock"
 
-def _picture(listener: Listener) -> Picture:
-    if listener.heard.picture is None:
-        raise ValueError(
-            f"no picture has come on {listener.camera.candidate.topic_name} in "
-            f"{listener.heard.duration_s:.1f} s; check the line `camera`."
-        )
-    return listener.heard.picture
+    return _each_view(listener, look)
 
 
 def joint_states(listener: Listener) -> str:

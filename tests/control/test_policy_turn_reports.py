@@ -61,7 +61,7 @@ def test_what_is_shown_is_the_picture_in_the_policys_size() -> None:
     rig.show_joints(START_NS)
     picture = np.random.default_rng(1).integers(80, 100, (12, 8, 3), np.uint8)
     question = asked(rig.show_picture(START_NS, picture))
-    assert question.pending.picture is picture
+    assert question.pending.pictures[0] is picture
     np.testing.assert_array_equal(question.assembled.image, picture[:8])
 
 

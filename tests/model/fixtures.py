@@ -85,7 +85,8 @@ def random_clip(config, num_slots, seed=0, batch_size=1, dtype=torch.float64):
 
 def random_observation(rng, spec, stamp_s, executed_actions=None):
     return Observation(
-        image=rng.integers(0, 256, (spec.image_height, spec.image_width, 3), dtype=np.uint8),
+        image=rng.integers(0, 256, spec.picture_shape, dtype=np.uint8),
+        views=spec.views,
         measured_joint_positions=rng.normal(size=8),
         joint_names=spec.joint_names,
         stamp_s=stamp_s,

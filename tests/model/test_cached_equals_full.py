@@ -19,6 +19,7 @@ VARIANTS = {
     "no autoregression": {"autoregressive": False},
     "regression heads": {"action_head": "regression", "frame_head": "regression"},
     "no mixer": {"mixer_rank": 0},
+    "two views": {"views": ("front", "right")},
 }
 
 

@@ -178,7 +178,7 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
     blue[:, :, 2] = 200
     pictures = {1_000_000_000 + step * step_ns: grey for step in range(17)}
     predictions = {1_400_000_000: red, 1_800_000_000: blue}
-    write_episode_video(tmp_path / "x.mp4", pictures, predictions, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, predictions, "seed 1")
     frames, rate = read_frames(tmp_path / "x.mp4")
     assert len(frames) == 17
     assert rate == pytest.approx(20.0)
@@ -191,6 +191,20 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
 
 def test_video_without_predictions_is_one_panel(tmp_path: Path) -> None:
     pictures = {0: np.zeros((64, 64, 3), np.uint8)}
-    write_episode_video(tmp_path / "x.mp4", pictures, {}, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, {}, "seed 1")
     frames, _ = read_frames(tmp_path / "x.mp4")
     assert frames[0].shape == (PANEL_PX + CAPTION_PX, PANEL_PX, 3)
+
+
+def test_video_of_two_views_shows_both(tmp_path: Path) -> None:
+    """The second camera's newest picture stands beside the first one's; a prediction behind it."""
+    grey, green, red = np.zeros((3, 64, 64, 3), np.uint8)
+    grey[:], green[:, :, 1], red[:, :, 0] = 100, 200, 200
+    pictures = {"front": {100: grey, 200: grey}, "right": {100: green}}
+    write_episode_video(tmp_path / "x.mp4", pictures, {300: red}, "seed 1")
+    frames, _ = read_frames(tmp_path / "x.mp4")
+    assert frames[1].shape == (PANEL_PX + CAPTION_PX, 3 * PANEL_PX, 3)
+    middle = CAPTION_PX + PANEL_PX // 2
+    for panel, colour in enumerate(((100, 100, 100), (0, 200, 0), (200, 0, 0))):
+        seen = frames[1][middle, PANEL_PX // 2 + panel * PANEL_PX]
+        np.testing.assert_allclose(seen, colour, atol=30)

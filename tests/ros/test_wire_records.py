@@ -52,6 +52,11 @@ INPUT_TEXTS = {
 STATE_TEXTS = {"engaged": "true", "stop_latched": "false", "holding": "no chunk", "fault": "nan"}
 CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
     (OBSERVED, Observed.from_values, OBSERVED_TEXTS),
+    (
+        dataclasses.replace(OBSERVED, view_stamps_ns=(6, 7)),
+        Observed.from_values,
+        OBSERVED_TEXTS | {"view_stamps_ns": "6 7"},
+    ),
     (GuardState(True, False, "no chunk", "nan"), GuardState.from_values, STATE_TEXTS),
     (
         GuardStatus(False, True, "", 3, 4, "late"),

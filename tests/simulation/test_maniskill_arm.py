@@ -13,13 +13,13 @@ import sys
 import numpy as np
 import pytest
 
+from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS
 from par_model.simulation.maniskill_env import (
-    CAMERA_EYE_M,
-    CAMERA_TARGET_M,
     ManiSkillArm,
     from_maniskill_action,
     to_maniskill_action,
 )
+from par_model.simulation.scene_cameras import SceneCameras
 from par_model.simulation.tasks import TASKS
 
 
@@ -36,14 +36,14 @@ def test_gripper_targets_are_metres():
 
 def project(arm: ManiSkillArm, point_m: np.ndarray) -> tuple[int, int]:
     """Pixel (row, column) of a point in the world, by the camera's pose and matrix."""
-    eye = np.array(CAMERA_EYE_M)
-    forward = np.array(CAMERA_TARGET_M) - eye
+    eye = np.array(SHIPPED_VIEW.eye_m)
+    forward = np.array(SHIPPED_VIEW.target_m) - eye
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     down = np.cross(forward, right)
     x, y, z = np.stack([right, down, forward]) @ (point_m - eye)
-    column, row, _ = arm.camera_matrix() @ np.array([x / z, y / z, 1.0])
+    column, row, _ = arm.camera_matrices()["front"] @ np.array([x / z, y / z, 1.0])
     return round(row - 0.5), round(column - 0.5)
 
 
@@ -162,7 +162,9 @@ def test_pick_cubes_goal_is_in_the_picture(pick_arm):
 @pytest.mark.sim
 def test_camera_matrix(pick_arm):
     np.testing.assert_allclose(
-        pick_arm.camera_matrix(), [[189.94, 0, 64], [0, 189.94, 64], [0, 0, 1]], atol=0.01
+        pick_arm.camera_matrices()["front"],
+        [[189.94, 0, 64], [0, 189.94, 64], [0, 0, 1]],
+        atol=0.01,
     )
 
 
@@ -245,3 +247,30 @@ def test_no_vulkan_driver_is_one_sentence(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "REFUSED ManiSkill found no usable Vulkan driver" in done.stdout
     assert "./par setup" in done.stdout
+
+
+@pytest.mark.sim
+def test_further_views_stand_below_and_change_nothing_of_the_first():
+    """The first picture and the physics are those of an arm with one camera, to the bit; the second
+    one is that of a camera of the study; after a step both are new."""
+    views = ("front", "right")
+    with ManiSkillArm("PickCube") as one, ManiSkillArm("PickCube", views=views) as two:
+        for seed in (5, 6):
+            for arm in (one, two):
+                arm.reset(seed)
+            study = SceneCameras(one, (VIEWS["right"],))
+            for target in demonstration_targets(one, 4):
+                first, both = one.capture(), two.capture()
+                assert both.shape == (256, 128, 3)
+                np.testing.assert_array_equal(both[:128], first)
+                np.testing.assert_array_equal(both[128:], study.capture()[0].image)
+                one.step(target)
+                two.step(target)
+            np.testing.assert_array_equal(one.read_joints()[0], two.read_joints()[0])
+        assert list(two.camera_matrices()) == list(views)
+        assert two.camera_matrices()["right"][0, 0] == pytest.approx(VIEWS["right"].focal_px)
+
+
+def test_a_view_that_the_simulator_has_not_is_refused():
+    with pytest.raises(ValueError, match=r"no view 'wrist'; it has front, "):
+        ManiSkillArm("PickCube", views=("front", "wrist"))

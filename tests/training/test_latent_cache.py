@@ -80,7 +80,7 @@ def test_an_interrupted_encoding_goes_on_and_changes_nothing(
     first = np.array(cache.read(3))
     assert encode_demonstrations(demonstrations, codec, cache, lambda done, total: None) == 1
     np.testing.assert_array_equal(cache.read(3), first)
-    expected = encode_variants(codec, demonstrations.read_frames(11), 11, SHIFTS)
+    expected = encode_variants(codec, demonstrations.read_frames(11, ("front",)), 11, SHIFTS)
     np.testing.assert_array_equal(cache.read(11), expected)
 
 

@@ -6,6 +6,7 @@ The tiny one: PushCube, par_tiny, pictures of 32 x 32, two demonstrations (seeds
 the second is held out), 5 scenes, 2 training steps a stage, one episode measured.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 import yaml
 
 from par_model import evaluate
+from par_model.presets import PRESETS
 from par_model.train import main
+from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.recipe_run import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +62,7 @@ def changed(number: int, **values: object) -> dict:
     return TINY | {"stages": stages}
 
 
-@pytest.mark.parametrize("name", ["par_small", "push_short"])
+@pytest.mark.parametrize("name", ["par_small", "pick_two_views", "push_short"])
 def test_the_included_recipes_are_read_and_planned(name, tmp_path, capsys):
     file = ROOT / "config" / "recipes" / f"{name}.yaml"
     assert main(["recipe", str(file), "--out", str(tmp_path / "run"), "--plan"]) == 0
@@ -142,3 +145,28 @@ def test_a_tiny_recipe_from_nothing_to_a_card(tmp_path, capsys, monkeypatch):
     assert "another recipe (stage 'policy_1': steps 2, asked for now 3)" in error
     write(tmp_path, changed(8, minutes=300))
     assert main(words) == 0
+
+
+@pytest.mark.sim
+def test_a_tiny_recipe_through_two_cameras(tmp_path, monkeypatch):
+    """Every stage reads and writes both views, from demonstrations to a measured checkpoint."""
+    views = ("front", "right")
+    two = dataclasses.replace(PRESETS["par_tiny"], views=views)
+    monkeypatch.setitem(PRESETS, "par_tiny", two)
+    cameras = [CAMERA.replace("tiny", "front"), "right=0,-1,0.45:0,0,0.15:0.62:32x32"]
+    added = {
+        "collect": {"views": list(views)},
+        "on_policy": {"views": list(views)},
+        "scenes": {"cameras": cameras},
+    }
+    stages = [stage | added.get(stage["stage"], {}) for stage in TINY["stages"]]
+    out = tmp_path / "run"
+    words = ["recipe", str(write(tmp_path, TINY | {"stages": stages})), "--out", str(out)]
+    assert main([*words, "--num-workers", "1", "--threads", "1"]) == 0
+    config = json.loads((out / "checkpoint/config.json").read_text())
+    assert config["views"] == list(views)
+    card = (out / "checkpoint/README.md").read_text()
+    assert "2 RGB cameras (front, right) of 32x32 pixels each" in card
+    assert "--views front right" in card
+    round_1 = DemonstrationSet(out / "data/PushCube_round_1")
+    assert round_1.views == views

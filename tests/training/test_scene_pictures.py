@@ -56,7 +56,9 @@ def write_scenes(folder: Path, num_shards: int = 2, per_shard: int = 20) -> Path
 def pictures(tmp_path):
     torch.manual_seed(0)
     codec = FrameCodec(MODEL.codec)
-    return read_scene_pictures(write_scenes(tmp_path / "s"), codec, tmp_path / "l", silent)
+    return read_scene_pictures(
+        write_scenes(tmp_path / "s"), codec, tmp_path / "l", ("front",), silent
+    )
 
 
 def make_sampler(parts: PolicyParts, pictures) -> ScenePictureSampler:
@@ -83,7 +85,7 @@ def test_latents_are_encoded_once_and_follow_the_pictures(tmp_path, pictures):
     files = sorted((tmp_path / "l").rglob("*.npy"))
     assert [file.name for file in files] == ["shard_00000.npy", "shard_00001.npy"]
     before = [file.stat().st_mtime_ns for file in files]
-    again = read_scene_pictures(tmp_path / "s", codec, tmp_path / "l", silent)
+    again = read_scene_pictures(tmp_path / "s", codec, tmp_path / "l", ("front",), silent)
     assert [file.stat().st_mtime_ns for file in files] == before
     image = torch.from_numpy(make_row(23).image)[None]
     with torch.no_grad():
@@ -119,8 +121,39 @@ def test_pictures_of_several_cameras_are_refused(tmp_path):
     start_scene_set(tmp_path, SETTINGS)
     rows = [make_row(0), dataclasses.replace(make_row(0), camera="left")]
     write_shard(tmp_path, 0, rows)
-    with pytest.raises(ValueError, match="cameras front, left; a policy has one"):
-        read_scene_pictures(tmp_path, FrameCodec(MODEL.codec), tmp_path / "l", silent)
+    with pytest.raises(ValueError, match="cameras front, left; the policy has the views front"):
+        read_scene_pictures(tmp_path, FrameCodec(MODEL.codec), tmp_path / "l", ("front",), silent)
+
+
+def test_the_views_of_a_scene_are_one_picture(tmp_path):
+    """Two cameras: the latents stand one above the other, and what one of them shows is known."""
+    torch.manual_seed(0)
+    codec = FrameCodec(MODEL.codec)
+    start_scene_set(tmp_path / "s", SETTINGS)
+    rows = [
+        dataclasses.replace(make_row(scene, goal_pixels=pixels), camera=view)
+        for scene in range(6)
+        for view, pixels in (("front", 0), ("right", 60 * (scene % 2)))
+    ]
+    write_shard(tmp_path / "s", 0, rows)
+    views = ("front", "right")
+    pictures = read_scene_pictures(tmp_path / "s", codec, tmp_path / "l", views, silent)
+    assert len(pictures.joints) == len(pictures.numbers) == 6
+    assert np.isnan(pictures.numbers[0::2, 3:6]).all()
+    assert not np.isnan(pictures.numbers[1::2]).any()
+    model = dataclasses.replace(MODEL, views=views)
+    statistics = make_parts(tmp_path).statistics
+    table = code_table(("x", task("PickCube").instruction), 3, 16)
+    sampler = ScenePictureSampler([pictures], statistics, table, model, 4, 0)
+    latents = sampler.held_out_batch(0, 1).latents_BNchw[0, 0]
+    scene = int(pictures.held_out[0])
+    with torch.no_grad():
+        apart = [
+            codec.encode(torch.from_numpy(row.image)[None])[0] for row in rows[2 * scene :][:2]
+        ]
+    torch.testing.assert_close(latents, torch.cat(apart, dim=1), rtol=0, atol=2e-3)
+    with pytest.raises(ValueError, match=r"--cameras right front"):
+        read_scene_pictures(tmp_path / "s", codec, tmp_path / "l", ("right", "front"), silent)
 
 
 @pytest.fixture
@@ -151,7 +184,7 @@ def test_positions_are_learnt_through_the_context_and_hold_on_other_pictures(tmp
     parts = make_parts(tmp_path)
     start_scene_set(tmp_path / "edges", SETTINGS)
     write_shard(tmp_path / "edges", 0, [edge_row(scene) for scene in range(80)])
-    edges = read_scene_pictures(tmp_path / "edges", parts.codec, tmp_path / "l", silent)
+    edges = read_scene_pictures(tmp_path / "edges", parts.codec, tmp_path / "l", ("front",), silent)
     sampler = make_sampler(parts, edges)
     torch.manual_seed(0)
     model, side = PARModel(MODEL), SideTasks(MODEL.transformer.width, NUM_SCENE_NUMBERS, None)
