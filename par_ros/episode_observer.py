@@ -113,7 +113,8 @@ class ObservedEpisode:
             predicted=predicted,
             step_rate_hz=state.step_rate_hz,
             video=video,
-            video_times_s=tuple(map(since_start_s, sorted(self.pictures))),
+            # The film has a frame for each picture of the first view.
+            video_times_s=tuple(map(since_start_s, sorted(next(iter(self.pictures.values()))))),
         )
 
     def _reports(self, joint_names: tuple[str, ...]) -> dict[int, JointTrajectory]:

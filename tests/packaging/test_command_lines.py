@@ -107,7 +107,7 @@ FLAGS = {
     "--context-slots --policy-seed "
     "--num-workers --record-targets --streams",
     "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
-    "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts",
+    "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts --views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
     "--json",
     "par_model.export_trt": "--checkpoint --preset --out --precision --steps --graphs --stage "
