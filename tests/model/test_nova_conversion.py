@@ -187,6 +187,23 @@ def test_what_the_paper_leaves_open_is_chosen_when_converting(tmp_path, tensors)
     assert load_policy(tmp_path / "out", device="cpu").spec.observation_mode == "clip"
 
 
+def test_actions_are_v_and_the_papers_noise_is_a_choice(tmp_path, tensors):
+    """Frames keep the spacing of NOVA's file, "leading" where it names none; actions do not."""
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    for words, prediction, sampler in (
+        ([], "v_prediction", ("ddim", 10)),
+        (["--action-prediction", "noise"], "epsilon", ("ddpm", 100)),
+    ):
+        assert convert([str(folder), "--out", str(tmp_path / "out"), *words]) == 0
+        config = load_checkpoint(tmp_path / "out").config
+        action, sampling = config.action_diffusion, config.sampling
+        assert (action.prediction, action.spacing) == (prediction, "trailing")
+        assert (sampling.action_sampler, sampling.action_num_steps) == sampler
+        assert config.frame_diffusion.spacing == "leading"
+    write_scheduler(folder / "scheduler", DDPM_CONFIG | {"timestep_spacing": "linspace"})
+    assert model_config(folder, folder / "vae", "nova").frame_diffusion.spacing == "linspace"
+
+
 ABLATED = {
     "noar": ("video_encoder.blocks.", "video_encoder.norm."),
     "discrete": ("image_decoder.",),
