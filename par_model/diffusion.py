@@ -94,12 +94,12 @@ LEAST_NOISE_STEPS = 10
 
 def require_enough_steps(config: DiffusionConfig, num_steps: int) -> None:
     """Raise ValueError for fewer steps than a network that predicts noise needs."""
-    if config.prediction == "epsilon" and config.schedule != "flow_matching":
-        if num_steps < LEAST_NOISE_STEPS:
-            raise ValueError(
-                f"number of sampling steps must be at least {LEAST_NOISE_STEPS} for an action head "
-                f"that predicts noise, got {num_steps}; a head that predicts v samples in one."
-            )
+    predicts_noise = config.prediction == "epsilon" and config.schedule != "flow_matching"
+    if predicts_noise and num_steps < LEAST_NOISE_STEPS:
+        raise ValueError(
+            f"number of sampling steps must be at least {LEAST_NOISE_STEPS} for an action head "
+            f"that predicts noise, got {num_steps}; a head that predicts v samples in one."
+        )
 
 
 def sampling_times(config: DiffusionConfig, sampler: str, num_steps: int) -> Tensor:

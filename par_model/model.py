@@ -19,7 +19,7 @@ from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_lay
 from par_model.config import ModelConfig
 from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
 from par_model.kv_cache import KVCache
-from par_model.physical_tokenizer import PhysicalTokenizer
+from par_model.physical_tokenizer import Motion, PhysicalTokenizer
 from par_model.transformer import Mixer, Rotation, Transformer, attend_masked, attend_slot
 
 
@@ -108,7 +108,7 @@ class PARModel(nn.Module):
         self.action_head = make_action_head(config)
 
         layout = token_layout(
-            config.num_text_tokens, config.num_slots, config.num_frame_tokens, config.num_actions
+            config.num_prefix_tokens, config.num_slots, config.num_frame_tokens, config.num_actions
         )
         for name in ("kinds", "slots", "steps"):
             self.register_buffer(f"layout_{name}", getattr(layout, name), persistent=False)
@@ -189,6 +189,7 @@ class PARModel(nn.Module):
         offset_B: Tensor,
         checkpoint_gradients: bool = False,
         times: SlotTimes | None = None,
+        motion: Motion | None = None,
     ) -> Context:
         """One masked pass over [text; P_0; ...; P_{N-1}], without a cache.
 
@@ -199,16 +200,16 @@ class PARModel(nn.Module):
         slot_tokens = self._slot_tokens(
             latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, True, times
         )
-        text = self.tokenizer.text_tokens(text_BTC)
+        text = self.tokenizer.prefix_tokens(text_BTC, motion)
         if self.transformer is None:
-            return self._context_without_transformer(text, slot_tokens)
+            return _without_transformer(text, slot_tokens, self.config.num_frame_tokens)
         tokens = torch.cat((text, rearrange(slot_tokens, "b n s c -> b (n s) c")), dim=1)
         layout = self.layout[: tokens.shape[1]]
         clock_BN = None if times is None else times.clock_BN
         rotation = self.tokenizer.rotation(layout, offset_B, clock_BN)
         mask = causal_mask(layout, layout, self.rules)
         z = self.transformer(tokens, rotation, attend_masked(mask), checkpoint_gradients)
-        return self._split(z[:, text.shape[1] :], num_slots)
+        return _split(z[:, text.shape[1] :], num_slots, self.config.num_frame_tokens)
 
     def _slot_tokens(
         self,
@@ -236,27 +237,16 @@ class PARModel(nn.Module):
         )
         return torch.cat((frames, actions), dim=2)
 
-    def _split(self, z_BSC: Tensor, num_slots: int) -> Context:
-        z = rearrange(z_BSC, "b (n s) c -> b n s c", n=num_slots)
-        num_frame_tokens = self.config.num_frame_tokens
-        return Context(z[:, :, :num_frame_tokens], z[:, :, num_frame_tokens:])
-
-    def _context_without_transformer(self, text_BTC: Tensor, slot_tokens: Tensor) -> Context:
-        """PAR-NoAR: the heads see the embedded tokens of the instruction and the slot."""
-        text = text_BTC.unsqueeze(1).expand(-1, slot_tokens.shape[1], -1, -1)
-        frames = slot_tokens[:, :, : self.config.num_frame_tokens]
-        return Context(frames, torch.cat((slot_tokens, text), dim=2))
-
     # ---- inference
 
-    def prefill(self, text_BTC: Tensor) -> KVCache:
-        """A new cache that holds the instruction; an empty one where the instruction sees slot 0
-        and so enters together with it, in `extend`."""
+    def prefill(self, text_BTC: Tensor, motion: Motion | None = None) -> KVCache:
+        """A new cache that holds the instruction (and the video model's motion); an empty one where
+        the instruction sees slot 0 and so enters together with it, in `extend`."""
         assert self.transformer is not None, "PAR-NoAR has no cache"
         cache = self.transformer.allocate_cache(text_BTC.shape[0], self.config.cache_capacity)
         if self.rules.text_joint_with_first_slot:
             return cache
-        tokens = self.tokenizer.text_tokens(text_BTC)
+        tokens = self.tokenizer.prefix_tokens(text_BTC, motion)
         layout = self.layout[: tokens.shape[1]]
         mask = causal_mask(layout, layout, MaskRules())
         _, cache = self.transformer.forward_cached(
@@ -274,12 +264,14 @@ class PARModel(nn.Module):
         first_slot: int,
         starts_with_boa: bool,
         times: SlotTimes | None = None,
+        motion: Motion | None = None,
     ) -> tuple[Context, KVCache | None]:
         """Append N physical tokens, slots first_slot .. first_slot + N - 1, after the cache.
 
         Args:
             cache: what `prefill` or an earlier `extend` returned; None for PAR-NoAR.
-            text_BTC: the instruction; read by PAR-NoAR, and where it is joint with slot 0.
+            text_BTC: the instruction; read by PAR-NoAR, and where it is joint with slot 0, and so
+                is the video model's `motion`.
             starts_with_boa: the first of the slots carries BOA, its actions are not read; in the
                 video model it is BOV and its latent is not read.
 
@@ -294,12 +286,12 @@ class PARModel(nn.Module):
             latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, starts_with_boa, times
         )
         if self.transformer is None or cache is None:
-            text = self.tokenizer.text_tokens(text_BTC)
-            return self._context_without_transformer(text, slot_tokens), None
+            text = self.tokenizer.prefix_tokens(text_BTC, motion)
+            return _without_transformer(text, slot_tokens, self.config.num_frame_tokens), None
         tokens = rearrange(slot_tokens, "b n s c -> b (n s) c")
         num_text = 0
         if self.rules.text_joint_with_first_slot and cache.length == 0:
-            text = self.tokenizer.text_tokens(text_BTC)
+            text = self.tokenizer.prefix_tokens(text_BTC, motion)
             tokens, num_text = torch.cat((text, tokens), dim=1), text.shape[1]
         start, end = cache.length, cache.length + tokens.shape[1]
         # What the instruction sees concerns its own queries only.
@@ -310,7 +302,7 @@ class PARModel(nn.Module):
             attend = attend_masked(causal_mask(self.layout[start:end], self.layout[:end], rules))
         rotation = self._rotation(self.layout[start:end], first_slot, times)
         z, cache = self.transformer.forward_cached(tokens, rotation, attend, cache)
-        return self._split(z[:, num_text:], num_slots), cache
+        return _split(z[:, num_text:], num_slots, self.config.num_frame_tokens), cache
 
     def _rotation(
         self, layout: TokenLayout, first_slot: int, times: SlotTimes | None = None
@@ -362,6 +354,17 @@ class PARModel(nn.Module):
             null_condition_BKC,
             guidance,
         )
+
+
+def _split(z_BSC: Tensor, num_slots: int, num_frame_tokens: int) -> Context:
+    z = rearrange(z_BSC, "b (n s) c -> b n s c", n=num_slots)
+    return Context(z[:, :, :num_frame_tokens], z[:, :, num_frame_tokens:])
+
+
+def _without_transformer(text_BTC: Tensor, slot_tokens: Tensor, num_frame_tokens: int) -> Context:
+    """PAR-NoAR: the heads see the embedded tokens of the instruction and the slot."""
+    text = text_BTC.unsqueeze(1).expand(-1, slot_tokens.shape[1], -1, -1)
+    return Context(slot_tokens[:, :, :num_frame_tokens], torch.cat((slot_tokens, text), dim=2))
 
 
 def _one_later(values_BNX: Tensor) -> Tensor:

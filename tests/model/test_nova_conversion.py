@@ -74,7 +74,8 @@ def test_our_full_size_expects_exactly_the_published_tensors(name, mixer_rank):
             "video_encoder.mixer.proj.weight": (2048, 1024),
             "video_encoder.mixer.proj.bias": (2048,),
         }
-    kept = {name: shape for name, shape in published.items() if not name.startswith(DROPPED)}
+    dropped = () if config.motion_tokens else DROPPED
+    kept = {name: shape for name, shape in published.items() if not name.startswith(dropped)}
     model = on_meta(config)
     assert nova_shapes(model, config) == kept
     new = [name for name in model.state_dict() if nova_name(name) is None]
@@ -85,8 +86,8 @@ def test_our_full_size_expects_exactly_the_published_tensors(name, mixer_rank):
 def test_names_go_both_ways():
     for theirs in transformer_shapes(SMALL):
         ours = our_name(theirs)
-        assert (ours is None) == theirs.startswith("motion_embed.")
-        assert ours is None or nova_name(ours) == theirs
+        assert ours is not None
+        assert nova_name(ours) == theirs
 
 
 def test_table_1():
