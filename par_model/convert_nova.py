@@ -112,6 +112,7 @@ def _convert(options: ConvertOptions) -> None:
         training={
             "converted_from": folder.resolve().name,
             "form": options.form,
+            "training_preset": "par_0_6b",
             "seed_of_new_parts": options.seed,
             "new": list(conversion.new),
             "dropped": list(conversion.dropped),

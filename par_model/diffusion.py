@@ -72,6 +72,12 @@ def _prototype(config: DiffusionConfig, sampler: str) -> Scheduler:
     raise ValueError(f"sampler {sampler!r} is unknown; the samplers are {', '.join(SAMPLERS)}.")
 
 
+@lru_cache(maxsize=32)
+def _alphas(config: DiffusionConfig, device: torch.device) -> Tensor:
+    """alpha-bar of every training time; kept, because a copy to a GPU waits for it."""
+    return _prototype(config, "ddpm").alphas_cumprod.to(device)
+
+
 def make_scheduler(config: DiffusionConfig, sampler: str, num_steps: int) -> Scheduler:
     """A scheduler of its own, set to `num_steps`.
 
@@ -251,7 +257,7 @@ def add_noise(
     if config.schedule == "flow_matching":
         sigma = (times / config.num_train_timesteps).to(clean.dtype)[column]
         return (1 - sigma) * clean + sigma * noise, noise - clean
-    alphas = _prototype(config, "ddpm").alphas_cumprod.to(clean.device)[times.long()]
+    alphas = _alphas(config, clean.device)[times.long()]
     signal = alphas.sqrt().to(clean.dtype)[column]
     spread = (1 - alphas).sqrt().to(clean.dtype)[column]
     noisy = signal * clean + spread * noise

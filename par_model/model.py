@@ -40,6 +40,9 @@ class TrainingBatch:
         executed_BNL: bool, which context actions were executed; None: all.
         clock_BN: int64, control steps from O_0 to O_0 .. O_{N-1}; None: L a slot.
         least_delay_BN: int64, the shortest prefix of a chunk that is to be learnt; None: 0.
+        action_rows_M: int64, rows of [B * N] with a valid action; None: read from the masks, which
+            on a GPU waits for it.
+        frame_rows_M: int64, rows of [B * N] with a valid frame; None likewise.
     """
 
     text_BTC: Tensor
@@ -54,6 +57,26 @@ class TrainingBatch:
     executed_BNL: Tensor | None = None
     clock_BN: Tensor | None = None
     least_delay_BN: Tensor | None = None
+    action_rows_M: Tensor | None = None
+    frame_rows_M: Tensor | None = None
+
+    def with_rows(self) -> "TrainingBatch":
+        """The batch with its rows of valid actions and frames."""
+        return replace(
+            self,
+            action_rows_M=self.action_valid_BNL.any(dim=-1).flatten().nonzero().squeeze(1),
+            frame_rows_M=self.frame_valid_BN.flatten().nonzero().squeeze(1),
+        )
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """On `device`, without waiting where the memory is pinned."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{n: v.to(device, non_blocking=True) for n, v in given.items()})
+
+    def pin_memory(self) -> "TrainingBatch":
+        """In memory that a GPU reads while the program goes on."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value.pin_memory() for name, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -157,25 +180,31 @@ class PARModel(nn.Module):
         batch: TrainingBatch,
         generator: torch.Generator,
         checkpoint_gradients: bool = False,
+        mask_ratio: float | None = None,
     ) -> Losses:
-        """Eq. 11 of a `training_context`."""
+        """Eq. 11 of a `training_context`; `mask_ratio` as of `FrameHead.loss`."""
         action = context.action_BNZC.new_zeros(())
         weights = self.config.loss
+        if batch.action_rows_M is None:
+            batch = batch.with_rows()
+        assert batch.action_rows_M is not None
+        assert batch.frame_rows_M is not None
         if self.action_head is not None and weights.action_weight:
-            chosen = batch.action_valid_BNL.any(dim=-1)
+            rows_M, least_BN = batch.action_rows_M, batch.least_delay_BN
             action = self.action_head.loss(
-                context.action_BNZC[chosen],
-                batch.actions_BNLD[chosen],
-                batch.action_valid_BNL[chosen],
+                context.action_BNZC.flatten(0, 1)[rows_M],
+                batch.actions_BNLD.flatten(0, 1)[rows_M],
+                batch.action_valid_BNL.flatten(0, 1)[rows_M],
                 generator,
-                None if batch.least_delay_BN is None else batch.least_delay_BN[chosen],
+                None if least_BN is None else least_BN.flatten()[rows_M],
             )
         frame = self.frame_head.loss(
             context.frame_BNKC,
             batch.latents_BNchw[:, 1:],
-            batch.frame_valid_BN,
+            batch.frame_rows_M,
             generator,
             checkpoint_gradients,
+            mask_ratio,
         )
         total = weights.frame_weight * frame + weights.action_weight * action
         return Losses(total, frame, action)

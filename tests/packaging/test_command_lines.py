@@ -87,7 +87,8 @@ LEARNING = (
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
     "--single-slot-share --offset-share --random-span-share --late-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
-    "--pictures-per-step --on-policy-share --decisive-weight"
+    "--pictures-per-step --on-policy-share --decisive-weight "
+    "--micro-slots --memory --plan --data-workers --log-every --save-every"
 )
 JUDGED = "--evaluation-episodes"
 FIGURE = "--out --task --threads"
