@@ -25,7 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from par_model.config import ModelConfig
-from par_model.diffusion import denoising_errors, sample, sampling_times
+from par_model.diffusion import (
+    denoising_errors,
+    require_enough_steps,
+    sample,
+    sampling_times,
+)
 from par_model.layers import Attend, Attention, Mlp, SiluMlp, attend_all, sinusoid
 
 
@@ -254,7 +259,12 @@ class ActionDit(nn.Module):
         return least + (share * (self.max_delay + 1 - least)).long()
 
     def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
-        """The `modulation` of every sampling step."""
+        """The `modulation` of every sampling step.
+
+        Raises:
+            ValueError: as `make_scheduler`, and `require_enough_steps`.
+        """
+        require_enough_steps(self.diffusion, num_steps)
         times = sampling_times(self.diffusion, sampler, num_steps)
         return [self.modulation(time.to(self.head.weight.device).view(1)) for time in times]
 

@@ -56,6 +56,8 @@ _NotNegative = Annotated[float, Range(0.0, 1e9)]
 
 # What the ranges leave possible together.
 MAX_CONTEXT_TOKENS = 1_000_000
+# Flow and frame rate.
+NUM_MOTION_TOKENS = 2
 _MAX_LEVELS = 8
 _MAX_TEXT = 200
 
@@ -212,6 +214,8 @@ class ModelConfig:
     # width and count of the instruction's embedding rows
     text_width: _Width
     num_text_tokens: Annotated[int, Range(0, 10_000)]
+    # the video model: two tokens after the instruction say how much moves and how fast [NOVA]
+    motion_tokens: bool
     # L actions of D dimensions in a chunk; 0 is a video model without actions (NOVA itself)
     num_actions: Annotated[int, Range(0, 1000)]
     # the most committed actions that a chunk goes on from (overlapped inference): the action head
@@ -228,7 +232,7 @@ class ModelConfig:
     action_head: HeadKind
     frame_head: HeadKind
     # slots of the context; the time embedding is computed for this many
-    num_slots: Annotated[int, Range(2, 10_000)]
+    num_slots: Annotated[int, Range(1, 10_000)]
     # the time embedding's own unit: slot i sits at i * base_time / num_slots [NOVA: 16]
     base_time: Annotated[int, Range(1, 1_000_000)]
     # slots of history that a query may see; None is all of them (1 is the memoryless ablation)
@@ -302,9 +306,14 @@ class ModelConfig:
         return self.num_frame_tokens + self.num_actions
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before slot 0: the instruction's, and those of motion."""
+        return self.num_text_tokens + (NUM_MOTION_TOKENS if self.motion_tokens else 0)
+
+    @property
     def cache_capacity(self) -> int:
         """Tokens of the instruction and of all slots."""
-        return self.num_text_tokens + self.num_slots * self.slot_length
+        return self.num_prefix_tokens + self.num_slots * self.slot_length
 
     def validate(self) -> None:
         """Raise ValueError if a value is out of its range, or the numbers do not fit together."""
@@ -347,11 +356,7 @@ class ModelConfig:
                 f"rotary.rotary_dim is {self.rotary.rotary_dim}; it must be even and at most the "
                 f"head width {head_width}."
             )
-        if (self.num_actions == 0) != (self.first_slot == "bov"):
-            raise ValueError(
-                f'first_slot is "{self.first_slot}" and num_actions is {self.num_actions}; "bov" '
-                'is for the video model, which has no actions, and "boa" for every other.'
-            )
+        self._require_policy_or_video()
         self._require_committed_possible()
         if self.observation_mode == "clip" and not self.codec.num_3d_down_levels:
             raise ValueError(
@@ -377,6 +382,18 @@ class ModelConfig:
             raise ValueError(
                 f"views are {list(self.views)}; more than one needs actions and observation_mode "
                 '"image".'
+            )
+
+    def _require_policy_or_video(self) -> None:
+        if (self.num_actions == 0) != (self.first_slot == "bov"):
+            raise ValueError(
+                f'first_slot is "{self.first_slot}" and num_actions is {self.num_actions}; "bov" '
+                'is for the video model, which has no actions, and "boa" for every other.'
+            )
+        if self.num_actions and (self.motion_tokens or self.num_slots < 2):
+            raise ValueError(
+                f"num_slots is {self.num_slots} and motion_tokens {self.motion_tokens}; a policy "
+                "has at least 2 slots and no motion tokens (those are the video model's)."
             )
 
     def _require_committed_possible(self) -> None:
@@ -425,7 +442,12 @@ _NESTED = {
 
 
 # Values of the fields that older config.json files lack.
-_MEANT_BEFORE = {"step_s": 0.05, "max_delay_steps": 0, "views": ["front"]}
+_MEANT_BEFORE = {
+    "step_s": 0.05,
+    "max_delay_steps": 0,
+    "views": ["front"],
+    "motion_tokens": False,
+}
 
 
 def _build(kind: type, values: object, where: str) -> Any:

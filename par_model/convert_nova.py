@@ -37,7 +37,7 @@ from par_model.nova_weights import (
     load_nova_transformer,
     load_nova_vae,
 )
-from par_model.presets import ABLATIONS
+from par_model.presets import ABLATIONS, predicting_noise
 from par_model.simulation.tasks import TASKS
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,6 +66,8 @@ class ConvertOptions:
     observation_mode: Annotated[ObservationMode | None, default_is("image")] = None
     # without the transformer, or without the diffusion heads
     ablation: Annotated[str | None, one_of(sorted(ABLATIONS)), default_is("none")] = None
+    # what the Action-DiT learns to predict; noise is the paper's, and needs 100 sampling steps
+    action_prediction: Literal["v", "noise"] = "v"
     # autoencoder's folder
     vae: Annotated[Path | None, arg(metavar="DIR"), default_is("FOLDER/vae")] = None
     # instruction to embed and store, repeatable; without one: all tasks'
@@ -110,6 +112,7 @@ def _convert(options: ConvertOptions) -> None:
         training={
             "converted_from": folder.resolve().name,
             "form": options.form,
+            "training_preset": "par_0_6b",
             "seed_of_new_parts": options.seed,
             "new": list(conversion.new),
             "dropped": list(conversion.dropped),
@@ -132,11 +135,15 @@ def _chosen(config: ModelConfig, options: ConvertOptions) -> ModelConfig:
         "observation_mode": options.observation_mode,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    if options.form == "nova" and (set(changes) - {"num_slots"} or options.ablation):
+    predicts_noise = options.action_prediction == "noise"
+    of_policy = set(changes) - {"num_slots"} or options.ablation or predicts_noise
+    if options.form == "nova" and of_policy:
         raise ValueError(
-            "--overflow, --observation-mode and --ablation concern the policy; leave them out "
-            "with --form nova."
+            "--overflow, --observation-mode, --ablation and --action-prediction concern the "
+            "policy; leave them out with --form nova."
         )
+    if predicts_noise:
+        config = predicting_noise(config)
     if options.ablation:
         config = ABLATIONS[options.ablation](config)
     config = dataclasses.replace(config, **changes)

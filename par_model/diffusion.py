@@ -72,6 +72,12 @@ def _prototype(config: DiffusionConfig, sampler: str) -> Scheduler:
     raise ValueError(f"sampler {sampler!r} is unknown; the samplers are {', '.join(SAMPLERS)}.")
 
 
+@lru_cache(maxsize=32)
+def _alphas(config: DiffusionConfig, device: torch.device) -> Tensor:
+    """alpha-bar of every training time; kept, because a copy to a GPU waits for it."""
+    return _prototype(config, "ddpm").alphas_cumprod.to(device)
+
+
 def make_scheduler(config: DiffusionConfig, sampler: str, num_steps: int) -> Scheduler:
     """A scheduler of its own, set to `num_steps`.
 
@@ -86,6 +92,20 @@ def make_scheduler(config: DiffusionConfig, sampler: str, num_steps: int) -> Sch
     scheduler = copy.copy(_prototype(config, sampler))
     scheduler.set_timesteps(num_steps)
     return scheduler
+
+
+# Below this a sampler of a network that predicts noise ends far from the data (test_diffusion.py).
+LEAST_NOISE_STEPS = 10
+
+
+def require_enough_steps(config: DiffusionConfig, num_steps: int) -> None:
+    """Raise ValueError for fewer steps than a network that predicts noise needs."""
+    predicts_noise = config.prediction == "epsilon" and config.schedule != "flow_matching"
+    if predicts_noise and num_steps < LEAST_NOISE_STEPS:
+        raise ValueError(
+            f"number of sampling steps must be at least {LEAST_NOISE_STEPS} for an action head "
+            f"that predicts noise, got {num_steps}; a head that predicts v samples in one."
+        )
 
 
 def sampling_times(config: DiffusionConfig, sampler: str, num_steps: int) -> Tensor:
@@ -237,7 +257,7 @@ def add_noise(
     if config.schedule == "flow_matching":
         sigma = (times / config.num_train_timesteps).to(clean.dtype)[column]
         return (1 - sigma) * clean + sigma * noise, noise - clean
-    alphas = _prototype(config, "ddpm").alphas_cumprod.to(clean.device)[times.long()]
+    alphas = _alphas(config, clean.device)[times.long()]
     signal = alphas.sqrt().to(clean.dtype)[column]
     spread = (1 - alphas).sqrt().to(clean.dtype)[column]
     noisy = signal * clean + spread * noise

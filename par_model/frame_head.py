@@ -272,9 +272,10 @@ class FrameHead:
         self,
         z_BSKC: Tensor,
         latents_BSchw: Tensor,
-        valid_BS: Tensor,
+        valid_M: Tensor,
         generator: torch.Generator,
         checkpoint_gradients: bool = False,
+        mask_ratio: float | None = None,
     ) -> Tensor:
         """L_obs of the paper's Eq. 11, 0-d: Eq. 4 on NOVA's masked sets, t and noise per token, on
         a random share of the frames.
@@ -282,10 +283,10 @@ class FrameHead:
         Args:
             z_BSKC: Z_O of each slot, raw.
             latents_BSchw: what followed each slot.
-            valid_BS: bool, which of the latents count.
+            valid_M: int64, which of the B * S latents count.
+            mask_ratio: masked share of the tokens; None: drawn, which on a GPU waits for it.
         """
         loss = self._config.loss
-        valid_M = valid_BS.flatten().nonzero().squeeze(1)
         count = max(1, round(loss.frame_fraction * valid_M.shape[0]))
         if loss.frame_weight == 0 or valid_M.shape[0] == 0:
             return z_BSKC.new_zeros(())
@@ -293,10 +294,13 @@ class FrameHead:
         chosen_M = valid_M[order[:count]]
         condition_MKC = self.clip_conditions(z_BSKC).flatten(0, 1)[chosen_M]
         tokens_MNE = patchify(latents_BSchw.flatten(0, 1)[chosen_M], self._config.image_patch)
-        ratio = sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator)
-        visible, masked_MN = visible_tokens(count, tokens_MNE.shape[1], ratio, generator)
+        if mask_ratio is None:
+            mask_ratio = sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator)
+        visible, masked_MV = visible_tokens(count, tokens_MNE.shape[1], mask_ratio, generator)
         z_MNC = self._image_encoder(tokens_MNE, visible, condition_MKC, checkpoint_gradients)
-        return self._decoder.loss(z_MNC[masked_MN], tokens_MNE[masked_MN], generator)
+        rows_M1 = torch.arange(count, device=masked_MV.device)[:, None]
+        z, tokens = z_MNC[rows_M1, masked_MV], tokens_MNE[rows_M1, masked_MV]
+        return self._decoder.loss(z.flatten(0, 1), tokens.flatten(0, 1), generator)
 
     def sample(
         self,
@@ -349,13 +353,13 @@ def visible_tokens(
 ) -> tuple[Tensor, Tensor]:
     """A random choice of visible tokens per sample, the same number for all.
 
-    Returns int64 indices [B, V] and the mask bool [B, N], True where a token is to be predicted.
+    Returns int64 indices: the visible tokens [B, V], and those to be predicted [B, N - V], in
+    order.
     """
     num_visible = round((1 - mask_ratio) * num_tokens)
     noise_BN = torch.rand(batch_size, num_tokens, generator=generator, device=generator.device)
-    visible_BV = noise_BN.argsort(dim=1)[:, :num_visible]
-    masked_BN = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=generator.device)
-    return visible_BV, masked_BN.scatter(1, visible_BV, False)
+    order_BN = noise_BN.argsort(dim=1)
+    return order_BN[:, :num_visible], order_BN[:, num_visible:].sort(dim=1).values
 
 
 def sample_mask_ratio(low: float, std: float, generator: torch.Generator) -> float:

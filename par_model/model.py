@@ -19,7 +19,7 @@ from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_lay
 from par_model.config import ModelConfig
 from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
 from par_model.kv_cache import KVCache
-from par_model.physical_tokenizer import PhysicalTokenizer
+from par_model.physical_tokenizer import Motion, PhysicalTokenizer
 from par_model.transformer import Mixer, Rotation, Transformer, attend_masked, attend_slot
 
 
@@ -40,6 +40,9 @@ class TrainingBatch:
         executed_BNL: bool, which context actions were executed; None: all.
         clock_BN: int64, control steps from O_0 to O_0 .. O_{N-1}; None: L a slot.
         least_delay_BN: int64, the shortest prefix of a chunk that is to be learnt; None: 0.
+        action_rows_M: int64, rows of [B * N] with a valid action; None: read from the masks, which
+            on a GPU waits for it.
+        frame_rows_M: int64, rows of [B * N] with a valid frame; None likewise.
     """
 
     text_BTC: Tensor
@@ -54,6 +57,26 @@ class TrainingBatch:
     executed_BNL: Tensor | None = None
     clock_BN: Tensor | None = None
     least_delay_BN: Tensor | None = None
+    action_rows_M: Tensor | None = None
+    frame_rows_M: Tensor | None = None
+
+    def with_rows(self) -> "TrainingBatch":
+        """The batch with its rows of valid actions and frames."""
+        return replace(
+            self,
+            action_rows_M=self.action_valid_BNL.any(dim=-1).flatten().nonzero().squeeze(1),
+            frame_rows_M=self.frame_valid_BN.flatten().nonzero().squeeze(1),
+        )
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """On `device`, without waiting where the memory is pinned."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{n: v.to(device, non_blocking=True) for n, v in given.items()})
+
+    def pin_memory(self) -> "TrainingBatch":
+        """In memory that a GPU reads while the program goes on."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value.pin_memory() for name, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,7 @@ class PARModel(nn.Module):
         self.action_head = make_action_head(config)
 
         layout = token_layout(
-            config.num_text_tokens, config.num_slots, config.num_frame_tokens, config.num_actions
+            config.num_prefix_tokens, config.num_slots, config.num_frame_tokens, config.num_actions
         )
         for name in ("kinds", "slots", "steps"):
             self.register_buffer(f"layout_{name}", getattr(layout, name), persistent=False)
@@ -157,25 +180,31 @@ class PARModel(nn.Module):
         batch: TrainingBatch,
         generator: torch.Generator,
         checkpoint_gradients: bool = False,
+        mask_ratio: float | None = None,
     ) -> Losses:
-        """Eq. 11 of a `training_context`."""
+        """Eq. 11 of a `training_context`; `mask_ratio` as of `FrameHead.loss`."""
         action = context.action_BNZC.new_zeros(())
         weights = self.config.loss
+        if batch.action_rows_M is None:
+            batch = batch.with_rows()
+        assert batch.action_rows_M is not None
+        assert batch.frame_rows_M is not None
         if self.action_head is not None and weights.action_weight:
-            chosen = batch.action_valid_BNL.any(dim=-1)
+            rows_M, least_BN = batch.action_rows_M, batch.least_delay_BN
             action = self.action_head.loss(
-                context.action_BNZC[chosen],
-                batch.actions_BNLD[chosen],
-                batch.action_valid_BNL[chosen],
+                context.action_BNZC.flatten(0, 1)[rows_M],
+                batch.actions_BNLD.flatten(0, 1)[rows_M],
+                batch.action_valid_BNL.flatten(0, 1)[rows_M],
                 generator,
-                None if batch.least_delay_BN is None else batch.least_delay_BN[chosen],
+                None if least_BN is None else least_BN.flatten()[rows_M],
             )
         frame = self.frame_head.loss(
             context.frame_BNKC,
             batch.latents_BNchw[:, 1:],
-            batch.frame_valid_BN,
+            batch.frame_rows_M,
             generator,
             checkpoint_gradients,
+            mask_ratio,
         )
         total = weights.frame_weight * frame + weights.action_weight * action
         return Losses(total, frame, action)
@@ -189,6 +218,7 @@ class PARModel(nn.Module):
         offset_B: Tensor,
         checkpoint_gradients: bool = False,
         times: SlotTimes | None = None,
+        motion: Motion | None = None,
     ) -> Context:
         """One masked pass over [text; P_0; ...; P_{N-1}], without a cache.
 
@@ -199,16 +229,16 @@ class PARModel(nn.Module):
         slot_tokens = self._slot_tokens(
             latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, True, times
         )
-        text = self.tokenizer.text_tokens(text_BTC)
+        text = self.tokenizer.prefix_tokens(text_BTC, motion)
         if self.transformer is None:
-            return self._context_without_transformer(text, slot_tokens)
+            return _without_transformer(text, slot_tokens, self.config.num_frame_tokens)
         tokens = torch.cat((text, rearrange(slot_tokens, "b n s c -> b (n s) c")), dim=1)
         layout = self.layout[: tokens.shape[1]]
         clock_BN = None if times is None else times.clock_BN
         rotation = self.tokenizer.rotation(layout, offset_B, clock_BN)
         mask = causal_mask(layout, layout, self.rules)
         z = self.transformer(tokens, rotation, attend_masked(mask), checkpoint_gradients)
-        return self._split(z[:, text.shape[1] :], num_slots)
+        return _split(z[:, text.shape[1] :], num_slots, self.config.num_frame_tokens)
 
     def _slot_tokens(
         self,
@@ -236,27 +266,16 @@ class PARModel(nn.Module):
         )
         return torch.cat((frames, actions), dim=2)
 
-    def _split(self, z_BSC: Tensor, num_slots: int) -> Context:
-        z = rearrange(z_BSC, "b (n s) c -> b n s c", n=num_slots)
-        num_frame_tokens = self.config.num_frame_tokens
-        return Context(z[:, :, :num_frame_tokens], z[:, :, num_frame_tokens:])
-
-    def _context_without_transformer(self, text_BTC: Tensor, slot_tokens: Tensor) -> Context:
-        """PAR-NoAR: the heads see the embedded tokens of the instruction and the slot."""
-        text = text_BTC.unsqueeze(1).expand(-1, slot_tokens.shape[1], -1, -1)
-        frames = slot_tokens[:, :, : self.config.num_frame_tokens]
-        return Context(frames, torch.cat((slot_tokens, text), dim=2))
-
     # ---- inference
 
-    def prefill(self, text_BTC: Tensor) -> KVCache:
-        """A new cache that holds the instruction; an empty one where the instruction sees slot 0
-        and so enters together with it, in `extend`."""
+    def prefill(self, text_BTC: Tensor, motion: Motion | None = None) -> KVCache:
+        """A new cache that holds the instruction (and the video model's motion); an empty one where
+        the instruction sees slot 0 and so enters together with it, in `extend`."""
         assert self.transformer is not None, "PAR-NoAR has no cache"
         cache = self.transformer.allocate_cache(text_BTC.shape[0], self.config.cache_capacity)
         if self.rules.text_joint_with_first_slot:
             return cache
-        tokens = self.tokenizer.text_tokens(text_BTC)
+        tokens = self.tokenizer.prefix_tokens(text_BTC, motion)
         layout = self.layout[: tokens.shape[1]]
         mask = causal_mask(layout, layout, MaskRules())
         _, cache = self.transformer.forward_cached(
@@ -274,12 +293,14 @@ class PARModel(nn.Module):
         first_slot: int,
         starts_with_boa: bool,
         times: SlotTimes | None = None,
+        motion: Motion | None = None,
     ) -> tuple[Context, KVCache | None]:
         """Append N physical tokens, slots first_slot .. first_slot + N - 1, after the cache.
 
         Args:
             cache: what `prefill` or an earlier `extend` returned; None for PAR-NoAR.
-            text_BTC: the instruction; read by PAR-NoAR, and where it is joint with slot 0.
+            text_BTC: the instruction; read by PAR-NoAR, and where it is joint with slot 0, and so
+                is the video model's `motion`.
             starts_with_boa: the first of the slots carries BOA, its actions are not read; in the
                 video model it is BOV and its latent is not read.
 
@@ -294,12 +315,12 @@ class PARModel(nn.Module):
             latents_BNchw, actions_BNLD, proprio_BNJ, slots_BN, starts_with_boa, times
         )
         if self.transformer is None or cache is None:
-            text = self.tokenizer.text_tokens(text_BTC)
-            return self._context_without_transformer(text, slot_tokens), None
+            text = self.tokenizer.prefix_tokens(text_BTC, motion)
+            return _without_transformer(text, slot_tokens, self.config.num_frame_tokens), None
         tokens = rearrange(slot_tokens, "b n s c -> b (n s) c")
         num_text = 0
         if self.rules.text_joint_with_first_slot and cache.length == 0:
-            text = self.tokenizer.text_tokens(text_BTC)
+            text = self.tokenizer.prefix_tokens(text_BTC, motion)
             tokens, num_text = torch.cat((text, tokens), dim=1), text.shape[1]
         start, end = cache.length, cache.length + tokens.shape[1]
         # What the instruction sees concerns its own queries only.
@@ -310,7 +331,7 @@ class PARModel(nn.Module):
             attend = attend_masked(causal_mask(self.layout[start:end], self.layout[:end], rules))
         rotation = self._rotation(self.layout[start:end], first_slot, times)
         z, cache = self.transformer.forward_cached(tokens, rotation, attend, cache)
-        return self._split(z[:, num_text:], num_slots), cache
+        return _split(z[:, num_text:], num_slots, self.config.num_frame_tokens), cache
 
     def _rotation(
         self, layout: TokenLayout, first_slot: int, times: SlotTimes | None = None
@@ -362,6 +383,17 @@ class PARModel(nn.Module):
             null_condition_BKC,
             guidance,
         )
+
+
+def _split(z_BSC: Tensor, num_slots: int, num_frame_tokens: int) -> Context:
+    z = rearrange(z_BSC, "b (n s) c -> b n s c", n=num_slots)
+    return Context(z[:, :, :num_frame_tokens], z[:, :, num_frame_tokens:])
+
+
+def _without_transformer(text_BTC: Tensor, slot_tokens: Tensor, num_frame_tokens: int) -> Context:
+    """PAR-NoAR: the heads see the embedded tokens of the instruction and the slot."""
+    text = text_BTC.unsqueeze(1).expand(-1, slot_tokens.shape[1], -1, -1)
+    return Context(slot_tokens[:, :, :num_frame_tokens], torch.cat((slot_tokens, text), dim=2))
 
 
 def _one_later(values_BNX: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def model_config(
         image_encoder=image_encoder,
         frame_decoder=decoder,
         mixer_rank=_mixer_rank(folder, values),
+        motion_tokens=form == "nova" and base.time > 1,
         text_width=int(_number(values, "text_token_dim", path)),
         num_text_tokens=int(_number(values, "text_token_len", path)),
         base_time=base.time,

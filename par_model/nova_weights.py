@@ -38,8 +38,12 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("video_pos_embed.time_proj.0.", "tokenizer.time_embed.proj.fc1."),
     ("video_pos_embed.time_proj.2.", "tokenizer.time_embed.proj.fc2."),
     ("video_pos_embed.norm.", "tokenizer.time_embed.norm."),
+    ("motion_embed.flow_proj.0.", "tokenizer.motion_embed.flow_proj.fc1."),
+    ("motion_embed.flow_proj.2.", "tokenizer.motion_embed.flow_proj.fc2."),
+    ("motion_embed.fps_proj.0.", "tokenizer.motion_embed.fps_proj.fc1."),
+    ("motion_embed.fps_proj.2.", "tokenizer.motion_embed.fps_proj.fc2."),
 )
-# NOVA's motion tokens (flow, fps): frozen in its training and absent from the paper's context.
+# NOVA's motion tokens (flow, fps): absent from the paper's context; the video model keeps them.
 DROPPED = ("motion_embed.",)
 # What PAR adds to NOVA; the last is PAR-Discrete's, in place of the diffusion MLP.
 NEW = (
@@ -101,7 +105,7 @@ def nova_shapes(model: nn.Module, config: ModelConfig) -> dict[str, tuple[int, .
 
 def dropped_names(config: ModelConfig) -> dict[str, str]:
     """Beginnings of the NOVA names that a model of `config` has no place for, and why."""
-    reasons = dict.fromkeys(DROPPED, "PAR has no motion tokens")
+    reasons = {} if config.motion_tokens else dict.fromkeys(DROPPED, "PAR has no motion tokens")
     if not config.autoregressive:
         blocks = ("video_encoder.blocks.", "video_encoder.norm.")
         reasons |= dict.fromkeys(blocks, "PAR-NoAR has no transformer")

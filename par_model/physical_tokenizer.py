@@ -11,6 +11,8 @@ C width, D action width, J joints, P rotary pairs, c h w a latent's channels, ro
 several views: those of each, one above the other).
 """
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from par_model.layers import SiluMlp, rotary_angles, sinusoid, spatial_embedding
 from par_model.transformer import Rotation
 
 TIME_FREQUENCIES = 128
+MOTION_FREQUENCIES = 128
 
 
 class TimeEmbedding(nn.Module):
@@ -36,6 +39,30 @@ class TimeEmbedding(nn.Module):
         """[...] to [..., C]."""
         waves = sinusoid(times, TIME_FREQUENCIES, cos_first=False)
         return self.norm(self.proj(waves.to(self.norm.weight.dtype)))
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a video is to move like: `flow` is how much [NOVA: 1 to 10], `fps` frames a second."""
+
+    flow: float = 5.0
+    fps: float = 12.0
+
+
+class MotionEmbedding(nn.Module):
+    """NOVA's two tokens of motion: sin-cos and an MLP for each number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.flow_proj = SiluMlp(2 * MOTION_FREQUENCIES, width, width)
+        self.fps_proj = SiluMlp(2 * MOTION_FREQUENCIES, width, width)
+
+    def forward(self, motion: Motion) -> Tensor:
+        """[2, C]: flow, frame rate."""
+        weight = self.flow_proj.fc1.weight
+        numbers = torch.tensor([motion.flow, motion.fps], dtype=torch.float64)
+        waves = sinusoid(numbers, MOTION_FREQUENCIES, cos_first=False).to(weight)
+        return torch.stack((self.flow_proj(waves[0]), self.fps_proj(waves[1])))
 
 
 class PhysicalTokenizer(nn.Module):
@@ -55,6 +82,7 @@ class PhysicalTokenizer(nn.Module):
             config.codec.latent_channels, config.frame_stem_channels, config.frame_patch, width
         )
         self.time_embed = TimeEmbedding(width)
+        self.motion_embed = MotionEmbedding(width) if config.motion_tokens else None
         if config.num_actions:
             self.action_embed = SiluMlp(config.action_width, config.action_tokenizer_hidden, width)
             # every row starts as the same vector: the paper's single token, generalised
@@ -80,9 +108,14 @@ class PhysicalTokenizer(nn.Module):
             "frame_positions", places.repeat(config.num_views, 1), persistent=False
         )
 
-    def text_tokens(self, text_BTC: Tensor) -> Tensor:
-        """Embedding rows [B, T, text width] to tokens [B, T, C]."""
-        return self.text_norm(self.text_proj(text_BTC))
+    def prefix_tokens(self, text_BTC: Tensor, motion: Motion | None = None) -> Tensor:
+        """Embedding rows [B, T, text width] to tokens [B, T, C]; the video model's [B, T + 2, C]
+        end with those of `motion` (None: NOVA's usual one)."""
+        tokens = self.text_norm(self.text_proj(text_BTC))
+        if self.motion_embed is None:
+            return tokens
+        motion_2C = self.motion_embed(motion or Motion())
+        return torch.cat((tokens, motion_2C.expand(len(tokens), -1, -1)), dim=1)
 
     def null_text(self, batch_size: int) -> Tensor:
         """The empty instruction [B, T, text width], for guidance and for dropped prompts."""

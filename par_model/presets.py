@@ -42,6 +42,7 @@ _PAR_SMALL = ModelConfig(
     mixer_rank=24,
     text_width=64,
     num_text_tokens=4,
+    motion_tokens=False,
     num_actions=8,
     max_delay_steps=0,
     step_s=0.05,
@@ -140,6 +141,7 @@ _PAR_0_6B_P480 = ModelConfig(
     mixer_rank=24,
     text_width=2560,
     num_text_tokens=256,
+    motion_tokens=False,
     num_actions=8,
     max_delay_steps=0,
     step_s=0.05,
@@ -181,11 +183,11 @@ _PAR_0_6B_P480 = ModelConfig(
     ),
     action_diffusion=DiffusionConfig(
         schedule="squaredcos_cap_v2",
-        prediction="epsilon",
+        prediction="v_prediction",
         num_train_timesteps=1000,
         beta_start=0.0001,
         beta_end=0.02,
-        spacing="leading",
+        spacing="trailing",
         steps_offset=0,
         flow_shift=1.0,
         clip_range=6.0,
@@ -246,6 +248,7 @@ _NOVA_OSP480 = dataclasses.replace(
     _p("p768", 480, 768),
     name="nova_d48w1024_osp480",
     num_actions=0,
+    motion_tokens=True,
     step_s=0.05,
     num_slots=9,
     position_mode="ape",
@@ -265,6 +268,20 @@ def _without_diffusion(config: ModelConfig) -> ModelConfig:
     """PAR-Discrete (paper, section 5.3.2): regression heads instead of diffusion."""
     return dataclasses.replace(
         config, name=f"{config.name}_discrete", action_head="regression", frame_head="regression"
+    )
+
+
+def predicting_noise(config: ModelConfig) -> ModelConfig:
+    """The paper's Action-DiT (Eq. 10): it predicts noise and samples as it was trained, by DDPM.
+
+    At full noise the predicted noise tells the chunk nothing: an error of 1 % in it is 200 standard
+    deviations of the chunk. Only a sampler that draws noise on the way forgets such a beginning.
+    """
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}_noise",
+        action_diffusion=dataclasses.replace(config.action_diffusion, prediction="epsilon"),
+        sampling=dataclasses.replace(config.sampling, action_sampler="ddpm", action_num_steps=100),
     )
 
 
@@ -293,6 +310,7 @@ PRESETS: dict[str, ModelConfig] = {
     "par_0_6b_p480": _PAR_0_6B_P480,
     "par_0_6b_p512": _p("p512", 512, 512),
     "par_0_6b_p768": _p("p768", 480, 768),
+    "par_0_6b_noise": predicting_noise(_PAR_0_6B),
     "par_0_6b_noar": _without_transformer(_PAR_0_6B),
     "par_0_6b_discrete": _without_diffusion(_PAR_0_6B),
     "nova_d48w1024_osp480": _NOVA_OSP480,

@@ -124,7 +124,7 @@ def _append_phase(networks: Networks, num_earlier_slots: int) -> Phase:
     config, model = networks.config, networks.model
     if model.transformer is None:
         return Phase("embed (no transformer)", 0.0, _megabytes([model.tokenizer]))
-    num_cached = config.num_text_tokens + num_earlier_slots * config.slot_length
+    num_cached = config.num_prefix_tokens + num_earlier_slots * config.slot_length
     with torch.device("meta"):
         # Tokens alone: the layout's positions are values, which the meta device does not have.
         tokens = torch.empty(1, config.slot_length, config.transformer.width)

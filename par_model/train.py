@@ -26,8 +26,7 @@ from par_model.checkpoint import is_checkpoint
 from par_model.command_line import parse, run_command
 from par_model.interface import ImageArray
 from par_model.presets import preset
-from par_model.training.ablations import ABLATIONS, FULL
-from par_model.training.clip_config import ClipConfig
+from par_model.training.ablations import ABLATIONS, FULL, ablated_model
 from par_model.training.codec_training import (
     CodecTrainingConfig,
     FrameSource,
@@ -37,9 +36,10 @@ from par_model.training.codec_training import (
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.latent_cache import encode_demonstrations
 from par_model.training.policy_data import (
+    Start,
+    finetuning,
     interval_s,
     latent_cache,
-    learning_rate,
     policy_parts,
     read_start,
     require_picture_size,
@@ -47,8 +47,13 @@ from par_model.training.policy_data import (
     without_actions,
     writable_codec_folder,
 )
-from par_model.training.policy_training import PolicyParts, PolicyTrainer
-from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.policy_options import (
+    execution,
+    memory_plan,
+    training_config,
+    training_device,
+)
+from par_model.training.policy_training import PolicyTrainer
 from par_model.training.position_probe import (
     ProbeConfig,
     ProbePictures,
@@ -59,6 +64,7 @@ from par_model.training.position_probe import (
     probe_tokens,
     save_report,
 )
+from par_model.training.processes import Processes, is_under_torchrun, joined
 from par_model.training.run_log import Progress
 from par_model.training.scene_pictures import spread_scenes
 from par_model.training.stage_options import (
@@ -75,6 +81,7 @@ from par_model.training.stage_options import (
     Stage,
     StageOptions,
 )
+from par_model.training.training_presets import training_preset
 from par_model.training.training_state import FILE_NAME
 
 PROGRAM = "python -m par_model.train"
@@ -90,13 +97,21 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(Stage, PROGRAM, __doc__, arguments)
         torch.set_num_threads(options.threads)
         return run_command(
-            lambda: _STAGES[type(options)](options),
+            lambda: _run_stage(options),
             "par_model.train",
             "stopped; the same command continues from the last saved step.",
         )
     finally:
         # It belongs to the thread, not to this command.
         torch.set_flush_denormal(False)
+
+
+def _run_stage(options: StageOptions | RecipeOptions) -> None:
+    if is_under_torchrun() and type(options) not in (PolicyOptions, FramesOptions):
+        raise ValueError(
+            "torchrun is for the stages `policy` and `frames`; run this one by itself first."
+        )
+    _STAGES[type(options)](options)
 
 
 def run_codec(options: CodecOptions) -> None:
@@ -191,56 +206,58 @@ def encode_latents(options: DataOptions, ablation: str = FULL) -> None:
 
 def train_policy(options: LearningOptions, ablation: str) -> None:
     """Train a variant of the policy on the cached latents."""
-    _train(options, policy_parts(options, read_start(options, ablation)), ablation)
+    if options.plan:
+        _print_plan(options, ablation)
+        return
+    _train(options, read_start(options, ablation), ablation)
 
 
-def _train(options: LearningOptions, parts: PolicyParts, ablation: str) -> None:
-    device = _device(options.device)
-    tasks = sorted({episode.task for episode in parts.training_episodes})
-    shares = _shares(options.shares, tasks)
-    config = PolicyTrainingConfig(
-        num_steps=options.steps,
-        hours=None if options.steps else options.hours,
-        learning_rate=learning_rate(options),
-        num_warmup_steps=options.warmup_steps,
-        average_decay=options.average_decay,
-        scene_weight=options.scene_weight,
-        chunk_weight=options.chunk_weight,
-        picture_weight=options.picture_weight,
-        pictures_per_step=options.pictures_per_step,
-        seed=options.seed,
-        task_shares=tuple(sorted(shares.items())),
-        clips=ABLATIONS[ablation].clips(
-            ClipConfig(
-                slots_per_batch=options.slots_per_batch,
-                context_noise=options.context_noise,
-                offset_share=options.offset_share,
-                from_start_share=options.from_start_share,
-                single_slot_share=options.single_slot_share,
-                random_span_share=options.random_span_share,
-                late_start_share=options.late_start_share,
-                on_policy_share=options.on_policy_share,
-                decisive_weight=options.decisive_weight,
+def _train(options: LearningOptions, start: Start, ablation: str) -> None:
+    with joined(training_device(options.device)) as device:
+        parts = policy_parts(options, start)
+        tasks = sorted({episode.task for episode in parts.training_episodes})
+        config = training_config(options, start.training_preset, tasks, ablation)
+        plan = memory_plan(options, parts.model, config, parts.finetuning, device)
+        if plan is not None and Processes().is_first:
+            print(plan.report(), flush=True)
+        if options.resume == "never" and (options.out / FILE_NAME).exists():
+            raise ValueError(
+                f"{options.out} holds a run; resume it (--resume auto) or change --out."
             )
-        ),
-        evaluate_every=options.evaluate_every or None,
-        evaluate_from=options.evaluate_every or 0,
-        num_evaluation_episodes=options.evaluation_episodes,
-    )
-    if options.resume == "never" and (options.out / "state.safetensors").exists():
-        raise ValueError(f"{options.out} holds a run; resume it (--resume auto) or change --out.")
-    trainer = PolicyTrainer(
-        parts, config, options.out, device, options.resume == "other-data", options.start_checkpoint
-    )
-    with tqdm(desc="policy", mininterval=interval_s()) as bar:
-        trainer.run(lambda progress: _show(bar, progress))
-    print(f"checkpoint: {options.out / 'checkpoint'}")
+        trainer = PolicyTrainer(
+            parts,
+            config,
+            options.out,
+            device,
+            options.resume == "other-data",
+            options.start_checkpoint,
+            execution(options, plan, device),
+        )
+        with tqdm(desc="policy", mininterval=interval_s(), disable=not Processes().is_first) as bar:
+            trainer.run(lambda progress: _show(bar, progress))
+        if Processes().is_first:
+            print(f"checkpoint: {options.out / 'checkpoint'}")
+
+
+def _print_plan(options: LearningOptions, ablation: str) -> None:
+    """Needs neither latents nor a codec."""
+    if options.pretrained is None:
+        model, name = ablated_model(ablation, preset(options.preset)), options.preset
+        defaults = training_preset(name)
+    else:
+        start = read_start(options, ablation)
+        model, defaults = start.model, start.training_preset
+    config = training_config(options, defaults, (), ablation)
+    device = training_device(options.device)
+    plan = memory_plan(options, model, config, finetuning(options), device)
+    assert plan is not None
+    print(plan.report())
 
 
 def run_frames(options: FramesOptions) -> None:
     """Train what sees on scenes and frames; the action head and the chunk's reader rest."""
     options = dataclasses.replace(options, chunk_weight=0.0)
-    _train(options, policy_parts(options, without_actions(read_start(options, FULL))), FULL)
+    _train(options, without_actions(read_start(options, FULL)), FULL)
 
 
 def run_policy(options: PolicyOptions) -> None:
@@ -250,6 +267,9 @@ def run_policy(options: PolicyOptions) -> None:
 
 def run_all(options: AllOptions) -> None:
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
+    if options.plan:
+        _print_plan(options, options.ablation)
+        return
     codec = options.codec or options.out / "codec"
     latents = options.latents or options.out / "latents"
     options = dataclasses.replace(options, codec=codec, latents=latents)
@@ -299,22 +319,6 @@ _STAGES: dict[type[StageOptions | RecipeOptions], Callable[[Any], None]] = {
 }
 
 
-def _shares(text: str | None, tasks: list[str]) -> dict[str, float]:
-    """ "PushCube=0.8,PickCube=0.2" -> shares; all tasks alike where nothing is given."""
-    if text is None:
-        return {task: 1.0 / len(tasks) for task in tasks}
-    shares = {}
-    for part in text.split(","):
-        name, _, number = part.partition("=")
-        try:
-            shares[name] = float(number)
-        except ValueError:
-            raise ValueError(f"--shares: {part!r} is not TASK=NUMBER.") from None
-        if name not in tasks:
-            raise ValueError(f"--shares: no data of {name!r} is given; there is {tasks}.")
-    return {task: shares.get(task, 0.0) for task in tasks}
-
-
 def _probe_pictures(options: StageOptions) -> list[ProbePictures]:
     folder = options.reset_pictures
     folder = folder or writable_codec_folder(options, "reset pictures") / "reset_pictures"
@@ -323,14 +327,6 @@ def _probe_pictures(options: StageOptions) -> list[ProbePictures]:
         load_or_render(folder, task, FIRST_PROBE_SEED, options.num_reset_pictures, image_size)
         for task in options.probe_tasks
     ]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was asked for, but torch finds no GPU; check nvidia-smi.")
-    return torch.device(name)
 
 
 def _show(bar: tqdm, progress: Progress) -> None:

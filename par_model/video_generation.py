@@ -26,6 +26,7 @@ from par_model.command_line import default_is, parse
 from par_model.frame_head import generation_order
 from par_model.interface import ImageArray
 from par_model.model import PARModel
+from par_model.physical_tokenizer import Motion
 
 FRAMES_PER_S = 12
 
@@ -39,12 +40,14 @@ class GenerationConfig:
         num_steps: denoising steps of each set.
         num_sets: sets in which a latent's tokens are generated.
         guidance: classifier-free guidance scale; 1 is off.
+        motion: what it is to move like; read by models with motion tokens only.
     """
 
     sampler: str
     num_steps: int
     num_sets: int
     guidance: float
+    motion: Motion = Motion()  # noqa: RUF009
 
 
 @torch.inference_mode()
@@ -75,7 +78,7 @@ def generate_latents(
     if guided:
         text_BTC = torch.cat((text_BTC, model.tokenizer.null_text(batch_size).to(text_BTC)))
     order = generation_order(settings.num_image_tokens, generator)
-    cache = model.prefill(text_BTC)
+    cache = model.prefill(text_BTC, config.motion)
     none = text_BTC.new_zeros(len(text_BTC), 1, 0, settings.action_width)
     shape = (settings.codec.latent_channels, settings.latent_height, settings.latent_width)
     latent_Bchw = text_BTC.new_zeros(batch_size, *shape)
@@ -83,7 +86,9 @@ def generate_latents(
     for slot in range(settings.num_slots):
         # Slot 0 is begin-of-video; the latent given for it is not read.
         seen = latent_Bchw.repeat(2 if guided else 1, 1, 1, 1).unsqueeze(1)
-        context, cache = model.extend(cache, text_BTC, seen, none, None, slot, slot == 0)
+        context, cache = model.extend(
+            cache, text_BTC, seen, none, None, slot, slot == 0, motion=config.motion
+        )
         z_BKC = context.frame_BNKC[:, 0]
         condition = model.frame_head.condition(z_BKC, anchor)
         anchor = z_BKC if slot == 0 else anchor
@@ -146,7 +151,7 @@ class VideoOptions:
     instruction: Annotated[str | None, arg(metavar="TEXT"), default_is("none")] = None
     # picture to continue, of the model's size
     image: Annotated[Path | None, arg(metavar="FILE"), default_is("none")] = None
-    # length of the video; 4 frames each after the first
+    # length of the video; 4 frames each after the first, and 1 is a picture
     num_latents: Annotated[int | None, default_is("the checkpoint's")] = None
     # denoising steps of each set
     num_steps: Annotated[int | None, default_is("the checkpoint's")] = None
@@ -154,6 +159,8 @@ class VideoOptions:
     num_sets: Annotated[int | None, default_is("the checkpoint's")] = None
     # classifier-free guidance; 1 is off
     guidance: Annotated[float | None, default_is("the checkpoint's")] = None
+    # how much moves [NOVA: 1 to 10]
+    motion_flow: float = Motion().flow
     # of the noise
     seed: int = 0
 
@@ -182,6 +189,7 @@ def _generate(options: VideoOptions) -> None:
         num_steps=options.num_steps or sampling.frame_num_steps,
         num_sets=options.num_sets or sampling.frame_num_sets,
         guidance=sampling.frame_guidance if options.guidance is None else options.guidance,
+        motion=Motion(options.motion_flow, FRAMES_PER_S),
     )
     picture = None if options.image is None else _read_picture(options.image)
     frames = generate_video(checkpoint, text, config, options.seed, picture)

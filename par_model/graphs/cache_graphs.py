@@ -41,7 +41,7 @@ class PrefillGraph(nn.Module):
         self.write_rows, self.attend = operations.write_rows, operations.attend
 
     def forward(self, text_1TC: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        tokens = self.tokenizer.text_tokens(text_1TC)
+        tokens = self.tokenizer.prefix_tokens(text_1TC)
         written: list[Tensor] = []
         source = iter(caches)
         for block in self.transformer.blocks:

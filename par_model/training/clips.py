@@ -186,15 +186,33 @@ class ClipSampler:
 
     def next_batch(self) -> TrainingBatch:
         """The batch at `place`; moves `place` on."""
-        round_index, index = self.place
+        place = self.place
+        self.place = self.place_after(place)
+        return self.cut_part(place, self.parts(place), 0)
+
+    def place_after(self, place: tuple[int, int]) -> tuple[int, int]:
+        """That of the batch after the one at `place`."""
+        round_index, index = place
+        more = index + 1 < len(self._round(round_index))
+        return (round_index, index + 1) if more else (round_index + 1, 0)
+
+    def parts(self, place: tuple[int, int], micro_slots: int | None = None) -> list[list[ClipPlan]]:
+        """The batch at `place` in parts of at most `micro_slots` padded slots; None: in one."""
+        plans = self._round(place[0])[place[1]]
+        return [plans] if micro_slots is None else _fill_batches(plans, micro_slots)
+
+    def cut_part(
+        self, place: tuple[int, int], parts: list[list[ClipPlan]], index: int
+    ) -> TrainingBatch:
+        """Part `index` of what `parts` returned for `place`."""
+        own = [index] if index else []
+        return self.cut(parts[index], np.random.default_rng([self.config.seed, 1, *place, *own]))
+
+    def _round(self, round_index: int) -> list[list[ClipPlan]]:
         if self._planned_round != round_index:
             self._batches = self.plan_round(round_index)
             self._planned_round = round_index
-        plans = self._batches[index]
-        generator = np.random.default_rng([self.config.seed, 1, round_index, index])
-        more = index + 1 < len(self._batches)
-        self.place = (round_index, index + 1) if more else (round_index + 1, 0)
-        return self.cut(plans, generator)
+        return self._batches
 
     def plan_round(self, round_index: int) -> list[list[ClipPlan]]:
         """The batches of one round: a function of the seed and `round_index`."""

@@ -30,23 +30,25 @@ from par_model.training.ablations import FULL, ablated_model
 from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import codec_provenance, load_codec
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
-from par_model.training.finetuning import LEARNING_RATE, FinetuningConfig
+from par_model.training.finetuning import FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.lerobot_dataset import ROBOT_TYPE
 from par_model.training.policy_training import PolicyParts
-from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
+from par_model.training.training_presets import training_preset, training_preset_of_checkpoint
 
 
 @dataclass(frozen=True)
 class Start:
-    """What training begins with: a preset and its codec, or a pretrained checkpoint."""
+    """What training begins with: a preset and its codec, or a pretrained checkpoint; and which of
+    TRAINING_PRESETS it is trained with by default."""
 
     model: ModelConfig
     codec: FrameCodec
     instructions: InstructionTable
     weights: Mapping[str, torch.Tensor] | None
+    training_preset: str
 
 
 def read_start(options: DataOptions, ablation: str) -> Start:
@@ -61,25 +63,24 @@ def read_start(options: DataOptions, ablation: str) -> Start:
                 f"the codec in {codec_folder(options)} has other numbers than {model.name}'s; "
                 "give the codec of this preset."
             )
-        return Start(model, codec, _instruction_table(model, sets), None)
+        table, defaults = _instruction_table(model, sets), training_preset(options.preset)
+        return Start(model, codec, table, None, defaults)
     if ablation != FULL:
         raise ValueError("--ablation changes a preset; --finetune's checkpoint has its own model.")
     checkpoint = load_checkpoint(options.pretrained)
-    state = checkpoint.model.state_dict()
-    return Start(checkpoint.config, checkpoint.codec, checkpoint.instructions, state)
+    return Start(
+        checkpoint.config,
+        checkpoint.codec,
+        checkpoint.instructions,
+        checkpoint.model.state_dict(),
+        training_preset_of_checkpoint(checkpoint.training),
+    )
 
 
 def _with_joints(model: ModelConfig, num_joints: int) -> ModelConfig:
     """The same model for an arm with another number of joints."""
     proprio_width = num_joints if model.proprio_width else 0
     return dataclasses.replace(model, action_width=num_joints, proprio_width=proprio_width)
-
-
-def learning_rate(options: LearningOptions) -> float:
-    """As asked for, or the default of training or of fine-tuning."""
-    if options.learning_rate is not None:
-        return options.learning_rate
-    return PolicyTrainingConfig().learning_rate if options.pretrained is None else LEARNING_RATE
 
 
 def require_picture_size(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
@@ -106,7 +107,7 @@ def require_rate(demonstrations: DemonstrationSet, model: ModelConfig) -> None:
         )
 
 
-def _finetuning(options: LearningOptions) -> FinetuningConfig | None:
+def finetuning(options: LearningOptions) -> FinetuningConfig | None:
     if options.pretrained is None:
         if options.lora_rank is not None:
             raise ValueError("--lora-rank needs --finetune, a checkpoint to start from.")
@@ -124,7 +125,9 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
     validation: list[TrainingEpisode] = []
     sets = [DemonstrationSet(path) for path in options.data]
     for demonstrations in sets:
-        cache = latent_cache(options, start, demonstrations, _machine_bytes() // 2 // len(sets))
+        # Each worker keeps its own.
+        num_readers = len(sets) * max(1, options.data_workers or 0)
+        cache = latent_cache(options, start, demonstrations, _machine_bytes() // 2 // num_readers)
         for key in demonstrations.keys[: options.max_episodes]:
             if not cache.has(key):
                 raise ValueError(
@@ -158,9 +161,11 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
         instructions=start.instructions,
         training_episodes=training,
         validation_episodes=validation,
-        provenance=_provenance(sets, codec_folder(options)) | _pretrained_provenance(options),
+        provenance=_provenance(sets, codec_folder(options))
+        | {"training_preset": start.training_preset}
+        | _pretrained_provenance(options),
         initial_weights=start.weights,
-        finetuning=_finetuning(options),
+        finetuning=finetuning(options),
         scene_pictures=_scene_pictures(options, start),
     )
 
@@ -243,7 +248,12 @@ def _statistics(
     else:
         statistics = fitted()
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(statistics.to_json_dict(), indent=2) + "\n")
+    text = json.dumps(statistics.to_json_dict(), indent=2) + "\n"
+    if not file.exists() or file.read_text() != text:
+        # Whole or not at all: other processes of the training read it.
+        writing = file.with_suffix(f".{os.getpid()}.writing")
+        writing.write_text(text)
+        os.replace(writing, file)
     return statistics
 
 
@@ -260,7 +270,7 @@ def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
 
 
 def _pretrained_provenance(options: LearningOptions) -> dict[str, object]:
-    tuning = _finetuning(options)
+    tuning = finetuning(options)
     if tuning is None or options.pretrained is None:
         return {}
     name = options.pretrained.resolve().name

@@ -4,7 +4,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, arg, create_mutex_group, subcommand
 
@@ -13,15 +13,19 @@ from par_model.presets import PRESETS
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL
 from par_model.training.codec_training import CodecTrainingConfig
-from par_model.training.finetuning import LEARNING_RATE
-from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.position_probe import ProbeConfig
+from par_model.training.training_presets import FULL_SIZE, SMALL
 
 # Reset pictures of the probe, a task.
 NUM_PROBE_PICTURES = 1800
 
-_POLICY = PolicyTrainingConfig()
+_POLICY = SMALL
 _LENGTH = create_mutex_group(required=True)
+
+
+def by_preset(small: float, full_size: float) -> Any:
+    """For a field whose default is the training preset's (training_presets.py)."""
+    return default_is(f"{small:g}; par_0_6b {full_size:g}")
 
 
 def steps_or_all(text: str) -> int | None:
@@ -162,14 +166,33 @@ class LearningOptions(OutOptions):
     shares: Annotated[str | None, arg(metavar="TASK=NUMBER,..."), default_is("equal")] = None
     # peak of the policy's learning rate
     learning_rate: Annotated[
-        float | None, default_is(f"{_POLICY.learning_rate:g}; with --finetune {LEARNING_RATE:g}")
+        float | None,
+        default_is(f"{SMALL.learning_rate:g}; with --finetune {FULL_SIZE.learning_rate:g}"),
     ] = None
     # steps until that peak
-    warmup_steps: int = _POLICY.num_warmup_steps
-    # slots of all clips of a batch together
-    slots_per_batch: int = _POLICY.clips.slots_per_batch
+    warmup_steps: Annotated[
+        int | None, by_preset(SMALL.num_warmup_steps, FULL_SIZE.num_warmup_steps)
+    ] = None
+    # slots of all clips of a step together: the effective batch, whatever fits into memory at once
+    slots_per_batch: Annotated[
+        int | None, by_preset(SMALL.clips.slots_per_batch, FULL_SIZE.clips.slots_per_batch)
+    ] = None
+    # slots of a micro-batch, padding included; gradients of a step's micro-batches are added up
+    micro_slots: Annotated[int | None, default_is("the most that fit into memory")] = None
+    # memory to plan with [GiB]
+    memory: Annotated[float | None, arg(metavar="GIB"), default_is("the device's")] = None
+    # only print how much memory the training takes and how a step is divided
+    plan: bool = False
+    # processes that cut batches ahead of the training
+    data_workers: Annotated[int | None, default_is("4 with a GPU, else 0")] = None
+    # write the losses to the log every so many steps
+    log_every: int = SMALL.log_every
+    # save the training's state every so many steps
+    save_every: Annotated[int | None, by_preset(SMALL.save_every, FULL_SIZE.save_every)] = None
     # standard deviation of noise on the history's normalised actions
-    context_noise: float = _POLICY.clips.context_noise
+    context_noise: Annotated[
+        float | None, by_preset(SMALL.clips.context_noise, FULL_SIZE.clips.context_noise)
+    ] = None
     # start from a checkpoint's weights and statistics
     start_checkpoint: Annotated[Path | None, arg(name="from", metavar="CHECKPOINT")] = None
     # with --from: fit the statistics to the data again
@@ -180,9 +203,13 @@ class LearningOptions(OutOptions):
     ] = 2
     # weight of reading the objects' positions beside the policy's own losses, where the
     # demonstrations know them; 0: not done
-    scene_weight: Annotated[float, arg(metavar="W")] = _POLICY.scene_weight
+    scene_weight: Annotated[
+        float | None, arg(metavar="W"), by_preset(SMALL.scene_weight, FULL_SIZE.scene_weight)
+    ] = None
     # weight of reading the chunk directly beside the policy's own losses; 0: not done
-    chunk_weight: Annotated[float, arg(metavar="W")] = _POLICY.chunk_weight
+    chunk_weight: Annotated[
+        float | None, arg(metavar="W"), by_preset(SMALL.chunk_weight, FULL_SIZE.chunk_weight)
+    ] = None
     # folders of rendered scenes (`python -m par_model.perception scenes`), one per task, whose
     # positions are learnt beside the demonstrations
     scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
@@ -191,11 +218,17 @@ class LearningOptions(OutOptions):
     # with --scenes: pictures per step
     pictures_per_step: int = _POLICY.pictures_per_step
     # of the moving average of the weights, a step
-    average_decay: float = _POLICY.average_decay
+    average_decay: Annotated[
+        float | None, by_preset(SMALL.average_decay, FULL_SIZE.average_decay)
+    ] = None
     # share of the clips that start in an episode's first chunk; the others start anywhere
-    from_start_share: float = _POLICY.clips.from_start_share
+    from_start_share: Annotated[
+        float | None, by_preset(SMALL.clips.from_start_share, FULL_SIZE.clips.from_start_share)
+    ] = None
     # share of the clips that are cut after their first slot
-    single_slot_share: float = _POLICY.clips.single_slot_share
+    single_slot_share: Annotated[
+        float | None, by_preset(SMALL.clips.single_slot_share, FULL_SIZE.clips.single_slot_share)
+    ] = None
     # with a preset for overlapped inference: share of the clips with pictures 1 step to the longer
     # of slot and largest delay apart; the others have one a slot
     random_span_share: float = _POLICY.clips.random_span_share

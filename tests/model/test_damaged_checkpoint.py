@@ -106,7 +106,7 @@ def test_a_link_out_of_the_folder_is_not_followed(folder):
         (("transformer", "width"), 0, "a whole number from 1 to 16384"),
         (("transformer", "num_heads"), 0, "a whole number from 1 to 256"),
         (("num_text_tokens",), 10**12, "a whole number from 0 to 10000"),
-        (("num_slots",), 10**9, "a whole number from 2 to 10000"),
+        (("num_slots",), 10**9, "a whole number from 1 to 10000"),
         (("frame_patch",), -2, "a whole number from 1 to 64"),
         (("codec", "stride"), 0, "a whole number from 1 to 64"),
         (("image_height",), 1e308, "a whole number from 1 to 8192"),

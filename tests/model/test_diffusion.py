@@ -6,8 +6,16 @@ import dataclasses
 import pytest
 import torch
 
-from par_model.diffusion import add_noise, draw_times, make_scheduler, sample, sampling_times
-from par_model.presets import preset
+from par_model.action_head import ActionDit
+from par_model.diffusion import (
+    LEAST_NOISE_STEPS,
+    add_noise,
+    draw_times,
+    make_scheduler,
+    sample,
+    sampling_times,
+)
+from par_model.presets import PRESETS, predicting_noise, preset
 
 VELOCITY = preset("par_small").action_diffusion
 CONFIG = dataclasses.replace(VELOCITY, prediction="epsilon", spacing="leading")
@@ -44,6 +52,77 @@ def test_sampler_finds_the_only_point(sampler, steps, noise_process):
     noise = torch.randn(1, 8, 8, generator=generator)
     found = sample(oracle(config, sampler, steps, clean), noise, config, sampler, steps, generator)
     assert (found - clean).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].num_actions])
+def test_the_first_sampling_time_is_the_noisiest(name):
+    config = PRESETS[name]
+    noisiest = config.action_diffusion.num_train_timesteps - 1
+    for num_steps in range(1, config.action_diffusion.num_train_timesteps + 1):
+        times = sampling_times(config.action_diffusion, "ddim", num_steps)
+        assert times[0] == noisiest, num_steps
+    first = sampling_times(
+        config.action_diffusion, config.sampling.action_sampler, config.sampling.action_num_steps
+    )
+    assert first[0] == noisiest
+
+
+MEAN, DEVIATION = 0.7, 0.5
+
+
+def sampled_gaussian(config, sampler, steps, error):
+    """Mean and standard deviation of samples where the data is a Gaussian of MEAN and DEVIATION
+    and the network the best possible, but for a relative and an absolute `error`."""
+    times = sampling_times(config, sampler, steps)
+    alphas = make_scheduler(config, "ddpm", 10).alphas_cumprod
+
+    def predict(noisy, index):
+        alpha = alphas[int(times[index])].double()
+        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        surprise = (noisy.double() - signal * MEAN) / (alpha * DEVIATION**2 + 1 - alpha)
+        noise, clean = spread * surprise, MEAN + signal * DEVIATION**2 * surprise
+        is_velocity = config.prediction == "v_prediction"
+        best = signal * noise - spread * clean if is_velocity else noise
+        return (best * (1 + error) + error).float()
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 1, 8, generator=generator)
+    found = sample(predict, noise, config, sampler, steps, generator)
+    return found.mean().item(), found.std().item()
+
+
+@pytest.mark.parametrize("error", [0.0, 0.01, -0.01])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 25, 100])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmsolver++"])
+def test_v_samples_a_gaussian_in_any_number_of_steps(sampler, steps, error):
+    """The mean from one step on; the deviation grows from 0 (one step gives the mean) as the
+    discretisation gets finer."""
+    config = preset("par_0_6b").action_diffusion
+    mean, deviation = sampled_gaussian(config, sampler, steps, error)
+    assert abs(mean - MEAN) < 0.02
+    assert deviation < DEVIATION + 0.02
+    if steps >= 10:
+        assert deviation > 0.75 * DEVIATION
+    if steps == 100:
+        assert abs(deviation - DEVIATION) < 0.03
+
+
+@pytest.mark.parametrize("error", [0.0, 0.01, -0.01])
+@pytest.mark.parametrize("steps", [LEAST_NOISE_STEPS, 25, 100])
+def test_noise_prediction_samples_a_gaussian_by_its_own_sampler(steps, error):
+    config = predicting_noise(preset("par_0_6b"))
+    sampler = config.sampling.action_sampler
+    mean, deviation = sampled_gaussian(config.action_diffusion, sampler, steps, error)
+    assert abs(mean - MEAN) < (0.06 if steps < 100 else 0.025)
+    assert 0.7 * DEVIATION < deviation < DEVIATION + 0.03
+
+
+def test_too_few_steps_of_noise_prediction_are_refused():
+    head = ActionDit(predicting_noise(preset("par_tiny")))
+    assert len(head.modulations("ddpm", LEAST_NOISE_STEPS)) == LEAST_NOISE_STEPS
+    with pytest.raises(ValueError, match=r"at least 10 for an action head that predicts noise"):
+        head.modulations("ddpm", LEAST_NOISE_STEPS - 1)
+    assert len(ActionDit(preset("par_tiny")).modulations("ddim", 1)) == 1
 
 
 def test_forward_process_is_eq_3():

@@ -74,7 +74,8 @@ def test_our_full_size_expects_exactly_the_published_tensors(name, mixer_rank):
             "video_encoder.mixer.proj.weight": (2048, 1024),
             "video_encoder.mixer.proj.bias": (2048,),
         }
-    kept = {name: shape for name, shape in published.items() if not name.startswith(DROPPED)}
+    dropped = () if config.motion_tokens else DROPPED
+    kept = {name: shape for name, shape in published.items() if not name.startswith(dropped)}
     model = on_meta(config)
     assert nova_shapes(model, config) == kept
     new = [name for name in model.state_dict() if nova_name(name) is None]
@@ -85,8 +86,8 @@ def test_our_full_size_expects_exactly_the_published_tensors(name, mixer_rank):
 def test_names_go_both_ways():
     for theirs in transformer_shapes(SMALL):
         ours = our_name(theirs)
-        assert (ours is None) == theirs.startswith("motion_embed.")
-        assert ours is None or nova_name(ours) == theirs
+        assert ours is not None
+        assert nova_name(ours) == theirs
 
 
 def test_table_1():
@@ -185,6 +186,23 @@ def test_what_the_paper_leaves_open_is_chosen_when_converting(tmp_path, tensors)
     assert (config.num_slots, config.sampling.context_slots) == (51, 51)
     assert (config.overflow, config.observation_mode) == ("episode", "clip")
     assert load_policy(tmp_path / "out", device="cpu").spec.observation_mode == "clip"
+
+
+def test_actions_are_v_and_the_papers_noise_is_a_choice(tmp_path, tensors):
+    """Frames keep the spacing of NOVA's file, "leading" where it names none; actions do not."""
+    folder = write_folder(tmp_path / "nova", nova_config(SMALL), tensors)
+    for words, prediction, sampler in (
+        ([], "v_prediction", ("ddim", 10)),
+        (["--action-prediction", "noise"], "epsilon", ("ddpm", 100)),
+    ):
+        assert convert([str(folder), "--out", str(tmp_path / "out"), *words]) == 0
+        config = load_checkpoint(tmp_path / "out").config
+        action, sampling = config.action_diffusion, config.sampling
+        assert (action.prediction, action.spacing) == (prediction, "trailing")
+        assert (sampling.action_sampler, sampling.action_num_steps) == sampler
+        assert config.frame_diffusion.spacing == "leading"
+    write_scheduler(folder / "scheduler", DDPM_CONFIG | {"timestep_spacing": "linspace"})
+    assert model_config(folder, folder / "vae", "nova").frame_diffusion.spacing == "linspace"
 
 
 ABLATED = {

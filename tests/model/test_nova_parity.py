@@ -23,6 +23,7 @@ from par_model.checkpoint import load_checkpoint
 from par_model.convert_nova import main as convert
 from par_model.diffusion import make_scheduler
 from par_model.frame_head import patchify
+from par_model.physical_tokenizer import Motion
 
 REPOSITORY = os.environ.get("NOVA_REPO")
 pytestmark = pytest.mark.skipif(
@@ -141,6 +142,7 @@ def test_video_encoder_masked_and_cached(both):
     bov = theirs.mask_embed.bos_token.expand(1, 1, tokens.size(-2), -1)
     tokens = theirs.video_pos_embed(torch.cat((bov, tokens), dim=1))
     prompt = theirs.text_embed(text)
+    prompt = torch.cat((prompt, theirs.motion_embed(prompt, [3.0], [12.0])), dim=1)
     mask = theirs.mask_embed.get_attn_mask(tokens, prompt, persistent=False)
     for block in theirs.video_encoder.blocks:
         block.attn.attn_mask = mask
@@ -153,14 +155,17 @@ def test_video_encoder_masked_and_cached(both):
     # Ours: row 0 of the latents stands under begin-of-video and is not read.
     shifted = torch.cat((torch.full_like(latents[:, :1], torch.nan), latents[:, :-1]), dim=1)
     none = latents.new_zeros(1, NUM_LATENTS, 0, 8)
-    context = model.encode_clip(text, shifted, none, None, torch.zeros(1, dtype=torch.int64))
+    motion = Motion(flow=3.0, fps=12.0)
+    start = torch.zeros(1, dtype=torch.int64)
+    context = model.encode_clip(text, shifted, none, None, start, motion=motion)
     close(context.frame_BNKC, masked, "video encoder, masked")
     close(model.frame_head.clip_conditions(context.frame_BNKC)[:, 1:], mixed, "mixer")
 
-    cache = model.prefill(text)
+    cache = model.prefill(text, motion)
     for slot in range(NUM_LATENTS):
+        one = shifted[:, slot : slot + 1]
         step, cache = model.extend(
-            cache, text, shifted[:, slot : slot + 1], none[:, :1], None, slot, slot == 0
+            cache, text, one, none[:, :1], None, slot, slot == 0, motion=motion
         )
         close(step.frame_BNKC[:, 0], masked[:, slot], f"video encoder, cached, slot {slot}")
 
@@ -208,12 +213,26 @@ def test_image_encoder_and_one_denoising_step(both):
         close(steps[0], steps[1], f"DDPM step {index}")
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-@pytest.mark.parametrize("given_picture", [False, True])
-def test_whole_video_is_the_same(both_flow, monkeypatch, guidance, given_picture):
+@pytest.mark.parametrize(
+    ("guidance", "given_picture", "flow", "num_latents"),
+    [
+        (1.0, False, 5.0, NUM_LATENTS),
+        (4.0, False, 5.0, NUM_LATENTS),
+        (1.0, True, 5.0, NUM_LATENTS),
+        (4.0, True, 5.0, NUM_LATENTS),
+        (1.0, False, 1.0, NUM_LATENTS),
+        (3.0, False, 9.0, NUM_LATENTS),
+        (1.0, False, 5.0, 1),
+        (3.0, False, 2.0, 1),
+    ],
+)
+def test_whole_video_is_the_same(
+    both_flow, monkeypatch, guidance, given_picture, flow, num_latents
+):
     """Flow matching draws no noise on the way, so equal first noise gives equal videos. Their
     noise is drawn as a latent and ours as tokens: ours is handed theirs, and their order."""
     theirs, _, _, checkpoint = both_flow
+    checkpoint = video_generation._with_length(checkpoint, num_latents)
     text, latents = clip(5)
     first = latents[:, 0] if given_picture else None
     num_sets, num_steps = 4, 3
@@ -226,7 +245,8 @@ def test_whole_video_is_the_same(both_flow, monkeypatch, guidance, given_picture
         "num_preds": [a - b for a, b in itertools.pairwise(sizes)],
         "num_diffusion_steps": num_steps,
         "guidance_scale": guidance,
-        "max_latent_length": NUM_LATENTS,
+        "max_latent_length": num_latents,
+        "motion_flow": [flow],
         "latents": [first.clone()] if given_picture else [],
         "tqdm1": False,
     }
@@ -239,11 +259,14 @@ def test_whole_video_is_the_same(both_flow, monkeypatch, guidance, given_picture
     monkeypatch.setattr(
         torch, "randn", lambda *_, **__: patchify(drawn.normal_(generator=noise), 2)
     )
-    config = video_generation.GenerationConfig("flow_matching", num_steps, num_sets, guidance)
+    config = video_generation.GenerationConfig(
+        "flow_matching", num_steps, num_sets, guidance, Motion(flow)
+    )
     ours = video_generation.generate_latents(
         checkpoint.model, text, config, torch.Generator(), first
     )
-    close(ours, expected, f"video, guidance {guidance}, picture {given_picture}")
+    what = f"guidance {guidance}, picture {given_picture}, flow {flow}, {num_latents} latents"
+    close(ours, expected, f"video, {what}")
 
 
 @torch.no_grad()

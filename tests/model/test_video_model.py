@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from par_model import video_generation
+from par_model.physical_tokenizer import Motion
 from par_model.presets import preset
 from par_model.video_generation import GenerationConfig, generate_latents
 from tests.model.fixtures import random_clip, random_model
@@ -21,6 +22,7 @@ NOVA_FORM = {
     "text_joint_with_first_slot": True,
     "overflow": "error",
     "num_slots": NUM_SLOTS,
+    "motion_tokens": True,
 }
 
 
@@ -83,6 +85,38 @@ def test_the_joint_prefix_matters_in_par_form_too():
             slot == 0,
         )
         assert (context.action_BNZC[:, 0] - full.action_BNZC[:, slot]).abs().max() < 1e-12
+
+
+def test_motion_is_two_tokens_and_changes_the_video(model):
+    """NOVA's usual motion where none is given; each of the two numbers matters."""
+    text = random_clip(model.config, 1).text
+    tokens = model.tokenizer.prefix_tokens(text)
+    assert tokens.shape[1] == model.config.num_text_tokens + 2 == model.config.num_prefix_tokens
+    assert torch.equal(tokens, model.tokenizer.prefix_tokens(text, Motion(5.0, 12.0)))
+
+    def generate(motion):
+        settings = GenerationConfig("ddim", 2, 2, 3.0, motion)
+        return generate_latents(model, text, settings, torch.Generator().manual_seed(0))
+
+    usual = generate(Motion())
+    assert torch.equal(usual, generate(Motion()))
+    assert not torch.equal(usual, generate(Motion(flow=1.0)))
+    assert not torch.equal(usual, generate(Motion(fps=6.0)))
+
+
+def test_a_video_of_one_latent(model):
+    """T = 1: a picture, the first latent of a model with one slot."""
+    config = dataclasses.replace(model.config, num_slots=1)
+    one = random_model(config).double().eval().requires_grad_(False)
+    text = random_clip(one.config, 1).text
+    settings = GenerationConfig("ddim", 2, 2, 3.0)
+    video = generate_latents(one, text, settings, torch.Generator().manual_seed(0))
+    assert video.shape == (1, 1, 4, 4, 4)
+    assert torch.isfinite(video).all()
+    with pytest.raises(ValueError, match="at least 2 slots and no motion tokens"):
+        dataclasses.replace(preset("par_tiny"), num_slots=1).validate()
+    with pytest.raises(ValueError, match="at least 2 slots and no motion tokens"):
+        dataclasses.replace(preset("par_tiny"), motion_tokens=True).validate()
 
 
 def test_begin_of_video_stands_in_slot_0(model):

@@ -87,7 +87,8 @@ LEARNING = (
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
     "--single-slot-share --offset-share --random-span-share --late-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
-    "--pictures-per-step --on-policy-share --decisive-weight"
+    "--pictures-per-step --on-policy-share --decisive-weight "
+    "--micro-slots --memory --plan --data-workers --log-every --save-every"
 )
 JUDGED = "--evaluation-episodes"
 FIGURE = "--out --task --threads"
@@ -117,7 +118,7 @@ FLAGS = {
     "par_model.release": "--checkpoint --out --evaluation --graph --data --codec --note "
     "--sampling --context-slots",
     "par_model.video_generation": "--out --instruction --image --num-latents --num-steps "
-    "--num-sets --guidance --seed",
+    "--num-sets --guidance --motion-flow --seed",
     "par_model.visualize prediction": f"{FIGURE} {PREDICTION}",
     "par_model.visualize positions": f"{FIGURE} --evaluation",
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
@@ -134,7 +135,7 @@ FLAGS = {
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "
-    "--observation-mode --ablation --vae --instruction --dtype --seed",
+    "--observation-mode --ablation --action-prediction --vae --instruction --dtype --seed",
     "par_model.import_lerobot": "--out --data",
     "par_ros replay": "--backend --checkpoint --guard-only --json",
     "par_ros limits": "--data-set --disturbed --task --episodes --first-seed --checkpoint "

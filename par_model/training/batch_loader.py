@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batches of a training run in order, cut by worker processes ahead of the step that needs
+them, and on a GPU in pinned memory.
+
+A step's batch is cut into micro-batches, which depend on the batch and on `micro_slots` alone;
+several processes take them in turn. So the number of processes changes no sample.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from par_model.model import TrainingBatch
+from par_model.training.clips import ClipSampler
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Part `index` of a step's batch, with its share of the step's slots."""
+
+    batch: TrainingBatch
+    share: float
+    index: int
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        return MicroBatch(self.batch.to(device), self.share, self.index)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """This process's part of the batch at `place`; the next one is at `after`."""
+
+    micro: tuple[MicroBatch, ...]
+    place: Place
+    after: Place
+
+    def pin_memory(self) -> "StepBatch":
+        """Called by the DataLoader."""
+        pinned = (MicroBatch(m.batch.pin_memory(), m.share, m.index) for m in self.micro)
+        return StepBatch(tuple(pinned), self.place, self.after)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a step's batch is divided: `micro_slots` (padding included) of a micro-batch at most,
+    None: undivided; among `num_ranks` processes, of which this is `rank`."""
+
+    micro_slots: int | None = None
+    rank: int = 0
+    num_ranks: int = 1
+
+
+class BatchLoader:
+    """Endless batches of a ClipSampler from its `place` on, which it moves."""
+
+    def __init__(
+        self, sampler: ClipSampler, division: Division, num_workers: int, pin_memory: bool
+    ) -> None:
+        self._sampler, self._division = sampler, division
+        self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._steps: Iterator[StepBatch] | None = None
+
+    def next(self) -> StepBatch:
+        """The batch at the sampler's place; moves the place on."""
+        if self._steps is None:
+            self._steps = iter(self._loader())
+        step = next(self._steps)
+        self._sampler.place = step.after
+        return step
+
+    @contextmanager
+    def workers_may_die(self) -> Iterator[None]:
+        """Raises ValueError with a sentence where a worker died, of which torch hears by a signal:
+        at any moment."""
+        try:
+            yield
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            workers = getattr(self._steps, "_workers", ())
+            if all(worker.is_alive() for worker in workers):
+                raise
+            raise ValueError(
+                "a process that prepares training data ended (was it killed, or is memory "
+                "short?); the same command goes on from the last saved step. Fewer --data-workers "
+                "take less memory."
+            ) from error
+
+    def _loader(self) -> DataLoader[StepBatch]:
+        workers = {"prefetch_factor": 2, "worker_init_fn": _start_worker}
+        return DataLoader(
+            _Steps(self._sampler, self._division),
+            sampler=_Places(self._sampler),
+            batch_size=None,
+            num_workers=self._num_workers,
+            pin_memory=self._pin_memory,
+            # Without one, torch's global generator would move.
+            generator=torch.Generator(),
+            **(workers if self._num_workers else {}),  # type: ignore[arg-type]
+        )
+
+
+def _start_worker(worker: int) -> None:
+    # The trainer's own handler would leave a worker running.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Places:
+    """Places of batches in order, from where the sampler stands."""
+
+    def __init__(self, sampler: ClipSampler) -> None:
+        self._sampler, self._place = sampler, sampler.place
+
+    def __iter__(self) -> Iterator[Place]:
+        place = self._place
+        while True:
+            yield place
+            place = self._sampler.place_after(place)
+
+
+class _Steps(Dataset[StepBatch]):
+    def __init__(self, sampler: ClipSampler, division: Division) -> None:
+        self._sampler, self._division = sampler, division
+
+    def __getitem__(self, place: Place) -> StepBatch:
+        division = self._division
+        parts = self._sampler.parts(place, division.micro_slots)
+        slots = [sum(plan.num_slots for plan in part) for part in parts]
+        chosen = list(range(division.rank, len(parts), division.num_ranks))
+        micro = [
+            MicroBatch(
+                self._sampler.cut_part(place, parts, index).with_rows(),
+                slots[index] / sum(slots),
+                index,
+            )
+            for index in chosen
+        ]
+        if len(micro) < -(-len(parts) // division.num_ranks):
+            # Every process does the same number: the last part again, which counts nothing.
+            last = self._sampler.cut_part(place, parts, len(parts) - 1).with_rows()
+            micro.append(MicroBatch(last, 0.0, len(parts) - 1))
+        return StepBatch(tuple(micro), place, self._sampler.place_after(place))

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`torchrun ... -m par_model.train policy` on CPUs (gloo), from a NOVA folder of width 64: 20 steps
+of 2 and of 3 processes are those of one, and a killed or stopped run goes on."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from par_model.convert_nova import main as convert
+from par_model.nova_config import _NUM_HEADS
+from par_model.simulation.tasks import TASKS
+from par_model.train import main as train
+from par_model.training.training_state import load_state
+from tests.model.nova_folder import (
+    SMALL,
+    nova_config,
+    random_tensors,
+    transformer_shapes,
+    write_folder,
+    write_text_encoder,
+)
+from tests.training.fixtures import record_noise
+
+SIZE = dataclasses.replace(SMALL, image_size=(32, 32))
+NUM_STEPS = 20
+LIMIT_S = 120
+ALONE = [sys.executable, "-m", "par_model.train"]
+
+
+def together(count: int) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, "--nproc-per-node", str(count), "-m", "par_model.train"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """start/ (the checkpoint), PushCube/ (two episodes) and their latents/."""
+    path = tmp_path_factory.mktemp("processes")
+    _NUM_HEADS[SIZE.width] = 4
+    tensors = random_tensors(transformer_shapes(SIZE))
+    write_text_encoder(write_folder(path / "nova", nova_config(SIZE), tensors))
+    record_noise(
+        path / "PushCube", {3: 20, 24: 26, 5: 30}, instruction=TASKS["PushCube"].instruction
+    )
+    assert convert([str(path / "nova"), "--out", str(path / "start"), "--num-slots", "4"]) == 0
+    assert train(["latents", *common(path)]) == 0
+    yield path
+    del _NUM_HEADS[SIZE.width]
+
+
+def common(path: Path) -> list[str]:
+    words = ["--finetune", str(path / "start"), "--data", str(path / "PushCube")]
+    return [*words, "--latents", str(path / "latents"), "--variants", "1", "--threads", "1"]
+
+
+def command(program: list[str], path: Path, out: str, *more: str) -> list[str]:
+    words = ["--steps", str(NUM_STEPS), "--slots-per-batch", "16", "--micro-slots", "4"]
+    words += ["--evaluation-episodes", "0", "--steps-after-success", "all", "--save-every", "5"]
+    return [*program, "policy", *common(path), "--out", str(path / out), *words, *more]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+def run(words: list[str]) -> str:
+    code, output = finish(start(words))
+    assert code == 0, output
+    return output
+
+
+def weights(path: Path, out: str) -> dict[str, torch.Tensor]:
+    state = load_state(path / out)
+    assert state is not None
+    return {n: v for n, v in state.tensors.items() if n.startswith("model.")}
+
+
+def wait_for_state(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not (path / "state.safetensors").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> dict[str, torch.Tensor]:
+    """One process's weights after all steps."""
+    run(command(ALONE, folder, "one", "--log-every", "1"))
+    return weights(folder, "one")
+
+
+def losses(path: Path, out: str) -> list[float]:
+    lines = [json.loads(line) for line in (path / out / "log.jsonl").read_text().splitlines()]
+    return [
+        one[name]
+        for one in lines
+        if one["kind"] == "training"
+        for name in ("frame_loss", "action_loss")
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_train_like_one(
+    folder: Path, one: dict[str, torch.Tensor], count: int
+) -> None:
+    out = f"of_{count}"
+    run(command(together(count), folder, out, "--log-every", "1"))
+    curve, expected = losses(folder, out), losses(folder, "one")
+    assert len(expected) == 2 * NUM_STEPS
+    assert curve == pytest.approx(expected, abs=1e-5)
+    found = weights(folder, out)
+    assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_it_goes_on(
+    folder: Path, one: dict[str, torch.Tensor]
+) -> None:
+    words = command(together(2), folder, "killed", "--log-every", "1")
+    process = start(words)
+    wait_for_state(folder / "killed", process)
+    os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+    code, output = finish(process)
+    assert code != 0
+    assert "The same command goes on from the last saved step" in output
+    run(words)
+    found = weights(folder, "killed")
+    assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
+
+
+def test_other_stages_are_refused(folder: Path) -> None:
+    code, output = finish(start([*together(2), "latents", *common(folder)]))
+    assert code != 0
+    assert "torchrun is for the stages `policy` and `frames`" in output
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The process of this rank: a child of torchrun."""
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            own = f"\0RANK={rank}\0" in (entry / "environ").read_text()
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == launcher and own:
+            return int(entry.name)
+    raise AssertionError(f"rank {rank} does not run")
+
+
+@pytest.mark.parametrize("program", [ALONE, together(2)], ids=["alone", "torchrun"])
+def test_sigterm_saves_and_the_run_goes_on(
+    folder: Path, one: dict[str, torch.Tensor], program: list[str]
+) -> None:
+    out = f"stopped_{len(program)}"
+    words = command(program, folder, out, "--save-every", "1")
+    process = start(words)
+    wait_for_state(folder / out, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    state = load_state(folder / out)
+    assert state is not None
+    assert code != 0, output
+    assert state.values["step"] < NUM_STEPS
+    run(words)
+    found = weights(folder, out)
+    exactly = program is ALONE
+    for name, value in one.items():
+        error = float((found[name] - value).abs().max())
+        assert error == 0 if exactly else error < 1e-4, name
