@@ -72,6 +72,8 @@ setup(
         "mcap",
         # cameras' encodings; 5.x needs numpy 2
         "opencv-python<5",
+        # memory of a training plan
+        "psutil",
         # progress and tables of the commands
         "rich",
         "tqdm",

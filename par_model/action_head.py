@@ -61,6 +61,14 @@ class DitModulation:
 
 
 @dataclass(frozen=True)
+class DitSchedule:
+    """Norm statistics of a sampler's steps, and of a prefix (diffusion time 0)."""
+
+    steps: tuple[DitModulation, ...]
+    clean: DitModulation
+
+
+@dataclass(frozen=True)
 class Prefix:
     """The first rows of a chunk: actions [B, L, D] of which those of `rows_BL` (bool) are given."""
 
@@ -258,15 +266,16 @@ class ActionDit(nn.Module):
             least = least_M.repeat(self.num_draws)
         return least + (share * (self.max_delay + 1 - least)).long()
 
-    def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
-        """The `modulation` of every sampling step.
+    def schedule(self, sampler: str, num_steps: int) -> DitSchedule:
+        """The `modulation` of every sampling step, and the clean one.
 
         Raises:
             ValueError: as `make_scheduler`, and `require_enough_steps`.
         """
         require_enough_steps(self.diffusion, num_steps)
-        times = sampling_times(self.diffusion, sampler, num_steps)
-        return [self.modulation(time.to(self.head.weight.device).view(1)) for time in times]
+        times = sampling_times(self.diffusion, sampler, num_steps).to(self.head.weight.device)
+        steps = tuple(self.modulation(time.view(1)) for time in times)
+        return DitSchedule(steps, self.clean_modulation())
 
     def sample(
         self,
@@ -274,22 +283,22 @@ class ActionDit(nn.Module):
         noise_BLD: Tensor,
         sampler: str,
         num_steps: int,
-        modulations: Sequence[DitModulation] | None = None,
+        schedule: DitSchedule | None = None,
         generator: torch.Generator | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:
         """Normalised actions [B, L, D], which begin with the prefix.
 
         Args:
-            modulations: what `modulations` returned, where the caller kept it.
+            schedule: what `schedule` returned, where the caller kept it.
             generator: for the samplers that draw noise on the way (ddpm).
         """
         context = self.context(z_BZX)
-        steps = modulations or self.modulations(sampler, num_steps)
+        schedule = schedule or self.schedule(sampler, num_steps)
+        steps: Sequence[DitModulation] = schedule.steps
         keep = _keep_nothing if prefix is None else prefix.put_into
         if prefix is not None:
-            clean = self.clean_modulation()
-            steps = [step.but(clean, prefix.rows_BL) for step in steps]
+            steps = [step.but(schedule.clean, prefix.rows_BL) for step in steps]
         return keep(
             sample(
                 lambda noisy, index: self(keep(noisy), steps[index], context),
@@ -334,9 +343,8 @@ class ActionRegressor(nn.Module):
         errors_MLD = (self(z_MZX[:, self.action_rows]) - actions_MLD).square()
         return _masked_mean(errors_MLD.mean(-1), valid_ML)
 
-    def modulations(self, sampler: str, num_steps: int) -> list[DitModulation]:
+    def schedule(self, sampler: str, num_steps: int) -> None:
         """None: there are no sampling steps."""
-        return []
 
     def sample(
         self,
@@ -344,7 +352,7 @@ class ActionRegressor(nn.Module):
         noise_BLD: Tensor,
         sampler: str,
         num_steps: int,
-        modulations: Sequence[DitModulation] | None = None,
+        schedule: DitSchedule | None = None,
         generator: torch.Generator | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:

@@ -37,6 +37,7 @@ from par_model.evaluation import (
     pareto,
     states_protocol,
 )
+from par_model.evaluation.limit_shares import read_motion_limits
 from par_model.evaluation.result_file import (
     checkpoint_hash,
     provenance,
@@ -56,7 +57,7 @@ from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 
 PROGRAM = "python -m par_model.evaluate"
-_OF_DELAY = ("policy_delay", "delay_jitter")
+_OF_DELAY = ("policy_delay", "delay_jitter", "arm_file")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ class EvaluateOptions:
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
+    # protocol delay: the arm's acceleration and jerk limits
+    arm_file: Annotated[
+        Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
+    ] = None
     # observations remembered
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
     # seed of the policy's sampling
@@ -275,9 +280,13 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     timings = delay_protocol.cells(spec, delays_s, options.delay_jitter)
     for timing in timings:
         timing.require_possible(spec)
+    arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
+    read_motion_limits(arm_file)
     rollouts = [
         dataclasses.replace(
-            _rollout(options, name, options.first_seed + index, options.policy_seed), timing=timing
+            _rollout(options, name, options.first_seed + index, options.policy_seed),
+            timing=timing,
+            arm_file=str(arm_file),
         )
         for name in names
         for timing in timings

@@ -7,14 +7,13 @@ head, L actions of a slot, H the horizon (L, or more with a largest delay), S to
 action width, J joints, P numbers of a scene, c h w of a latent.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from par_model.action_head import DitModulation, Prefix, make_action_head
+from par_model.action_head import DitSchedule, Prefix, make_action_head
 from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_layout
 from par_model.config import ModelConfig
 from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
@@ -350,14 +349,14 @@ class PARModel(nn.Module):
         noise_BLD: Tensor,
         sampler: str,
         num_steps: int,
-        modulations: Sequence[DitModulation] | None = None,
+        schedule: DitSchedule | None = None,
         generator: torch.Generator | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:
         """A_n given Z_A, normalised: [B, H, D]. Arguments as of `ActionDit.sample`."""
         assert self.action_head is not None, "the video model has no actions"
         return self.action_head.sample(
-            z_BZC, noise_BLD, sampler, num_steps, modulations, generator, prefix
+            z_BZC, noise_BLD, sampler, num_steps, schedule, generator, prefix
         )
 
     def predict_frame(

@@ -99,6 +99,11 @@ class PARPolicy:
         """The runtime and device that answer."""
         return self._graphs.name
 
+    @property
+    def sampling_steps(self) -> tuple[int, ...]:
+        """Numbers of sampling steps that `act` can, the default first, then fewer."""
+        return self._graphs.sampling_steps
+
     def reset(self, instruction: str, seed: int) -> None:
         """Start an episode. Raises ValueError for an unknown instruction."""
         self._spec.require_instruction(instruction)
@@ -145,13 +150,21 @@ class PARPolicy:
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.observation = observation
 
-    def act(self, committed: FloatArray | None = None) -> ActionChunk:
+    def act(self, committed: FloatArray | None = None, num_steps: int | None = None) -> ActionChunk:
         """Sample the chunk that answers the newest observation; as Policy.act.
+
+        Args:
+            num_steps: one of `sampling_steps`; None is the default.
 
         Raises:
             ValueError: no observation since the reset; more committed actions than the policy goes
-                on from, or any where it goes on from none.
+                on from, or any where it goes on from none; another number of sampling steps.
         """
+        if num_steps not in (None, *self.sampling_steps):
+            raise ValueError(
+                f"{num_steps} sampling steps were asked for and {self.backend} has "
+                f"{self.sampling_steps}; choose one of these."
+            )
         episode = self._started()
         if episode.observation is None:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
@@ -160,7 +173,7 @@ class PARPolicy:
         shape = (self._spec.horizon, len(self._spec.joint_names))
         noise = episode.noise.standard_normal(shape).astype(np.float32)
         seed = int(episode.noise.integers(2**31))
-        actions = self._graphs.act(episode.context, noise, seed, prefix)
+        actions = self._graphs.act(episode.context, noise, seed, prefix, num_steps)
         targets = self._statistics.within_gripper_range(
             self._statistics.denormalize_actions(actions.astype(np.float64), joints)
         )

@@ -8,6 +8,7 @@ from par_model.config import ModelConfig, from_values
 from par_model.interface import DEFAULT_VIEWS
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
+from par_ros.control.overlapped_turn import OverlapSettings
 
 
 def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
@@ -37,6 +38,32 @@ def checkpoint_views(checkpoint: Path) -> dict[str, Any]:
 def checkpoint_config(checkpoint: Path) -> ModelConfig | None:
     """The configuration of a checkpoint of ours; None where it cannot be read."""
     try:
-        return from_values(read_object(checkpoint / "config.json", "copy it anew"))
+        return _read_config(checkpoint)
     except ValueError:
         return None
+
+
+def overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str, Any]:
+    """What overlapped inference changes in the guard; nothing for sequential inference.
+
+    Raises ValueError for a checkpoint that is damaged or was not trained for it.
+    """
+    if inference == "sequential":
+        return {}
+    config = None if is_lerobot(checkpoint) else _read_config(checkpoint)
+    if config is None or not config.max_delay_steps:
+        raise ValueError(
+            f"{owner}: inference:=overlapped needs a checkpoint that was trained to go on from "
+            f"committed actions, and {checkpoint} was not (its max_delay_steps is 0); use "
+            "inference:=sequential, or train one (docs/lab_notebook/overlap.md)."
+        )
+    overlap = OverlapSettings(config.num_actions, config.max_delay_steps, float(config.step_s))
+    return {
+        "num_actions": overlap.horizon,
+        "chunk_start": "observation",
+        "max_observation_age_s": overlap.max_image_age_s,
+    }
+
+
+def _read_config(checkpoint: Path) -> ModelConfig:
+    return from_values(read_object(checkpoint / "config.json", "copy it anew"))

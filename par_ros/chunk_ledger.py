@@ -47,7 +47,10 @@ def ledger_rows(flat: Sequence[float]) -> tuple[tuple[float | None, ...], ...]:
 class ChunkLedger:
     """The chunks of one node; its owner's lock guards it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_times: bool = True) -> None:
+        """keeps_times: False where the stamps' clock does not run at the steady clock's pace (in
+        lockstep, or another real_time_factor than 1): chunks are counted, their times left out."""
+        self._keeps_times = keeps_times
         # By stamp: when the picture was taken, and what is known.
         self._open: dict[int, tuple[float, ChunkTimes]] = {}
         self._all: deque[ChunkTimes] = deque(maxlen=_NUM_KEPT)
@@ -64,20 +67,27 @@ class ChunkLedger:
         while len(self._open) > _NUM_OPEN:
             self._miss(next(iter(self._open)))
 
-    def take(self, stamp_ns: int, now_s: float, executed_times_s: FloatArray) -> None:
+    def take(self, stamp_ns: int, now_s: float, executed_times_s: FloatArray) -> float | None:
         """The guard has reported on a chunk (monotonic seconds); earlier ones without a report are
-        missed. The times [M] are those of the reported actions, after the stamp."""
+        missed. The times [M] are those of the reported actions, after the stamp.
+
+        Returns when the chunk was sent, monotonic seconds; None where it is not awaited.
+        """
         for earlier in [stamp for stamp in self._open if stamp < stamp_ns]:
             self._miss(earlier)
         if stamp_ns not in self._open:
-            return
+            return None
         picture_s, times = self._open.pop(stamp_ns)
+        sent_s = picture_s + 1e-3 * times.sent
+        if not self._keeps_times:
+            return sent_s
         taken_ms = 1e3 * (now_s - picture_s)
         later = 1e3 * executed_times_s[1e3 * executed_times_s > taken_ms]
         effect = float(later[0]) if len(later) else float("nan")
         times = replace(times, taken=taken_ms, effect=effect)
         self._all.append(times)
         self._new.append(times)
+        return sent_s
 
     def begin_episode(self) -> None:
         """A chunk that is still without a report will get none, and misses nothing by it."""

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_srvs.srv import Trigger
 
+from par_model.evaluation.limit_shares import read_motion_limits
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
 from par_ros.episode_video import write_episode_video
@@ -31,6 +32,7 @@ from par_ros.output_files import make_folder, written_to_disk
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report
+from par_ros.resources import resource
 from par_ros.run_results import EpisodeResult, RunResults
 from par_ros.service_caller import ServiceCaller
 from par_ros.topics import (
@@ -79,6 +81,7 @@ class EpisodeNode(Node):
             keeps_pictures=self.parameters.video,
             views=view_names(self.parameters.views),
         )
+        self._limits = read_motion_limits(resource("config/arms/panda.yaml"))
         self._console = Console()
         self._folder = Path(self.parameters.report)
         self._caller = ServiceCaller(self, _wait_until, _SERVICES)
@@ -207,6 +210,7 @@ class EpisodeNode(Node):
         self._episode = self._observer.take()
         return self._episode.result(
             step_s=self.parameters.step_s,
+            limits=self._limits,
             policy_seed=policy_seed,
             predicted=predicted,
             video=f"episode_{seed}.mp4" if self.parameters.video else None,

@@ -11,11 +11,12 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
+from par_model.evaluation.limit_shares import MotionLimits
 from par_model.interface import ImageArray
 from par_ros import messages
 from par_ros.chunk_ledger import ledger_rows
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.episode_motion import motion_of, seam_steps
+from par_ros.episode_motion import asked_shares, motion_of, seam_steps
 from par_ros.run_results import EpisodeResult, GuardChange, GuardEvent
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -47,6 +48,7 @@ class ObservedEpisode:
     predictions: dict[int, ImageArray] = field(default_factory=dict)
     asked: dict[int, JointTrajectory] = field(default_factory=dict)
     executed: dict[int, JointTrajectory] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
     policy_latency_ms: list[float] = field(default_factory=list)
     ledger_ms: list[float] = field(default_factory=list)
     missed_chunks: int = 0
@@ -69,17 +71,24 @@ class ObservedEpisode:
         return is_quiet and self.applied[0] == self.state.start_ns
 
     def result(
-        self, *, step_s: float, policy_seed: int, predicted: bool, video: str | None
+        self,
+        *,
+        step_s: float,
+        limits: MotionLimits,
+        policy_seed: int,
+        predicted: bool,
+        video: str | None,
     ) -> EpisodeResult:
-        """The episode in numbers, once it is complete; `step_s`: of a control step. The other
-        arguments go into it as they are."""
+        """The episode in numbers, once it is complete; `step_s`: of a control step; `limits`: of
+        the arm. The other arguments go into it as they are."""
         assert self.seed is not None
         assert self.state is not None
         assert self.applied is not None
         state = self.state
         start_ns, applied = self.applied
         end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
-        seams = seam_steps(self._reports(applied.joint_names), start_ns, step_s)
+        asked, reports = (_ordered(one, applied.joint_names) for one in (self.asked, self.executed))
+        seams = seam_steps(reports, start_ns, step_s)
         seams = tuple(seam for seam in seams if seam <= state.step)
 
         def since_start_s(stamp_ns: int) -> float:
@@ -110,15 +119,15 @@ class ObservedEpisode:
             missed_chunks=self.missed_chunks,
             seams=seams,
             motion=motion_of(applied.positions, step_s, seams),
+            limit_shares=asked_shares(
+                asked, reports, self.held, applied.positions, start_ns, limits
+            ),
             predicted=predicted,
             step_rate_hz=state.step_rate_hz,
             video=video,
             # The film has a frame for each picture of the first view.
             video_times_s=tuple(map(since_start_s, sorted(next(iter(self.pictures.values()))))),
         )
-
-    def _reports(self, joint_names: tuple[str, ...]) -> dict[int, JointTrajectory]:
-        return {stamp: report.reordered(joint_names) for stamp, report in self.executed.items()}
 
     def _changes(self, start_ns: int) -> list[GuardChange]:
         """Every number of every chunk that was sent otherwise than asked."""
@@ -229,8 +238,12 @@ class EpisodeObserver:
         with self._lock:
             # Of a chunk's reports the first one counts: with overlapped inference the stop at the
             # end of the episode is reported under the last chunk's stamp as well.
-            report = messages.read_joint_trajectory(message)
-            self._episode.executed.setdefault(messages.stamp_ns(message), report)
+            stamp_ns = messages.stamp_ns(message)
+            if stamp_ns in self._episode.executed:
+                return
+            self._episode.executed[stamp_ns] = messages.read_joint_trajectory(message)
+            if messages.tells_hold(message):
+                self._episode.held.add(stamp_ns)
 
     def _on_episode_state(self, message: Any) -> None:
         state = EpisodeState.from_values(messages.read_status(message).values)
@@ -276,6 +289,12 @@ class EpisodeObserver:
             self._episode.guard_events.append((stamp_ns, kind, status.last_hold_reason))
         self._guard_counts = counts
         self._episode.guard_is_quiet = not status.engaged
+
+
+def _ordered(
+    trajectories: dict[int, JointTrajectory], joint_names: tuple[str, ...]
+) -> dict[int, JointTrajectory]:
+    return {stamp: one.reordered(joint_names) for stamp, one in trajectories.items()}
 
 
 def _reader_qos(topic: Topic) -> Any:

@@ -73,6 +73,7 @@ class SimArguments:
     )  # fmt: skip
     image_every: int = same_as(ManiSkillBridgeParameters, "image_every")
     inference: str = same_as(PolicyNodeParameters, "inference")
+    latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     policy_delay: float = same_as(PolicyNodeParameters, "policy_delay")
     delay_jitter: float = same_as(PolicyNodeParameters, "delay_jitter")
     backend: str = same_as(PolicyNodeParameters, "backend")
@@ -128,6 +129,7 @@ class ArmArguments:
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
     inference: str = same_as(PolicyNodeParameters, "inference")
+    latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s",
         description="a chunk departs from the running motion this long after it arrived; until "

@@ -66,7 +66,9 @@ class GuardOutputs:
                 publisher.publish(message)
         if command.executed is not None:
             self._executed.publish(
-                messages.joint_trajectory_message(command.executed, command.executed_stamp_ns)
+                messages.executed_message(
+                    command.executed, command.executed_stamp_ns, holds=command.executed_holds
+                )
             )
         self.report(command)
         self.publish_notes()

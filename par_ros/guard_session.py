@@ -280,6 +280,9 @@ class GuardSession:
             return "none: engaging leads the arm to where it is measured"
         if self._reference.fault:
             return f"{self._reference.topic_name}: {self._reference.fault}"
+        unusable = self._guard.why_reference_unusable
+        if unusable:
+            return f"{self._reference.topic_name}: {unusable}"
         heard = "" if self._guard.has_reference else ", nothing has come"
         return f"{self._reference.topic_name}{heard}"
 

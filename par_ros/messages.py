@@ -41,6 +41,9 @@ MAX_JOINTS = 64
 # accelerations take 15 KiB, the states of 64 joints 4 KiB.
 MAX_MESSAGE_BYTES = 65_536
 
+# frame_id of executed_actions where the chunk is not, or no longer, followed.
+_HOLDS = "held"
+
 OK = DiagnosticStatus.OK
 WARN = DiagnosticStatus.WARN
 ERROR = DiagnosticStatus.ERROR
@@ -173,7 +176,7 @@ def read_joint_state(message: JointState) -> JointReading:
 
 
 def joint_trajectory_message(
-    trajectory: JointTrajectory, time_ns: int, *, joint_prefix: str = ""
+    trajectory: JointTrajectory, time_ns: int, *, joint_prefix: str = "", frame_id: str = ""
 ) -> JointTrajectoryMessage:
     """A message of `trajectory`, stamped `time_ns` (0: it starts when it is picked up)."""
     points = []
@@ -188,10 +191,22 @@ def joint_trajectory_message(
             point.accelerations = array.array("d", trajectory.accelerations[row].tobytes())
         points.append(point)
     return JointTrajectoryMessage(
-        header=_header(time_ns, ""),
+        header=_header(time_ns, frame_id),
         joint_names=[joint_prefix + name for name in trajectory.joint_names],
         points=points,
     )
+
+
+def executed_message(
+    executed: JointTrajectory, stamp_ns: int, *, holds: bool
+) -> JointTrajectoryMessage:
+    """executed_actions for the chunk of `stamp_ns`; frame_id "held" says that it is held."""
+    return joint_trajectory_message(executed, stamp_ns, frame_id=_HOLDS if holds else "")
+
+
+def tells_hold(message: JointTrajectoryMessage) -> bool:
+    """Whether an executed_actions message reports a hold or a stop."""
+    return bool(message.header.frame_id == _HOLDS)
 
 
 def deserialize_chunk(data: bytes) -> JointTrajectoryMessage:

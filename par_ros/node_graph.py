@@ -18,8 +18,7 @@ from typing import Any
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.simulation.tasks import task
-from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_config, checkpoint_views
-from par_ros.control.overlapped_turn import OverlapSettings
+from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_views, overlapped_guard
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
     ArmArguments,
@@ -114,7 +113,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     require_kind("sim", arguments.policy, Path(checkpoint))
     _require_instruction("sim", instruction, Path(checkpoint))
     chunk, views = checkpoint_chunk(Path(checkpoint)), checkpoint_views(Path(checkpoint))
-    overlap = _overlapped_guard("sim", arguments.inference, Path(checkpoint))
+    overlap = overlapped_guard("sim", arguments.inference, Path(checkpoint))
     if overlap and arguments.mode != "realtime":
         raise ValueError(
             "sim: inference:=overlapped needs mode:=realtime; in lockstep physics waits for the "
@@ -400,30 +399,8 @@ def _guard_chunk(
     owner: str, arguments: ArmArguments, policy_parameters: Mapping[str, ParameterValue]
 ) -> dict[str, ParameterValue]:
     checkpoint = Path(str(policy_parameters["checkpoint"]))
-    overlap = _overlapped_guard(owner, arguments.inference, checkpoint)
+    overlap = overlapped_guard(owner, arguments.inference, checkpoint)
     return {**checkpoint_chunk(checkpoint), **overlap}
-
-
-def _overlapped_guard(owner: str, inference: str, checkpoint: Path) -> dict[str, ParameterValue]:
-    """What overlapped inference changes in the guard; nothing for sequential inference.
-
-    Raises ValueError for a checkpoint that was not trained for it.
-    """
-    if inference == "sequential":
-        return {}
-    config = checkpoint_config(checkpoint)
-    if config is None or not config.max_delay_steps:
-        raise ValueError(
-            f"{owner}: inference:=overlapped needs a checkpoint that was trained to go on from "
-            f"committed actions, and {checkpoint} was not (its max_delay_steps is 0); use "
-            "inference:=sequential, or train one (docs/lab_notebook/overlap.md)."
-        )
-    overlap = OverlapSettings(config.num_actions, config.max_delay_steps, float(config.step_s))
-    return {
-        "num_actions": overlap.horizon,
-        "chunk_start": "observation",
-        "max_observation_age_s": overlap.max_image_age_s,
-    }
 
 
 def _policy_parameters(owner: str, arguments: ArmArguments) -> dict[str, ParameterValue]:

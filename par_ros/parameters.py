@@ -34,6 +34,7 @@ from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.camera_set import ViewSettings
 from par_ros.control.gripper_adapter import AdapterSettings
 from par_ros.control.guard_settings import GuardParameters, GuardSettings
+from par_ros.control.latency_budget import TimingParameters
 from par_ros.control.observation_assembler import AssemblerSettings
 from par_ros.control.settings import (
     Scalar,
@@ -53,7 +54,7 @@ ParameterValue = Scalar | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class PolicyNodeParameters:
+class PolicyNodeParameters(TimingParameters):
     """policy_node."""
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
@@ -97,14 +98,6 @@ class PolicyNodeParameters:
         "max_delay_steps is not 0; no predicted pictures)",
         choices=("sequential", "overlapped"),
     )
-    policy_delay: float = parameter(
-        0.0, "an experiment: no chunk is sent sooner than this after its picture's stamp",
-        unit="s", minimum=0.0, maximum=10.0,
-    )  # fmt: skip
-    delay_jitter: float = parameter(
-        0.0, "an experiment: a delay is drawn uniformly from policy_delay plus or minus this",
-        unit="s", minimum=0.0, maximum=10.0,
-    )  # fmt: skip
     image_transport: str = parameter(
         "auto",
         "pictures that are read: raw (Image), compressed (CompressedImage, on <image>/compressed) "
@@ -208,9 +201,10 @@ class ManiSkillBridgeParameters:
         GuardParameters, "num_actions", description="lockstep: control steps per answer"
     )
     step_s: float = same_as(GuardParameters, "step_s", description="duration of a control step")
-    real_time_factor: float = parameter(
-        1.0, "realtime: simulated seconds per second of wall time", minimum=0.01, maximum=100.0
-    )
+    real_time_factor: float = same_as(
+        PolicyNodeParameters, "real_time_factor",
+        description="realtime: simulated seconds per second of wall time",
+    )  # fmt: skip
     clock_lead_s: float = same_as(
         SafetyNodeParameters, "clock_lead_s",
         description="realtime: /clock announces a control step this long, in wall time, before the "

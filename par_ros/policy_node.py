@@ -17,13 +17,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -39,6 +36,7 @@ from par_model.interface import (
 )
 from par_ros import messages
 from par_ros.answer_delay import AnswerDelay
+from par_ros.chunk_ledger import ChunkLedger
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.camera_set import ViewSettings
 from par_ros.control.observation_assembler import (
@@ -61,12 +59,25 @@ from par_ros.picture_encodings import is_grey
 from par_ros.policy_inputs import PolicyInputs
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
-from par_ros.policy_source import checkpoint_policy, require_inference, require_same_chunk
+from par_ros.policy_source import (
+    check_changes,
+    checkpoint_policy,
+    require_inference,
+    require_same_chunk,
+)
 from par_ros.process import (
     leaves_at_once,
     report_error,
     run_node,
     transition,
+)
+from par_ros.timed_policy import (
+    act,
+    clocks_agree,
+    latency_budget,
+    predict,
+    require_predictor,
+    warm_up,
 )
 from par_ros.topics import POLICY, RESET_POLICY
 
@@ -79,14 +90,6 @@ _GREY = (
 )
 
 
-@runtime_checkable
-class FramePredictor(Protocol):
-    """A policy that can also draw what it expects to see next."""
-
-    def predict_frame(self) -> ImageArray:
-        """uint8 [H, W, 3]: the next observation after the chunk of the last act()."""
-
-
 class PolicyNode(LifecycleNode):
     """`load_policy` makes the policy from the parameters; it runs in configure."""
 
@@ -94,10 +97,12 @@ class PolicyNode(LifecycleNode):
         super().__init__(POLICY)
         self._load_policy = load_policy
         self._settings = declare(self, PolicyNodeParameters)
-        self.add_on_set_parameters_callback(self._check_changes)
+        self.add_on_set_parameters_callback(
+            lambda changes: check_changes(self._policy, self._settings, changes)
+        )
         self._policy: Policy | None = None
         self._turn: PolicyTurn[Picture] | None = None
-        self._report = PolicyReport()
+        self._report = PolicyReport(ChunkLedger(keeps_times=clocks_agree(self._settings)))
         self._is_grey = False
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
@@ -106,21 +111,6 @@ class PolicyNode(LifecycleNode):
             self._settings.policy_delay, self._settings.delay_jitter, self._settings.policy_seed
         )
         self._failed = self.create_guard_condition(self._raise_failure)
-
-    def _check_changes(self, changes: "list[Parameter[Any]]") -> SetParametersResult:
-        """Refuse what the policy cannot do when it is set: the next episode would fail by it."""
-        policy = self._policy
-        try:
-            for change in changes:
-                if policy is not None and change.name == "instruction":
-                    policy.spec.require_instruction(change.value)
-                elif policy is not None and change.name == "predict_images" and change.value:
-                    _require_predictor(policy)
-                    changed = dataclasses.replace(self._settings, predict_images=True)
-                    require_inference(policy.spec, changed)
-        except ValueError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
 
     # Lifecycle
 
@@ -133,12 +123,14 @@ class PolicyNode(LifecycleNode):
                 require_same_chunk(self._policy.spec, self._settings)
                 require_inference(self._policy.spec, self._settings)
                 if self._settings.predict_images:
-                    _require_predictor(self._policy)
-                _warm_up(self._policy, self._settings)
+                    require_predictor(self._policy)
+                budget = latency_budget(self._policy, self._settings)
+                warm_up(self._policy, self._settings, budget)
         except (ValueError, FileNotFoundError) as error:
             report_error(error)
             self._policy = None
             return TransitionCallbackReturn.FAILURE
+        self._report.budget = budget
         self._turn = _make_turn(self._policy.spec, self._settings, self._now())
         self._create_interfaces()
         return TransitionCallbackReturn.SUCCESS
@@ -232,9 +224,9 @@ class PolicyNode(LifecycleNode):
                 self._refuse(Refusal("executed_actions", str(error)))
                 return
             now = self._now()
-            now_s = now.steady_ns / messages.NANOSECONDS
-            self._report.ledger.take(stamp_ns, now_s, executed.times_s)
-            self._act_on(turn.take_executed_actions(stamp_ns, executed, now))
+            self._report.take(stamp_ns, now.steady_ns / messages.NANOSECONDS, executed.times_s)
+            holds = messages.tells_hold(message)
+            self._act_on(turn.take_executed_actions(stamp_ns, executed, now, holds=holds))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -312,24 +304,35 @@ class PolicyNode(LifecycleNode):
     def _compute_and_publish(self, question: Question[Picture], turn: PolicyTurn[Picture]) -> None:
         policy = self._policy
         assert policy is not None
-        started_s = time.monotonic()
+        pending, started_s = question.pending, time.monotonic()
+        with self._lock:
+            age_s = (self._now().ros_ns - pending.stamp_ns) / messages.NANOSECONDS
+            num_steps = self._report.budget.choose_steps(age_s)
         policy.observe(_observation(question.assembled, policy.spec))
-        chunk = policy.act(question.committed)
+        chunk = act(policy, question.committed, num_steps)
         chunk.validate(policy.spec)
         ended_s = time.monotonic()
-        pending = question.pending
-        self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, lambda: turn.wants(question))
+
+        def is_wanted() -> bool:
+            with self._lock:
+                return turn.wants(question)
+
+        self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, is_wanted)
         with self._lock:
             if not turn.send(question, chunk.joint_positions):
                 return
-            self._outputs.publish_chunk(chunk, question, self._settings)
+            self._outputs.publish_chunk(chunk, question, self._settings, num_steps)
             received_s, sent_s = pending.received_ns / messages.NANOSECONDS, time.monotonic()
-            self._report.answer(ended_s - started_s, sent_s - received_s)
+            self._report.answer(ended_s - started_s, sent_s - received_s, num_steps)
             picture_s = question.asked_ns / messages.NANOSECONDS - question.age_s
-            moments_s = (received_s, started_s, ended_s, sent_s)
-            self._report.ledger.send(pending.stamp_ns, picture_s, moments_s)
-        if self._settings.predict_images and isinstance(policy, FramePredictor):
-            self._outputs.publish_prediction(policy.predict_frame(), pending, policy.spec)
+            moments = received_s, started_s, ended_s, sent_s
+            self._report.ledger.send(pending.stamp_ns, picture_s, moments)
+            predicts = self._settings.predict_images and self._report.budget.may_predict(
+                policy.spec.num_actions * policy.spec.step_s
+            )
+        if predicts:
+            image = predict(policy, self._report.budget)
+            self._outputs.publish_prediction(image, pending, policy.spec)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -433,15 +436,6 @@ def _make_turn(
     return PolicyTurn(settings, messages.image_to_rgb, fit, now)
 
 
-def _require_predictor(policy: Policy) -> None:
-    """Raise ValueError where `policy` cannot draw what it expects."""
-    if not isinstance(policy, FramePredictor):
-        raise ValueError(
-            "predict_images is true, but this policy cannot predict pictures; set "
-            "predict_images:=false."
-        )
-
-
 def _seed_of_next_context(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
@@ -456,32 +450,6 @@ def _observation(assembled: AssembledObservation, spec: PolicySpec) -> Observati
         recent_images=assembled.recent_images,
         views=spec.views,
     )
-
-
-def _warm_up(policy: Policy, parameters: PolicyNodeParameters) -> None:
-    """Answer a grey picture a few times, so that the first real answer is not the slow one.
-
-    Raises ValueError for an instruction that the policy does not know.
-    """
-    spec = policy.spec
-    executed = np.zeros((spec.num_actions, len(spec.joint_names)))
-    grey = np.full(spec.picture_shape, 128, dtype=np.uint8)
-    on_the_way = np.stack([grey] * RECENT_IMAGES) if spec.observation_mode == "clip" else None
-    policy.reset(parameters.instruction, parameters.policy_seed)
-    for index in range(parameters.num_warm_up):
-        policy.observe(
-            Observation(
-                image=grey,
-                measured_joint_positions=np.zeros(len(spec.joint_names)),
-                joint_names=spec.joint_names,
-                stamp_s=index * spec.num_actions * spec.step_s,
-                executed_actions=executed if index > 0 else None,
-                recent_images=on_the_way if index > 0 else None,
-                views=spec.views,
-            )
-        )
-        is_overlapped = parameters.inference == "overlapped"
-        policy.act(executed[: spec.max_delay_steps] if is_overlapped else None)
 
 
 def main() -> int:

@@ -42,17 +42,24 @@ class PolicyOutputs:
             self._node.destroy_publisher(publisher)
 
     def publish_chunk(
-        self, chunk: ActionChunk, question: Question[Picture], parameters: PolicyNodeParameters
+        self,
+        chunk: ActionChunk,
+        question: Question[Picture],
+        parameters: PolicyNodeParameters,
+        num_steps: int | None,
     ) -> None:
         """Send the chunk with the stamp of its picture, and what it was computed from."""
         times_s = chunk.step_s * np.arange(1, len(chunk.joint_positions) + 1)
         trajectory = JointTrajectory(chunk.joint_names, times_s, chunk.joint_positions)
         stamp_ns = question.pending.stamp_ns
         self._chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
-        self._publish_observed(question, parameters)
+        self._publish_observed(question, parameters, num_steps)
 
     def _publish_observed(
-        self, question: Question[Picture], parameters: PolicyNodeParameters
+        self,
+        question: Question[Picture],
+        parameters: PolicyNodeParameters,
+        num_steps: int | None,
     ) -> None:
         """For replay."""
         shown = question.assembled
@@ -67,6 +74,7 @@ class PolicyOutputs:
             executed=None if question.committed is None else shown.executed_actions,
             committed=question.committed,
             view_stamps_ns=question.pending.stamps_ns[1:],
+            num_steps=num_steps,
         )
         status = messages.Status(self.name, messages.OK, "observed", observed.to_values())
         self._observed.publish(messages.status_message(status))

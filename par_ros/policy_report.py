@@ -9,6 +9,8 @@ import numpy as np
 from par_ros import messages
 from par_ros.chunk_ledger import ChunkLedger
 from par_ros.control.camera_check import CAMERA_FAULTS
+from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.latency_budget import LatencyBudget
 from par_ros.control.observation_assembler import Refusal
 from par_ros.policy_inputs import InputState
 from par_ros.wire_records import PolicyStatus
@@ -46,10 +48,11 @@ class PolicyReport:
         inputs: what the graph had to offer when it was looked at last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: ChunkLedger, budget: LatencyBudget | None = None) -> None:
         self.latency = Times()
         self.inference = Times()
-        self.ledger = ChunkLedger()
+        self.ledger = ledger
+        self.budget = budget or LatencyBudget(None)
         self._observation_age_s = 0.0
         self._num_chunks = 0
         self._num_context_resets = 0
@@ -88,11 +91,19 @@ class PolicyReport:
         self._observation_age_s = age_s
         self._num_context_resets += starts_anew
 
-    def answer(self, inference_s: float, latency_s: float) -> None:
-        """A chunk was sent: time in the policy, and from the picture's arrival."""
+    def answer(self, inference_s: float, latency_s: float, num_steps: int | None = None) -> None:
+        """A chunk was sent: time in the policy, and from the picture's arrival; num_steps: as the
+        budget chose."""
+        self.budget.answered(num_steps, inference_s)
         self.inference.add(inference_s)
         self.latency.add(latency_s)
         self._num_chunks += 1
+
+    def take(self, stamp_ns: int, now_s: float, executed_times_s: FloatArray) -> None:
+        """The guard has reported on a chunk, as ChunkLedger.take."""
+        sent_s = self.ledger.take(stamp_ns, now_s, executed_times_s)
+        if sent_s is not None:
+            self.budget.taken(now_s - sent_s)
 
     def status(self, name: str, backend: str, *, is_active: bool) -> messages.Status:
         """The node's entry in /diagnostics; takes the new durations."""
@@ -118,6 +129,9 @@ class PolicyReport:
             "latency_ms_p50": self.latency.percentile_text(50),
             "latency_ms_p99": self.latency.percentile_text(99),
             **dict(self.ledger.percentile_texts()),
+            "latency_budget_ms": _milliseconds(self.budget.budget_s),
+            "answers_in_fewer_steps": str(self.budget.num_reduced),
+            "pictures_not_predicted": str(self.budget.num_skipped),
             "new_inference_ms": _list_text(self.inference.take_new()),
         }
         values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
@@ -143,6 +157,10 @@ class PolicyReport:
     def _is_refusing(self) -> bool:
         since_s = self._refusing_since_s
         return since_s is not None and time.monotonic() - since_s > _MAX_REFUSING_S
+
+
+def _milliseconds(duration_s: float | None) -> str:
+    return "" if duration_s is None else f"{duration_s * 1e3:.1f}"
 
 
 def _list_text(values: list[float]) -> str:

@@ -2,13 +2,19 @@
 """The policy of policy_node's parameters, and whether it fits what else they say."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 
 from par_model.interface import Policy, PolicySpec
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.peers.lerobot_policy import load_lerobot_policy
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.parameters import PolicyNodeParameters
+from par_ros.timed_policy import require_predictor
 
 
 def checkpoint_policy(parameters: PolicyNodeParameters) -> Policy:
@@ -52,6 +58,22 @@ def chunk_form(parameters: PolicyNodeParameters) -> tuple[int, float]:
         guard.num_actions if num_actions is None else num_actions,
         guard.step_s if step_s is None else step_s,
     )
+
+
+def check_changes(
+    policy: Policy | None, parameters: PolicyNodeParameters, changes: "list[Parameter[Any]]"
+) -> SetParametersResult:
+    """Refuse what the policy cannot do when it is set: the next episode would fail by it."""
+    try:
+        for change in changes:
+            if policy is not None and change.name == "instruction":
+                policy.spec.require_instruction(change.value)
+            elif policy is not None and change.name == "predict_images" and change.value:
+                require_predictor(policy)
+                require_inference(policy.spec, replace(parameters, predict_images=True))
+    except ValueError as error:
+        return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
 
 
 def require_inference(spec: PolicySpec, parameters: PolicyNodeParameters) -> None:

@@ -36,6 +36,7 @@ from par_ros.process import report_error
 from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import Recorded, decoded_picture
 from par_ros.recording import Recording, read_recording
+from par_ros.timed_policy import act
 from par_ros.topics import (
     ACTION_CHUNK,
     EXECUTED_ACTIONS,
@@ -133,7 +134,7 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             row.num_recorded -= 1
             continue
         policy.observe(observation)
-        answer = policy.act(observed.committed)
+        answer = act(policy, observed.committed, observed.num_steps)
         row.num_replayed += 1
         stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:

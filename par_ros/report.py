@@ -82,6 +82,15 @@ def _smoothness_rows(results: RunResults) -> list[tuple[str, str]]:
             f"{found['moving_s']:.2f} s (medians)",
         )
     ]
+    limits = found["limits"]
+    if limits["num_chunks"]:
+        rows.append(
+            (
+                "chunks beyond the arm's limits, before the guard",
+                f"{limits['beyond']:.1%} of {limits['num_chunks']} (acceleration "
+                f"{limits['beyond_acceleration']:.1%}, jerk {limits['beyond_jerk']:.1%})",
+            )
+        )
     if found["num_seams"]:
         lost, rest = found["seams"]["speed_lost"], found["seams"]["rest_s"]
         jerk, jump = found["seams"]["jerk_rad_s3"], found["seams"]["jump_rad"]

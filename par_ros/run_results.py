@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from par_model.evaluation.smoothness import SeamFigures
+from par_model.evaluation.limit_shares import LimitShares, share_beyond
+from par_model.evaluation.smoothness import MotionFigures, SeamFigures
 from par_model.evaluation.statistics import wilson_interval
 from par_ros.chunk_ledger import LEDGER_FIELDS
 from par_ros.output_files import write_text
@@ -85,7 +86,9 @@ class EpisodeResult:
             of its fields; ms after the chunk's picture, None where nothing followed.
         missed_chunks: sent, and never reported on.
         seams: control steps, from 1, whose target is the first that a chunk changed.
-        motion: smoothness.MotionFigures of joint_targets without the gripper.
+        motion: of joint_targets without the gripper.
+        limit_shares: of each chunk, its largest acceleration and jerk before the guard, the seam
+            included, as shares of the arm's limits.
         predicted: whether pictures were predicted too (which slows the policy down).
         step_rate_hz: control steps a wall second; None where nothing moved.
         video: file name beside results.json.
@@ -109,7 +112,8 @@ class EpisodeResult:
     ledger_ms: tuple[tuple[float | None, ...], ...]
     missed_chunks: int
     seams: tuple[int, ...]
-    motion: dict[str, Any]
+    motion: MotionFigures
+    limit_shares: tuple[LimitShares, ...]
     predicted: bool
     step_rate_hz: float | None
     video: str | None
@@ -166,15 +170,19 @@ class RunResults:
 
     def smoothness(self) -> dict[str, Any]:
         """Of all episodes: medians, and of the seams 95th percentiles too; None without any."""
-        motions = [episode.motion for episode in self.episodes if episode.motion["moving_s"]]
-        seams = [seam for motion in motions for seam in motion["seams"]]
+        motions = [episode.motion for episode in self.episodes if episode.motion.moving_s]
+        seams = [seam for motion in motions for seam in motion.seams]
+        chunks = [chunk for episode in self.episodes for chunk in episode.limit_shares]
         whole = ("spectral_arc_length", "log_dimensionless_jerk", "rest_s", "moving_s")
-        return {name: _quantile([motion[name] for motion in motions], 0.5) for name in whole} | {
+        return {
+            name: _quantile([getattr(motion, name) for motion in motions], 0.5) for name in whole
+        } | {
+            "limits": share_beyond(chunks),
             "num_seams": len(seams),
             "seams": {
                 name: {
-                    "median": _quantile([seam[name] for seam in seams], 0.5),
-                    "p95": _quantile([seam[name] for seam in seams], 0.95),
+                    "median": _quantile([getattr(seam, name) for seam in seams], 0.5),
+                    "p95": _quantile([getattr(seam, name) for seam in seams], 0.95),
                 }
                 for name in SEAM_FIELDS
             },

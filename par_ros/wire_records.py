@@ -29,7 +29,8 @@ RecordType = TypeVar("RecordType", bound="_Record")
 
 
 class _Record:
-    """A record whose fields are its keys; the field's type says how it is written."""
+    """A record whose fields are its keys; the field's type says how it is written. A field with a
+    default may be missing: an older recording does not have it."""
 
     source: ClassVar[str]
 
@@ -39,9 +40,14 @@ class _Record:
 
     @classmethod
     def from_values(cls: type[RecordType], values: Mapping[str, str]) -> RecordType:
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         read = _Texts(cls.source, values)
-        return cls(**{field.name: read.of_type(field.type, field.name) for field in fields})
+        return cls(
+            **{
+                field.name: read.of_type(field.type, field.name)
+                for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+                if field.name in values or field.default is dataclasses.MISSING
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class Observed(_Record):
         executed, committed: overlapped inference: the executed actions that were shown [M, J], and
             the committed ones [d, J]; None in sequential inference, and for what was not shown.
         view_stamps_ns: of the pictures of a policy's further views, in their order.
+        num_steps: sampling steps of the answer; None: the policy's own number.
     """
 
     source = "observed"
@@ -123,6 +130,7 @@ class Observed(_Record):
     policy_seed: int
     executed: FloatArray | None = None
     committed: FloatArray | None = None
+    num_steps: int | None = None
     view_stamps_ns: tuple[int, ...] = ()
 
     # Nothing is said of further views where there are none.
@@ -132,10 +140,6 @@ class Observed(_Record):
         if not self.view_stamps_ns:
             del values["view_stamps_ns"]
         return values
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, str]) -> "Observed":
-        return super().from_values({"view_stamps_ns": ""} | dict(values))
 
 
 @dataclass(frozen=True)

@@ -145,15 +145,22 @@ class StaticGraphs:
             "overflow 'slide' moves cache rows, which static graphs cannot; use backend 'eager'."
         )
 
+    @property
+    def sampling_steps(self) -> tuple[int, ...]:
+        """One number, which the act graph unrolls."""
+        return (self._pictures.num_steps,)
+
     def act(
         self,
         context: StaticContext,
         noise: Float32Array,
         seed: int,
         prefix: Float32Array | None = None,
+        num_steps: int | None = None,
     ) -> Float32Array:
         """As PolicyGraphs.act; the samplers of static graphs draw nothing on the way, so `seed` is
-        not read."""
+        not read, and their steps are unrolled, so there is one number of them."""
+        assert num_steps in (None, *self.sampling_steps)
         inputs = {"action_context": context.action, "noise": noise[None]}
         if prefix is None:
             prefix = noise[:0]

@@ -59,12 +59,20 @@ class TorchEager:
         sampling = self.config.sampling
         self.sampler = sampler or sampling.action_sampler
         self.num_steps = sampling.action_num_steps if num_steps is None else num_steps
+        head = self.model.action_head
         with torch.inference_mode():
-            self.modulations = self.model.action_head.modulations(self.sampler, self.num_steps)
+            self._schedules = {
+                number: head.schedule(self.sampler, number) for number in self.sampling_steps
+            }
 
     @property
     def name(self) -> str:
         return f"torch eager on {self.device.type}"
+
+    @property
+    def sampling_steps(self) -> tuple[int, ...]:
+        """The default and its halves, down to 1."""
+        return tuple(self.num_steps >> shift for shift in range(self.num_steps.bit_length()))
 
     @torch.inference_mode()
     def encode(self, image: ImageArray) -> Tensor:
@@ -126,8 +134,9 @@ class TorchEager:
         noise: Float32Array,
         seed: int,
         prefix: Float32Array | None = None,
+        num_steps: int | None = None,
     ) -> Float32Array:
-        given = None
+        given, number = None, num_steps or self.num_steps
         if prefix is not None:
             rows = self._tensor(padded_prefix(prefix, self.config)).unsqueeze(0)
             given = Prefix.of_lengths(rows, torch.tensor([len(prefix)], device=self.device))
@@ -135,8 +144,8 @@ class TorchEager:
             context.action,
             self._tensor(noise).unsqueeze(0),
             self.sampler,
-            self.num_steps,
-            self.modulations,
+            number,
+            self._schedules[number],
             torch.Generator().manual_seed(seed),
             given,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from par_model.evaluation.delayed_loop import INFERENCES, Inference, Timing
+from par_model.evaluation.limit_shares import LimitShares, share_beyond
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import paired_difference_interval, wilson_interval
 from par_model.interface import PolicySpec
@@ -24,8 +25,10 @@ METHOD = (
     "sequential inference without delay on the same states, bootstrap over states. Task time: "
     "control steps of the successful episodes, bootstrap of the mean; ratio to the first cell on "
     "the states where both succeed. Seams: commanded targets at the control rate, before any "
-    "guard; speed lost and time at rest over all seams, median and 95th percentile. All intervals "
-    "are of 95 %."
+    "guard; speed lost and time at rest over all seams, median and 95th percentile. Beyond limits: "
+    "share of the chunks whose targets' second or third differences at the control rate, those "
+    "across the seam included, exceed the arm's acceleration or jerk limit of a joint, before any "
+    "guard. All intervals are of 95 %."
 )
 
 
@@ -81,6 +84,7 @@ def _cell(
     both = success & before
     ratios = times_s[both] / np.array([result.steps * step_s for result in reference])[both]
     motions = [result.motion for result in cell if result.motion is not None]
+    chunks = [LimitShares(*shares) for result in cell for shares in result.limit_shares or ()]
     seams = [seam for motion in motions for seam in motion["seams"]]
     return {
         "num_successes": int(success.sum()),
@@ -105,6 +109,7 @@ def _cell(
                 for name in ("speed_lost", "rest_s", "jerk_rad_s3", "jump_rad")
             },
         },
+        "limits": share_beyond(chunks),
         "num_late": sum(result.num_late or 0 for result in cell),
     }
 
@@ -136,7 +141,7 @@ def table_lines(content: dict[str, Any]) -> list[list[str]]:
     """Rows of text, a header first."""
     rows = [
         ["task, inference", "delay", "success", "difference", "task time", "speed lost at seams",
-         "rest at seams", "SPARC", "LDLJ", "late"]
+         "rest at seams", "beyond limits", "SPARC", "LDLJ", "late"]
     ]  # fmt: skip
     for task, entries in content["tasks"].items():
         for cell in entries:
@@ -147,6 +152,7 @@ def table_lines(content: dict[str, Any]) -> list[list[str]]:
 def _row(cell: dict[str, Any]) -> list[str]:
     low, high = (100 * cell["wilson"][end] for end in ("low", "high"))
     change, seams = cell["difference"], cell["seams"]
+    beyond = cell["limits"]["beyond"]
     return [
         f"{1e3 * cell['policy_delay_s']:.0f} ms",
         f"{cell['num_successes']}/{cell['num_rollouts']} ({low:.0f}-{high:.0f}%)",
@@ -154,6 +160,7 @@ def _row(cell: dict[str, Any]) -> list[str]:
         _text(cell["task_time_s"], 2, " s"),
         _median_and_p95(seams["speed_lost"], 2),
         _median_and_p95(seams["rest_s"], 2),
+        "-" if beyond is None else f"{100 * beyond:.1f}%",
         _text(cell["spectral_arc_length"], 2),
         _text(cell["log_dimensionless_jerk"], 1),
         str(cell["num_late"]),

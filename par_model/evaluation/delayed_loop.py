@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from par_model.evaluation.direct_loop import EpisodeWatcher, require_same_rate
+from par_model.evaluation.direct_loop import EpisodeResult, EpisodeWatcher, require_same_rate
 from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
 from par_model.simulation.maniskill_env import ManiSkillArm
 
@@ -70,20 +70,21 @@ class DelayedEpisode:
     """Result of one episode.
 
     Attributes:
-        success: whether the task's condition held at any step (the episode ends there).
-        joint_targets: float64 [steps, J], what the arm was commanded, in order.
-        start: float64 [J], where it stood at first.
-        seams: index of the first step that follows each chunk, the first chunk's left out.
+        episode: as of one without delay.
+        start: float64 [J], where the arm stood at first.
+        begins: index of the first step that follows each chunk.
         num_late: answers that came when nothing of them was left to follow.
-        chunk_latencies_s: float64 [chunks], wall time of observe and act together.
     """
 
-    success: bool
-    joint_targets: FloatArray
+    episode: EpisodeResult
     start: FloatArray
-    seams: tuple[int, ...]
+    begins: tuple[int, ...]
     num_late: int
-    chunk_latencies_s: FloatArray
+
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Where one chunk takes over from another."""
+        return self.begins[1:]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def run_delayed_episode(
     policy.reset(arm.task.instruction, policy_seed)
     for watcher in watchers:
         watcher.started()
-    episode = _Episode(arm, policy, timing, max_steps, policy_seed, watchers)
+    episode = _Episode(arm, policy, timing, max_steps, (seed, policy_seed), watchers)
     delays = np.random.default_rng([seed, policy_seed])
     advance = episode.one_chunk if timing.inference == "sequential" else episode.one_step
     while not episode.is_over:
@@ -142,16 +143,16 @@ class _Episode:
         policy: Policy,
         timing: Timing,
         max_steps: int,
-        policy_seed: int,
+        seeds: tuple[int, int],
         watchers: Sequence[EpisodeWatcher],
     ) -> None:
         self._arm, self._policy, self._timing = arm, policy, timing
-        self._max_steps, self._policy_seed = max_steps, policy_seed
+        self._max_steps, self._seeds = max_steps, seeds
         self._watchers = watchers
         self._start = arm.read_joints()[0]
         self._targets: list[FloatArray] = []
         self._success = False
-        self._seams: list[int] = []
+        self._begins: list[int] = []
         self._num_late = 0
         self._latencies_s: list[float] = []
         self._seen_at: int | None = None
@@ -170,12 +171,12 @@ class _Episode:
 
     def result(self) -> DelayedEpisode:
         return DelayedEpisode(
-            success=self._success,
-            joint_targets=np.stack(self._targets),
+            EpisodeResult(
+                *self._seeds, self._success, np.stack(self._targets), np.array(self._latencies_s)
+            ),
             start=self._start,
-            seams=tuple(self._seams[1:]),
+            begins=tuple(self._begins),
             num_late=self._num_late,
-            chunk_latencies_s=np.array(self._latencies_s),
         )
 
     def one_chunk(self, delays: np.random.Generator) -> None:
@@ -183,7 +184,7 @@ class _Episode:
         chunk = self._ask(None)
         for _ in range(self._timing.drawn_steps(self._arm.step_s, delays)):
             self._follow(self._targets[-1] if self._targets else self._start)
-        self._seams.append(self._now)
+        self._begins.append(self._now)
         for target in chunk.joint_positions:
             self._follow(target)
 
@@ -212,7 +213,7 @@ class _Episode:
             self._num_late += 1
             return
         self._running = pending
-        self._seams.append(self._now)
+        self._begins.append(self._now)
 
     def _is_time_to_ask(self) -> bool:
         """A slot after the last picture; earlier where the running chunk would end meanwhile."""
@@ -234,7 +235,7 @@ class _Episode:
             executed_actions=self._executed(),
         )
         if observation.executed_actions is None and self._seen_at is not None:
-            self._policy.reset(self._arm.task.instruction, self._policy_seed)
+            self._policy.reset(self._arm.task.instruction, self._seeds[1])
         self._seen_at = self._now
         start_s = time.perf_counter()
         self._policy.observe(observation)

@@ -18,6 +18,7 @@ import numpy as np
 from par_model.config import TimestepSpacing
 from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
 from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
+from par_model.evaluation.limit_shares import chunks_shares, read_motion_limits
 from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.evaluation.smoothness import motion_figures
 from par_model.interface import Observation, Policy, PolicySpec
@@ -50,6 +51,7 @@ class Rollout:
         backend: what runs the network, as load_policy takes it.
         spacing: of the sampling steps; None is the checkpoint's, another needs backend "eager".
         timing: when the policy is asked and how late it answers; None: the simulator waits for it.
+        arm_file: where there is a timing, the arm whose limits chunks are compared with.
     """
 
     checkpoint: str
@@ -64,6 +66,7 @@ class Rollout:
     backend: str = "auto"
     spacing: TimestepSpacing | None = None
     timing: Timing | None = None
+    arm_file: str = ""
 
     @property
     def key(self) -> RolloutKey:
@@ -87,6 +90,7 @@ class RolloutResult:
         inference, policy_delay_s: likewise, of its timing.
         num_late: answers that came too late to be followed.
         motion: the figures of smoothness.MotionFigures of the commanded targets.
+        limit_shares: of each chunk, the largest acceleration and jerk as shares of the limits.
     """
 
     task: str
@@ -104,6 +108,7 @@ class RolloutResult:
     policy_delay_s: float | None = None
     num_late: int | None = None
     motion: dict[str, Any] | None = None
+    limit_shares: list[tuple[float, float]] | None = None
 
     @property
     def key(self) -> RolloutKey:
@@ -227,7 +232,7 @@ def _run_rollout(rollout: Rollout) -> RolloutResult:
 def _delayed_result(
     rollout: Rollout, timing: Timing, arm: ManiSkillArm, policy: Policy, watcher: MilestoneWatcher
 ) -> RolloutResult:
-    episode = run_delayed_episode(
+    delayed = run_delayed_episode(
         arm,
         policy,
         timing,
@@ -236,20 +241,17 @@ def _delayed_result(
         policy_seed=rollout.policy_seed,
         watchers=(watcher,),
     )
-    plain = EpisodeResult(
-        rollout.seed,
-        rollout.policy_seed,
-        episode.success,
-        episode.joint_targets,
-        episode.chunk_latencies_s,
-    )
-    positions = np.concatenate((episode.start[None], episode.joint_targets))[:, :-1]
+    positions = np.concatenate((delayed.start[None], delayed.episode.joint_targets))[:, :-1]
+    limits = read_motion_limits(Path(rollout.arm_file))
+    begins = [begin for begin in delayed.begins if begin < len(positions) - 1]
+    shares = chunks_shares(positions, arm.step_s, begins, limits)
     return replace(
-        _rollout_result(rollout, plain, watcher.milestones()),
+        _rollout_result(rollout, delayed.episode, watcher.milestones()),
         inference=timing.inference,
         policy_delay_s=timing.policy_delay_s,
-        num_late=episode.num_late,
-        motion=asdict(motion_figures(positions, arm.step_s, episode.seams)),
+        num_late=delayed.num_late,
+        motion=asdict(motion_figures(positions, arm.step_s, delayed.seams)),
+        limit_shares=[(round(one.acceleration, 4), round(one.jerk, 4)) for one in shares],
     )
 
 

@@ -100,6 +100,10 @@ class PolicyGraphs(Protocol):
     def name(self) -> str:
         """Runtime and device, for logs."""
 
+    @property
+    def sampling_steps(self) -> tuple[int, ...]:
+        """Numbers of sampling steps that `act` can, the default first, then fewer."""
+
     def encode(self, image: ImageArray) -> Any:
         """uint8 [V H, W, 3] to a latent; in clip mode also a tile [5, H, W, 3] to its last one."""
 
@@ -118,7 +122,12 @@ class PolicyGraphs(Protocol):
         """The cache without its first slot, later ones moved down."""
 
     def act(
-        self, context: Any, noise: Float32Array, seed: int, prefix: Float32Array | None = None
+        self,
+        context: Any,
+        noise: Float32Array,
+        seed: int,
+        prefix: Float32Array | None = None,
+        num_steps: int | None = None,
     ) -> Float32Array:
         """Sample the chunk [H, D], normalised, from `noise` [H, D]; H is the model's horizon.
 
@@ -126,6 +135,7 @@ class PolicyGraphs(Protocol):
             seed: for samplers that draw more noise on the way (ddpm).
             prefix: float32 [d, D], normalised actions that the chunk begins with; d is at most the
                 model's largest delay.
+            num_steps: one of `sampling_steps`; None is the default.
         """
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:

@@ -49,7 +49,7 @@ class ChunkAnswers:
         self._deadlines = deadlines
         self._counters = counters
         # A sequential policy expects exactly L points.
-        self._overlapped = settings.chunk_start == "observation" and not settings.lockstep
+        self._overlapped = settings.inference == "overlapped"
         self._follower = ChunkFollower(
             safety_filter, arm.motions, commander, counters, tells_tail=self._overlapped
         )
@@ -94,7 +94,7 @@ class ChunkAnswers:
         timeline = self._authority.timeline
         time_ns = timeline.time_ns(moment)
         held = self._follower.held(time_ns, timeline.of_stamp(stamp_ns, moment))
-        return command.telling(held, stamp_ns)
+        return command.telling(held, stamp_ns, holds=True)
 
     def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
         """Take a chunk that could not even be read into arrays."""
@@ -242,7 +242,8 @@ class ChunkAnswers:
             return command
         stamp_ns = self._authority.timeline.of_stamp(chunk.stamp_ns, moment)
         begin_ns = stamp_ns if self.settings.lockstep else time_ns
-        return command.telling(self._follower.held(begin_ns, stamp_ns), chunk.stamp_ns)
+        held = self._follower.held(begin_ns, stamp_ns)
+        return command.telling(held, chunk.stamp_ns, holds=True)
 
     def _stand_at_measured(self, time_ns: int) -> bool:
         """Hold where the arm was measured, to answer a chunk; False where that is not known."""

@@ -26,7 +26,8 @@ class Command:
         arm, gripper: trajectories.
         stamp_ns: header.stamp of both, ROS time: zero of their times.
         executed: points of all joints as they are really sent, L of them with sequential inference;
-            executed_stamp_ns is that of the chunk answered last.
+            executed_stamp_ns is that of the chunk answered last; executed_holds whether that chunk
+            is not, or no longer, followed.
         events: for the log.
         has_splice: whether `arm` departs from the running motion at the splice's end, so that it
             must be sent in time.
@@ -37,6 +38,7 @@ class Command:
     stamp_ns: int = 0
     executed: JointTrajectory | None = None
     executed_stamp_ns: int = 0
+    executed_holds: bool = False
     events: tuple[Event, ...] = ()
     has_splice: bool = True
 
@@ -44,9 +46,13 @@ class Command:
         """The same with one more event, the first."""
         return dataclasses.replace(self, events=(Event(level, text), *self.events))
 
-    def telling(self, executed: JointTrajectory, stamp_ns: int) -> "Command":
+    def telling(
+        self, executed: JointTrajectory, stamp_ns: int, *, holds: bool = False
+    ) -> "Command":
         """The same with what the policy is told of the chunk of `stamp_ns`."""
-        return dataclasses.replace(self, executed=executed, executed_stamp_ns=stamp_ns)
+        return dataclasses.replace(
+            self, executed=executed, executed_stamp_ns=stamp_ns, executed_holds=holds
+        )
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ class ControllerFeedback:
         if stepped is not None:
             return stepped
         reference = self._arm.reference
-        if not reference.take(sample, moment):
+        unusable = reference.take(sample, moment)
+        if unusable is not None:
             self._counters["unusable_references"] += 1
+            self._counters[f"unusable_references_{unusable.kind}"] += 1
             return Command()
         if self._authority.engaged and reference.is_slowed:
             fault = Fault("speed_scaling", why_slowed(sample.speed_scaling))

@@ -94,11 +94,12 @@ class Deadlines:
                 f"{self._arm.joints.why_silent()}.",
             )
         if self._settings.expects_reference and not self._arm.reference.is_heard(moment):
+            cause = self._arm.reference.why_unusable or (
+                "no message has arrived: the controller is not active (a robot in reflex or user "
+                "stop ends it) or not running; check controller_manager and the robot"
+            )
             return Fault(
-                "reference_silent",
-                "the controller's reference must come every 0.2 s, and no message has arrived: the "
-                "controller is not active (a robot in reflex or user stop ends it) or not running; "
-                "check controller_manager and the robot.",
+                "reference_silent", f"the controller's reference must come every 0.2 s; {cause}."
             )
         if self._watchdog.expired(_LIVE_POLICY, now_s):
             return Fault(

@@ -106,9 +106,10 @@ class Engaging:
     def _why_no_reference(self, moment: Moment) -> str:
         reference = self._reference
         if not reference.is_heard(moment) or reference.newest is None:
+            causes = "check that the controller is active and its controller_state topic"
             return (
-                "the controller's reference has not come within 0.2 s; check that the controller "
-                "is active and its controller_state topic"
+                "the controller's reference has not come within 0.2 s; "
+                f"{reference.why_unusable or causes}"
             )
         if reference.is_slowed:
             return why_slowed(reference.newest.speed_scaling)
@@ -119,7 +120,8 @@ class Engaging:
     def _why_not_reported(self) -> str:
         """Lockstep: the reference of the newest joint state's moment must be known."""
         if self._expects_reference and self._usable_reference() is None:
-            return "what the arm is commanded at the newest joint state is not known; try again"
+            cause = self._reference.why_unusable or "try again"
+            return f"what the arm is commanded at the newest joint state is not known; {cause}"
         if self._expects_reference and not self._reference.is_at_rest:
             return "the controller still moves the arm; wait until it is at rest"
         return self._why_apart()

@@ -143,6 +143,11 @@ class Guard:
         return self._arm.reference.is_known
 
     @property
+    def why_reference_unusable(self) -> str:
+        """What is wrong with the last reference that came; empty where it was good."""
+        return self._arm.reference.why_unusable
+
+    @property
     def awaits_reference(self) -> bool:
         """True while the controller has not shown yet whether it took the newest motion."""
         return self._arm.awaits_reference

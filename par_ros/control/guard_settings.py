@@ -38,6 +38,12 @@ class GuardParameters:
         "clock, at the control step at which it arrives, with all its actions",
         choices=("arrival", "observation", "control_step"),
     )
+    inference: str = parameter(
+        "sequential",
+        "the policy's. overlapped: executed_actions goes on until the arm is at rest, and is also "
+        "sent for a stop (realtime and chunk_start observation only)",
+        choices=("sequential", "overlapped"),
+    )
     late_after_s: float = parameter(
         0.1, "the guard holds if no chunk arrives for this long after the end of the last one",
         unit="s", minimum=0.0, maximum=10.0,
@@ -97,7 +103,14 @@ class GuardSettings(GuardParameters):
         return _COMPUTING_SHARE * self.splice_s
 
     def validate(self) -> None:
-        """Raise ValueError where the splice is out of its range."""
+        """Raise ValueError for a splice out of its range, and for overlapped inference of chunks
+        that are not timed from their observations."""
+        if self.inference == "overlapped" and (self.lockstep or self.chunk_start != "observation"):
+            mode = "lockstep" if self.lockstep else "realtime"
+            raise ValueError(
+                "inference overlapped needs mode realtime and chunk_start observation, got mode "
+                f"{mode} and chunk_start {self.chunk_start}."
+            )
         if not 0.0 < self.splice_s <= MAX_SPLICE_S:
             raise ValueError(
                 f"splice_s must be above 0 and at most {MAX_SPLICE_S:g} s, got {self.splice_s:g} s."

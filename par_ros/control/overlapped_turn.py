@@ -102,18 +102,16 @@ class OverlappedTurn(PolicyTurn[PictureType]):
             return False
         return self._told_ns <= stamp_ns <= self._sent.stamp_ns
 
-    def _note_executed(self, stamp_ns: int, executed: JointTrajectory, now: Moment) -> None:
+    def _note_executed(
+        self, stamp_ns: int, executed: JointTrajectory, now: Moment, *, holds: bool
+    ) -> None:
         """Take what is followed from the report's first point on."""
         sent = self._sent
         assert sent is not None
         self._told_ns = stamp_ns
         self._note_report(stamp_ns, executed)
-        # A chunk that is followed is reported from its picture on, a hold from now on.
-        is_followed = executed.times_s[0] < 1.5 * self._overlap.step_s
         self._ends_ns = (
-            stamp_ns + self._overlap.horizon * self._step_ns
-            if is_followed
-            else self._followed.rests_ns
+            self._followed.rests_ns if holds else stamp_ns + self._overlap.horizon * self._step_ns
         )
         if stamp_ns == sent.stamp_ns and not sent.acknowledged:
             self._sent = dataclasses.replace(sent, acknowledged=True)

@@ -16,7 +16,7 @@ J joints (gripper last); L actions of a chunk.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -157,8 +157,7 @@ class PolicyTurn(Generic[PictureType]):
         """Not active until activate().
 
         Args:
-            read_picture: makes uint8 [H, W, 3], RGB; raises ValueError for an encoding that it
-                does not know.
+            read_picture: makes uint8 [H, W, 3], RGB; raises ValueError for an unknown encoding.
             fit_picture: makes it the policy's size; raises ValueError where that is impossible.
         """
         self.settings = settings
@@ -169,10 +168,7 @@ class PolicyTurn(Generic[PictureType]):
         self._cameras = CameraSet(
             settings.views, settings.camera, read_picture, fit_picture, _seconds(now)
         )
-        self._recent: RecentPictures[PictureType] | None = None
-        if settings.clip is not None:
-            clip = dataclasses.asdict(settings.clip)
-            self._recent = RecentPictures(num_kept=_NUM_PICTURES_KEPT, **clip)
+        self._recent: RecentPictures[PictureType] | None = _recent_pictures(settings.clip)
         self.is_active = False
         self.episode = 0
         self._is_busy = False
@@ -278,18 +274,22 @@ class PolicyTurn(Generic[PictureType]):
         return self.is_active and self._sent is not None and self._sent.stamp_ns == stamp_ns
 
     def take_executed_actions(
-        self, stamp_ns: int, executed: JointTrajectory, now: Moment
+        self, stamp_ns: int, executed: JointTrajectory, now: Moment, *, holds: bool = False
     ) -> Question[PictureType] | Refusal | None:
-        """Take what the guard did with a chunk, by its stamp; times count from the stamp."""
+        """Take what the guard did with a chunk, by its stamp, from which times count; holds: it is
+        not, or no longer, followed."""
         if not self.awaits_executed_actions(stamp_ns):
             return None
         try:
-            self._note_executed(stamp_ns, executed.reordered(self.settings.joint_names), now)
+            ordered = executed.reordered(self.settings.joint_names)
+            self._note_executed(stamp_ns, ordered, now, holds=holds)
         except ValueError as error:
             return Refusal("executed_actions", str(error))
         return self._ask(now)
 
-    def _note_executed(self, stamp_ns: int, executed: JointTrajectory, now: Moment) -> None:
+    def _note_executed(
+        self, stamp_ns: int, executed: JointTrajectory, now: Moment, *, holds: bool
+    ) -> None:
         """Raises ValueError for a report that does not answer the chunk."""
         sent = self._sent
         assert sent is not None
@@ -378,7 +378,7 @@ class PolicyTurn(Generic[PictureType]):
         end_ns = self._assembler.chunk_end_ns
         if not sent.acknowledged or end_ns is None:
             is_lost = stamp_ns > sent.stamp_ns + 2 * self._chunk_ns
-            self._context_lost = self._context_lost or is_lost
+            self._context_lost |= is_lost
             return is_lost
         if not self._assembler.is_due(stamp_ns):
             return False
@@ -395,8 +395,8 @@ class PolicyTurn(Generic[PictureType]):
         assembled = self._assembler.assemble(image, pending.stamp_ns, now_ns)
         if isinstance(assembled, Refusal):
             return assembled
-        if self._cameras.accept_sizes() or self._context_lost:
-            self._context_lost = True
+        self._context_lost |= self._cameras.accept_sizes()
+        if self._context_lost:
             assembled = dataclasses.replace(assembled, executed_actions=None)
         if self._recent is None or assembled.executed_actions is None:
             return assembled
@@ -433,6 +433,12 @@ class PolicyTurn(Generic[PictureType]):
             recent_images=np.stack(images),
             recent_stamps_ns=tuple(stamp_ns for stamp_ns, _ in chosen),
         )
+
+
+def _recent_pictures(clip: ClipSettings | None) -> RecentPictures[Any] | None:
+    if clip is None:
+        return None
+    return RecentPictures(num_kept=_NUM_PICTURES_KEPT, **dataclasses.asdict(clip))
 
 
 def _clock_set_back(back_s: float) -> Refusal:

@@ -34,9 +34,12 @@ _SAME_AT_REST_RAD = 1e-7
 _REST_RAD_S = 1e-3
 _AT_REST_AFTER_S = 0.05
 _MAX_STAMP_AGE_S = 0.2
+# No queue keeps a sample for longer: its stamp is of another clock.
+_OTHER_CLOCK_S = 5.0
 _FULL_SPEED = 0.999
 
 Verdict = Literal["", "taken", "late", "not_taken", "elsewhere", "moved_at_rest"]
+UnusableKind = Literal["not_finite", "out_of_order", "old", "other_clock"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class ReferenceSample:
         """False where a number is NaN or infinite."""
         rows = (self.positions, self.velocities, self.accelerations)
         return all(bool(np.isfinite(row).all()) for row in rows)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a sample is worth nothing: one word for counters, and a sentence."""
+
+    kind: UnusableKind
+    reason: str
 
 
 @dataclass
@@ -80,6 +91,8 @@ class ReferenceWatch:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self.newest: ReferenceSample | None = None
+        # Why the last sample was not usable; None where it was.
+        self.unusable: Unusable | None = None
         self._heard_ns: int | None = None
         self._seen = _Seen()
         self._seen_of_before = _Seen()
@@ -102,24 +115,56 @@ class ReferenceWatch:
         """True once a reference has come."""
         return self.newest is not None
 
-    def take(self, sample: ReferenceSample, moment: Moment) -> bool:
-        """Take a sample; False where it is worth nothing (old, out of order, not finite)."""
-        age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
-        in_order = self.newest is None or sample.stamp_ns > self.newest.stamp_ns
-        if not (sample.is_finite and in_order and abs(age_s) <= _MAX_STAMP_AGE_S):
+    def take(self, sample: ReferenceSample, moment: Moment) -> Unusable | None:
+        """Take a sample; why it is worth nothing, or None where it is good."""
+        self.unusable = self._why_unusable(sample, moment)
+        if self.unusable is not None:
             # Out of order for long, the clock has stepped: what comes now counts again.
             if not self.is_heard(moment):
                 self.newest = None
-            return False
+            return self.unusable
         self.newest = sample
         self._heard_ns = self._timeline.time_ns(moment)
-        return True
+        return None
+
+    def _why_unusable(self, sample: ReferenceSample, moment: Moment) -> Unusable | None:
+        if not sample.is_finite:
+            return Unusable("not_finite", "a number is not finite (NaN or Inf)")
+        age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
+        if not -_MAX_STAMP_AGE_S <= age_s <= _OTHER_CLOCK_S:
+            side = f"{age_s:.3f} s ago" if age_s > 0.0 else f"{-age_s:.3f} s ahead"
+            return Unusable(
+                "other_clock",
+                f"stamped {side}, which is the time of another clock; check the time "
+                "synchronisation of the two machines, and use_sim_time",
+            )
+        if age_s > _MAX_STAMP_AGE_S:
+            return Unusable(
+                "old",
+                f"stamped {age_s:.3f} s ago, at most {_MAX_STAMP_AGE_S:g} s is usable; check the "
+                "network, the load, and the time synchronisation of the two machines",
+            )
+        if self.newest is not None and sample.stamp_ns <= self.newest.stamp_ns:
+            behind_s = (self.newest.stamp_ns - sample.stamp_ns) / NANOSECONDS
+            return Unusable(
+                "out_of_order",
+                f"stamped {behind_s:.3f} s before the one before it, or at the same time; check "
+                "for two controllers on this topic",
+            )
+        return None
 
     def is_heard(self, moment: Moment) -> bool:
         """Whether a reference came within the last 0.2 s."""
         if self._heard_ns is None:
             return False
         return self._timeline.time_ns(moment) - self._heard_ns <= MAX_SILENCE_S * NANOSECONDS
+
+    @property
+    def why_unusable(self) -> str:
+        """What is wrong with the last reference that came; empty where it was good."""
+        if self.unusable is None:
+            return ""
+        return f"the last one that came is not usable: {self.unusable.reason}"
 
     @property
     def is_slowed(self) -> bool:

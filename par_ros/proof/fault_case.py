@@ -18,6 +18,7 @@ from par_ros.proof.fault_rig import (
     CAMERA_PROCESS,
     GRAPH_TIMEOUT_S,
     GUARD_PARAMETERS,
+    OVERLAPPED_DELAY_S,
     RUNNER_PROCESS,
     SEEING_PROCESS,
     FaultRig,
@@ -61,6 +62,7 @@ class Fault:
         phase_s: how far into a chunk it happens.
         restarted: the process that is started again afterwards; "" where none is.
         fresh_after: guard and arm are restarted for the next case.
+        overlapped: the policy's chunks have look-ahead and are timed from their pictures.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Fault:
     phase_s: float = 0.2
     restarted: str = ""
     fresh_after: bool = False
+    overlapped: bool = False
 
     @property
     def allowed_s(self) -> float:
@@ -130,6 +133,7 @@ class FaultCases:
         rig = self._rig
         rig.pause_policy()
         rig.mangle_chunk = None
+        rig.overlapped, rig.delay_s = fault.overlapped, OVERLAPPED_DELAY_S
         rig.injected = None
         self._start(fault)
         rig.set_world(fault.world)

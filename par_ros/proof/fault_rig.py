@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros.control.arm_spec import ArmSpec
+from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.parameters import read_arm_spec
 from par_ros.proof.fault_judge import CycleLog
@@ -59,6 +60,9 @@ _BRING_UP_STEPS = {
     State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
 }
 _GRIPPER_M = 0.04
+# Overlapped inference: actions of a chunk, and how old a picture is when its chunk is sent.
+OVERLAPPED_ACTIONS = 18
+OVERLAPPED_DELAY_S = 0.15
 
 
 class FaultRig(Node):
@@ -79,7 +83,11 @@ class FaultRig(Node):
         self.fault_ns = 0
         self.world = ArmWorld()
         self._world_of_arm = 0
+        # Overlapped inference: chunks with look-ahead for pictures `delay_s` ago.
+        self.overlapped = False
+        self.delay_s = OVERLAPPED_DELAY_S
         self._swing: Swing | None = None
+        self._swing_begin_s = 0.0
         self._next_chunk_s = float("inf")
         self.num_chunks = 0
         self.mangle_chunk: Callable[[JointTrajectoryMessage], JointTrajectoryMessage | None] | None
@@ -211,7 +219,7 @@ class FaultRig(Node):
         position = self.positions()
         assert position is not None
         self._swing = Swing(position, self.spec.home, _GRIPPER_M)
-        self._next_chunk_s = time.monotonic()
+        self._next_chunk_s = self._swing_begin_s = time.monotonic()
 
     def make_way_for(self, process: str) -> None:
         """Leave action_chunk to a process that is about to be the policy."""
@@ -260,9 +268,16 @@ class FaultRig(Node):
     def publish_chunk(self) -> None:
         """The swing's next chunk, through `mangle_chunk`."""
         assert self._swing is not None
-        knots = self._swing.knots(CHUNK_S * self.num_chunks)
+        if self.overlapped:
+            age_s = self.delay_s
+            times_s = GuardSettings(num_actions=OVERLAPPED_ACTIONS).knot_times_s
+            time_s = time.monotonic() - age_s - self._swing_begin_s
+            knots = self._swing.knots(time_s, times_s)
+        else:
+            age_s, knots = 0.0, self._swing.knots(CHUNK_S * self.num_chunks)
         self.num_chunks += 1
-        message: JointTrajectoryMessage | None = chunk_message(self.spec, knots, self.now_ns())
+        stamp_ns = self.now_ns() - round(age_s * NANOSECONDS)
+        message: JointTrajectoryMessage | None = chunk_message(self.spec, knots, stamp_ns)
         if self.mangle_chunk is not None and message is not None:
             message = self.mangle_chunk(message)
         if message is None:

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import rclpy
 from tyro.conf import arg
@@ -29,6 +29,7 @@ from tyro.conf import arg
 from par_model.command_line import default_is, parse
 from par_ros.process import report_error
 from par_ros.proof.fault_case import Fault, FaultCases
+from par_ros.proof.fault_overlap import OVERLAPPED_FAULTS
 from par_ros.proof.fault_processes import SuiteError
 from par_ros.proof.fault_result import (
     FaultResult,
@@ -49,6 +50,8 @@ COMMAND = "python -m par_ros faults"
 class FaultOptions:
     """The command line."""
 
+    # the policy's inference; overlapped has cases of its own
+    inference: Literal["sequential", "overlapped"] = "sequential"
     # run the faults whose name contains this
     only: Annotated[str | None, arg(metavar="TEXT"), default_is("all")] = None
     # where to write the result; times are in milliseconds
@@ -64,15 +67,18 @@ class FaultOptions:
 
 
 def run_suite(
-    only: str | None, done: list[FaultResult], save: Callable[[list[FaultResult]], None]
+    faults: tuple[Fault, ...],
+    only: str | None,
+    done: list[FaultResult],
+    save: Callable[[list[FaultResult]], None],
 ) -> list[FaultResult]:
-    """All cases but those `done`, or those whose name contains `only`; a line a try on stderr.
+    """All `faults` but those `done`, or those whose name contains `only`; a line a try on stderr.
 
     `save` is called with the results so far after each case.
     """
-    chosen = [fault for fault in FAULTS if only is None or only in fault.name]
+    chosen = [fault for fault in faults if only is None or only in fault.name]
     if not chosen:
-        names = "; ".join(fault.name for fault in FAULTS)
+        names = "; ".join(fault.name for fault in faults)
         raise SuiteError(f"no fault's name contains {only!r}; the faults are: {names}.")
     rclpy.init(args=[])
     results = list(done)
@@ -113,6 +119,9 @@ def main(arguments: list[str]) -> int:
         print(markdown_table(json.loads(options.table.read_text(encoding="utf-8"))))
         return 0
     own_domain()
+    is_overlapped = options.inference == "overlapped"
+    faults = OVERLAPPED_FAULTS if is_overlapped else FAULTS
+    command = f"{COMMAND} --inference overlapped" if is_overlapped else COMMAND
     done: list[FaultResult] = []
     if options.resume:
         assert options.json is not None
@@ -121,14 +130,14 @@ def main(arguments: list[str]) -> int:
 
     def save(results: list[FaultResult]) -> None:
         if options.json is not None:
-            text = json.dumps(report(results, COMMAND), indent=1)
+            text = json.dumps(report(results, command), indent=1)
             options.json.write_text(text + "\n", encoding="utf-8")
 
     try:
-        results = run_suite(options.only, done, save)
+        results = run_suite(faults, options.only, done, save)
     except SuiteError as error:
         return report_error(error)
-    content = report(results, COMMAND)
+    content = report(results, command)
     print(markdown_table(content))
     print(
         f"\n{content['num_passed']} of {content['num_faults']} passed, {content['num_repeated']} "

@@ -27,6 +27,8 @@ _OLD_SPLICE_S = 0.01
 # arm stands until the next one.
 _SIMULATOR_SPLICE_S = 0.08
 _CONTROL_STEP_SPLICE_S = 0.002
+# 18 actions of 0.05 s less two.
+_OVERLAPPED_AGE_S = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,20 @@ class GuardMode:
     sim_clock: bool
     chunk_start: str
     has_reference: bool
+    overlapped: bool = False
+
+    @property
+    def num_actions(self) -> int:
+        """Of a chunk; with overlapped inference those of the look-ahead too."""
+        return 18 if self.overlapped else 8
 
     @property
     def name(self) -> str:
         """For reports."""
         clock = "lockstep" if self.lockstep else "simulator" if self.sim_clock else "arm"
         reference = "" if self.has_reference or self.lockstep else ", no reference"
-        return f"{clock}, {self.chunk_start}{reference}"
+        start = "overlapped" if self.overlapped else self.chunk_start
+        return f"{clock}, {start}{reference}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,12 @@ class MomentGuard(_CommonFace):
             "chunk_start": mode.chunk_start,
             "expects_reference": mode.has_reference,
         }
+        if mode.overlapped:
+            settings |= {
+                "inference": "overlapped",
+                "num_actions": mode.num_actions,
+                "max_observation_age_s": _OVERLAPPED_AGE_S,
+            }
         if mode.sim_clock:
             at_steps = mode.chunk_start == "control_step"
             settings["splice_s"] = _CONTROL_STEP_SPLICE_S if at_steps else _SIMULATOR_SPLICE_S

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunks that a policy could send, and many that it never would.
 
-Shapes: 8 actions, J arm joints, the gripper last. Units: rad, m, s.
+Shapes: L actions, J arm joints, the gripper last. Units: rad, m, s.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.proof.hostile_clock import NANOSECONDS
 
-_NUM_ACTIONS = 8
 _STEP_S = 0.05
 Generator = np.random.Generator
 
@@ -21,10 +20,14 @@ Generator = np.random.Generator
 class ChunkSource:
     """Makes chunks around what is commanded; the same generator gives the same chunks."""
 
-    def __init__(self, spec: ArmSpec, random: Generator, *, lockstep: bool = False) -> None:
+    def __init__(
+        self, spec: ArmSpec, random: Generator, *, num_actions: int = 8, lockstep: bool = False
+    ) -> None:
         self._spec = spec
         self._random = random
         self._lockstep = lockstep
+        self._num_actions = num_actions
+        self._numbers = np.arange(1, num_actions + 1)
         self._positions = spec.home
         self._velocities = np.zeros_like(spec.home)
         self._last: RequestedChunk | None = None
@@ -44,8 +47,8 @@ class ChunkSource:
         self, stamp_ns: int, arm: FloatArray, gripper: FloatArray | None = None
     ) -> RequestedChunk:
         if gripper is None:
-            gripper = self._random.uniform(-0.02, 0.05, _NUM_ACTIONS)
-        times_s = _STEP_S * np.arange(1, _NUM_ACTIONS + 1)
+            gripper = self._random.uniform(-0.02, 0.05, self._num_actions)
+        times_s = _STEP_S * self._numbers
         return RequestedChunk(
             stamp_ns, self._spec.joint_names, times_s, np.column_stack((arm, gripper))
         )
@@ -61,13 +64,13 @@ class ChunkSource:
         share = self._random.uniform(-1.2, 1.2, self._spec.num_arm_joints)
         share *= self._random.choice([0.05, 0.3, 1.0])
         step = _STEP_S * share * self._spec.limits.max_velocity
-        return self._chunk(stamp_ns, self._positions + np.outer(np.arange(1, 9), step))
+        return self._chunk(stamp_ns, self._positions + np.outer(self._numbers, step))
 
     def continuation(self, stamp_ns: int) -> RequestedChunk:
         """The speed changes smoothly: what a good policy asks for."""
         acceleration = self._random.uniform(-0.3, 0.3, self._spec.num_arm_joints)
         acceleration *= self._spec.limits.max_acceleration * self._random.choice([0.03, 0.2, 1.0])
-        times = _STEP_S * np.arange(1, 9)[:, None]
+        times = _STEP_S * self._numbers[:, None]
         moved = self._velocities * times + 0.5 * acceleration * times**2
         return self._chunk(stamp_ns, self._positions + moved)
 
@@ -75,12 +78,12 @@ class ChunkSource:
         """A continuation with sampling noise."""
         chunk = self.continuation(stamp_ns)
         sigma = 10.0 ** self._random.uniform(-4.0, -1.0)
-        noise = self._random.normal(0.0, sigma, (8, self._spec.num_arm_joints))
+        noise = self._random.normal(0.0, sigma, (self._num_actions, self._spec.num_arm_joints))
         return self._chunk(stamp_ns, chunk.positions[:, :-1] + noise)
 
     def steps(self, stamp_ns: int) -> RequestedChunk:
         """Steps as large as is not yet a jump, at random knots."""
-        shape = (8, self._spec.num_arm_joints)
+        shape = (self._num_actions, self._spec.num_arm_joints)
         size = self._spec.max_jump_rad * self._random.uniform(-1.0, 1.0, shape)
         taken = self._random.random(shape) < 0.3
         return self._chunk(stamp_ns, self._positions + np.cumsum(size * taken, axis=0))
@@ -88,7 +91,7 @@ class ChunkSource:
     def alternating(self, stamp_ns: int) -> RequestedChunk:
         """Back and forth at every knot: the most acceleration for the least motion."""
         size = self._random.uniform(0.0, 0.15, self._spec.num_arm_joints)
-        sign = np.where(np.arange(8) % 2, 1.0, -1.0)
+        sign = np.where(self._numbers % 2 == 0, 1.0, -1.0)
         return self._chunk(stamp_ns, self._positions + np.outer(sign, size))
 
     def towards_limit(self, stamp_ns: int) -> RequestedChunk:
@@ -98,19 +101,24 @@ class ChunkSource:
         goal = np.where(high, limits.max_position + 0.1, limits.min_position - 0.1)
         speed = self._random.uniform(0.2, 1.3) * limits.max_velocity
         left = np.abs(goal - self._positions)
-        way = np.minimum(_STEP_S * np.arange(1, 9)[:, None] * speed, left)
+        way = np.minimum(_STEP_S * self._numbers[:, None] * speed, left)
         return self._chunk(stamp_ns, self._positions + np.sign(goal - self._positions) * way)
 
     def anywhere(self, stamp_ns: int) -> RequestedChunk:
         """Poses at random."""
-        return self._chunk(stamp_ns, np.array([self.random_pose() for _ in range(8)]))
+        return self._chunk(
+            stamp_ns, np.array([self.random_pose() for _ in range(self._num_actions)])
+        )
 
     def not_finite(self, stamp_ns: int) -> RequestedChunk:
         """NaN, Inf or numbers near the end of the range, somewhere."""
         chunk = self.continuation(stamp_ns)
         positions = chunk.positions.copy()
         bad = [np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324]
-        row, column = self._random.integers(8), self._random.integers(positions.shape[1])
+        row, column = (
+            self._random.integers(self._num_actions),
+            self._random.integers(positions.shape[1]),
+        )
         positions[row, column] = bad[self._random.integers(len(bad))]
         return RequestedChunk(stamp_ns, chunk.joint_names, chunk.times_s, positions)
 
@@ -147,7 +155,10 @@ class ChunkSource:
 
     def mutation(self, stamp_ns: int) -> RequestedChunk:
         """The last chunk with a column or a row changed, reversed, or sent again as it was."""
-        if self._last is None or self._last.positions.shape != (8, len(self._spec.joint_names)):
+        if self._last is None or self._last.positions.shape != (
+            self._num_actions,
+            len(self._spec.joint_names),
+        ):
             return self.continuation(stamp_ns)
         positions = self._last.positions.copy()
         lot = self._random.integers(4)
@@ -155,7 +166,7 @@ class ChunkSource:
             column = self._random.integers(positions.shape[1])
             positions[:, column] *= self._random.uniform(-2.0, 2.0)
         elif lot == 1:
-            positions[self._random.integers(8)] += self._random.normal(0.0, 0.1)
+            positions[self._random.integers(self._num_actions)] += self._random.normal(0.0, 0.1)
         elif lot == 2:
             positions = positions[::-1].copy()
         return RequestedChunk(stamp_ns, self._last.joint_names, self._last.times_s, positions)

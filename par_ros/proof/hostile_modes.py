@@ -12,9 +12,11 @@ MODES: Mapping[str, GuardMode] = {
     "arm_observation_unreported": GuardMode(False, False, "observation", False),
     "simulator": GuardMode(False, True, "control_step", True),
     "simulator_observation": GuardMode(False, True, "observation", True),
+    "arm_overlapped": GuardMode(False, False, "observation", True, overlapped=True),
+    "simulator_overlapped": GuardMode(False, True, "observation", True, overlapped=True),
     "lockstep": GuardMode(True, False, "arrival", True),
 }
-# By the last digit of the seed.
+# By the last digit of the seed; those of overlapped inference run where they are named.
 _MODES_OF_SEEDS = (
     "arm", "arm_observation", "simulator", "arm", "arm_unreported", "arm_observation",
     "simulator_observation", "arm", "lockstep", "arm_observation_unreported",

@@ -11,6 +11,8 @@ from par_ros.proof.hostile_world import HostileWorld
 
 _LATENCIES_S = (0.0, 0.02, 0.06, 0.1, 0.15, 0.2)
 _LATE_S = (0.39, 0.45, 0.8)
+# Of 18 actions some are left, one, or none.
+_LATE_OVERLAPPED_S = (0.39, 0.78, 0.95)
 _CHUNK_S = 0.4
 
 
@@ -20,7 +22,12 @@ class HostilePolicy:
     def __init__(self, world: HostileWorld, num_chunks: int) -> None:
         self._world = world
         self._left = num_chunks
-        self._source = ChunkSource(world.spec, world.random, lockstep=world.mode.lockstep)
+        self._source = ChunkSource(
+            world.spec,
+            world.random,
+            num_actions=world.mode.num_actions,
+            lockstep=world.mode.lockstep,
+        )
         self._observed = (world.spec.home, np.zeros(world.spec.num_arm_joints))
         # Told of every chunk that the guard was given.
         self.listeners: tuple[Callable[[], None], ...] = ()
@@ -47,7 +54,8 @@ class HostilePolicy:
         latency_s = float(world.random.choice(_LATENCIES_S))
         if world.disturbances.happens("late_chunks", 0.15):
             world.totals.disturbed["late_chunks"] += 1
-            latency_s = float(world.disturbances.generator("late_chunks").choice(_LATE_S))
+            late_s = _LATE_OVERLAPPED_S if world.mode.overlapped else _LATE_S
+            latency_s = float(world.disturbances.generator("late_chunks").choice(late_s))
         if world.mode.chunk_start == "observation":
             next_s = max(_CHUNK_S * float(world.random.uniform(0.6, 1.1)), latency_s)
         else:

@@ -36,17 +36,18 @@ class Swing:
         self._direction = np.where(begin > home, -1.0, 1.0)
         self._finger_m = finger_m
 
-    def knots(self, time_s: float) -> FloatArray:
-        """The knots [L, J + 1] of the chunk that starts `time_s` after the beginning."""
-        phase = 2.0 * np.pi / _PERIOD_S * (time_s + KNOT_TIMES_S)
+    def knots(self, time_s: float, times_s: FloatArray = KNOT_TIMES_S) -> FloatArray:
+        """The knots [L, J + 1] at `times_s` of the chunk that starts at `time_s`."""
+        phase = 2.0 * np.pi / _PERIOD_S * (time_s + times_s)
         swing = _SWING_RAD * (1.0 - np.cos(phase))
         arm = self._begin + np.outer(swing, self._direction)
-        return np.column_stack((arm, np.full(len(KNOT_TIMES_S), self._finger_m)))
+        return np.column_stack((arm, np.full(len(times_s), self._finger_m)))
 
 
 def chunk_message(spec: ArmSpec, knots: FloatArray, stamp_ns: int) -> JointTrajectoryMessage:
-    """The action_chunk of these knots."""
-    trajectory = JointTrajectory(spec.joint_names, KNOT_TIMES_S, knots)
+    """The action_chunk of these knots [L, J + 1]."""
+    times_s = GuardSettings(num_actions=len(knots)).knot_times_s
+    trajectory = JointTrajectory(spec.joint_names, times_s, knots)
     return messages.joint_trajectory_message(trajectory, stamp_ns)
 
 

@@ -10,6 +10,12 @@ that is silent or did not take a trajectory.
 --pace K runs the arm's time K times faster: the chunk lasts 0.4 / K s, and the arm's velocity,
 acceleration and jerk limits are K, K^2 and K^3 times the arm file's, so that the same motion is as
 near to them. The network, the messages and the watchdogs' deadlines stay as they are.
+
+--inference overlapped needs a checkpoint that was trained with prefixes (--checkpoint). --delay LOW
+HIGH sends every answer when its picture is so old, drawn evenly; --loss loses that share of the
+pictures, chunks, reports of the guard and trajectories. Every stop (the guard holds or disengages)
+is then named with the loss that explains it; one that nothing explains fails the run, a watchdog
+that a loss explains does not. The ledger's p50, p99 and p99.9 are of all chunks of the run.
 """
 
 import dataclasses
@@ -20,10 +26,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import rclpy
 import yaml
@@ -35,19 +42,22 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 from tyro.conf import arg
 
-from par_model.command_line import parse
+from par_model.command_line import default_is, parse
 from par_ros import messages
+from par_ros.chunk_ledger import LEDGER_FIELDS, ledger_rows
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.graph_arguments import LoopbackArguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
-from par_ros.node_graph import NodeGraph, loopback_graph
+from par_ros.node_graph import LOOPBACK, NodeGraph, loopback_graph
 from par_ros.parameters import read_yaml
 from par_ros.process import PARENT_VARIABLE, report_error
+from par_ros.proof.losses import LOSS_VARIABLE, Loss, losses_of
 from par_ros.proof.paced_policy import PACE_VARIABLE
+from par_ros.proof.soak_stops import StopList
 from par_ros.resources import resource
-from par_ros.run_results import hardware
+from par_ros.run_results import hardware, percentiles
 from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, GUARD_STATE, POLICY
-from par_ros.wire_records import GuardState
+from par_ros.wire_records import GuardState, PolicyStatus
 
 _SAMPLE_PERIOD_S = 5.0
 # The first tenth warms up: caches fill, the middleware finds its peers.
@@ -63,6 +73,8 @@ _WATCHDOG_COUNTERS = (
     "fault_reference_silent",
     "fault_not_taken",
 )
+# Left out on the screen.
+_LONG = ("memory_mib", "stops")
 _LIMIT_POWERS = {
     "max_velocity_rad_s": 1,
     "max_acceleration_rad_s2": 2,
@@ -77,6 +89,16 @@ class SoakOptions:
 
     # chunks that the policy sends; at least 100
     chunks: int = 10_000
+    # in place of --chunks: how long the arm moves [s]
+    duration: Annotated[float | None, default_is("until --chunks are sent")] = None
+    # folder of the policy
+    checkpoint: Annotated[str, arg(metavar="DIR"), default_is("the policy that is shipped")] = ""
+    # the policy's inference
+    inference: Literal["sequential", "overlapped"] = "sequential"
+    # age of a picture when its chunk is sent, at least and at most [s]
+    delay: Annotated[tuple[float, float], arg(metavar="LOW HIGH")] = (0.0, 0.0)
+    # share of the messages that are lost
+    loss: float = 0.0
     # 1 to 5: times faster
     pace: float = 1.0
     # runtime of the network
@@ -87,6 +109,15 @@ class SoakOptions:
     def __post_init__(self) -> None:
         if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
             raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
+        if not 0.0 <= self.delay[0] <= self.delay[1] or not 0.0 <= self.loss < 1.0:
+            raise ValueError("--delay must be LOW to HIGH from 0 on, and --loss from 0 to below 1.")
+        if self.pace != 1.0 and self.inference == "overlapped":
+            raise ValueError("--inference overlapped needs --pace 1.")
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether answers are delayed or messages lost on purpose."""
+        return self.delay[1] > 0.0 or self.loss > 0.0
 
 
 @dataclass
@@ -121,7 +152,9 @@ class SoakWatch(Node):
         super().__init__("soak_watch", context=context)
         self.guard: dict[str, str] = {}
         self.policy: dict[str, str] = {}
-        self.disengaged_because: list[str] = []
+        self.stops = StopList()
+        self.ledger: list[tuple[float | None, ...]] = []
+        self.num_missed = 0
         self._asked_s = 0.0
         self._engaged = False
         self._engage = self.create_client(Trigger, ENGAGE.client_name)
@@ -141,9 +174,9 @@ class SoakWatch(Node):
 
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
         status = messages.read_status(message)
-        was_engaged, self._engaged = self._engaged, GuardState.from_values(status.values).engaged
-        if was_engaged and not self._engaged:
-            self.disengaged_because.append(status.message)
+        state = GuardState.from_values(status.values)
+        self._engaged = state.engaged
+        self.stops.note(state, status.message, time.time())
         if not self._engaged:
             self._engage_again()
 
@@ -151,12 +184,15 @@ class SoakWatch(Node):
         for status in messages.read_diagnostics(message):
             if status.name == POLICY:
                 self.policy = dict(status.values)
+                known = PolicyStatus.from_values(status.values)
+                self.ledger += ledger_rows(known.new_ledger_ms)
+                self.num_missed = known.missed_chunks
             elif status.name == GUARD:
                 self.guard = dict(status.values)
 
     def _engage_again(self) -> None:
         now_s = time.monotonic()
-        if not self.disengaged_because or now_s - self._asked_s < _ENGAGE_PERIOD_S:
+        if not self.stops.stops or now_s - self._asked_s < _ENGAGE_PERIOD_S:
             return
         self._asked_s = now_s
         self._engage.call_async(Trigger.Request())
@@ -167,10 +203,14 @@ class SoakWatch(Node):
         return int(self.policy.get("chunks", 0))
 
 
-def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
+def soak_graph(options: SoakOptions, folder: Path) -> NodeGraph:
     """The loopback graph, its processes' output in `folder`/logs; `pace` times faster."""
-    arguments = LoopbackArguments(backend=backend)
-    graph = loopback_graph(arguments)
+    pace = options.pace
+    graph = loopback_graph(
+        LoopbackArguments(
+            backend=options.backend, checkpoint=options.checkpoint, inference=options.inference
+        )
+    )
     entries = []
     for entry in graph.nodes:
         parameters = dict(entry.parameters)
@@ -178,6 +218,11 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
             parameters["step_s"] = float(entry.parameters["step_s"]) / pace
         if entry.name == POLICY:
             entry = dataclasses.replace(entry, executable="proof.paced_policy")
+            low_s, high_s = options.delay
+            parameters |= {
+                "policy_delay": (low_s + high_s) / 2,
+                "delay_jitter": (high_s - low_s) / 2,
+            }
         elif pace != 1.0:
             parameters["arm"] = str(_paced_arm(pace, folder))
             if entry.name == GUARD:
@@ -185,8 +230,14 @@ def soak_graph(pace: float, backend: str, folder: Path) -> NodeGraph:
                 parameters["tail_s"] = GuardParameters.tail_s / pace
             else:
                 parameters["image_rate_hz"] = min(20.0 * pace, 200.0)
+        if entry.name == LOOPBACK:
+            entry = dataclasses.replace(entry, executable="proof.losses")
         entries.append(dataclasses.replace(entry, parameters=parameters))
-    environment = {**graph.environment, PACE_VARIABLE: str(pace)}
+    environment = {
+        **graph.environment,
+        PACE_VARIABLE: str(pace),
+        LOSS_VARIABLE: str(options.loss),
+    }
     return dataclasses.replace(
         graph, nodes=tuple(entries), environment=environment, log_folder=folder / "logs"
     )
@@ -206,8 +257,8 @@ def _paced_arm(pace: float, folder: Path) -> Path:
 
 
 def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
-    """Run until enough chunks were sent. Raises RunError where a process ends."""
-    graph = soak_graph(options.pace, options.backend, folder)
+    """Run until enough chunks were sent, or for so long. Raises RunError where a process ends."""
+    graph = soak_graph(options, folder)
     begin_s = time.monotonic()
     with GraphRunner(graph) as runner:
         runner.start()
@@ -219,13 +270,13 @@ def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
         memories = {name: Memory(pid) for name, pid in _children(graph).items()}
         started_s = next_s = time.monotonic()
         try:
-            while watch.num_chunks < options.chunks:
+            while not _is_over(options, watch, time.monotonic() - started_s):
                 executor.spin_once(timeout_sec=0.2)
                 now_s = time.monotonic()
                 if now_s >= next_s:
                     next_s += _SAMPLE_PERIOD_S
                     _sample(memories, now_s - started_s)
-                    _say(watch, memories, options.chunks)
+                    _say(watch, memories, now_s - started_s)
         finally:
             ended_s = time.monotonic()
             executor.shutdown()
@@ -233,7 +284,15 @@ def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
             context.try_shutdown()
     print(file=sys.stderr)
     orphans = _processes_of_this_run()
-    return _report(options, watch, memories, orphans, started_s - begin_s, ended_s - started_s)
+    losses = losses_of(folder / "logs")
+    durations_s = started_s - begin_s, ended_s - started_s
+    return _report(options, watch, memories, orphans, losses, durations_s)
+
+
+def _is_over(options: SoakOptions, watch: SoakWatch, duration_s: float) -> bool:
+    if options.duration is not None:
+        return duration_s >= options.duration
+    return watch.num_chunks >= options.chunks
 
 
 def _sample(memories: dict[str, Memory], time_s: float) -> None:
@@ -244,9 +303,10 @@ def _sample(memories: dict[str, Memory], time_s: float) -> None:
             raise RunError(f"{name} has ended; its output is in the run's logs.") from None
 
 
-def _say(watch: SoakWatch, memories: dict[str, Memory], num_chunks: int) -> None:
+def _say(watch: SoakWatch, memories: dict[str, Memory], duration_s: float) -> None:
     sizes = ", ".join(f"{name} {m.resident_mib[-1]:.0f}" for name, m in memories.items())
-    print(f"\r{watch.num_chunks}/{num_chunks} chunks, MiB: {sizes}", end="", file=sys.stderr)
+    counts = f"{watch.num_chunks} chunks, {len(watch.stops.stops)} stops"
+    print(f"\r{duration_s:.0f} s: {counts}, MiB: {sizes}", end="", file=sys.stderr, flush=True)
 
 
 def _report(
@@ -254,16 +314,23 @@ def _report(
     watch: SoakWatch,
     memories: dict[str, Memory],
     orphans: list[str],
-    bring_up_s: float,
-    duration_s: float,
+    losses: list[Loss],
+    durations_s: tuple[float, float],
 ) -> dict[str, Any]:
+    bring_up_s, duration_s = durations_s
     counters = {name: int(text) for name, text in watch.guard.items() if text.isdigit()}
     misses = {name: counters.get(name, 0) for name in _WATCHDOG_COUNTERS}
     growth = {name: memory.growth() for name, memory in memories.items()}
+    stops = watch.stops.explained(losses)
+    unexplained = [stop for stop in stops if not stop.explained_by]
+    is_undisturbed = not any(misses.values()) or options.is_disturbed
     return {
-        "command": f"python -m par_ros soak --chunks {options.chunks} --pace {options.pace:g}",
+        "command": _command(options),
         "passed": (
-            max(growth.values()) <= _FLAT_SHARE and not any(misses.values()) and not orphans
+            max(growth.values()) <= _FLAT_SHARE
+            and is_undisturbed
+            and not unexplained
+            and not orphans
         ),
         "num_chunks": watch.num_chunks,
         "chunks_a_second": watch.num_chunks / duration_s,
@@ -277,8 +344,17 @@ def _report(
         "memory_flat": max(growth.values()) <= _FLAT_SHARE,
         "watchdog_misses": misses,
         "guard_counters": counters,
-        "disengaged_because": watch.disengaged_because[:20],
-        "num_disengaged": len(watch.disengaged_because),
+        "ledger_ms": {
+            name: percentiles(row[column] for row in watch.ledger if row[column] is not None)
+            for column, name in enumerate(LEDGER_FIELDS)
+        },
+        "missed_chunks": watch.num_missed,
+        "losses": dict(Counter(loss.kind for loss in losses)),
+        "num_stops": len(stops),
+        "stops_of_a_kind": dict(Counter(stop.kind for stop in stops)),
+        "num_unexplained_stops": len(unexplained),
+        "unexplained_stops": [dataclasses.asdict(stop) for stop in unexplained],
+        "stops": [dataclasses.asdict(stop) for stop in stops],
         "orphans": orphans,
         "memory_mib": {
             name: {
@@ -291,6 +367,17 @@ def _report(
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _command(options: SoakOptions) -> str:
+    """What a user types for it, without what is the default."""
+    words = ["python -m par_ros soak"]
+    for one in dataclasses.fields(SoakOptions):
+        value = getattr(options, one.name)
+        if value != one.default and one.name != "json":
+            numbers = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{one.name} {' '.join(str(number) for number in numbers)}")
+    return " ".join(words)
 
 
 def _thinned(values: list[float], num: int = 100) -> list[float]:
@@ -357,5 +444,5 @@ def main(arguments: list[str]) -> int:
     text = json.dumps(result, indent=1)
     if options.json is not None:
         options.json.write_text(text + "\n", encoding="utf-8")
-    print(json.dumps({k: v for k, v in result.items() if k != "memory_mib"}, indent=1))
+    print(json.dumps({k: v for k, v in result.items() if k not in _LONG}, indent=1))
     return 0 if result["passed"] else 1

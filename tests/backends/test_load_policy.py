@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "tiny"
 
 
-def chunk_of(policy):
+def chunk_of(policy, num_steps=None):
     policy.reset("an untrained policy", 3)
     spec = policy.spec
     image = np.arange(spec.image_height * spec.image_width * 3, dtype=np.int64) % 251
@@ -36,7 +36,7 @@ def chunk_of(policy):
             0.0,
         )
     )
-    return policy.act().joint_positions
+    return policy.act(num_steps=num_steps).joint_positions
 
 
 def on_a_cpu():
@@ -154,3 +154,22 @@ def test_a_runtime_without_the_sampler_is_passed_over_or_refused(folder):
         load_policy(folder, backend="eager", sampler="euler")
     with pytest.raises(ValueError, match="spacing 'leading' was asked for"):
         load_policy(folder, spacing="leading")
+
+
+def test_an_answer_in_fewer_steps_is_that_of_a_policy_with_so_many(folder):
+    """10 steps by default, so 5, 2 and 1 too; a static runtime has its own number alone."""
+    eager = load_policy(folder, backend="eager", device="cpu")
+    assert eager.sampling_steps == (10, 5, 2, 1)
+    chunks = [chunk_of(eager, number) for number in (None, 10, 5, 1)]
+    for chunk, number in zip(chunks[1:], (10, 5, 1), strict=True):
+        other = load_policy(folder, backend="eager", device="cpu", num_steps=number)
+        np.testing.assert_array_equal(chunk, chunk_of(other))
+    np.testing.assert_array_equal(chunks[0], chunks[1])
+    assert not np.array_equal(chunks[1], chunks[2])
+    with pytest.raises(ValueError, match=r"3 sampling steps were asked for .* choose one of these"):
+        chunk_of(eager, 3)
+    require_onnx()
+    onnx = load_policy(folder, backend="onnx", device="cpu")
+    assert onnx.sampling_steps == (10,)
+    with pytest.raises(ValueError, match=r"2 sampling steps were asked for"):
+        chunk_of(onnx, 2)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.command import Command
+from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_states import JointReading
 from par_ros.control.observation_assembler import AssemblerSettings
 from par_ros.control.overlapped_turn import OverlappedTurn, OverlapSettings
@@ -32,7 +33,10 @@ class World:
 
     def __init__(self) -> None:
         self.rig = Rig(
-            chunk_start="observation", num_actions=18, max_observation_age_s=0.8
+            inference="overlapped",
+            chunk_start="observation",
+            num_actions=18,
+            max_observation_age_s=0.8,
         ).engaged()
         turn_settings = TurnSettings(
             joint_names=self.rig.spec.joint_names,
@@ -113,7 +117,10 @@ class World:
             return
         self._ask(
             self.turn.take_executed_actions(
-                command.executed_stamp_ns, command.executed, self.rig.moment
+                command.executed_stamp_ns,
+                command.executed,
+                self.rig.moment,
+                holds=command.executed_holds,
             )
         )
 
@@ -218,11 +225,26 @@ def test_a_stop_is_told_at_once_and_from_then_on() -> None:
     assert world.assert_told_the_truth() > 2
 
 
-def test_sequential_guards_tell_of_a_chunk_as_before() -> None:
-    """L points, and nothing of a stop."""
-    rig = Rig().engaged()
+@pytest.mark.parametrize("chunk_start", ["arrival", "observation"])
+def test_sequential_guards_tell_of_a_chunk_as_before(chunk_start: str) -> None:
+    """L points, as the sequential turn expects, and nothing of a stop."""
+    rig = Rig(chunk_start=chunk_start).engaged()
     command = rig.chunk(rig.gentle())
     assert command.executed is not None
     assert len(command.executed.positions) == 8
     rig.wait(0.1)
     assert rig.call("disengage").command.executed is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        GuardSettings(inference="overlapped"),
+        GuardSettings(inference="overlapped", chunk_start="observation", lockstep=True),
+    ],
+)
+def test_overlapped_inference_needs_chunks_that_are_timed_from_their_pictures(
+    wrong: GuardSettings,
+) -> None:
+    with pytest.raises(ValueError, match="needs mode realtime and chunk_start observation"):
+        wrong.validate()

@@ -369,7 +369,7 @@ def test_disengage_forgets_the_arm_so_that_it_may_be_put_elsewhere() -> None:
 
 
 def test_timed_from_the_observation_past_actions_are_what_was_being_sent() -> None:
-    rig = Rig(chunk_start="observation").engaged()
+    rig = Rig(chunk_start="observation", inference="overlapped").engaged()
     positions = rig.gentle(0.2)
     rig.wait(0.1)
     command = rig.chunk(positions, age_s=0.1)

@@ -114,12 +114,25 @@ def test_a_hold_is_answered_at_once_and_told() -> None:
     assert rig.turn.send(first, rig.targets(first, 1.0))
     rig.turn.free(rig.moment)
     held = JointTrajectory(JOINTS, 0.05 * (3.2 + np.arange(19)), np.full((19, 3), 0.3))
-    rig.turn.take_executed_actions(first.pending.stamp_ns, held, rig.moment)
+    rig.turn.take_executed_actions(first.pending.stamp_ns, held, rig.moment, holds=True)
     question = rig.ask(4)
     # Steps 1 to 3 are not known: nothing was reported of them.
     assert question.starts_anew
     later = rig.show(5)
     assert later is None
+
+
+def test_a_hold_that_is_reported_within_a_step_of_the_picture_is_answered_at_once() -> None:
+    """The guard holds the chunk 40 ms after its picture: its report begins as that of a chunk that
+    is followed would."""
+    rig = Rig()
+    first = rig.ask(0)
+    rig.at(0.8)
+    assert rig.turn.send(first, rig.targets(first, 1.0))
+    rig.turn.free(rig.moment)
+    held = JointTrajectory(JOINTS, 0.05 * (0.8 + np.arange(19)), np.full((19, 3), 0.3))
+    rig.turn.take_executed_actions(first.pending.stamp_ns, held, rig.moment, holds=True)
+    assert isinstance(rig.show(1), Question)
 
 
 def test_without_a_report_nothing_is_asked_and_then_the_policy_starts_anew() -> None:

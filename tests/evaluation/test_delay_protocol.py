@@ -24,7 +24,7 @@ def results(inference, delay_s, successes, steps):
         RolloutResult(
             task="PushCube", seed=seed, policy_seed=0, success=success, steps=steps,
             chunk_latencies_ms=[1.0], inference=inference, policy_delay_s=delay_s, num_late=1,
-            motion=MOTION,
+            motion=MOTION, limit_shares=[(0.5, 0.1), (1.2, 0.1), (0.5, 1.1), (0.2, 0.2)],
         )
         for seed, success in enumerate(successes)
     ]  # fmt: skip
@@ -46,8 +46,12 @@ def test_a_cell_is_compared_with_sequential_inference_without_delay():
     assert cell["seams"]["speed_lost"]["median"]["value"] == 0.5
     assert cell["rest_share"]["value"] == 0.25
     assert cell["num_late"] == 4
+    assert cell["limits"] == {
+        "num_chunks": 16, "beyond": 0.5, "beyond_acceleration": 0.25, "beyond_jerk": 0.25
+    }  # fmt: skip
     rows = table_lines(content)
     assert {len(row) for row in rows} == {len(rows[0])}
+    assert rows[1][rows[0].index("beyond limits")] == "50.0%"
     assert rows[1][:3] == ["PushCube overlapped", "200 ms", "2/4 (15-85%)"]
 
 

@@ -30,8 +30,8 @@ def test_sequential_without_delay_is_the_direct_loop_to_the_bit():
         expected = run_episode(arm, plain, 4, 40)
         timed = ScriptedPolicy(targets)
         found = run_delayed_episode(arm, timed, Timing(), 4, 40)
-    np.testing.assert_array_equal(found.joint_targets, expected.joint_targets)
-    assert found.success == expected.success
+    np.testing.assert_array_equal(found.episode.joint_targets, expected.joint_targets)
+    assert found.episode.success == expected.success
     for one, other in zip(timed.observations, plain.observations, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_array_equal(one.measured_joint_positions, other.measured_joint_positions)
@@ -45,7 +45,7 @@ def test_a_sequential_arm_stands_for_the_delay():
     arm, policy = CountingArm(), ScriptedPolicy(TARGETS)
     result = run_delayed_episode(arm, policy, Timing("sequential", 0.2), 4, 24)
     expected = [0, 0, 0, 0, *range(1, 9), 8, 8, 8, 8, *range(9, 17)]
-    assert result.joint_targets[:, 0].tolist() == expected
+    assert result.episode.joint_targets[:, 0].tolist() == expected
     assert result.seams == (16,)
     np.testing.assert_array_equal(policy.observations[1].executed_actions, TARGETS[:8])
 
@@ -54,7 +54,7 @@ def test_a_sequential_arm_stands_for_the_delay():
 def test_an_overlapped_chunk_is_timed_from_its_picture_and_told_what_is_committed(delay_steps):
     """Each prefix is what was followed in the steps after its picture."""
     policy, result = overlapped(delay_steps)
-    followed = result.joint_targets
+    followed = result.episode.joint_targets
     period = max(8, delay_steps)
     for index, committed in enumerate(policy.committed):
         first = period * index
@@ -76,7 +76,7 @@ def test_an_overlapped_policy_is_told_what_was_followed_between_its_pictures(del
     steps = [round(observation.stamp_s / 0.05) for observation in policy.observations]
     for before, now, observation in zip(steps, steps[1:], policy.observations[1:], strict=False):
         np.testing.assert_array_equal(
-            observation.executed_actions, result.joint_targets[before:now]
+            observation.executed_actions, result.episode.joint_targets[before:now]
         )
 
 
@@ -84,7 +84,7 @@ def test_overlapped_without_delay_shows_the_policy_what_sequential_does():
     arm, plain = CountingArm(), TimedPolicy(TARGETS)
     sequential = run_delayed_episode(arm, plain, Timing(), 4, 40)
     policy, result = overlapped(0, max_steps=40)
-    np.testing.assert_array_equal(result.joint_targets, sequential.joint_targets)
+    np.testing.assert_array_equal(result.episode.joint_targets, sequential.episode.joint_targets)
     for one, other in zip(policy.observations, plain.observations, strict=True):
         assert one.stamp_s == other.stamp_s
         if one.executed_actions is not None:
@@ -97,8 +97,10 @@ def test_a_policy_without_look_ahead_is_asked_before_its_chunk_ends():
     timing = Timing("overlapped_without_prefix", 0.15)
     result = run_delayed_episode(arm, policy, timing, 4, 40)
     assert [round(seen.stamp_s / 0.05) for seen in policy.observations][:4] == [0, 5, 10, 15]
-    np.testing.assert_array_equal(result.joint_targets[3:], TARGETS[3:40])
-    expected = np.concatenate((result.joint_targets[:5], result.joint_targets[4:5].repeat(3, 0)))
+    np.testing.assert_array_equal(result.episode.joint_targets[3:], TARGETS[3:40])
+    expected = np.concatenate(
+        (result.episode.joint_targets[:5], result.episode.joint_targets[4:5].repeat(3, 0))
+    )
     np.testing.assert_array_equal(policy.observations[1].executed_actions, expected)
 
 
@@ -108,7 +110,7 @@ def test_a_chunk_of_which_nothing_is_left_is_dropped_and_counted():
     timing = Timing("overlapped_without_prefix", 0.45)
     result = run_delayed_episode(arm, policy, timing, 4, 40)
     assert result.num_late == 4
-    assert not result.joint_targets.any()
+    assert not result.episode.joint_targets.any()
 
 
 def test_jitter_is_drawn_once_for_a_seed_and_within_its_bounds():

@@ -115,7 +115,7 @@ def test_a_link_out_of_the_folder_is_not_followed(folder):
         (("transformer", "depth"), True, "a whole number from"),
         (("position_mode",), "spiral", "one of 'ape'"),
         (("autoregressive",), "false", "true or false"),
-        (("codec", "channels"), [4] * 99, "a list of 1 to 8 numbers"),
+        (("codec", "channels"), [4] * 99, "a list of 1 to 8 values"),
         (("codec", "channels"), [16, -32], r"channels\[1\] is -32"),
     ],
     ids=str,

@@ -119,10 +119,10 @@ def test_noise_prediction_samples_a_gaussian_by_its_own_sampler(steps, error):
 
 def test_too_few_steps_of_noise_prediction_are_refused():
     head = ActionDit(predicting_noise(preset("par_tiny")))
-    assert len(head.modulations("ddpm", LEAST_NOISE_STEPS)) == LEAST_NOISE_STEPS
+    assert len(head.schedule("ddpm", LEAST_NOISE_STEPS).steps) == LEAST_NOISE_STEPS
     with pytest.raises(ValueError, match=r"at least 10 for an action head that predicts noise"):
-        head.modulations("ddpm", LEAST_NOISE_STEPS - 1)
-    assert len(ActionDit(preset("par_tiny")).modulations("ddim", 1)) == 1
+        head.schedule("ddpm", LEAST_NOISE_STEPS - 1)
+    assert len(ActionDit(preset("par_tiny")).schedule("ddim", 1).steps) == 1
 
 
 def test_forward_process_is_eq_3():

@@ -108,7 +108,7 @@ def test_a_prefix_is_clean_and_stands_at_diffusion_time_0():
     """One step of DDIM, written out; 4 of 18 rows are given."""
     head, z, noise = random_model(TRAINED).action_head, draw(1, 8, 32), draw(1, 18, 8, seed=1)
     given = draw(1, 18, 8, seed=2)
-    clean, now = head.modulation(torch.zeros(1)), head.modulations("ddim", 1)[0]
+    clean, now = head.modulation(torch.zeros(1)), head.schedule("ddim", 1).steps[0]
 
     def rows(one, other):
         return torch.cat((one.expand(-1, -1, 4, -1), other.expand(-1, -1, 14, -1)), dim=2)

@@ -105,8 +105,7 @@ FLAGS = {
     "par_model.train recipe": "--out --seed --plan --num-workers --threads",
     "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
     "--max-steps --num-steps --sampler --spacing --backend --cells --policy-delay --delay-jitter "
-    "--context-slots --policy-seed "
-    "--num-workers --record-targets --streams",
+    "--arm-file --context-slots --policy-seed --num-workers --record-targets --streams",
     "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
     "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts --views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
@@ -140,10 +139,11 @@ FLAGS = {
     "par_ros replay": "--backend --checkpoint --guard-only --json",
     "par_ros limits": "--data-set --disturbed --task --episodes --first-seed --checkpoint "
     "--backend --commanded --limit-shares --json",
-    "par_ros faults": "--only --json --resume --table",
+    "par_ros faults": "--inference --only --json --resume --table",
     "par_ros fuzz": "--num-chunks --arm --seed --num-processes --json --resume --without --only "
     "--mode --report-period --guard-path --findings",
-    "par_ros soak": "--chunks --pace --backend --json",
+    "par_ros soak": "--chunks --duration --checkpoint --inference --delay --loss --pace --backend "
+    "--json",
     "par_ros same_targets": "--graph --direct --tolerance --json",
     "par_ros guard_latency": "--chunks --in-process --json",
 }

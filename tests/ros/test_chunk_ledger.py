@@ -56,3 +56,12 @@ def test_a_chunk_without_a_report_is_missed_when_a_later_one_has_one() -> None:
     for stamp_ns in range(10, 30):
         send(ledger, stamp_ns)
     assert ledger.num_missed == 2 + 20 - 8
+
+
+def test_where_time_does_not_run_at_its_pace_chunks_are_counted_and_their_times_left_out() -> None:
+    ledger = ChunkLedger(keeps_times=False)
+    send(ledger, 1)
+    send(ledger, 2)
+    ledger.take(2, 10.06, TIMES_S)
+    assert ledger.take_new() == ()
+    assert ledger.num_missed == 1

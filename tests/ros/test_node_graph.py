@@ -175,6 +175,7 @@ def test_overlapped_inference_is_refused_where_it_cannot_be(checkpoint: str, gra
     kind = GRAPHS[graph]
     texts = {"checkpoint": checkpoint, "instruction": "Push.", "inference": "overlapped"}
     texts |= {"mode": "realtime"} if graph == "sim" else {}
+    (Path(checkpoint) / "config.json").write_text(to_json(preset("par_small")))
     with pytest.raises(ValueError, match=f"^{graph}: inference:=overlapped needs a checkpoint"):
         kind.build(parse_arguments(kind.arguments_type, graph, texts), "")
     config = dataclasses.replace(preset("par_small"), max_delay_steps=10)
@@ -183,6 +184,15 @@ def test_overlapped_inference_is_refused_where_it_cannot_be(checkpoint: str, gra
         texts["mode"] = "lockstep"
         with pytest.raises(ValueError, match=r"^sim: inference:=overlapped needs mode:=realtime"):
             kind.build(parse_arguments(kind.arguments_type, graph, texts), "")
+
+
+def test_a_damaged_checkpoint_is_reported_as_damaged(checkpoint: str) -> None:
+    """Not as one that was not trained for overlapped inference."""
+    (Path(checkpoint) / "config.json").write_text('{"name": "par_small", ')
+    texts = {"checkpoint": checkpoint, "instruction": "Push.", "inference": "overlapped"}
+    kind = GRAPHS["loopback"]
+    with pytest.raises(ValueError, match=r"config\.json.*copy it anew"):
+        kind.build(parse_arguments(kind.arguments_type, "loopback", texts), "")
 
 
 @pytest.mark.parametrize("graph", sorted(GRAPHS))

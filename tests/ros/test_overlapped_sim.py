@@ -59,13 +59,19 @@ def test_an_overlapped_run_never_holds(episode: dict[str, Any]) -> None:
     assert episode["missed_chunks"] == 0
 
 
-def test_the_ledger_shows_the_delay(episode: dict[str, Any]) -> None:
-    """Sent 200 ms after the picture in simulated time: a second of wall time."""
-    rows = [row for row in episode["ledger_ms"] if None not in row]
-    assert len(rows) >= 4
-    for arrival, start, end, sent, taken, _ in rows:
-        assert arrival <= start <= end <= sent <= taken
-        assert sent - arrival > 0.8 * 1000.0
+def test_chunks_are_sent_with_their_delay(episode: dict[str, Any]) -> None:
+    """200 ms after the picture in simulated time: a second of wall time, which the ledger, whose
+    times would mix both clocks, leaves out."""
+    assert len(episode["policy_latency_ms"]) >= 5
+    assert min(episode["policy_latency_ms"]) > 0.8 * 1000.0
+    assert episode["ledger_ms"] == []
+
+
+def test_the_chunks_are_compared_with_the_arms_limits(episode: dict[str, Any]) -> None:
+    """0.001 rad from the joints in a step: 0.4 rad/s^2 of 7.5."""
+    shares = [share["acceleration"] for share in episode["limit_shares"]]
+    assert len(shares) >= 5
+    assert 0.0 < max(shares) < 1.0
 
 
 def test_the_recording_replays_to_the_bit(

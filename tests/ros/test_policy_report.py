@@ -6,6 +6,7 @@ import time
 import pytest
 
 from par_ros import messages
+from par_ros.chunk_ledger import ChunkLedger
 from par_ros.control.observation_assembler import Refusal
 from par_ros.policy_inputs import InputState
 from par_ros.policy_report import PolicyReport
@@ -16,7 +17,7 @@ def status(report: PolicyReport, *, is_active: bool = True) -> messages.Status:
 
 
 def test_a_report_without_events() -> None:
-    quiet = status(PolicyReport())
+    quiet = status(PolicyReport(ChunkLedger()))
     assert (quiet.name, quiet.level, quiet.message) == (
         "left/policy_node",
         messages.OK,
@@ -25,11 +26,11 @@ def test_a_report_without_events() -> None:
     assert quiet.values["backend"] == "eager"
     assert quiet.values["chunks"] == quiet.values["refused_observations"] == "0"
     assert quiet.values["latency_ms_p50"] == quiet.values["new_latency_ms"] == ""
-    assert status(PolicyReport(), is_active=False).message == "not active"
+    assert status(PolicyReport(ChunkLedger()), is_active=False).message == "not active"
 
 
 def test_each_duration_is_new_once() -> None:
-    report = PolicyReport()
+    report = PolicyReport(ChunkLedger())
     report.ask(0.07, starts_anew=True)
     report.answer(inference_s=0.01, latency_s=0.02)
     report.answer(inference_s=0.03, latency_s=0.04)
@@ -44,7 +45,7 @@ def test_each_duration_is_new_once() -> None:
 
 
 def test_refusals_are_counted_by_kind() -> None:
-    report = PolicyReport()
+    report = PolicyReport(ChunkLedger())
     assert not report.refuse(Refusal("skew", "too far apart."))
     assert not report.refuse(Refusal("skew", "still."))
     told = status(report)
@@ -54,7 +55,7 @@ def test_refusals_are_counted_by_kind() -> None:
 
 
 def test_a_camera_fault_is_new_once_and_ends_with_an_answer() -> None:
-    report = PolicyReport()
+    report = PolicyReport(ChunkLedger())
     assert report.refuse(Refusal("black", "no light."))
     assert not report.refuse(Refusal("black", "no light."))
     assert report.note_camera_fault(Refusal("silent", "no picture."))
@@ -73,7 +74,7 @@ def test_what_the_graph_lacks_comes_first_and_a_lasting_refusal_is_a_fault(
     """A refusal of 1 s is none yet: pictures come before their joint states."""
     now_s = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
-    report = PolicyReport()
+    report = PolicyReport(ChunkLedger())
     report.refuse(Refusal("skew", "too far apart."))
     now_s[0] = 1.0
     assert status(report).level == messages.WARN

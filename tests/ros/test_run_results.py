@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from par_model.evaluation.limit_shares import LimitShares
 from par_ros.episode_motion import motion_of
 from par_ros.episode_story import story
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
@@ -46,6 +47,7 @@ def made_up_episode(index: int) -> EpisodeResult:
         missed_chunks=1 if index == 2 else 0,
         seams=(5,) if steps > 5 else (),
         motion=motion_of(np.array([[0.1 * step, math.pi] for step in range(steps)]), 0.05, (5,)),
+        limit_shares=(LimitShares(0.5, 0.1), LimitShares(1.5, 0.1))[: index + 1],
         predicted=index == 0,
         step_rate_hz=50.0,
         video=f"episode_{100 + index}.mp4",
@@ -104,6 +106,11 @@ def test_the_ledger_and_the_smoothness_of_a_run(results: RunResults, tmp_path: P
     rows = dict(summary_rows(results))
     assert rows["picture to trajectory taken"].startswith("p50 25.0 ms")
     assert rows["chunks without the guard's report"] == "1"
+    # 1, 2 and 2 chunks, of which two are beyond.
+    assert smoothness["limits"]["beyond"] == pytest.approx(0.4)
+    assert content["episodes"][0]["limit_shares"] == [{"acceleration": 0.5, "jerk": 0.1}]
+    told = rows["chunks beyond the arm's limits, before the guard"]
+    assert told == "40.0% of 5 (acceleration 40.0%, jerk 0.0%)"
     assert rows["3 seams, median (p95)"].startswith("speed lost 0%")
 
 

@@ -39,6 +39,7 @@ OBSERVED_TEXTS = {
     "policy_seed": "7",
     "executed": "",
     "committed": "",
+    "num_steps": "",
 }
 INPUT_TEXTS = {
     "kind": "chunk",
