@@ -39,6 +39,7 @@ _MAX_RATE_ERROR = 0.1
 _MAX_GAP_STEPS = 2.0
 _FACTORS = {"rad": 1.0, "deg": np.pi / 180.0, "m": 1.0, "mm": 0.001}
 _MEANINGS = ("absolute", "delta")
+EXAMPLE = "config/datasets/example.yaml"
 _NEEDED = {"dataset", "arm", "camera", "image_size", "action", "joints"}
 _OPTIONAL = {"state_key", "action_key", "instructions", "instruction"}
 _JOINT_NEEDED = {"name", "state"}
@@ -104,7 +105,7 @@ def read_mapping(path: Path) -> DatasetMapping:
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"mapping file {path} cannot be read ({error}).") from error
     where = f"mapping file {path}"
-    _require_keys(where, values, _NEEDED, _OPTIONAL)
+    require_keys(where, values, _NEEDED, _OPTIONAL, EXAMPLE)
     if values["action"] not in _MEANINGS:
         raise ValueError(
             f"{where}: action must be one of {', '.join(_MEANINGS)}, got {values['action']!r}; "
@@ -115,7 +116,7 @@ def read_mapping(path: Path) -> DatasetMapping:
     size = values["image_size"]
     if not isinstance(size, int) or size < 16:
         raise ValueError(f"{where}: image_size must be a whole number of pixels, got {size!r}.")
-    joints = tuple(_joint(where, entry) for entry in values["joints"])
+    joints = tuple(read_joint(where, entry, EXAMPLE) for entry in values["joints"])
     names = [joint.name for joint in joints]
     if len(set(names)) != len(names):
         raise ValueError(f"{where}: each joint may appear once, got {names}.")
@@ -134,15 +135,15 @@ def read_mapping(path: Path) -> DatasetMapping:
     )
 
 
-def _require_keys(where: str, values: object, needed: set[str], optional: set[str]) -> None:
+def require_keys(
+    where: str, values: object, needed: set[str], optional: set[str], example: str
+) -> None:
+    """Raises ValueError where `values` is no mapping of these keys; `example` shows one."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold keys and values, got {type(values).__name__}.")
     missing, unknown = sorted(needed - set(values)), sorted(set(values) - needed - optional)
     if missing or unknown:
-        raise ValueError(
-            f"{where}: missing keys {missing}, unknown keys {unknown}; see "
-            "config/datasets/example.yaml."
-        )
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}; see {example}.")
 
 
 def _cameras(where: str, value: object) -> dict[str, str]:
@@ -157,8 +158,9 @@ def _cameras(where: str, value: object) -> dict[str, str]:
     return {DEFAULT_VIEWS[0]: value}
 
 
-def _joint(where: str, entry: object) -> JointMapping:
-    _require_keys(f"{where}, joints", entry, _JOINT_NEEDED, _JOINT_OPTIONAL)
+def read_joint(where: str, entry: object, example: str) -> JointMapping:
+    """One entry of a mapping's joints. Raises ValueError, as require_keys, for a wrong one."""
+    require_keys(f"{where}, joints", entry, _JOINT_NEEDED, _JOINT_OPTIONAL, example)
     assert isinstance(entry, dict)
     place = f"{where}, joint {entry['name']}"
     if ("unit" in entry) == ("range" in entry):
