@@ -68,8 +68,9 @@ setup(
         # joint trajectories and kinematics of the guard
         "ruckig>=0.15",
         "pin>=2.7",
-        # recordings
+        # recordings; those of ros2 bag
         "mcap",
+        "rosbags",
         # cameras' encodings; 5.x needs numpy 2
         "opencv-python<5",
         # memory of a training plan

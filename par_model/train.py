@@ -33,10 +33,10 @@ from par_model.training.codec_training import (
     load_codec,
     train_codec,
 )
-from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.latent_cache import encode_demonstrations
 from par_model.training.policy_data import (
     Start,
+    demonstration_sets,
     finetuning,
     interval_s,
     latent_cache,
@@ -116,7 +116,7 @@ def _run_stage(options: StageOptions | RecipeOptions) -> None:
 
 def run_codec(options: CodecOptions) -> None:
     """Train the frame codec on the demonstrations' frames and on reset pictures."""
-    sets = [DemonstrationSet(path) for path in options.data]
+    sets = demonstration_sets(options)
     config = CodecTrainingConfig(
         num_steps=options.codec_steps,
         learning_rate=options.codec_learning_rate,
@@ -191,11 +191,12 @@ def encode_latents(options: DataOptions, ablation: str = FULL) -> None:
     """Encode what the cache lacks."""
     start = read_start(options, ablation)
     codec = start.codec
-    for path in options.data:
-        demonstrations = DemonstrationSet(path)
+    for demonstrations in demonstration_sets(options):
         require_picture_size(demonstrations, start.model)
         cache = latent_cache(options, start, demonstrations)
-        with tqdm(desc=f"latents of {path.name}", unit="episode", mininterval=interval_s()) as bar:
+        with tqdm(
+            desc=f"latents of {demonstrations.path.name}", unit="episode", mininterval=interval_s()
+        ) as bar:
 
             def report(done: int, total: int, bar: tqdm = bar) -> None:
                 bar.total = total

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m par_ros sim|real_arm|loopback|bench|doctor name:=value ...`, without ros2 launch.
 
-fuzz, faults and replay take --options, as measuring programs do.
+fuzz, faults, replay and to_dataset take --options, as measuring programs do.
 
 Exit codes: 0 all went well (episodes count whatever their success), 1 the run could not start or
 go on, 2 bad arguments, 130 Ctrl-C.
@@ -25,6 +25,7 @@ from par_ros.replay import main as run_replay
 
 INTERRUPTED = 130
 REPLAY = "replay"
+TO_DATASET = "to_dataset"
 DOCTOR = "doctor"
 BAD_USE = 2
 _SEE_DOCTOR = "`./par doctor` (python -m par_ros doctor) checks machine, graph, camera and arm."
@@ -59,8 +60,13 @@ def main(words: list[str] | None = None) -> int:
         return run_proof(name, rest)
     if name == REPLAY:
         return run_replay(rest)
+    if name == TO_DATASET:
+        # It needs the extra `train`.
+        from par_ros.dataset.command import main as to_dataset
+
+        return to_dataset(rest)
     if name not in commands:
-        known = ", ".join((*commands, *PROOFS, REPLAY))
+        known = ", ".join((*commands, *PROOFS, REPLAY, TO_DATASET))
         report_error(f"{name!r} is not a command; the commands are {known}.")
         return BAD_USE
     command = commands[name]
@@ -148,6 +154,7 @@ def _usage(commands: Mapping[str, Command]) -> str:
     lines.append(
         "  replay: a recording through policy and guard again, compared bit by bit (FILE)."
     )
+    lines.append("  to_dataset: recordings as a LeRobot data set (RECORDING... --out DIR).")
     lines += ["", "python -m par_ros COMMAND --help lists its arguments."]
     return "\n".join(lines)
 

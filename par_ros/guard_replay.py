@@ -16,7 +16,7 @@ from par_ros.control.settings import validate
 from par_ros.control.timeline import Moment
 from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
 from par_ros.recorded_messages import Recorded
-from par_ros.topics import ACTION_CHUNK, JOINT_STATES
+from par_ros.topics import ACTION_CHUNK, JOINT_STATES, TELEOP_CHUNK
 from par_ros.wire_records import GuardInput
 
 
@@ -34,7 +34,10 @@ class GuardReplay:
         selector = JointStateSelector(self._guard.spec.joint_names, self.parameters.joint_prefix)
         self._samples = list(joint_samples(recorded, selector))
         self._num_fed = 0
-        self._chunks = recorded.by_stamp(ACTION_CHUNK)
+        self._chunks = {
+            "chunk": recorded.by_stamp(ACTION_CHUNK),
+            "teleop_chunk": recorded.by_stamp(TELEOP_CHUNK),
+        }
         # Both clocks at the input before.
         self._before: Moment | None = None
         self.num_unknown = 0
@@ -83,11 +86,14 @@ class GuardReplay:
     def _given(self, given: GuardInput) -> Command:
         guard, moment = self._guard, given.moment
         if given.chunk_stamp_ns is not None:
-            return self._chunk(given.chunk_stamp_ns, moment)
+            return self._chunk(given.kind, given.chunk_stamp_ns, moment)
+        if given.kind == "bad_joint_state" and given.reason is not None:
+            return guard.on_bad_joint_state(given.reason, moment)
         if given.reason is not None:
-            is_chunk = given.kind == "bad_chunk"
-            refuse = guard.on_bad_chunk if is_chunk else guard.on_bad_joint_state
-            return refuse(given.reason, moment)
+            by_operator = given.kind == "bad_teleop_chunk"
+            return guard.on_bad_chunk(given.reason, moment, by_operator=by_operator)
+        if given.held is not None:
+            return guard.on_deadman(given.held, moment)
         if given.kind == "tick":
             return guard.on_tick(given.num_policies, moment)
         if given.last is not None and guard.can_withdraw:
@@ -100,15 +106,16 @@ class GuardReplay:
             return Command()
         return calls[given.kind](moment).command
 
-    def _chunk(self, stamp_ns: int, moment: Moment) -> Command:
-        if not self._chunks.get(stamp_ns):
+    def _chunk(self, kind: str, stamp_ns: int, moment: Moment) -> Command:
+        chunks = self._chunks[kind]
+        if not chunks.get(stamp_ns):
             self.num_unknown += 1
             return Command()
-        trajectory = messages.read_joint_trajectory(self._chunks[stamp_ns].pop(0))
+        trajectory = messages.read_joint_trajectory(chunks[stamp_ns].pop(0))
         chunk = RequestedChunk(
             stamp_ns, trajectory.joint_names, trajectory.times_s, trajectory.positions
         )
-        return self._guard.on_chunk(chunk, moment)
+        return self._guard.on_chunk(chunk, moment, by_operator=kind == "teleop_chunk")
 
     def _samples_until(self, stamp_ns: int | None) -> list[JointSample]:
         """The joint states that the guard had seen by then and has not been given here."""

@@ -7,6 +7,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_ros import messages
@@ -25,7 +26,14 @@ from par_ros.parameters import (
 from par_ros.process import ClockReader
 from par_ros.reference_input import ReferenceInput
 from par_ros.simulated_clock import SimulatedClock
-from par_ros.topics import ACTION_CHUNK, JOINT_STATES, sensor_qos
+from par_ros.topics import (
+    ACTION_CHUNK,
+    JOINT_STATES,
+    TELEOP_CHUNK,
+    TELEOP_DEADMAN,
+    Topic,
+    sensor_qos,
+)
 from par_ros.wire_records import GuardInput
 
 # Looking for a second policy asks the ROS graph: not at every tick.
@@ -78,14 +86,7 @@ class GuardSession:
         self._outputs = GuardOutputs(
             node, dry_run=parameters.dry_run, joint_prefix=parameters.joint_prefix
         )
-        self._chunks = node.create_subscription(
-            JointTrajectoryMessage,
-            ACTION_CHUNK.name,
-            self._on_chunk,
-            ACTION_CHUNK.reader_qos.profile(),
-            # A message of 100,000 points or joints is not made into an object: that takes seconds.
-            raw=True,
-        )
+        self._chunks = self._subscribe_chunks(ACTION_CHUNK, by_operator=False)
         self._joint_states = node.create_subscription(
             JointState,
             JOINT_STATES.name,
@@ -94,12 +95,16 @@ class GuardSession:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             raw=True,
         )
+        self._subscriptions = [self._chunks, self._joint_states]
+        if not settings.lockstep:
+            # In lockstep physics waits for the policy's answer, and for nobody else.
+            self._subscriptions += self._subscribe_operator()
         self._note_input("configure", self._now())
         self._outputs.publish_notes()
 
     def destroy(self) -> None:
         """Stop listening and publishing."""
-        for subscription in (self._chunks, self._joint_states):
+        for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         for source in (self._reference, self._simulated_clock):
             if source is not None:
@@ -113,7 +118,30 @@ class GuardSession:
 
     # Inputs
 
-    def _on_chunk(self, data: bytes) -> None:
+    def _subscribe_chunks(self, topic: Topic, *, by_operator: bool) -> Any:
+        return self._node.create_subscription(
+            JointTrajectoryMessage,
+            topic.name,
+            lambda data: self._on_chunk(data, by_operator=by_operator),
+            topic.reader_qos.profile(),
+            # A message of 100,000 points or joints is not made into an object: that takes seconds.
+            raw=True,
+        )
+
+    def _subscribe_operator(self) -> list[Any]:
+        deadman = self._node.create_subscription(
+            Bool, TELEOP_DEADMAN.name, self._on_deadman, TELEOP_DEADMAN.reader_qos.profile()
+        )
+        return [self._subscribe_chunks(TELEOP_CHUNK, by_operator=True), deadman]
+
+    def _on_deadman(self, message: Bool) -> None:
+        if not self.is_active:
+            return
+        moment = self._now()
+        self._note_input("deadman", moment, held=message.data)
+        self.send(self._guard.on_deadman(message.data, moment), moment)
+
+    def _on_chunk(self, data: bytes, *, by_operator: bool) -> None:
         if not self.is_active:
             return
         self._take_joint_states()
@@ -123,8 +151,11 @@ class GuardSession:
             trajectory = messages.read_joint_trajectory(message)
         except ValueError as error:
             reason, moment = str(error), self._now()
-            self._note_input("bad_chunk", moment, reason=reason)
-            self.send(self._guard.on_bad_chunk(reason, moment), moment)
+            self._note_input(
+                "bad_teleop_chunk" if by_operator else "bad_chunk", moment, reason=reason
+            )
+            command = self._guard.on_bad_chunk(reason, moment, by_operator=by_operator)
+            self.send(command, moment)
             return
         chunk = RequestedChunk(
             messages.stamp_ns(message),
@@ -134,8 +165,9 @@ class GuardSession:
         )
         moment = self._now()
         # First for a replay: what is withdrawn is noted behind it.
-        self._note_input("chunk", moment, chunk_stamp_ns=chunk.stamp_ns)
-        self.send(self._guard.on_chunk(chunk, moment), moment)
+        kind = "teleop_chunk" if by_operator else "chunk"
+        self._note_input(kind, moment, chunk_stamp_ns=chunk.stamp_ns)
+        self.send(self._guard.on_chunk(chunk, moment, by_operator=by_operator), moment)
 
     def _take_joint_states(self) -> None:
         """Read what has arrived already. The executor takes one message a round and the chunk's
@@ -271,6 +303,7 @@ class GuardSession:
             "dry_run": str(self._parameters.dry_run).lower(),
             "reference": self._reference_text(),
             "num_policies": str(self._num_policies),
+            "teleoperated": str(self._guard.teleoperated).lower(),
         }
         self._outputs.publish_state(self._guard, more, self._now())
 

@@ -448,6 +448,8 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
             "image_transport": policy.parameters.get("image_transport", _ANY_TRANSPORT),
             **(checkpoint_views(Path(str(checkpoint))) if checkpoint else {}),
             "settings": json.dumps(graph.to_json()),
+            # Of its episodes' marks.
+            "use_sim_time": bool(guard.parameters.get("use_sim_time", False)),
         },
         tuple(remappings.items()),
         lifecycle=True,

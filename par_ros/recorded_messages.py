@@ -45,7 +45,7 @@ class Recorded:
                 continue
             if message.type_name not in types:
                 raise ValueError(_wrong_type(message, " or ".join(types)))
-            found[_stamp_ns(message.data)] = message
+            found[header_stamp_ns(message.data)] = message
         return found
 
     def _data(self, topic: Topic) -> Iterator[bytes]:
@@ -103,7 +103,7 @@ def _wrong_type(message: RecordedMessage, expected: str) -> str:
     )
 
 
-def _stamp_ns(data: bytes) -> int:
+def header_stamp_ns(data: bytes) -> int:
     """Header stamp of a serialised message that begins with a header."""
     if len(data) < _STAMP_END:
         raise ValueError(f"the recording is damaged: a message of {len(data)} bytes has no stamp.")

@@ -4,7 +4,8 @@
 It takes messages as bytes and judges nothing. Twice a second everything is handed to the operating
 system, once a second waited for on the disk, so a crash loses at most the last second. It writes
 from its start to its end; `activate` waits until it hears every writer, so that a graph whose other
-nodes are activated after it is recorded from the first chunk.
+nodes are activated after it is recorded from the first chunk. Two services mark an episode's start
+and end, and its success.
 """
 
 import json
@@ -18,14 +19,19 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from rclpy.subscription import Subscription
+from std_srvs.srv import SetBool, Trigger
 
+from par_ros import messages
 from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
 from par_ros.parameters import RecorderNodeParameters, declare
 from par_ros.process import report_error, run_node, transition
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
+    END_EPISODE,
+    EPISODE_MARKS,
     EXECUTED_ACTIONS,
     GUARD_INPUTS,
     IMAGE,
@@ -33,12 +39,14 @@ from par_ros.topics import (
     OBSERVED,
     PREDICTED_IMAGE,
     RECORDER,
+    START_EPISODE,
     TOPICS,
     Qos,
     Topic,
     camera_topics,
     view_names,
 )
+from par_ros.wire_records import EpisodeMark
 
 _SYNC_PERIOD_S = 0.5
 # A picture that waits is a megabyte, anything else is small.
@@ -71,8 +79,9 @@ class RecorderNode(LifecycleNode):
             self._record_camera(image, parameters.image_transport, writer)
             for image, _ in views.values()
         ]
-        others = (topic for topic in TOPICS if topic is not IMAGE)
+        others = (topic for topic in TOPICS if topic not in (IMAGE, EPISODE_MARKS))
         self._inputs = {topic: self._record(topic, writer) for topic in others}
+        self._create_marks(writer)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_SYNC_PERIOD_S, lambda: self._sync(writer), clock=steady)
         self.get_logger().info(f"recording to {path}")
@@ -127,6 +136,48 @@ class RecorderNode(LifecycleNode):
         candidates = camera_candidates(self, transport, topic.name)
         camera = FittedSubscription(self, candidates, write, self._qos(IMAGE), raw=True)
         return camera
+
+    def _create_marks(self, writer: RecordingWriter) -> None:
+        """The services that mark episodes; a mark goes into the file itself, not by way of DDS."""
+        self._is_in_episode = False
+        name, marks = self.resolve_topic_name(EPISODE_MARKS.name), EPISODE_MARKS
+        channel = writer.add_topic(name, marks.type_name)
+        publisher = self.create_publisher(
+            marks.message_type, marks.name, marks.writer_qos.profile()
+        )
+
+        def mark(text: str, *, is_start: bool, success: bool = False) -> str:
+            self._is_in_episode = is_start
+            given = EpisodeMark(self.get_clock().now().nanoseconds, is_start, success)
+            message = messages.status_message(
+                messages.Status(messages.status_name(self), messages.OK, text, given.to_values())
+            )
+            writer.write(channel, serialize_message(message))
+            publisher.publish(message)
+            self.get_logger().info(text)
+            return text
+
+        def start(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            response.success = not self._is_in_episode
+            response.message = (
+                mark("an episode starts", is_start=True)
+                if response.success
+                else "an episode has started already; call end_episode first"
+            )
+            return response
+
+        def end(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+            response.success = self._is_in_episode
+            how = "with success" if request.data else "without success"
+            response.message = (
+                mark(f"the episode ends {how}", is_start=False, success=request.data)
+                if response.success
+                else "no episode has started; call start_episode first"
+            )
+            return response
+
+        self.create_service(Trigger, START_EPISODE.private_name, start)
+        self.create_service(SetBool, END_EPISODE.private_name, end)
 
     def _qos(self, topic: Topic) -> QoSProfile:
         """Sensor data as REP-2003 reads it: a camera's driver may offer nothing better."""

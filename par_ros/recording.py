@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,11 +162,38 @@ def read_recording(path: Path) -> Recording:
 
     Raises ValueError for what is no recording of ours, and for a damaged one.
     """
+    contents = _Contents([])
+    with _readable(path) as file:
+        contents.messages.extend(_messages(file, contents))
+    settings = _settings(path, contents)
+    return Recording(settings, tuple(contents.messages), contents.is_closed)
+
+
+def read_settings(path: Path) -> Mapping[str, Any]:
+    """The graph's settings in a file. Raises ValueError as read_recording."""
+    contents = _Contents([])
+    with _readable(path) as file:
+        # They come first.
+        next(_messages(file, contents), None)
+    return _settings(path, contents)
+
+
+def stream_messages(path: Path, topics: Collection[str]) -> Iterator[RecordedMessage]:
+    """The messages of some topics, one at a time. Raises ValueError as read_recording."""
+    with _readable(path) as file:
+        for message in _messages(file, _Contents([])):
+            if message.topic in topics:
+                yield message
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[IO[bytes]]:
+    """The open file; what is wrong with it becomes a ValueError."""
     if not path.is_file():
         raise ValueError(f"{path} cannot be read: it is not a file; check the path.")
     try:
         with path.open("rb") as file:
-            contents = _read_contents(file)
+            yield file
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check the path.") from error
     except InvalidMagic as error:
@@ -174,12 +201,14 @@ def read_recording(path: Path) -> Recording:
     except Exception as error:  # mcap and its decompressors raise whatever damage makes them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged: {reason}; try `mcap recover`.") from error
+
+
+def _settings(path: Path, contents: "_Contents") -> dict[str, Any]:
     if contents.settings is None:
         raise ValueError(f"{path} was not made by record:=true of par_ros; it cannot be replayed.")
-    settings = parse_object(
+    return parse_object(
         contents.settings, f"{path}: what was recorded of the graph", "record again"
     )
-    return Recording(settings, tuple(contents.messages), contents.is_closed)
 
 
 @dataclass
@@ -191,9 +220,11 @@ class _Contents:
     is_closed: bool = False
 
 
-def _read_contents(file: IO[bytes]) -> _Contents:
-    """Raises the errors of mcap; ValueError for a record that refers to a missing one."""
-    contents = _Contents([])
+def _messages(file: IO[bytes], contents: _Contents) -> Iterator[RecordedMessage]:
+    """Every message; notes in `contents` what else there is.
+
+    Raises the errors of mcap; ValueError for a record that refers to a missing one.
+    """
     types: dict[int, str] = {}
     channels: dict[int, tuple[str, str]] = {}
     for record in _records(file):
@@ -201,9 +232,7 @@ def _read_contents(file: IO[bytes]) -> _Contents:
             if record.channel_id not in channels:
                 raise ValueError(f"a message is of the missing channel {record.channel_id}")
             topic, type_name = channels[record.channel_id]
-            contents.messages.append(
-                RecordedMessage(topic, type_name, record.data, record.log_time)
-            )
+            yield RecordedMessage(topic, type_name, record.data, record.log_time)
         elif isinstance(record, Schema):
             types[record.id] = record.name
         elif isinstance(record, Channel):
@@ -212,7 +241,6 @@ def _read_contents(file: IO[bytes]) -> _Contents:
             contents.settings = record.metadata.get("settings")
         elif isinstance(record, Footer):
             contents.is_closed = True
-    return contents
 
 
 def _type_name(channel: Channel, types: Mapping[int, str]) -> str:

@@ -48,6 +48,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
     OBSERVED,
+    TELEOP_CHUNK,
     Topic,
     camera_topics,
 )
@@ -55,7 +56,7 @@ from par_ros.wire_records import GuardInput, Observed
 
 _REPLAYED = (
     ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
-    IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED,
+    IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED, TELEOP_CHUNK,
 )  # fmt: skip
 # Processes end one after the other: the last messages may or may not have been recorded.
 _MAX_TAIL = 2

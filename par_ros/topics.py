@@ -18,7 +18,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 ARM = "arm"
@@ -205,6 +205,17 @@ E_STOP = Topic(
     (ANYONE,), (GUARD,),
     "true stops and latches; false is ignored",
 )  # fmt: skip
+TELEOP_CHUNK = Topic(
+    "teleop_chunk", JointTrajectory, _ANSWER, _ANSWER,
+    (ANYONE,), (GUARD,),
+    "an operator's chunk, of action_chunk's form, stamped when it is sent; taken only while "
+    "teleop_deadman is true, and not in lockstep",
+)  # fmt: skip
+TELEOP_DEADMAN = Topic(
+    "teleop_deadman", Bool, _ANSWER, _ANY_WRITER,
+    (ANYONE,), (GUARD,),
+    "true, at 10 Hz or more, while the operator holds the deadman switch",
+)  # fmt: skip
 CONTROLLER_REFERENCE = Topic(
     "controller_reference", JointTrajectory, _SENSOR_WRITER, Qos(reliable=False, depth=100),
     (ARM,), (GUARD,),
@@ -220,6 +231,11 @@ E_STOP_STATE = Topic(
     "e_stop_state", Bool, _LATCHED, _LATCHED,
     (GUARD,), (ANYONE,),
     "whether the stop is latched",
+)  # fmt: skip
+EPISODE_MARKS = Topic(
+    "episode_marks", DiagnosticStatus, _ANSWER, _ANSWER,
+    (RECORDER,), (ANYONE,),
+    "start and end of an episode, and its success, as recorder_node's services were told",
 )  # fmt: skip
 EPISODE_STATE = Topic(
     "episode_state", DiagnosticStatus, _LATCHED, _LATCHED,
@@ -249,8 +265,11 @@ TOPICS: tuple[Topic, ...] = (
     GUARD_INPUTS,
     E_STOP,
     E_STOP_STATE,
+    TELEOP_CHUNK,
+    TELEOP_DEADMAN,
     CONTROLLER_REFERENCE,
     GUARD_STATE,
+    EPISODE_MARKS,
     EPISODE_STATE,
     APPLIED_TARGETS,
 )
@@ -270,6 +289,10 @@ RESET_POLICY = ServiceEntry(
 RESET_EPISODE = ServiceEntry(
     "reset_episode", BRIDGE, Trigger, "start a new episode, with the parameters task and seed"
 )
+START_EPISODE = ServiceEntry("start_episode", RECORDER, Trigger, "mark an episode's start")
+END_EPISODE = ServiceEntry(
+    "end_episode", RECORDER, SetBool, "mark an episode's end; data: whether it was a success"
+)
 
 SERVICES: tuple[ServiceEntry, ...] = (
     ENGAGE,
@@ -278,6 +301,8 @@ SERVICES: tuple[ServiceEntry, ...] = (
     RESET_STOP,
     RESET_POLICY,
     RESET_EPISODE,
+    START_EPISODE,
+    END_EPISODE,
 )
 
 

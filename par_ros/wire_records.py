@@ -166,10 +166,27 @@ class EpisodeState(_Record):
     step_rate_hz: float | None
 
 
+@dataclass(frozen=True)
+class EpisodeMark(_Record):
+    """Topic episode_marks: one call of the recorder's services.
+
+    Attributes:
+        time_ns: the node's clock at the call.
+        is_start: whether an episode starts; else it ends.
+        success: of one that ends.
+    """
+
+    source = "episode_marks"
+    time_ns: int
+    is_start: bool
+    success: bool
+
+
 # What some kinds of the guard's inputs carry: field, key, type, kinds.
 _INPUT_DETAILS: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
-    ("chunk_stamp_ns", "chunk_stamp_ns", int, ("chunk",)),
-    ("reason", "reason", str, ("bad_chunk", "bad_joint_state")),
+    ("chunk_stamp_ns", "chunk_stamp_ns", int, ("chunk", "teleop_chunk")),
+    ("reason", "reason", str, ("bad_chunk", "bad_teleop_chunk", "bad_joint_state")),
+    ("held", "held", bool, ("deadman",)),
     ("references", "samples", tuple[ReferenceSample, ...], ("references",)),
     ("last", "last", bool, ("withdraw",)),
 )
@@ -183,14 +200,15 @@ class GuardInput:
     state that the guard had taken by then.
 
     Attributes:
-        kind: configure, chunk, bad_chunk, joint_state, bad_joint_state, references, tick, withdraw,
-            or a service.
+        kind: configure, chunk, bad_chunk, teleop_chunk, bad_teleop_chunk, deadman, joint_state,
+            bad_joint_state, references, tick, withdraw, or a service.
         moment: both clocks when it was given.
         joint_stamp_ns, joint_moment: None before the first joint state.
         chunk_stamp_ns: of a chunk.
         reason: of a bad chunk or joint state.
         references: what the controller reported.
         last: of a withdrawal, whether it was the last attempt.
+        held: of the operator's deadman switch.
     """
 
     kind: str
@@ -202,6 +220,7 @@ class GuardInput:
     reason: str | None = None
     references: tuple[ReferenceSample, ...] = ()
     last: bool | None = None
+    held: bool | None = None
 
     def to_values(self) -> dict[str, str]:
         values = {

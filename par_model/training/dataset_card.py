@@ -21,6 +21,8 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
     recording: the recording's settings with `seeds` and `failed_seeds`.
     lengths, noisy: steps of each episode, and whether its actions were disturbed.
     """
+    if recording.get("source") == "recordings":
+        return _card_of_recordings(recording, lengths)
     is_on_policy = "policy" in recording
     rows = _rows(recording, lengths) + (_policy_rows if is_on_policy else _noise_rows)(
         recording, noisy
@@ -37,6 +39,34 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
         f"{_HEAD}# {recording['task']}: {made}\n\n"
         f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation}'
     )
+
+
+def _card_of_recordings(recording: dict[str, Any], lengths: Sequence[int]) -> str:
+    size = recording["image_size"]
+    rows = [
+        ("episodes", str(len(lengths))),
+        ("steps", f"{sum(lengths)}; {min(lengths)} to {max(lengths)} an episode"),
+        ("recordings", ", ".join(recording["recordings"])),
+        ("arm", f"{recording['arm']}; joints {', '.join(recording['joint_names'])}"),
+        ("rate", f"{recording['fps']} Hz; gaps of up to {recording['max_gap_s']:g} s"),
+        ("units", "rad, and m for the gripper"),
+        ("camera", f"{recording['camera']}, {size}x{size} RGB"),
+        ("made with", ", ".join(f"{n} {v}" for n, v in recording["versions"].items())),
+    ]
+    table = "".join(f"| {name} | {value} |\n" for name, value in rows)
+    text = (
+        "Frame t and `observation.state` t are what was seen before action t. `action` is the\n"
+        "joint target to learn, `executed_action` what the arm was sent.\n"
+    )
+    if recording["corrections"]:
+        text += (
+            "`action` is an operator's where the operator had the arm, else what the arm was\n"
+            "sent. `teaches` is true where a chunk begins that the operator commanded;\n"
+            "`policy_action` is what the policy wanted.\n"
+        )
+    head = _HEAD.replace("[LeRobot, ManiSkill, panda]", f"[LeRobot, {recording['arm']}]")
+    title = f"# {recording['task']}: recordings of an arm"
+    return f"{head}{title}\n\n| | |\n|---|---|\n{table}\n{text}Layout: LeRobotDataset v3.0.\n"
 
 
 def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, str]]:

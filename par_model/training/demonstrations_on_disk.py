@@ -4,6 +4,7 @@
 Shapes: T steps of an episode; J joints; H, W pixels.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +46,23 @@ class DemonstrationSteps:
 class DemonstrationSet:
     """The episodes in one folder, or of one mapping file, in the order of their keys.
 
-    Raises ValueError for a path that holds neither a data set nor a recording.
+    leave_out: keys of episodes that are not read. Raises ValueError for a path that holds neither a
+    data set nor a recording, and for keys that it does not have.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, leave_out: Collection[int] = ()) -> None:
         self.path = path
         self._source = open_episodes(path)
         # A mapping's name holds what it says, so that latents made under another are not taken.
         self.name: str = getattr(self._source, "name", path.name)
         self.arm: str = getattr(self._source, "arm", ROBOT_TYPE)
         self._index_by_key = {key: index for index, key in enumerate(_keys(self._source))}
-        self.keys = sorted(self._index_by_key)
+        if unknown := sorted(set(leave_out) - set(self._index_by_key)):
+            raise ValueError(
+                f"{path} has no episode {unknown[0]} to leave out; its {len(self._index_by_key)} "
+                f"episodes are {min(self._index_by_key)} to {max(self._index_by_key)}."
+            )
+        self.keys = sorted(set(self._index_by_key) - set(leave_out))
         self.joint_names = self._source.joint_names
         self.instructions = self._source.instructions
         self.fps = self._source.fps
@@ -85,6 +92,23 @@ class DemonstrationSet:
         frames = self._source.read(self._index_by_key[key], views=views).frames
         assert frames is not None
         return frames
+
+    def action_is_state(self, num_episodes: int = 3) -> bool:
+        """Whether each action of the first episodes equals the measured joints of its step."""
+        compared = [self._state_and_targets(key) for key in self.keys[:num_episodes]]
+        return bool(compared) and all(
+            np.allclose(state, targets, rtol=0.0, atol=1e-6) for state, targets in compared
+        )
+
+    def _state_and_targets(self, key: int) -> tuple[FloatArray, FloatArray]:
+        """At the set's own rate: resampled ones differ by the time in which a target is due."""
+        if hasattr(self._source, "state_and_targets"):
+            found: tuple[FloatArray, FloatArray] = self._source.state_and_targets(
+                self._index_by_key[key]
+            )
+            return found
+        steps = self.read_steps(key)
+        return steps.measured_joints, steps.actions
 
 
 def _keys(source: EpisodeSource) -> list[int]:

@@ -8,7 +8,8 @@ config/datasets/example.yaml is the example; every key is explained there.
 
 Rates: frame k is the last of theirs at or before k / 20 s. Numbers are interpolated: the joints at
 k / 20 s, and the targets where they are due, which is one step of their rate after they were sent,
-as our target k is due at (k + 1) / 20 s.
+as our target k is due at (k + 1) / 20 s. Times are the data set's own timestamps, which may jitter
+and skip a step; without timestamps the rate is even.
 """
 
 import hashlib
@@ -30,8 +31,15 @@ from par_model.training.staged_episodes import Episode, chosen_views, stack_vide
 from par_model.video_file import read_video
 
 FPS = 20
+# Stamps this close to an even rate are what LeRobot rounds to float32.
+_ROUNDING_S = 1e-3
+# Of the rate that info.json states, the stamps' mean rate may differ by this share.
+_MAX_RATE_ERROR = 0.1
+# Two stamps may lie this far apart, in our steps: what is between them is interpolated.
+_MAX_GAP_STEPS = 2.0
 _FACTORS = {"rad": 1.0, "deg": np.pi / 180.0, "m": 1.0, "mm": 0.001}
 _MEANINGS = ("absolute", "delta")
+EXAMPLE = "config/datasets/example.yaml"
 _NEEDED = {"dataset", "arm", "camera", "image_size", "action", "joints"}
 _OPTIONAL = {"state_key", "action_key", "instructions", "instruction"}
 _JOINT_NEEDED = {"name", "state"}
@@ -97,7 +105,7 @@ def read_mapping(path: Path) -> DatasetMapping:
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"mapping file {path} cannot be read ({error}).") from error
     where = f"mapping file {path}"
-    _require_keys(where, values, _NEEDED, _OPTIONAL)
+    require_keys(where, values, _NEEDED, _OPTIONAL, EXAMPLE)
     if values["action"] not in _MEANINGS:
         raise ValueError(
             f"{where}: action must be one of {', '.join(_MEANINGS)}, got {values['action']!r}; "
@@ -108,7 +116,7 @@ def read_mapping(path: Path) -> DatasetMapping:
     size = values["image_size"]
     if not isinstance(size, int) or size < 16:
         raise ValueError(f"{where}: image_size must be a whole number of pixels, got {size!r}.")
-    joints = tuple(_joint(where, entry) for entry in values["joints"])
+    joints = tuple(read_joint(where, entry, EXAMPLE) for entry in values["joints"])
     names = [joint.name for joint in joints]
     if len(set(names)) != len(names):
         raise ValueError(f"{where}: each joint may appear once, got {names}.")
@@ -127,15 +135,15 @@ def read_mapping(path: Path) -> DatasetMapping:
     )
 
 
-def _require_keys(where: str, values: object, needed: set[str], optional: set[str]) -> None:
+def require_keys(
+    where: str, values: object, needed: set[str], optional: set[str], example: str
+) -> None:
+    """Raises ValueError where `values` is no mapping of these keys; `example` shows one."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold keys and values, got {type(values).__name__}.")
     missing, unknown = sorted(needed - set(values)), sorted(set(values) - needed - optional)
     if missing or unknown:
-        raise ValueError(
-            f"{where}: missing keys {missing}, unknown keys {unknown}; see "
-            "config/datasets/example.yaml."
-        )
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}; see {example}.")
 
 
 def _cameras(where: str, value: object) -> dict[str, str]:
@@ -150,8 +158,9 @@ def _cameras(where: str, value: object) -> dict[str, str]:
     return {DEFAULT_VIEWS[0]: value}
 
 
-def _joint(where: str, entry: object) -> JointMapping:
-    _require_keys(f"{where}, joints", entry, _JOINT_NEEDED, _JOINT_OPTIONAL)
+def read_joint(where: str, entry: object, example: str) -> JointMapping:
+    """One entry of a mapping's joints. Raises ValueError, as require_keys, for a wrong one."""
+    require_keys(f"{where}, joints", entry, _JOINT_NEEDED, _JOINT_OPTIONAL, example)
     assert isinstance(entry, dict)
     place = f"{where}, joint {entry['name']}"
     if ("unit" in entry) == ("range" in entry):
@@ -255,22 +264,11 @@ class ForeignDataset:
         takes as long as it is large."""
         files = self._episodes[index]
         table = _episode_table(self.path, files)
-        length = table.num_rows
-        self._require_even_times(files, table)
-        state = self._si(_numbers(table, self.mapping.state_key), self._state_columns)
-        actions = _numbers(table, self.mapping.action_key)
-        if self.mapping.action_meaning == "delta":
-            targets = state + actions[:, self._action_columns] * self._scale
-        else:
-            targets = self._si(actions, self._action_columns)
-        if not (np.isfinite(state).all() and np.isfinite(targets).all()):
-            raise ValueError(
-                f"data set {self.path}: joints or actions of episode {files.index} hold NaN or Inf."
-            )
-        num_steps = int(length * FPS / self._fps + 1e-6)
+        sent_s = self._times(files, table)
+        state, targets = self._state_and_targets(files, table)
+        num_steps = int((sent_s[-1] + 1 / self._fps) * FPS + 1e-6)
         if num_steps < 1:
             raise ValueError(f"data set {self.path}: episode {files.index} is shorter than a step.")
-        sent_s = np.arange(length) / self._fps
         ours_s = np.arange(num_steps) / FPS
         measured = _interpolated(ours_s, sent_s, state)
         actions_TJ = _interpolated(ours_s + 1 / FPS, sent_s + 1 / self._fps, targets)
@@ -278,7 +276,7 @@ class ForeignDataset:
         if with_frames:
             chosen = chosen_views(self.path, self.views, views)
             frames = stack_videos(
-                [self._frames(files.videos[view], length, ours_s) for view in chosen]
+                [self._frames(files.videos[view], sent_s, ours_s) for view in chosen]
             )
         task = self._tasks.get(int(table.column("task_index")[0].as_py()), files.tasks[0])
         return Episode(
@@ -293,13 +291,33 @@ class ForeignDataset:
             noisy=False,
         )
 
+    def state_and_targets(self, index: int) -> tuple[FloatArray, FloatArray]:
+        """Measured joints and targets of episode `index`, [theirs, J], at their own rate."""
+        files = self._episodes[index]
+        return self._state_and_targets(files, _episode_table(self.path, files))
+
+    def _state_and_targets(
+        self, files: _EpisodeFiles, table: pa.Table
+    ) -> tuple[FloatArray, FloatArray]:
+        state = self._si(_numbers(table, self.mapping.state_key), self._state_columns)
+        actions = _numbers(table, self.mapping.action_key)
+        if self.mapping.action_meaning == "delta":
+            targets = state + actions[:, self._action_columns] * self._scale
+        else:
+            targets = self._si(actions, self._action_columns)
+        if not (np.isfinite(state).all() and np.isfinite(targets).all()):
+            raise ValueError(
+                f"data set {self.path}: joints or actions of episode {files.index} hold NaN or Inf."
+            )
+        return state, targets
+
     def _instruction(self, theirs: str) -> str:
         return self.mapping.instruction or self.mapping.instructions.get(theirs, theirs)
 
     def _si(self, values: FloatArray, columns: list[int]) -> FloatArray:
         return values[:, columns] * self._scale + self._offset
 
-    def _frames(self, video: _Video, length: int, ours_s: FloatArray) -> ImageArray:
+    def _frames(self, video: _Video, sent_s: FloatArray, ours_s: FloatArray) -> ImageArray:
         if not video.file.is_file():
             raise ValueError(
                 f"data set {self.path}: {video.file.relative_to(self.path)} is missing; check "
@@ -309,11 +327,11 @@ class ForeignDataset:
         pictures = read_video(
             video.file,
             round(video.start_s * self._fps),
-            length,
+            len(sent_s),
             self._fps,
             lambda picture: rule.fit(picture, size, size),
         )
-        shown = np.floor(ours_s * self._fps + 1e-6).astype(int).clip(max=length - 1)
+        shown = np.searchsorted(sent_s, ours_s + 1e-6 / self._fps, side="right") - 1
         return pictures[shown]
 
     def _require_camera(self, camera: str) -> None:
@@ -348,16 +366,37 @@ class ForeignDataset:
             )
         return [known.index(name) for name in names]
 
-    def _require_even_times(self, files: _EpisodeFiles, table: pa.Table) -> None:
+    def _times(self, files: _EpisodeFiles, table: pa.Table) -> FloatArray:
+        """When each of their steps was, s from the first: as stamped, even where they are even."""
+        even_s = np.arange(table.num_rows) / self._fps
         if "timestamp" not in table.column_names:
-            return
-        times_s = np.asarray(table.column("timestamp").to_numpy())
-        off_s = np.abs(times_s - times_s[0] - np.arange(len(times_s)) / self._fps).max()
-        if off_s > 0.5 / self._fps:
+            return even_s
+        stamped = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float64)
+        times_s = stamped - stamped[0]
+        if np.abs(times_s - even_s).max() <= _ROUNDING_S:
+            return even_s
+        if problem := self._why_not_resampled(times_s):
             raise ValueError(
-                f"data set {self.path}: the steps of episode {files.index} are up to {off_s:.3f} s "
-                f"away from an even {self._fps:g} Hz; re-time it, or leave the episode out."
+                f"data set {self.path}: the timestamps of episode {files.index} {problem}; leave "
+                f"the episode out (--leave-out {files.index}), or correct them."
             )
+        return times_s
+
+    def _why_not_resampled(self, times_s: FloatArray) -> str:
+        if not np.isfinite(times_s).all() or (np.diff(times_s) <= 0.0).any():
+            return "do not increase"
+        gaps_s = np.diff(times_s)
+        limit_s = max(_MAX_GAP_STEPS / FPS, 2.0 / self._fps)
+        if gaps_s.max() > limit_s + _ROUNDING_S:
+            at = int(gaps_s.argmax())
+            return (
+                f"leave a gap of {gaps_s[at]:.3f} s after step {at}, at most {limit_s:.3f} s can "
+                "be interpolated"
+            )
+        rate_hz = 1.0 / gaps_s.mean()
+        if abs(rate_hz / self._fps - 1.0) > _MAX_RATE_ERROR:
+            return f"have a mean rate of {rate_hz:.1f} Hz and meta/info.json says {self._fps:g} Hz"
+        return ""
 
 
 def _interpolated(

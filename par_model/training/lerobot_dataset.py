@@ -110,6 +110,7 @@ class LeRobotDataset:
             "(config/datasets/example.yaml), or convert it",
         )
         self.fps = int(self.info.fps)
+        self.arm = self.info.robot_type or ROBOT_TYPE
         self.views = _views(self.info)
         _require_features(self.info, ("observation.state", "action"))
         self.joint_names = _joint_names(self.info)
@@ -149,8 +150,12 @@ class LeRobotDataset:
             success=steps("next.success", default=np.zeros(num_steps, np.bool_)),
             seed=row.get("seed"),
             noisy=bool(row.get("noisy", False)),
-            teaches=steps("teaches") if self._steps.column("teaches") is not None else None,
+            teaches=self._optional(steps, "teaches"),
+            policy_actions=self._optional(steps, "policy_action"),
         )
+
+    def _optional(self, steps: "_Steps", name: str) -> Array | None:
+        return steps(name) if self._steps.column(name) is not None else None
 
     def _frames(
         self, row: dict[str, Any], num_steps: int, views: tuple[str, ...] | None

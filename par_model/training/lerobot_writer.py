@@ -42,7 +42,8 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     episodes = [staged.read_seed(seed, with_frames=False) for seed in seeds]
     features = _features(staged.settings, staged.views)
 
-    columns = [_episode_columns(episode, staged.fps) for episode in episodes]
+    instructions = list(dict.fromkeys(episode.instruction for episode in episodes))
+    columns = [_episode_columns(episode, staged.fps, instructions) for episode in episodes]
     stats = [_vector_stats(features, steps) for steps in columns]
     for seed, episode_stats in zip(seeds, stats, strict=True):
         for view in staged.views:
@@ -51,8 +52,10 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     videos = {view: _write_videos(writing, path, seeds, view, staged.fps) for view in staged.views}
     _write_steps(writing, features, columns)
     _write_episodes(writing, episodes, stats, videos)
-    _write_tasks(writing, [staged.settings["instruction"]])
-    _write_json(writing / "meta/info.json", _info(features, episodes, staged.fps))
+    _write_tasks(writing, instructions)
+    info = _info(features, episodes, staged.fps, len(instructions))
+    info["robot_type"] = staged.settings.get("arm", ROBOT_TYPE)
+    _write_json(writing / "meta/info.json", info)
     _write_json(writing / "meta/stats.json", _aggregate_stats(stats))
     recording = staged.settings | {"seeds": list(seeds), "failed_seeds": _failed(staged, seeds)}
     _write_json(writing / "meta/recording.json", recording)
@@ -99,12 +102,16 @@ def _features(settings: dict[str, Any], views: tuple[str, ...]) -> dict[str, Any
             "has_audio": False,
         },
     }
-    on_policy = {"teaches": scalar("bool")} if "policy" in settings else {}
+    corrections = settings.get("corrections", False)
+    on_policy = {"teaches": scalar("bool")} if "policy" in settings or corrections else {}
+    if corrections:
+        on_policy["policy_action"] = vector(joint_names)
+    probes = {"observation.environment_state": vector(environment_names)}
     return {
         "observation.state": vector(joint_names),
         "action": vector(joint_names),
         "executed_action": vector(joint_names),
-        "observation.environment_state": vector(environment_names),
+        **(probes if environment_names else {}),
         "next.success": scalar("bool"),
         "next.done": scalar("bool"),
         **on_policy,
@@ -117,19 +124,24 @@ def _features(settings: dict[str, Any], views: tuple[str, ...]) -> dict[str, Any
     }
 
 
-def _episode_columns(episode: Episode, fps: int) -> dict[str, Array]:
+def _episode_columns(episode: Episode, fps: int, instructions: list[str]) -> dict[str, Array]:
     frame_index = np.arange(episode.num_steps)
-    on_policy = {} if episode.teaches is None else {"teaches": episode.teaches}
-    return on_policy | {
+    optional = {
+        "teaches": episode.teaches,
+        "policy_action": episode.policy_actions,
+        "observation.environment_state": episode.environment_state,
+    }
+    present = {name: v for name, v in optional.items() if v is not None and v[:1].size}
+    task_index = instructions.index(episode.instruction)
+    return present | {
         "observation.state": episode.measured_joint_positions,
         "action": episode.actions,
         "executed_action": episode.executed_actions,
-        "observation.environment_state": episode.environment_state,
         "next.success": episode.success,
         "next.done": frame_index == episode.num_steps - 1,
         "timestamp": (frame_index / fps).astype(np.float32),
         "frame_index": frame_index,
-        "task_index": np.zeros(episode.num_steps, np.int64),
+        "task_index": np.full(episode.num_steps, task_index, np.int64),
     }
 
 
@@ -273,13 +285,15 @@ def _pandas_column(
     }
 
 
-def _info(features: dict[str, Any], episodes: Sequence[Episode], fps: int) -> dict[str, Any]:
+def _info(
+    features: dict[str, Any], episodes: Sequence[Episode], fps: int, num_tasks: int
+) -> dict[str, Any]:
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": ROBOT_TYPE,
         "total_episodes": len(episodes),
         "total_frames": sum(episode.num_steps for episode in episodes),
-        "total_tasks": 1,
+        "total_tasks": num_tasks,
         "chunks_size": _CHUNK_SIZE,
         "data_files_size_in_mb": _DATA_FILE_SIZE_MB,
         "video_files_size_in_mb": _VIDEO_FILE_SIZE_MB,

@@ -51,12 +51,17 @@ class Start:
     training_preset: str
 
 
+def demonstration_sets(options: DataOptions) -> list[DemonstrationSet]:
+    """The sets of --data without what --leave-out names."""
+    return [DemonstrationSet(path, options.left_out(path)) for path in options.data]
+
+
 def read_start(options: DataOptions, ablation: str) -> Start:
     """Raises ValueError for a codec or checkpoint that cannot be read or does not fit."""
     if options.pretrained is None:
         model = ablated_model(ablation, preset(options.preset))
         codec = load_codec(codec_folder(options))
-        sets = [DemonstrationSet(path) for path in options.data]
+        sets = demonstration_sets(options)
         model = _with_joints(model, len(sets[0].joint_names))
         if codec.config != model.codec:
             raise ValueError(
@@ -123,7 +128,7 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
     model = start.model
     training: list[TrainingEpisode] = []
     validation: list[TrainingEpisode] = []
-    sets = [DemonstrationSet(path) for path in options.data]
+    sets = demonstration_sets(options)
     for demonstrations in sets:
         # Each worker keeps its own.
         num_readers = len(sets) * max(1, options.data_workers or 0)
@@ -139,6 +144,7 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
             # What a policy did tells nothing of how well another one learns.
             held_out = steps.teaches is None and is_held_out(key)
             (validation if held_out else training).append(episode)
+        _warn_of_actions_equal_to_states(demonstrations)
     joint_names, arm = sets[0].joint_names, sets[0].arm
     for demonstrations in sets:
         require_rate(demonstrations, model)
@@ -168,6 +174,16 @@ def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
         finetuning=finetuning(options),
         scene_pictures=_scene_pictures(options, start),
     )
+
+
+def _warn_of_actions_equal_to_states(demonstrations: DemonstrationSet) -> None:
+    if demonstrations.action_is_state():
+        print(
+            f"warning: every action of {demonstrations.path} equals the measured joints of the "
+            "same step: a policy that learns this stands still. Give the commanded targets, or "
+            "the joints of the next step, as the action.",
+            file=sys.stderr,
+        )
 
 
 def without_actions(start: Start) -> Start:

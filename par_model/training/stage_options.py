@@ -77,9 +77,31 @@ class DataOptions(StageOptions):
 
     # data sets; one of someone else by its mapping file (.yaml)
     data: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
+    # episodes that are not used, by their seed or number; with several data sets SET:NUMBER, where
+    # SET is as in --data
+    leave_out: Annotated[tuple[str, ...], arg(metavar="NUMBER ..."), default_is("none")] = ()
 
     def __post_init__(self) -> None:
         require_some("--data", self.data)
+
+    def left_out(self, path: Path) -> frozenset[int]:
+        """Keys of --leave-out in the data set `path`. Raises ValueError for what names none."""
+        found = set()
+        for text in self.leave_out:
+            name, separator, number = text.rpartition(":")
+            if not number.isdecimal() or not (separator or len(self.data) == 1):
+                raise ValueError(
+                    f"--leave-out: {text!r} must be an episode's number, with several data sets "
+                    "SET:NUMBER."
+                )
+            if separator and Path(name) not in self.data:
+                raise ValueError(
+                    f"--leave-out: {name!r} is not in --data, which is "
+                    f"{', '.join(map(str, self.data))}."
+                )
+            if not separator or Path(name) == path:
+                found.add(int(number))
+        return frozenset(found)
 
 
 @dataclass(frozen=True, kw_only=True)

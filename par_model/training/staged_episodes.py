@@ -48,6 +48,8 @@ class Episode:
             they start somewhere on the way.
         teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
             is to be learnt; None: every step's is.
+        policy_actions: float32 [T, J], of episodes with an operator's corrections: the joint
+            targets that the policy wanted.
     """
 
     instruction: str
@@ -60,6 +62,7 @@ class Episode:
     seed: int | None
     noisy: bool
     teaches: npt.NDArray[np.bool_] | None = None
+    policy_actions: FloatArray32 | None = None
 
     @property
     def num_steps(self) -> int:
@@ -118,7 +121,7 @@ class StagedEpisodes:
                 ]
             )
         return Episode(
-            instruction=self.settings["instruction"],
+            instruction=about.get("instruction", self.settings["instruction"]),
             frames=frames,
             seed=about["seed"],
             noisy=about["noisy"],
@@ -204,6 +207,7 @@ def stage_episode(
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
     for view, frames in split_views(episode.frames, views).items():
         write_video(writing / f"{view}.mp4", frames, fps, LOSSLESS)
+    optional = {"teaches": episode.teaches, "policy_actions": episode.policy_actions}
     np.savez(
         writing / "steps.npz",
         measured_joint_positions=episode.measured_joint_positions,
@@ -211,9 +215,14 @@ def stage_episode(
         executed_actions=episode.executed_actions,
         environment_state=episode.environment_state,
         success=episode.success,
-        **({} if episode.teaches is None else {"teaches": episode.teaches}),
+        **{name: values for name, values in optional.items() if values is not None},
     )
-    about = {"seed": episode.seed, "noisy": episode.noisy, "num_steps": episode.num_steps}
+    about = {
+        "seed": episode.seed,
+        "noisy": episode.noisy,
+        "num_steps": episode.num_steps,
+        "instruction": episode.instruction,
+    }
     (writing / "episode.json").write_text(json.dumps(about) + "\n")
     # mkdtemp makes folders that only the owner can read.
     writing.chmod(0o755)

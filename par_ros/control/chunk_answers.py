@@ -19,11 +19,12 @@ from par_ros.control.engaging import Engaging
 from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
 from par_ros.control.safety_filter import SafetyFilter
+from par_ros.control.teleoperation import Teleoperation
 from par_ros.control.timeline import Moment
 
 
 class ChunkAnswers:
-    """Answers every chunk of one arm's policy."""
+    """Answers every chunk of one arm's policy, and of its operator."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class ChunkAnswers:
         safety_filter: SafetyFilter,
         schedule: ActionSchedule,
         deadlines: Deadlines,
+        teleoperation: Teleoperation,
         counters: Counter[str],
     ) -> None:
         self.settings = settings
@@ -47,6 +49,7 @@ class ChunkAnswers:
         self._filter = safety_filter
         self._schedule = schedule
         self._deadlines = deadlines
+        self._teleoperation = teleoperation
         self._counters = counters
         # A sequential policy expects exactly L points.
         self._overlapped = settings.inference == "overlapped"
@@ -58,12 +61,23 @@ class ChunkAnswers:
         # The chunk that was followed last, in case its answer is withdrawn.
         self._answered: tuple[RequestedChunk, Followed] | None = None
 
-    def on_chunk(self, chunk: RequestedChunk, moment: Moment) -> Command:
-        """Pass, track or refuse one chunk. In lockstep every new chunk is answered."""
-        self._counters["chunks"] += 1
+    def on_chunk(
+        self, chunk: RequestedChunk, moment: Moment, *, by_operator: bool = False
+    ) -> Command:
+        """Pass, track or refuse one chunk. In lockstep every new chunk is answered.
+
+        by_operator: whether it is an operator's, not the policy's.
+        """
+        self._counters["operator_chunks" if by_operator else "chunks"] += 1
         stepped = self._authority.advance(moment)
         if stepped is not None:
             return stepped
+        looked = self._teleoperation.look(moment)
+        if by_operator and not self._is_operators(moment):
+            return self._refuse_operator(looked)
+        if not by_operator and self._teleoperation.is_active:
+            self._counters["refused"] += 1
+            return self._tell_held(looked, chunk, self._chunk_time_ns(chunk, moment), moment)
         refused = self._check_lockstep_stamp(chunk, moment) if self.settings.lockstep else None
         if refused is not None:
             return refused
@@ -96,12 +110,26 @@ class ChunkAnswers:
         held = self._follower.held(time_ns, timeline.of_stamp(stamp_ns, moment))
         return command.telling(held, stamp_ns, holds=True)
 
-    def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
+    def _is_operators(self, moment: Moment) -> bool:
+        """Whether an operator's chunk passes now."""
+        return self._teleoperation.is_active and self._teleoperation.is_held(moment)
+
+    def _refuse_operator(self, looked: Command) -> Command:
+        """A program may stream chunks before the switch is held: that is no fault."""
+        self._counters["operator_refused"] += 1
+        return looked
+
+    def on_bad_chunk(self, reason: str, moment: Moment, *, by_operator: bool = False) -> Command:
         """Take a chunk that could not even be read into arrays."""
         stepped = self._authority.advance(moment)
         if stepped is not None:
             return stepped
+        looked = self._teleoperation.look(moment)
+        if by_operator and not self._is_operators(moment):
+            return self._refuse_operator(looked)
         self._counters["refused"] += 1
+        if not by_operator and self._teleoperation.is_active:
+            return looked.saying("warning", f"chunk refused: {reason}")
         if not self._authority.engaged:
             return log("warning", f"chunk refused: {reason}")
         return self._authority.trip(Fault("shape", reason), moment)
@@ -156,11 +184,15 @@ class ChunkAnswers:
         if fault is not None:
             return self._refuse(fault, chunk, moment)
         wait = self._why_wait(time_ns)
+        if wait is None and not self._teleoperation.is_active:
+            wait = self._why_start_anew()
         if wait:
             return self._hold_chunk(chunk, *wait, time_ns, moment)
         start_ns = timeline.of_stamp(placed.start_ns, moment)
         followed, logged = self._follower.follow(chunk, lead, placed, start_ns, time_ns)
-        self._deadlines.expect_next_chunk(start_ns, time_ns, moment)
+        self._deadlines.expect_next_chunk(
+            start_ns, time_ns, moment, by_operator=self._teleoperation.is_active
+        )
         if isinstance(followed, str):
             return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
         self._authority.holding = ""
@@ -170,6 +202,12 @@ class ChunkAnswers:
         command = self._commander.send(followed.motion, moment)
         command = command.telling(self._follower.executed(followed, stamp_ns), chunk.stamp_ns)
         return dataclasses.replace(command, events=logged.events)
+
+    def _why_start_anew(self) -> tuple[str, str] | None:
+        """As _why_wait, of the policy's first chunk after an operator."""
+        if not self._teleoperation.must_start_anew():
+            return None
+        return "operator", "what the policy remembers is from before the operator; it starts anew"
 
     def _why_wait(self, time_ns: int) -> tuple[str, str] | None:
         """Why a good chunk is not followed now: one word and a sentence."""

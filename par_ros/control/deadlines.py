@@ -43,12 +43,20 @@ class Deadlines:
         now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(_LIVE_POLICY, now_s, self._settings.first_chunk_timeout_s)
 
-    def expect_next_chunk(self, start_ns: int, time_ns: int, moment: Moment) -> None:
+    def expect_no_chunk(self) -> None:
+        """An operator has the arm, who may let it stand."""
+        self._watchdog.stop(_NEXT_CHUNK)
+        self._watchdog.stop(_LIVE_POLICY)
+
+    def expect_next_chunk(
+        self, start_ns: int, time_ns: int, moment: Moment, *, by_operator: bool
+    ) -> None:
         """A chunk was answered at `time_ns` that starts at `start_ns`, both on the timeline."""
         left_s = self._settings.chunk_s + (start_ns - time_ns) / NANOSECONDS
         now_s = self._authority.timeline.seconds(moment)
         self._watchdog.feed(_NEXT_CHUNK, now_s, left_s + self._settings.late_after_s)
-        self._watchdog.feed(_LIVE_POLICY, now_s, left_s + self._settings.policy_timeout_s)
+        if not by_operator:
+            self._watchdog.feed(_LIVE_POLICY, now_s, left_s + self._settings.policy_timeout_s)
 
     def on_tick(self, num_policies: int, moment: Moment) -> Command:
         """Look at every deadline. num_policies: publishers on action_chunk."""

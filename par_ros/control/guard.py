@@ -16,6 +16,8 @@ withdrawn. What the controller then reports as its reference shows whether it to
 that was not taken is a fault. After a step of the ROS clock nothing is sent, because nobody knows
 what a stamp means to the controller then: the running motion ends at rest by itself.
 
+An operator who holds a deadman switch has the arm instead of the policy (teleoperation.py).
+
 Lockstep: time is that of the stamps, physics waits for each answer, and every chunk is answered.
 """
 
@@ -42,6 +44,7 @@ from par_ros.control.joint_watch import JointWatch
 from par_ros.control.operator_requests import OperatorRequests
 from par_ros.control.reference_watch import ReferenceSample, ReferenceWatch
 from par_ros.control.safety_filter import SafetyFilter
+from par_ros.control.teleoperation import Teleoperation
 from par_ros.control.timeline import Moment, Timeline
 
 __all__ = ["Guard", "GuardSettings", "StopLatch"]
@@ -99,16 +102,18 @@ class Guard:
             on_clock_step=schedule.reset,
         )
         deadlines = Deadlines(settings, authority, arm)
+        self._teleoperation = Teleoperation(authority, schedule, deadlines, self.counters)
         self._arm, self._authority, self._deadlines = arm, authority, deadlines
         self._joints = JointFeedback(authority, arm, deadlines, self.counters)
         self._controller = ControllerFeedback(spec, authority, arm, self.counters)
         self._chunks = ChunkAnswers(
             settings, authority, arm, commander, engaging, safety_filter, schedule, deadlines,
-            self.counters,
+            self._teleoperation, self.counters,
         )  # fmt: skip
         self._operator = OperatorRequests(
-            settings, authority, arm, commander, engaging, schedule, deadlines, self.counters
-        )
+            settings, authority, arm, commander, engaging, schedule, deadlines,
+            self._teleoperation, self.counters,
+        )  # fmt: skip
 
     # What it is doing.
 
@@ -116,6 +121,11 @@ class Guard:
     def engaged(self) -> bool:
         """True while chunks pass."""
         return self._authority.engaged
+
+    @property
+    def teleoperated(self) -> bool:
+        """True while the arm is an operator's, and the policy's chunks are refused."""
+        return self._teleoperation.is_active
 
     @property
     def stop_latched(self) -> bool:
@@ -184,13 +194,21 @@ class Guard:
 
     # Chunks.
 
-    def on_chunk(self, chunk: RequestedChunk, moment: Moment) -> Command:
+    def on_chunk(
+        self, chunk: RequestedChunk, moment: Moment, *, by_operator: bool = False
+    ) -> Command:
         """Pass, track or refuse one chunk. In lockstep every new chunk is answered."""
-        return self._told(self._chunks.on_chunk(chunk, moment), moment)
+        return self._told(self._chunks.on_chunk(chunk, moment, by_operator=by_operator), moment)
 
-    def on_bad_chunk(self, reason: str, moment: Moment) -> Command:
+    def on_bad_chunk(self, reason: str, moment: Moment, *, by_operator: bool = False) -> Command:
         """Take a chunk that could not even be read into arrays."""
-        return self._told(self._chunks.on_bad_chunk(reason, moment), moment)
+        return self._told(
+            self._chunks.on_bad_chunk(reason, moment, by_operator=by_operator), moment
+        )
+
+    def on_deadman(self, held: bool, moment: Moment) -> Command:
+        """Take one message of the operator's switch."""
+        return self._told(self._teleoperation.on_deadman(held, moment), moment)
 
     def withdraw(self, moment: Moment, *, last: bool = False) -> Command:
         """What was returned last was not published, because it took too long; what is instead.
@@ -222,7 +240,9 @@ class Guard:
 
     def on_tick(self, num_policies: int, moment: Moment) -> Command:
         """Look at every deadline. num_policies: publishers on action_chunk."""
-        return self._told(self._deadlines.on_tick(num_policies, moment), moment)
+        command = self._deadlines.on_tick(num_policies, moment)
+        looked = self._teleoperation.look(moment)
+        return self._told(looked if looked.events else command, moment)
 
     # Services.
 

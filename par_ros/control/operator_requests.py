@@ -12,6 +12,7 @@ from par_ros.control.deadlines import Deadlines
 from par_ros.control.engaging import Engaging
 from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.teleoperation import Teleoperation
 from par_ros.control.timeline import Moment
 
 
@@ -27,6 +28,7 @@ class OperatorRequests:
         engaging: Engaging,
         schedule: ActionSchedule,
         deadlines: Deadlines,
+        teleoperation: Teleoperation,
         counters: Counter[str],
     ) -> None:
         self._settings = settings
@@ -36,6 +38,7 @@ class OperatorRequests:
         self._engaging = engaging
         self._schedule = schedule
         self._deadlines = deadlines
+        self._teleoperation = teleoperation
         self._counters = counters
 
     def engage(self, moment: Moment) -> Reply:
@@ -44,7 +47,10 @@ class OperatorRequests:
         if stepped is not None:
             return Reply(False, "the clock has just stepped; look at it, then engage", stepped)
         if self._authority.engaged:
-            return Reply(True, "is engaged already")
+            if not self._teleoperation.is_active:
+                return Reply(True, "is engaged already")
+            if self._teleoperation.is_held(moment):
+                return Reply(False, "the operator holds the deadman switch; release it first")
         refusal = self._why_not_engage(moment)
         if refusal:
             return Reply(False, refusal)
@@ -58,6 +64,7 @@ class OperatorRequests:
         self._arm.joints.restart_tracking()
         self._schedule.reset()
         self._authority.begin()
+        self._teleoperation.give_back()
         self._deadlines.expect_first_chunk(moment)
         if not start.settles:
             return Reply(True, "engaged from where the arm is held")

@@ -29,6 +29,7 @@ from par_model.command_line import parse
 from par_model.training import stage_options
 from par_ros import __main__ as par_ros_main
 from par_ros import replay
+from par_ros.dataset import command as to_dataset
 from par_ros.graph_arguments import parse_arguments
 from par_ros.proof import asked_limits, faults, fuzz, guard_latency, same_targets, soak
 
@@ -49,6 +50,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.convert_nova": convert_nova.ConvertOptions,
     "par_model.import_lerobot": import_lerobot.ImportOptions,
     "par_ros replay": replay.ReplayOptions,
+    "par_ros to_dataset": to_dataset.ToDatasetOptions,
     "par_ros limits": asked_limits.LimitsOptions,
     "par_ros faults": faults.FaultOptions,
     "par_ros fuzz": fuzz.FuzzOptions,
@@ -77,13 +79,13 @@ STAGE = (
     "--num-reset-pictures --finetune --codec"
 )
 CODEC = (
-    f"{STAGE} --data --out --codec-steps --codec-learning-rate --start-from --frames --scenes "
-    "--position-weight"
+    f"{STAGE} --data --leave-out --out --codec-steps --codec-learning-rate --start-from --frames "
+    "--scenes --position-weight"
 )
 PROBE = "--probe-steps --frame-patch --frame-stem"
 LEARNING = (
-    "--data --out --steps --hours --lora-rank --resume --device --shares --learning-rate "
-    "--warmup-steps --slots-per-batch --context-noise --from --new-statistics "
+    "--data --leave-out --out --steps --hours --lora-rank --resume --device --shares "
+    "--learning-rate --warmup-steps --slots-per-batch --context-noise --from --new-statistics "
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
     "--single-slot-share --offset-share --random-span-share --late-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
@@ -97,7 +99,7 @@ PREDICTION = f"{EPISODES} --policy-seed"
 FLAGS = {
     "par_model.train codec": CODEC,
     "par_model.train probe": f"{STAGE} {PROBE}",
-    "par_model.train latents": f"{STAGE} --data",
+    "par_model.train latents": f"{STAGE} --data --leave-out",
     "par_model.train frames": f"{STAGE} {LEARNING}",
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
@@ -137,6 +139,7 @@ FLAGS = {
     "--observation-mode --ablation --action-prediction --vae --instruction --dtype --seed",
     "par_model.import_lerobot": "--out --data",
     "par_ros replay": "--backend --checkpoint --guard-only --json",
+    "par_ros to_dataset": "--out --mapping --image-size --instruction --max-gap",
     "par_ros limits": "--data-set --disturbed --task --episodes --first-seed --checkpoint "
     "--backend --commanded --limit-shares --json",
     "par_ros faults": "--inference --only --json --resume --table",

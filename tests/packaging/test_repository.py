@@ -148,7 +148,17 @@ def test_every_page_can_be_found_from_the_index() -> None:
 def test_commands_in_the_docs_exist() -> None:
     """Each `./par X` and `python -m par_...` that a page names."""
     main = pytest.importorskip("par_ros.__main__")
-    known = {*main._commands(), *main.PROOFS, main.REPLAY, "test", "setup", "python", "help", "X"}
+    known = {
+        *main._commands(),
+        *main.PROOFS,
+        main.REPLAY,
+        main.TO_DATASET,
+        "test",
+        "setup",
+        "python",
+        "help",
+        "X",
+    }
     for page in pages():
         text = page.read_text()
         for word in re.findall(r"\./par ([a-z]\w*)", text):

@@ -17,7 +17,7 @@ from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_replay import GuardReplay
 from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
-from par_ros.topics import ACTION_CHUNK, JOINT_STATES, Topic
+from par_ros.topics import ACTION_CHUNK, JOINT_STATES, TELEOP_CHUNK, Topic
 from par_ros.wire_records import GuardInput
 from tests.control.arms import arm
 
@@ -111,6 +111,8 @@ class _Recorded:
         return iter(self._session.joint_states)
 
     def by_stamp(self, topic: Topic) -> dict[int, list[Any]]:
+        if topic is TELEOP_CHUNK:
+            return {}
         assert topic is ACTION_CHUNK
         return {stamp_ns: list(chunks) for stamp_ns, chunks in self._session.chunks.items()}
 

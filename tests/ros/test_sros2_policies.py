@@ -21,6 +21,7 @@ NODES = {
     "recorder": RECORDER,
     "viewer": VIEWER,
     "operator": "operator",
+    "teleop": "teleop",
 }
 # The names that the commands have in the graph real_arm unless told otherwise.
 COMMANDS = {
@@ -106,9 +107,21 @@ def test_only_the_policy_may_send_chunks_and_only_the_operator_may_engage() -> N
         assert requesters == ["operator"]
 
 
-def test_the_recorder_hears_everything_and_says_nothing() -> None:
-    assert topics("recorder", "publish") == set()
-    assert topics("recorder", "subscribe") == named({t.name for t in TOPICS} - {"/clock"})
+def test_the_recorder_hears_everything_and_publishes_only_its_marks() -> None:
+    assert topics("recorder", "publish") == {"episode_marks"}
+    heard = {t.name for t in TOPICS} - {"/clock", "episode_marks"}
+    assert topics("recorder", "subscribe") == named(heard)
+    served = {service.private_name for service in SERVICES if service.server == RECORDER}
+    assert served <= allowed("recorder", "services", "reply")
+    calls = {f"recorder_node/{name.removeprefix('~/')}" for name in served}
+    assert calls <= allowed("operator", "services", "request")
+
+
+def test_only_the_teleoperation_program_may_send_its_chunks_and_the_switch() -> None:
+    for topic in ("teleop_chunk", "teleop_deadman"):
+        assert [name for name in NODES if topic in topics(name, "publish")] == ["teleop"]
+    assert topics("teleop", "publish") == {"teleop_chunk", "teleop_deadman"}
+    assert not allowed("teleop", "services", "request")
 
 
 def test_the_viewer_hears_what_it_shows_and_says_nothing() -> None:

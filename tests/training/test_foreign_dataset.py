@@ -7,6 +7,7 @@ degree (percent) ahead. Pictures are 48 x 64 pixels, their red channel is 5 i.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,99 @@ def test_sentences_are_mapped(folder):
     assert ForeignDataset(path).read(0, with_frames=False).instruction == "Move."
 
 
+def write_stamped(folder, stamps_s, fps):
+    """The v3.0 set at another rate, whose joint `pan` is a degree a hundredth of a second."""
+    write_v3(folder / "theirs")
+    file = folder / "theirs/data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    pan = 100 * np.asarray(stamps_s)
+    for name, ahead in (("observation.state", 0.0), ("action", 100 / fps)):
+        column = np.tile(np.stack((pan + ahead, pan, pan), axis=1), (NUM_EPISODES, 1))
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(column.astype(np.float32).tolist()))
+    place = table.column_names.index("timestamp")
+    stamps = np.tile(np.asarray(stamps_s, np.float32), NUM_EPISODES)
+    pq.write_table(table.set_column(place, "timestamp", pa.array(stamps)), file)
+    write_json(folder / "theirs/meta/info.json", info("v3.0") | {"fps": fps})
+    rows = folder / "theirs/meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(rows)
+    name = f"videos/{CAMERA}/from_timestamp"
+    starts = pa.array([episode * LENGTH / fps for episode in range(NUM_EPISODES)])
+    pq.write_table(table.set_column(table.column_names.index(name), name, starts), rows)
+    parts = [folder / f"theirs/part{episode}.mp4" for episode in range(NUM_EPISODES)]
+    for part in parts:
+        write_video(part, pictures(), fps, LOSSLESS)
+    video = folder / f"theirs/videos/{CAMERA}/chunk-000/file-000.mp4"
+    concatenate_videos(video, parts, fps)
+    return write_mapping(folder)
+
+
+@pytest.mark.parametrize("fps", [50, 60])
+def test_jittered_stamps_are_resampled_by_what_they_say(fps, tmp_path):
+    """7 ms of jitter: numbers and pictures are those of the stamps, not of the even rate."""
+    jitter_s = np.random.default_rng(fps).uniform(-0.007, 0.007, LENGTH)
+    stamps_s = np.sort(np.arange(LENGTH) / fps + jitter_s)
+    episode = ForeignDataset(write_stamped(tmp_path, stamps_s, fps)).read(3)
+    since_s = stamps_s - stamps_s[0]
+    times_s = np.arange(episode.num_steps) / 20
+    assert episode.num_steps == int((since_s[-1] + 1 / fps) * 20)
+    pan = np.deg2rad(100 * (stamps_s[0] + times_s))
+    np.testing.assert_allclose(episode.measured_joint_positions[:, 0], pan, atol=1e-5)
+    due = np.minimum(times_s + 0.05 - 1 / fps, since_s[-1]) + stamps_s[0] + 1 / fps
+    np.testing.assert_allclose(episode.actions[:, 0], np.deg2rad(100 * due), atol=1e-5)
+    shown = np.searchsorted(since_s, times_s, side="right") - 1
+    reds = episode.frames[..., 0].mean(axis=(1, 2))
+    np.testing.assert_allclose(reds, 5 * shown, atol=3)
+
+
+EVEN_S = np.arange(LENGTH) / 50
+
+
+@pytest.mark.parametrize(
+    ("stamps_s", "sentence"),
+    [
+        (EVEN_S[::-1], "episode 2 do not increase; leave the episode out .--leave-out 2."),
+        (EVEN_S + 0.2 * (EVEN_S > 0.5), "leave a gap of 0.220 s after step 25, at most 0.100 s"),
+        (EVEN_S * 1.3, "have a mean rate of 38.5 Hz and meta/info.json says 50 Hz"),
+    ],
+)
+def test_stamps_that_cannot_be_resampled_are_refused(stamps_s, sentence, tmp_path):
+    source = ForeignDataset(write_stamped(tmp_path, stamps_s, 50))
+    with pytest.raises(ValueError, match=sentence):
+        source.read(2, with_frames=False)
+
+
+def test_an_episode_is_left_out(folder, tmp_path, capsys):
+    """Episode 3 has no video of its own any more, and is not asked for."""
+    assert 3 not in DemonstrationSet(write_mapping(folder), leave_out={3}).keys
+    with pytest.raises(ValueError, match="no episode 25 to leave out; its 25 episodes are 0 to 24"):
+        DemonstrationSet(write_mapping(folder), leave_out={25})
+    shutil.copytree(folder / "theirs", tmp_path / "theirs")
+    file = tmp_path / "theirs/data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    stamps = table.column("timestamp").to_numpy().copy()
+    stamps[3 * LENGTH + 20 : 4 * LENGTH] += 1.0
+    place = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(place, "timestamp", pa.array(stamps)), file)
+    data = write_mapping(tmp_path)
+    arguments = [
+        *["latents", "--data", str(data), "--preset", "par_tiny", "--variants", "1"],
+        *["--codec", str(tmp_path / "codec"), "--latents", str(tmp_path / "latents")],
+    ]
+    codec = ["codec", "--data", str(write_mapping(folder)), "--out", str(tmp_path / "codec")]
+    codec += ["--preset", "par_tiny", "--codec-steps", "1", "--probe-tasks"]
+    assert train_main(codec) == 0
+    capsys.readouterr()
+    assert train_main(arguments) == 1
+    assert "leave the episode out (--leave-out 3)" in capsys.readouterr().err
+    assert train_main([*arguments, "--leave-out", f"{data}:3"]) == 0
+    assert train_main([*arguments, "--leave-out", "3"]) == 0
+    assert train_main([*arguments, "--leave-out", "other:3"]) == 1
+    assert "'other' is not in --data" in capsys.readouterr().err
+    assert train_main([*arguments, "--leave-out", "third"]) == 1
+    assert "'third' must be an episode's number" in capsys.readouterr().err
+
+
 def joint(**changes):
     entry = {"name": "a", "state": "pan.pos", "unit": "deg"} | changes
     return [{key: value for key, value in entry.items() if value is not None}]
@@ -278,8 +372,25 @@ def test_it_is_shown_and_trained_on(folder, tmp_path, capsys):
     assert train_main(arguments) == 1
     assert "give --evaluation-episodes 0" in capsys.readouterr().err
     assert train_main([*arguments, "--evaluation-episodes", "0"]) == 0
+    assert "warning" not in capsys.readouterr().err
     checkpoint = load_checkpoint(tmp_path / "run" / "policy" / "checkpoint")
     assert checkpoint.statistics.arm == "someones_arm"
     assert checkpoint.statistics.joint_names == DemonstrationSet(data).joint_names
     assert checkpoint.config.action_width == checkpoint.config.proprio_width == 3
     assert SENTENCE in checkpoint.instructions.texts
+
+
+def test_actions_that_equal_the_state_are_warned_of(tmp_path, capsys):
+    """At 30 Hz: resampled, the two are not equal any more."""
+    data = write_stamped(tmp_path, np.arange(LENGTH) / FPS, FPS)
+    file = tmp_path / "theirs/data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    place = table.column_names.index("action")
+    pq.write_table(table.set_column(place, "action", table.column("observation.state")), file)
+    arguments = [
+        *["all", "--data", str(data), "--out", str(tmp_path / "run"), "--preset", "par_tiny"],
+        *["--codec-steps", "1", "--probe-tasks", "--steps", "1", "--variants", "1"],
+        *["--evaluation-episodes", "0"],
+    ]
+    assert train_main(arguments) == 0
+    assert f"warning: every action of {data} equals the measured joints" in capsys.readouterr().err
