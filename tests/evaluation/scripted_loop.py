@@ -74,6 +74,7 @@ class CountingArm:
         self.task = task("PushCube")
         self.step_s = 0.05
         self.joint_names = JOINT_NAMES
+        self.views = ("front",)
 
     def reset(self, seed):
         self.targets = []
