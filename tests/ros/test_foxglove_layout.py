@@ -15,6 +15,7 @@ import pytest
 from mcap.reader import make_reader
 from rclpy.serialization import deserialize_message
 
+from par_ros.chunk_ledger import ChunkLedger
 from par_ros.foxglove_layout import layout_text, main
 from par_ros.parameters import read_arm_spec
 from par_ros.policy_report import PolicyReport
@@ -33,7 +34,7 @@ TYPES = {topic.type_name: topic.message_type for topic in TOPICS}
 KEYS = {
     "/guard_state": set(GuardState.__dataclass_fields__),
     "/episode_state": set(EpisodeState.__dataclass_fields__),
-    "/diagnostics": set(PolicyReport().status(POLICY, "eager", is_active=True).values),
+    "/diagnostics": set(PolicyReport(ChunkLedger()).status(POLICY, "eager", is_active=True).values),
 }
 
 

@@ -71,7 +71,7 @@ def test_a_program_that_dies_ends_the_policy_with_one_sentence(
     finished = run(
         *words(folder, free_domain),
         timeout_s=TIMEOUT_S,
-        PAR_LEROBOT_PYTHON=stand_in_python(tmp_path, "die@4"),
+        PAR_LEROBOT_PYTHON=stand_in_python(tmp_path, "die@20"),
     )
     listener.spin()
     assert listener.hears_chunks()
