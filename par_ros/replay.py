@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from tyro.conf import Positional, arg
 
 from par_model.command_line import default_is, parse
@@ -219,24 +220,34 @@ def _replay_guard(recorded: Recorded) -> tuple[Comparison, ...]:
     dry_run = guard.parameters.dry_run
     arm = JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY
     gripper = GRIPPER_TRAJECTORY_SHADOW if dry_run else GRIPPER_TRAJECTORY
+    prefix = str(recorded.graph.guard.get("joint_prefix", ""))
+    told = [
+        messages.executed_message(c.executed, c.executed_stamp_ns, holds=c.executed_holds)
+        for c in answers
+        if c.executed is not None
+    ]
     sent = {
-        EXECUTED_ACTIONS: [(c.executed, c.executed_stamp_ns) for c in answers],
-        arm: [(c.arm, c.stamp_ns) for c in answers],
-        gripper: [(c.gripper, c.stamp_ns) for c in answers],
+        EXECUTED_ACTIONS: told,
+        arm: _commands([(c.arm, c.stamp_ns) for c in answers], prefix),
+        gripper: _commands([(c.gripper, c.stamp_ns) for c in answers], prefix),
     }
     return tuple(_compare_sent(recorded, topic, outputs) for topic, outputs in sent.items())
 
 
-def _compare_sent(
-    recorded: Recorded, topic: Topic, outputs: Sequence[tuple[JointTrajectory | None, int]]
-) -> Comparison:
-    then = recorded.of(topic)
-    prefix = "" if topic is EXECUTED_ACTIONS else str(recorded.graph.guard.get("joint_prefix", ""))
-    now = [
+def _commands(
+    sent: Sequence[tuple[JointTrajectory | None, int]], prefix: str
+) -> list[JointTrajectoryMessage]:
+    return [
         messages.joint_trajectory_message(trajectory, stamp_ns, joint_prefix=prefix)
-        for trajectory, stamp_ns in outputs
+        for trajectory, stamp_ns in sent
         if trajectory is not None
     ]
+
+
+def _compare_sent(
+    recorded: Recorded, topic: Topic, now: Sequence[JointTrajectoryMessage]
+) -> Comparison:
+    then = recorded.of(topic)
     row = Comparison(topic.name, num_recorded=len(then), num_replayed=len(now))
     for number, (old, new) in enumerate(zip(then, now, strict=False), start=1):
         if old == new:

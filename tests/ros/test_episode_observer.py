@@ -14,6 +14,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
+from par_model.evaluation.limit_shares import MotionLimits
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_observer import EpisodeObserver, ObservedEpisode
@@ -22,6 +23,7 @@ from par_ros.topics import GUARD
 from par_ros.wire_records import EpisodeState, GuardStatus
 
 START_NS, STEP_S = 5_000_000_000, 0.05
+LIMITS = MotionLimits(np.full(2, 1e3), np.full(2, 1e5))
 CHUNK = JointTrajectory(("a", "b"), STEP_S * np.arange(1, 9), np.zeros((8, 2)))
 
 
@@ -34,13 +36,15 @@ def test_times_are_counted_from_the_episodes_start() -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     episode = ObservedEpisode(
         seed=1,
-        pictures={after_ns(time_s): picture for time_s in (0.1, 0.0)},
+        pictures={"front": {after_ns(time_s): picture for time_s in (0.1, 0.0)}},
         asked={after_ns(0.0): CHUNK, after_ns(0.4): CHUNK},
         guard_events=[(after_ns(0.15), "hold", "late")],
         state=state,
         applied=(START_NS, CHUNK),
     )
-    result = episode.result(step_s=STEP_S, policy_seed=0, predicted=False, video="x.mp4")
+    result = episode.result(
+        step_s=STEP_S, limits=LIMITS, policy_seed=0, predicted=False, video="x.mp4"
+    )
     assert (result.chunks, result.chunk_times_s) == (1, (0.0,))
     assert result.video_times_s == pytest.approx((0.0, 0.1))
     assert result.guard_events == (GuardEvent(pytest.approx(0.15), "hold", "late"),)
@@ -51,7 +55,7 @@ def observer(free_domain: str) -> Iterator[EpisodeObserver]:
     context = Context()
     rclpy.init(args=[], context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]))
     node = Node("episode_node", context=context)
-    yield EpisodeObserver(node, keeps_pictures=False)
+    yield EpisodeObserver(node, keeps_pictures=False, views=("front",))
     node.destroy_node()
     context.try_shutdown()
 
