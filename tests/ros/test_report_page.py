@@ -40,7 +40,9 @@ def report(results: RunResults, tmp_path: Path) -> Path:  # noqa: F811
             for number, stamp_ns in enumerate(stamps_ns)
         }
         assert episode.video is not None
-        write_episode_video(tmp_path / episode.video, {"front": pictures}, {}, f"seed {episode.seed}")
+        write_episode_video(
+            tmp_path / episode.video, {"front": pictures}, {}, f"seed {episode.seed}"
+        )
     return write_report(results, tmp_path)
 
 

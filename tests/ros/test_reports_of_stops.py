@@ -35,7 +35,7 @@ def test_a_stops_report_does_not_overwrite_the_chunks(executor: SingleThreadedEx
     node, guard = rclpy.create_node("episodes"), rclpy.create_node("guard")
     for one in (node, guard):
         executor.add_node(one)
-    observer = EpisodeObserver(node, keeps_pictures=False)
+    observer = EpisodeObserver(node, keeps_pictures=False, views=("front",))
     publisher = guard.create_publisher(
         EXECUTED_ACTIONS.message_type, EXECUTED_ACTIONS.name, EXECUTED_ACTIONS.writer_qos.profile()
     )
