@@ -133,7 +133,7 @@ class Observed(_Record):
     num_steps: int | None = None
     view_stamps_ns: tuple[int, ...] = ()
 
-    # Nothing is said of further views where there are none.
+    # A record of a policy with one view has no field view_stamps_ns.
 
     def to_values(self) -> dict[str, str]:
         values = super().to_values()

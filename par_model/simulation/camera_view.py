@@ -79,8 +79,7 @@ VIEWS: dict[str, CameraView] = {
 
 
 def named_views(names: tuple[str, ...], image_size: int) -> tuple[CameraView, ...]:
-    """The views of a policy, with square pictures. Raises ValueError for a name that is none of
-    VIEWS."""
+    """The named views, with square pictures. Raises ValueError for a name that VIEWS lacks."""
     if unknown := [name for name in names if name not in VIEWS]:
         raise ValueError(
             f"the simulator has no view {', '.join(map(repr, unknown))}; it has {', '.join(VIEWS)}."

@@ -54,7 +54,7 @@ class Hand:
         return float(self._arm.maniskill_env.agent.robot.get_qpos()[0, NUM_ARM_JOINTS:].mean())
 
     def joints_at(self, place: Placed, near_rad: FloatArray) -> FloatArray | None:
-        """Arm joints [7] that bring the hand there; None where there are none."""
+        """Arm joints [7] that put the hand at `place`; None if no joints within the limits do."""
         orientation = place.orientation.as_quat()[[3, 0, 1, 2]]
         return self._kinematics.joints_at(place.position_m - self._base_m, orientation, near_rad)
 

@@ -45,7 +45,7 @@ from par_model.training.run_log import Progress, RunLog
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.side_tasks import SideTasks, scene_error_mm
 from par_model.training.start_weights import take_weights
-from par_model.training.stopping import StopRequest
+from par_model.training.stopping import StopRequest, stop_on_sigterm
 from par_model.training.training_state import (
     TrainingState,
     load_state,
@@ -130,7 +130,7 @@ class PolicyTrainer:
         self.loss = self.processes.wrap(loss)
         log = RunLog(self.folder) if self.processes.is_first else None
         with (
-            StopRequest() as stop,
+            stop_on_sigterm() as stop,
             self.processes.others_may_end(),
             self.loader.workers_may_die(),
         ):

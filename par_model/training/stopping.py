@@ -3,33 +3,35 @@
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
 
+@dataclass
 class StopRequest:
-    """`asked` is True from the first SIGTERM inside the `with` block on.
+    """asked: whether SIGTERM has come."""
 
-    Outside the main thread, where Python hears no signals, it stays False.
+    asked: bool = False
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Note SIGTERM inside the `with` block instead of ending by it.
+
+    Outside the main thread, where Python hears no signals, nothing is noted.
     """
+    request = StopRequest()
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+    def note(number: int, frame: FrameType | None) -> None:
+        request.asked = True
 
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)

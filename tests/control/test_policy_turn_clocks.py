@@ -173,9 +173,12 @@ def test_pictures_at_60_hz_and_dropped_ones_are_answered() -> None:
 
 
 def test_a_picture_of_an_odd_size_before_the_first_answer_changes_nothing() -> None:
-    rig = Rig(REALTIME)
+    rig, untouched = Rig(REALTIME), Rig(REALTIME)
     rig.show_picture(START_NS, np.full((9, 9, 3), 90, np.uint8))
-    asked(rig.show(START_NS + 4 * STEP_NS))
+    question, expected = (asked(each.show(START_NS + 4 * STEP_NS)) for each in (rig, untouched))
+    assert question.pending.stamp_ns == START_NS + 4 * STEP_NS
+    assert question.starts_anew == expected.starts_anew
+    assert np.array_equal(question.assembled.image, expected.assembled.image)
 
 
 def test_a_camera_that_changes_its_size_for_good_is_followed_anew() -> None:

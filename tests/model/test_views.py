@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several views of one slot (par_tiny: 4 frame tokens a view): tokens, codec, files, refusals.
 
-Numbers: what is said to be equal is equal to the bit, unless a bound is given.
+Values are compared bit for bit, except where a test gives a tolerance.
 """
 
 import dataclasses

@@ -28,7 +28,7 @@ from par_ros.recording import read_recording
 from par_ros.topics import camera_topics, view_names
 from tests.ros.checkpoints import save_random_checkpoint
 from tests.ros.processes import run
-from tests.ros.test_policy_inputs import Camera, feed, stamped, told
+from tests.ros.test_policy_inputs import TIMEOUT_S, Camera, feed, stamped, told
 from tests.ros.test_policy_node import Graph, RecordingPolicy, now_ns
 
 pytestmark = pytest.mark.ros
@@ -109,18 +109,19 @@ def test_views_that_do_not_match_are_named_with_how_far_they_are(
     graph: Graph, cameras: dict[str, Camera]
 ) -> None:
     """The right camera's clock is 0.2 s behind."""
-
-    def feed_late(until: Callable[[], object]) -> None:
-        while not until():
-            stamp_ns = now_ns(graph)
-            graph.world.show_joints(stamp_ns)
-            for view, camera in cameras.items():
-                late_ns = 200_000_000 if view == "right" else 0
-                camera.publisher.publish(stamped(grey(view)(camera), stamp_ns - late_ns))
-            # Unevenly, so that no older picture has the same stamp by chance.
-            time.sleep(0.15)
-
-    feed_late(lambda: told(graph, "view 'right'", "within 0.03 s of view 'front'", "s away"))
+    parts = ("view 'right'", "within 0.03 s of view 'front'", "s away")
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while (status := told(graph, *parts)) is None:
+        assert not graph.spinning.done(), graph.spinning.exception()
+        assert time.monotonic() < deadline_s, [s.message for s in graph.world.diagnostics][-3:]
+        stamp_ns = now_ns(graph)
+        graph.world.show_joints(stamp_ns)
+        for view, camera in cameras.items():
+            late_ns = 200_000_000 if view == "right" else 0
+            camera.publisher.publish(stamped(grey(view)(camera), stamp_ns - late_ns))
+        # No multiple of 0.2 s, so that no older picture has the same stamp.
+        time.sleep(0.15)
+    assert status.values["camera_fault"] == "views"
 
 
 @pytest.fixture(scope="module")

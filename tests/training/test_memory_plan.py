@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory that a training is said to take, against what its operators keep, and its division.
+"""The estimate of a training's memory against the tensors that its operators keep; how a step is
+divided into micro-batches.
 
 The cut of par_0_6b has 2 + 2 blocks of the full width at 256 x 256 pixels and 4 slots.
 """

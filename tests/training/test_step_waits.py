@@ -79,6 +79,9 @@ def test_a_step_on_a_gpu_waits_for_nothing(tmp_path: Path) -> None:
     trainer.run(lambda progress: None, stop_at=2)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer._train_step()
+        losses = trainer._train_step()
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            losses[0].item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(losses).all()
