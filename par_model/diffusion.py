@@ -98,10 +98,15 @@ def make_scheduler(config: DiffusionConfig, sampler: str, num_steps: int) -> Sch
 LEAST_NOISE_STEPS = 10
 
 
+def least_steps(config: DiffusionConfig) -> int:
+    """The fewest sampling steps that an action head of this configuration may take."""
+    predicts_noise = config.prediction == "epsilon" and config.schedule != "flow_matching"
+    return LEAST_NOISE_STEPS if predicts_noise else 1
+
+
 def require_enough_steps(config: DiffusionConfig, num_steps: int) -> None:
     """Raise ValueError for fewer steps than a network that predicts noise needs."""
-    predicts_noise = config.prediction == "epsilon" and config.schedule != "flow_matching"
-    if predicts_noise and num_steps < LEAST_NOISE_STEPS:
+    if num_steps < least_steps(config):
         raise ValueError(
             f"number of sampling steps must be at least {LEAST_NOISE_STEPS} for an action head "
             f"that predicts noise, got {num_steps}; a head that predicts v samples in one."

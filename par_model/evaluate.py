@@ -190,8 +190,9 @@ def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
 
 def _evaluate_states(options: EvaluateOptions, command: list[str]) -> None:
     _refuse(
-        options, "--protocol states", "first_seed", "max_steps", "cells", "streams", "policy_seed"
-    )
+        options, "--protocol states", "first_seed", "max_steps", "cells", "streams", "policy_seed",
+        *_OF_DELAY,
+    )  # fmt: skip
     options = _with_defaults(
         options, episodes=states_protocol.NUM_STATES, max_steps=states_protocol.MAX_STEPS
     )
@@ -267,7 +268,7 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol delay", "cells")
+    _refuse(options, "--protocol delay", "cells", "streams")
     options = _with_defaults(
         options,
         episodes=delay_protocol.NUM_ROLLOUTS,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from par_model.action_head import Prefix
 from par_model.checkpoint import Checkpoint
+from par_model.diffusion import least_steps
 from par_model.frame_codec import decode_views, encode_views
 from par_model.frame_head import generation_order
 from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, padded_prefix
@@ -71,8 +72,10 @@ class TorchEager:
 
     @property
     def sampling_steps(self) -> tuple[int, ...]:
-        """The default and its halves, down to 1."""
-        return tuple(self.num_steps >> shift for shift in range(self.num_steps.bit_length()))
+        """The default and its halves, down to the fewest that the action head may take."""
+        halves = (self.num_steps >> shift for shift in range(1, self.num_steps.bit_length()))
+        least = least_steps(self.config.action_diffusion)
+        return (self.num_steps, *(number for number in halves if number >= least))
 
     @torch.inference_mode()
     def encode(self, image: ImageArray) -> Tensor:

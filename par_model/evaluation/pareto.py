@@ -172,6 +172,7 @@ def _chunk_times_ms(policy: Policy) -> list[float]:
             recent = np.stack([picture] * RECENT_IMAGES)
         observation = Observation(
             image=picture,
+            views=spec.views,
             measured_joint_positions=np.zeros(len(spec.joint_names)),
             joint_names=spec.joint_names,
             stamp_s=index * spec.num_actions * spec.step_s,

@@ -19,8 +19,6 @@ from par_model.nova_weights import NEW
 # The matrices that get low-rank differences.
 _LORA_TARGETS = r"(transformer|image_encoder)\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"
 _FROZEN = ("tokenizer.text_norm.",)
-# NOVA's own; par_small, which starts from nothing, has ten times as much.
-LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
