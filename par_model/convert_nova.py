@@ -66,7 +66,7 @@ class ConvertOptions:
     observation_mode: Annotated[ObservationMode | None, default_is("image")] = None
     # without the transformer, or without the diffusion heads
     ablation: Annotated[str | None, one_of(sorted(ABLATIONS)), default_is("none")] = None
-    # what the Action-DiT learns to predict; noise (the paper's) takes 100 sampling steps, at least 10
+    # what the Action-DiT learns to predict; noise: the paper's, in 100 sampling steps (at least 10)
     action_prediction: Literal["v", "noise"] = "v"
     # autoencoder's folder
     vae: Annotated[Path | None, arg(metavar="DIR"), default_is("FOLDER/vae")] = None
