@@ -73,10 +73,11 @@ class ChunkLedger:
 
         Returns when the chunk was sent, monotonic seconds; None where it is not awaited.
         """
+        if stamp_ns not in self._open:
+            # Of an operator's chunk, or a later word on one that was reported.
+            return None
         for earlier in [stamp for stamp in self._open if stamp < stamp_ns]:
             self._miss(earlier)
-        if stamp_ns not in self._open:
-            return None
         picture_s, times = self._open.pop(stamp_ns)
         sent_s = picture_s + 1e-3 * times.sent
         if not self._keeps_times:

@@ -49,7 +49,8 @@ class Recorded:
         return found
 
     def _data(self, topic: Topic) -> Iterator[bytes]:
-        name = self.graph.topics[topic.name]
+        # An older recording does not name topics that were added since.
+        name = self.graph.topics.get(topic.name, topic.name)
         for message in self.recording.messages:
             if message.topic != name:
                 continue

@@ -79,7 +79,12 @@ class RecorderNode(LifecycleNode):
             self._record_camera(image, parameters.image_transport, writer)
             for image, _ in views.values()
         ]
-        others = (topic for topic in TOPICS if topic not in (IMAGE, EPISODE_MARKS))
+        images = {image for image, _ in views.values()}
+        others = (
+            topic
+            for topic in dict.fromkeys(topics)
+            if topic not in images and topic is not EPISODE_MARKS
+        )
         self._inputs = {topic: self._record(topic, writer) for topic in others}
         self._create_marks(writer)
         steady = Clock(clock_type=ClockType.STEADY_TIME)

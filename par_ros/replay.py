@@ -49,7 +49,6 @@ from par_ros.topics import (
     JOINT_TRAJECTORY,
     JOINT_TRAJECTORY_SHADOW,
     OBSERVED,
-    TELEOP_CHUNK,
     Topic,
     camera_topics,
 )
@@ -57,7 +56,7 @@ from par_ros.wire_records import GuardInput, Observed
 
 _REPLAYED = (
     ACTION_CHUNK, EXECUTED_ACTIONS, GRIPPER_TRAJECTORY, GRIPPER_TRAJECTORY_SHADOW, GUARD_INPUTS,
-    IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED, TELEOP_CHUNK,
+    IMAGE, JOINT_STATES, JOINT_TRAJECTORY, JOINT_TRAJECTORY_SHADOW, OBSERVED,
 )  # fmt: skip
 # Processes end one after the other: the last messages may or may not have been recorded.
 _MAX_TAIL = 2

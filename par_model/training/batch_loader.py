@@ -6,10 +6,12 @@ A step's batch is cut into micro-batches, which depend on the batch and on `micr
 several processes take them in turn. So the number of processes changes no sample.
 """
 
+import multiprocessing.connection
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +20,8 @@ from par_model.model import TrainingBatch
 from par_model.training.clips import ClipSampler
 
 Place = tuple[int, int]
+# How long a worker whose connection has broken may take to end.
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,13 @@ class BatchLoader:
         """Raises ValueError with a sentence where a worker died, of which torch hears by a signal:
         at any moment."""
         try:
-            yield
+            try:
+                yield
+            except (EOFError, ConnectionError):
+                self._await_an_end()
+                raise
         except (RuntimeError, EOFError, ConnectionError) as error:
-            workers = getattr(self._steps, "_workers", ())
+            workers = self._workers()
             if all(worker.is_alive() for worker in workers):
                 raise
             raise ValueError(
@@ -89,6 +97,16 @@ class BatchLoader:
                 "short?); the same command goes on from the last saved step. Fewer --data-workers "
                 "take less memory."
             ) from error
+
+    def _workers(self) -> Sequence[BaseProcess]:
+        return getattr(self._steps, "_workers", ())
+
+    def _await_an_end(self) -> None:
+        """A connection breaks before the worker at its other end has ended. Raises RuntimeError
+        where torch's handler of signals hears of the end meanwhile."""
+        workers = {worker.sentinel: worker for worker in self._workers()}
+        for sentinel in multiprocessing.connection.wait(list(workers), _END_TIMEOUT_S):
+            workers[sentinel].join()  # type: ignore[index]
 
     def _loader(self) -> DataLoader[StepBatch]:
         workers = {"prefetch_factor": 2, "worker_init_fn": _start_worker}

@@ -200,8 +200,7 @@ class PolicyTrainer:
         for number, micro in enumerate(step.micro, 1):
             # The validation's generators have stream 1.
             generator = step_generator(self.config.seed, self.step, 2 * micro.index, self.device)
-            pictures = None
-            # Not beside a batch that only keeps the processes in step.
+            pictures = None  # none beside a batch that only keeps the processes in step
             if self.pictures is not None and micro.index == 0 and micro.share:
                 pictures = self.pictures.batch(self.step).with_rows().to(self.device)
             batch, ratio = micro.batch.to(self.device), self._mask_ratio(micro.index)

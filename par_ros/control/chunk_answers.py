@@ -73,7 +73,8 @@ class ChunkAnswers:
         if stepped is not None:
             return stepped
         looked = self._teleoperation.look(moment)
-        if by_operator and not self._is_operators(moment):
+        if by_operator and (looked.events or not self._is_operators(moment)):
+            # What the look did goes out first, with the stop that it may have begun.
             return self._refuse_operator(looked)
         if not by_operator and self._teleoperation.is_active:
             self._counters["refused"] += 1
@@ -125,7 +126,8 @@ class ChunkAnswers:
         if stepped is not None:
             return stepped
         looked = self._teleoperation.look(moment)
-        if by_operator and not self._is_operators(moment):
+        if by_operator and (looked.events or not self._is_operators(moment)):
+            # What the look did goes out first, with the stop that it may have begun.
             return self._refuse_operator(looked)
         self._counters["refused"] += 1
         if not by_operator and self._teleoperation.is_active:

@@ -2,6 +2,7 @@
 """A recording of ours (record:=true) as Streams: what the guard let pass, and who asked for it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ _READ = (
     ACTION_CHUNK, EPISODE_MARKS, EPISODE_STATE, EXECUTED_ACTIONS, GUARD_INPUTS, IMAGE, JOINT_STATES,
     OBSERVED, TELEOP_CHUNK,
 )  # fmt: skip
+_FURTHER_VIEW = re.compile(r"camera/[^/]+/image_raw")
 
 
 @dataclass
@@ -81,6 +83,17 @@ class OwnStreams:
             raise ValueError(
                 f"{recording.path} was recorded in a dry run, in which the arm follows nothing; "
                 "record with dry_run:=false."
+            )
+        if parameters.inference == "overlapped":
+            raise ValueError(
+                f"{recording.path} was recorded with inference:=overlapped, whose chunks are not "
+                "converted yet; record with inference:=sequential."
+            )
+        further = [name for name in self._graph.topics if _FURTHER_VIEW.fullmatch(name)]
+        if further:
+            raise ValueError(
+                f"{recording.path} has further cameras ({', '.join(further)}), which are not "
+                "converted yet; record with a policy of one camera."
             )
         self._spec = read_guarded_arm(parameters)
         self._prefix = parameters.joint_prefix

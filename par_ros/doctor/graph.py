@@ -74,7 +74,7 @@ class Needs:
             policy = read_lerobot_folder(checkpoint)[1]
             return Needs(
                 spec, joint_prefix, policy.camera_fit, policy.image_height, policy.image_width,
-                policy.num_actions * policy.step_s,
+                policy.views, policy.num_actions * policy.step_s,
             )  # fmt: skip
         config = from_values(read_object(checkpoint / "config.json", _COPY))
         rule = checkpoint / "camera.json"

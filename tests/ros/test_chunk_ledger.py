@@ -65,3 +65,11 @@ def test_where_time_does_not_run_at_its_pace_chunks_are_counted_and_their_times_
     ledger.take(2, 10.06, TIMES_S)
     assert ledger.take_new() == ()
     assert ledger.num_missed == 1
+
+
+def test_a_report_on_an_operators_chunk_misses_nothing() -> None:
+    ledger = ChunkLedger()
+    send(ledger, 7)
+    assert ledger.take(9, 10.05, TIMES_S) is None
+    assert ledger.num_missed == 0
+    assert ledger.take(7, 10.06, TIMES_S) is not None

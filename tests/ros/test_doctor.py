@@ -22,13 +22,15 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from par_model.peers.lerobot_folder import read_lerobot_folder
 from par_ros import messages
 from par_ros.doctor import machine
 from par_ros.doctor.command import DoctorArguments, Finding, examine
-from par_ros.doctor.graph import GRAPH_CHECKS
+from par_ros.doctor.graph import GRAPH_CHECKS, Needs
 from par_ros.doctor.machine import MACHINE_CHECKS
 from par_ros.parameters import read_arm_spec
 from par_ros.participants import MAX_PARTICIPANTS, num_participants, require_room
+from tests.peers.folders import lerobot_folder
 from tests.ros.processes import Finished, finish, run, start_module
 
 SPEC = read_arm_spec("panda")
@@ -409,3 +411,12 @@ def test_a_failed_start_names_the_doctor(free_domain: str, tmp_path: Path) -> No
     finished = run("loopback", f"checkpoint:={empty}")
     assert finished.code == 1
     assert "`./par doctor` (python -m par_ros doctor) checks machine" in finished.error
+
+
+def test_a_lerobot_checkpoint_says_what_it_needs(tmp_path: Path) -> None:
+    folder = lerobot_folder(tmp_path)
+    policy = read_lerobot_folder(folder)[1]
+    needs = Needs.of(folder, SPEC, "")
+    assert (needs.image_height, needs.image_width) == (policy.image_height, policy.image_width)
+    assert needs.views == policy.views
+    assert needs.chunk_s == pytest.approx(policy.num_actions * policy.step_s)

@@ -180,6 +180,7 @@ def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
     [
         (sensors(), {}, "nothing was recorded of executed actions; check the topic"),
         (sensors() + policy_chunks(1.0, 2.0), {"dry_run": True}, "was recorded in a dry run"),
+        (sensors(), {"inference": "overlapped"}, "record with inference:=sequential"),
         (policy_chunks(1.0, 2.0), {}, "nothing was recorded of joint states"),
     ],
 )
