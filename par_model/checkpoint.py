@@ -10,7 +10,9 @@
     weights.safetensors.index.json     tensor name -> shard
     training.json                      how it was made: data, seeds, command, hardware
     README.md                          the model card
-    manifest.json                      sha256 of every other file, checked when loading
+    manifest.json                      sha256 of every file above, checked when loading
+    surprise.json                      thresholds of surprise, where there are some; not in the
+                                       manifest and not read here (par_model/surprise.py)
 
 No pickle anywhere. Nothing is inferred from a file name. Nothing is read that manifest.json does
 not list, or that lies outside the folder; and no memory is taken for a model before its

@@ -6,14 +6,16 @@
     python -m par_model.evaluate --checkpoint C --protocol states --json states.json
     python -m par_model.evaluate --checkpoint C --protocol pareto --json pareto.json
     python -m par_model.evaluate --checkpoint C --protocol delay --json delay.json
+    python -m par_model.evaluate --checkpoint C --protocol disturbances --json disturbances.json
     python -m par_model.evaluate --checkpoint RUNS --protocol ablations --json table_3.json
 
 paper: 125 rollouts a task, the paper's Table 2 with our row. states: 250 rollouts a task, each from
 a state of its own. pareto: samplers and their steps, 25 states a task and cell with 5 noise streams
 each, paired. delay: success, task time and smoothness against the policy's delay, sequential and
-overlapped, 100 rollouts a task and cell on paired seeds. ablations: the checkpoints
-RUNS/NAME/checkpoint that `python -m par_model.train ablations --out RUNS` wrote, the paper's Table
-3 with our rows.
+overlapped, 100 rollouts a task and cell on paired seeds. disturbances: eight things that go wrong
+in the middle of an episode, with and without surprise, and a rule without a model beside it
+(`python -m par_model.calibrate` first). ablations: the checkpoints RUNS/NAME/checkpoint that
+`python -m par_model.train ablations --out RUNS` wrote, the paper's Table 3 with our rows.
 
 An interrupted run is continued by the same command. The result does not depend on --num-workers.
 """
@@ -33,16 +35,17 @@ from par_model.config import TimestepSpacing
 from par_model.evaluation import (
     ablations,
     delay_protocol,
+    disturbance_protocol,
     paper_protocol,
     pareto,
     states_protocol,
 )
+from par_model.evaluation.given_options import refuse, with_defaults
 from par_model.evaluation.limit_shares import read_motion_limits
 from par_model.evaluation.result_file import (
     checkpoint_hash,
     provenance,
     summary,
-    weights_hash,
     write_result,
 )
 from par_model.evaluation.rollouts import (
@@ -55,6 +58,8 @@ from par_model.evaluation.rollouts import (
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
+from par_model.surprise import SurpriseCalibration
+from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.evaluate"
 _OF_DELAY = ("policy_delay", "delay_jitter", "arm_file")
@@ -70,7 +75,7 @@ class EvaluateOptions:
     json: Annotated[Path, arg(metavar="FILE")]
     # see above
     protocol: Annotated[
-        Literal["paper", "states", "pareto", "delay", "ablations"] | None,
+        Literal["paper", "states", "pareto", "delay", "disturbances", "ablations"] | None,
         default_is("episodes of one task"),
     ] = None
     # the task; protocols run the paper's three
@@ -82,7 +87,8 @@ class EvaluateOptions:
         int | None,
         default_is(
             f"25; pareto: {pareto.NUM_STATES}; states: {states_protocol.NUM_STATES}; "
-            f"delay: {delay_protocol.NUM_ROLLOUTS}"
+            f"delay: {delay_protocol.NUM_ROLLOUTS}; disturbances, of each kind and task: "
+            f"{disturbance_protocol.NUM_EPISODES}"
         ),
     ] = None
     # protocol pareto: noise streams a seed
@@ -151,8 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
     if options.task is None:
         raise ValueError(f"--task is missing; the tasks are {', '.join(TASKS)}.")
-    _refuse(options, "one task", "cells", "streams", *_OF_DELAY)
-    options = _with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
+    refuse(options, "one task", "cells", "streams", *_OF_DELAY)
+    options = with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
     task_name = task(options.task).name
     rollouts = [
         _rollout(options, task_name, options.first_seed + index, options.policy_seed)
@@ -165,11 +171,11 @@ def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(
+    refuse(
         options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells", "streams",
         *_OF_DELAY,
     )  # fmt: skip
-    options = _with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
+    options = with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
     names = _task_names(options)
     rollouts = [
         _rollout(options, name, seed, policy_seed)
@@ -189,11 +195,11 @@ def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_states(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(
+    refuse(
         options, "--protocol states", "first_seed", "max_steps", "cells", "streams", "policy_seed",
         *_OF_DELAY,
     )  # fmt: skip
-    options = _with_defaults(
+    options = with_defaults(
         options, episodes=states_protocol.NUM_STATES, max_steps=states_protocol.MAX_STEPS
     )
     names = _task_names(options)
@@ -216,11 +222,11 @@ def _evaluate_states(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(
+    refuse(
         options, "--protocol pareto", "sampler", "num_steps", "record_targets", "policy_seed",
         *_OF_DELAY,
     )  # fmt: skip
-    options = _with_defaults(
+    options = with_defaults(
         options,
         episodes=pareto.NUM_STATES,
         streams=pareto.NUM_STREAMS,
@@ -228,7 +234,9 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
         max_steps=200,
         backend="eager",
     )
-    cells = [_cell(text) for text in options.cells] if options.cells else list(pareto.CELLS)
+    cells = (
+        [pareto.read_cell(text) for text in options.cells] if options.cells else list(pareto.CELLS)
+    )
     rollouts = [
         dataclasses.replace(
             _rollout(options, name, options.first_seed + index, stream),
@@ -268,8 +276,8 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
 
 
 def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(options, "--protocol delay", "cells", "streams")
-    options = _with_defaults(
+    refuse(options, "--protocol delay", "cells", "streams")
+    options = with_defaults(
         options,
         episodes=delay_protocol.NUM_ROLLOUTS,
         first_seed=FIRST_MEASUREMENT_SEED,
@@ -308,12 +316,41 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     print(f"{table}\n\n{delay_protocol.METHOD}", flush=True)
 
 
+def _evaluate_disturbances(options: EvaluateOptions, command: list[str]) -> None:
+    refuse(
+        options, "--protocol disturbances", "first_seed", "max_steps", "cells", "streams",
+        *_OF_DELAY,
+    )  # fmt: skip
+    options = with_defaults(options, episodes=disturbance_protocol.NUM_EPISODES, max_steps=200)
+    names = _task_names(options)
+    calibration = SurpriseCalibration.read(options.checkpoint)
+    rollouts = [
+        dataclasses.replace(
+            _rollout(options, name, seed, options.policy_seed), watch=True, disturbance=kind
+        )
+        for name, kind, seed in disturbance_protocol.pairs(names, options.episodes)
+    ]
+    step_s = load_rollout_policy(rollouts[0]).spec.step_s
+    results = _run(options, rollouts)
+    content = disturbance_protocol.disturbance_content(results, calibration, step_s)
+    _finish(
+        options,
+        {"protocol": "disturbances"}
+        | content
+        | _described(options)
+        | provenance(command)
+        | {"rollouts": [result.to_json() for result in results]},
+    )
+    table = plain_table(disturbance_protocol.table_lines(content["rows"]))
+    print(f"{table}\n\n{disturbance_protocol.METHOD}", flush=True)
+
+
 def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
-    _refuse(
+    refuse(
         options, "--protocol ablations", "episodes", "first_seed", "record_targets", "cells",
         "streams", *_OF_DELAY,
     )  # fmt: skip
-    options = _with_defaults(options, max_steps=ablations.MAX_STEPS)
+    options = with_defaults(options, max_steps=ablations.MAX_STEPS)
     root, table_file = options.checkpoint, options.json
     names = [name for name in ablations.ABLATIONS if (root / name / "checkpoint").is_dir()]
     if not names:
@@ -369,34 +406,8 @@ def _stored(options: EvaluateOptions) -> list[RolloutResult] | None:
     return results if {result.task for result in results} == wanted else None
 
 
-def _cell(text: str) -> tuple[str, int]:
-    sampler, _, num_steps = text.partition(":")
-    if not num_steps.isdecimal():
-        raise ValueError(f"--cells: {text!r} is not SAMPLER:STEPS, such as ddim:10.")
-    return sampler, int(num_steps)
-
-
 def _task_names(options: EvaluateOptions) -> list[str]:
     return list(PAPER_TASKS) if options.task is None else [task(options.task).name]
-
-
-def _with_defaults(options: EvaluateOptions, **defaults: object) -> EvaluateOptions:
-    """The options with `defaults` where nothing is given. Raises ValueError for a count below 1."""
-    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
-    options = dataclasses.replace(options, **missing)  # type: ignore[arg-type]
-    for name in ("episodes", "max_steps", "streams"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    return options
-
-
-def _refuse(options: EvaluateOptions, what: str, *names: str) -> None:
-    """Options that would do nothing."""
-    for name in names:
-        if getattr(options, name):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} has no place in {what}, which says it itself; leave it out.")
 
 
 _PROTOCOLS = {
@@ -405,6 +416,7 @@ _PROTOCOLS = {
     "states": _evaluate_states,
     "pareto": _evaluate_pareto,
     "delay": _evaluate_delay,
+    "disturbances": _evaluate_disturbances,
     "ablations": _evaluate_ablations,
 }
 

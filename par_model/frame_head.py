@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from par_model.config import ModelConfig
-from par_model.diffusion import denoising_errors, sample, sampling_times
+from par_model.diffusion import add_noise, denoising_errors, sample, sampling_times
 from par_model.layers import AdaptiveNorm, Block, SiluMlp, sinusoid, spatial_embedding
 from par_model.transformer import Mixer
+
+# Diffusion times of the surprise, as shares of the training times (docs/lab_notebook/surprise.md).
+_SURPRISE_TIMES = (0.15, 0.3, 0.5)
 
 
 def patchify(latents_Bchw: Tensor, patch: int) -> Tensor:
@@ -302,6 +305,36 @@ class FrameHead:
         z, tokens = z_MNC[rows_M1, masked_MV], tokens_MNE[rows_M1, masked_MV]
         return self._decoder.loss(z.flatten(0, 1), tokens.flatten(0, 1), generator)
 
+    def observed_errors(
+        self, condition_BKC: Tensor, latents_Bchw: Tensor, noise_DNE: Tensor, times_D: Tensor
+    ) -> Tensor:
+        """[B, N]: Eq. 4 of each image token of a latent that was observed, without any visible
+        token, mean over D given noises and diffusion times. For PAR-Discrete the squared error of
+        its one prediction, which reads no noise.
+
+        Args:
+            condition_BKC: Z_O of the slot before through `condition`.
+        """
+        tokens_BNE = patchify(latents_Bchw, self._config.image_patch)
+        batch_size, num_tokens = tokens_BNE.shape[:2]
+        none_visible = torch.zeros(batch_size, 0, dtype=torch.int64, device=tokens_BNE.device)
+        z_BNC = self._image_encoder(tokens_BNE, none_visible, condition_BKC)
+        if isinstance(self._decoder, FrameRegressor):
+            return (self._decoder(z_BNC) - tokens_BNE).square().mean(dim=-1)
+        num_draws = len(times_D)
+        clean = tokens_BNE.unsqueeze(1).expand(-1, num_draws, -1, -1).flatten(0, 2)
+        times = times_D.repeat_interleave(num_tokens).repeat(batch_size)
+        noise = noise_DNE.flatten(0, 1).repeat(batch_size, 1).to(clean.dtype)
+        noisy, target = add_noise(self._config.frame_diffusion, clean, noise, times)
+        z_condition = self._decoder.condition_proj(z_BNC).unsqueeze(1)
+        predicted = self._decoder(
+            noisy,
+            self._decoder.time_condition(times),
+            z_condition.expand(-1, num_draws, -1, -1).flatten(0, 2),
+        )
+        errors = (predicted - target).square().mean(dim=-1)
+        return errors.view(batch_size, num_draws, num_tokens).mean(dim=1)
+
     def sample(
         self,
         condition_BKC: Tensor,
@@ -346,6 +379,16 @@ class FrameHead:
             done += size
         rows = config.latent_height // config.image_patch
         return unpatchify(tokens[:single], config.image_patch, rows)
+
+
+def surprise_draws(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """The noises float32 [D, N, E] and diffusion times int64 [D] of `FrameHead.observed_errors`:
+    the same for every observation, machine and run."""
+    shares = torch.tensor(_SURPRISE_TIMES)
+    times = (shares * config.frame_diffusion.num_train_timesteps).long()
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(times), config.num_image_tokens, config.image_token_width)
+    return torch.randn(shape, generator=generator), times
 
 
 def visible_tokens(

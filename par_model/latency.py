@@ -17,7 +17,7 @@ import torch
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
 from par_model.graphs.goldens import RolloutStep, rollout_steps
-from par_model.graphs.policy_graphs import PolicyGraphs, Slot, as_float32, slot_inputs
+from par_model.graphs.policy_graphs import Expectation, PolicyGraphs, Slot, as_float32, slot_inputs
 from par_model.load_policy import Deployment, make_graphs
 from par_model.roofline import GPUS, Gpu, Networks, policy_phases
 
@@ -133,6 +133,10 @@ class Rig:
     def act(self) -> Any:
         return self.graphs.act(self.context, self.newest.noise, 0)
 
+    def surprise(self) -> Any:
+        """How badly the newest latent was foretold, which is no part of a step unless asked for."""
+        return self.graphs.observed_errors(Expectation(self.context, self.context), self.latent)
+
     def end_to_end(self) -> Any:
         """Image in host memory to actions in host memory."""
         return self.graphs.act(self.extend(self.encode()), self.newest.noise, 0)
@@ -142,7 +146,7 @@ def measure_control(rigs: dict[str, Rig], clock: Clock) -> Result:
     """Each graph and end to end, the backends in turn; actions are compared with the first's."""
     times = {
         part: clock.measure_in_turn({name: getattr(rig, part) for name, rig in rigs.items()})
-        for part in ("encode", "extend", "act", "end_to_end")
+        for part in ("encode", "extend", "act", "end_to_end", "surprise")
     }
     reference, result = None, {}
     for name, rig in rigs.items():

@@ -7,6 +7,7 @@ head, L actions of a slot, H the horizon (L, or more with a largest delay), S to
 action width, J joints, P numbers of a scene, c h w of a latent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from par_model.causal_mask import MaskRules, TokenLayout, causal_mask, token_lay
 from par_model.config import ModelConfig
 from par_model.frame_head import FrameHead, ImageEncoder, make_frame_decoder
 from par_model.kv_cache import KVCache
+from par_model.layers import Attend
 from par_model.physical_tokenizer import Motion, PhysicalTokenizer
 from par_model.transformer import Mixer, Rotation, Transformer, attend_masked, attend_slot
 
@@ -218,10 +220,12 @@ class PARModel(nn.Module):
         checkpoint_gradients: bool = False,
         times: SlotTimes | None = None,
         motion: Motion | None = None,
+        attend_with: Callable[[Tensor], Attend] = attend_masked,
     ) -> Context:
         """One masked pass over [text; P_0; ...; P_{N-1}], without a cache.
 
-        `actions_BNLD[:, n]` are A_n; row 0 is not read (BOA stands there).
+        `actions_BNLD[:, n]` are A_n; row 0 is not read (BOA stands there). `attend_with` makes the
+        attention of all layers from the mask [S, S]; PAR-NoAR has none and does not call it.
         """
         num_slots = latents_BNchw.shape[1]
         slots_BN = offset_B[:, None] + torch.arange(num_slots, device=offset_B.device)
@@ -236,7 +240,7 @@ class PARModel(nn.Module):
         clock_BN = None if times is None else times.clock_BN
         rotation = self.tokenizer.rotation(layout, offset_B, clock_BN)
         mask = causal_mask(layout, layout, self.rules)
-        z = self.transformer(tokens, rotation, attend_masked(mask), checkpoint_gradients)
+        z = self.transformer(tokens, rotation, attend_with(mask), checkpoint_gradients)
         return _split(z[:, text.shape[1] :], num_slots, self.config.num_frame_tokens)
 
     def _slot_tokens(

@@ -39,7 +39,7 @@ from par_model.evaluation.episode_features import read_episode_features
 from par_model.evaluation.history_reading import DISTURBANCE, history_errors
 from par_model.evaluation.history_reading import HEADER as HISTORY_HEADER
 from par_model.evaluation.history_reading import table_row as history_row
-from par_model.evaluation.result_file import provenance, weights_hash, write_result
+from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
@@ -52,6 +52,7 @@ from par_model.training.scene_set import (
     SceneSet,
     SceneTable,
 )
+from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.perception"
 _SHEET_COLUMNS, _SHEET_ROWS = 12, 6

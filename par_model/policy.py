@@ -10,6 +10,7 @@ from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
 from par_model.graphs.policy_graphs import (
     BoolArray,
+    Expectation,
     Float32Array,
     PolicyGraphs,
     Slot,
@@ -36,21 +37,25 @@ class _Episode:
     Attributes:
         noise: source of the action head's noise.
         frame_seed: seed of pictures that are asked for.
+        text: the instruction's rows, float32 [T, text width].
         cache: the cache with the instruction and every slot in `slots`.
         slots: those that are in the cache.
         next_slot: index that the next slot gets.
         context, anchor: the runtime's context of the newest and of the first slot.
         observation: the newest observation.
+        expected: what the context before the newest slot says of it; None where it was empty.
     """
 
     noise: np.random.Generator
     frame_seed: int
+    text: Float32Array
     cache: Any
     slots: list[Slot] = field(default_factory=list)
     next_slot: int = 0
     context: Any = None
     anchor: Any = None
     observation: Observation | None = None
+    expected: Expectation | None = None
 
 
 class PARPolicy:
@@ -95,6 +100,11 @@ class PARPolicy:
         return self._spec
 
     @property
+    def config(self) -> ModelConfig:
+        """The model's configuration, with the defaults of inference that were asked for."""
+        return self._config
+
+    @property
     def backend(self) -> str:
         """The runtime and device that answer."""
         return self._graphs.name
@@ -113,6 +123,7 @@ class PARPolicy:
         self._episode = _Episode(
             noise=np.random.Generator(np.random.PCG64(seed)),
             frame_seed=seed,
+            text=text,
             cache=self._graphs.prefill(text),
         )
 
@@ -146,6 +157,7 @@ class PARPolicy:
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
         latent = self._graphs.encode(self._pictures(episode, observation))
         slot = Slot(latent, actions, proprio, executed, clock)
+        episode.expected = self._expectation(episode)
         slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.observation = observation
@@ -199,8 +211,40 @@ class PARPolicy:
         episode = self._started()
         if episode.context is None:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
-        anchor = None if len(episode.slots) == 1 else episode.anchor
-        return self._graphs.predict_frame(episode.context, anchor, episode.frame_seed)
+        expected = self._expectation(episode)
+        assert expected is not None
+        return self._graphs.predict_frame(expected.context, expected.anchor, episode.frame_seed)
+
+    def observed_errors(self) -> Float32Array | None:
+        """How badly the context before the newest observation foretold it: float32 [N], for each of
+        its image tokens (row-major); None for the first observation since the reset.
+
+        Raises:
+            ValueError: no episode.
+        """
+        episode = self._started()
+        if episode.expected is None:
+            return None
+        return self._graphs.observed_errors(episode.expected, episode.slots[-1].latent)
+
+    @staticmethod
+    def _expectation(episode: _Episode) -> Expectation | None:
+        if not episode.slots:
+            return None
+        return Expectation(episode.context, None if len(episode.slots) == 1 else episode.anchor)
+
+    def attention(self) -> Float32Array:
+        """What the newest action tokens look at: float32 [layers, heads, L, S] over the context's
+        tokens [instruction; K frame and L action tokens of each observation remembered]; rows sum
+        to 1. Encodes the context anew: about as slow as a dozen steps, never needed to act.
+
+        Raises:
+            ValueError: no observation since the reset; a model without such attention.
+        """
+        episode = self._started()
+        if not episode.slots:
+            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        return self._graphs.attention(episode.text, slot_inputs(episode.slots))
 
     def _started(self) -> _Episode:
         if self._episode is None:

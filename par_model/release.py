@@ -28,9 +28,9 @@ from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from par_model.command_line import default_is, parse
 from par_model.config import TimestepSpacing
 from par_model.diffusion import make_scheduler
-from par_model.evaluation.result_file import weights_hash
 from par_model.json_file import read_object
 from par_model.model_card import model_card
+from par_model.weights_hash import weights_hash
 
 # Results that depend on the checkpoint's default sampling, and are void when it changes.
 # Results of many episodes hold every joint target.

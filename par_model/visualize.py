@@ -5,11 +5,13 @@
     python -m par_model.visualize positions --evaluation paper.json --out docs/figures
     python -m par_model.visualize failures --evaluation paper.json --out docs/figures
     python -m par_model.visualize tasks --checkpoint C --out docs/figures
+    python -m par_model.visualize attention --checkpoint C --out docs/figures
     python -m par_model.visualize all --checkpoint C --evaluation paper.json --out reports/figures
 
 prediction: what the policy expects to see beside what its actions lead to (paper, Fig. 4).
 positions: success by where the cube lay. failures: failed rollouts by kind, filmed again.
 tasks: one successful episode of each task, side by side, as an animated WebP.
+attention: what the predicted actions look at, by token and over the picture (paper, Fig. 5).
 all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
 """
 
@@ -25,12 +27,13 @@ from tyro.conf import arg, subcommand
 
 from par_model.command_line import default_is, one_of, parse, require_some
 from par_model.evaluation.direct_loop import arm_for
-from par_model.evaluation.result_file import checkpoint_hash, weights_hash
+from par_model.evaluation.result_file import checkpoint_hash
 from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
 from par_model.interface import Policy
 from par_model.load_policy import BACKENDS, load_policy
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_model.visualization.attention import described, record_attention, write_attention
 from par_model.visualization.failures import (
     by_kind,
     chosen_failures,
@@ -41,6 +44,7 @@ from par_model.visualization.moving_picture import film_success, write_moving_pi
 from par_model.visualization.page import Shown, write_page
 from par_model.visualization.positions import write_positions
 from par_model.visualization.prediction import record_prediction, write_prediction
+from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.visualize"
 
@@ -120,6 +124,16 @@ class TasksOptions(EpisodeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionOptions(EpisodeOptions):
+    """What the predicted actions look at, for each layer and head, one PNG a task."""
+
+    # seed of the policy's sampling
+    policy_seed: int = 0
+    # the chunk before which the map is drawn, from 0
+    chunk: Annotated[int | None, default_is("the middle of the episode")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllOptions(PredictionOptions, PositionsOptions, FailuresOptions):
     """Predictions, positions, failures and a page figures.html."""
 
@@ -132,6 +146,7 @@ Figure = (
     | Annotated[PositionsOptions, subcommand("positions")]
     | Annotated[FailuresOptions, subcommand("failures")]
     | Annotated[TasksOptions, subcommand("tasks")]
+    | Annotated[AttentionOptions, subcommand("attention")]
     | Annotated[AllOptions, subcommand("all")]
 )
 
@@ -234,6 +249,24 @@ def show_tasks(options: TasksOptions) -> Iterator[Shown]:
     )
 
 
+def show_attention(options: AttentionOptions) -> Iterator[Shown]:
+    """What the predicted actions look at, for each layer and head, one PNG a task."""
+    policy = load_policy(
+        options.checkpoint, backend=options.backend, context_slots=options.context_slots
+    )
+    for name in _tasks_of_policy(options, policy):
+        with arm_for(name, policy.spec) as arm:
+            record = record_attention(
+                arm, policy, options.seed, options.max_steps, options.chunk,
+                options.policy_seed,
+            )  # fmt: skip
+        yield Shown(
+            f"Attention, {name}",
+            described(record),
+            (write_attention(record, policy.config, options.out),),
+        )
+
+
 def show_all(options: AllOptions, command: str) -> Iterator[Shown]:
     """Predictions, positions, failures and a page figures.html."""
     figures = []
@@ -251,6 +284,7 @@ _FIGURES: dict[type[FigureOptions], Callable[[Any], Iterator[Shown]]] = {
     PositionsOptions: show_positions,
     FailuresOptions: show_failures,
     TasksOptions: show_tasks,
+    AttentionOptions: show_attention,
 }
 
 

@@ -52,6 +52,8 @@ class ObservedEpisode:
     policy_latency_ms: list[float] = field(default_factory=list)
     ledger_ms: list[float] = field(default_factory=list)
     missed_chunks: int = 0
+    surprise_warnings: int = 0
+    surprise_stops: int = 0
     policy_is_quiet: bool = False
     guard_is_quiet: bool = False
     holds: int = 0
@@ -127,6 +129,8 @@ class ObservedEpisode:
             video=video,
             # The film has a frame for each picture of the first view.
             video_times_s=tuple(map(since_start_s, sorted(next(iter(self.pictures.values()))))),
+            surprise_warnings=self.surprise_warnings,
+            surprise_stops=self.surprise_stops,
         )
 
     def _changes(self, start_ns: int) -> list[GuardChange]:
@@ -163,6 +167,7 @@ class EpisodeObserver:
         # The guard's counters of holds and changed chunks, since it was configured.
         self._guard_counts = (0, 0)
         self._missed_chunks = 0
+        self._surprise_counts = (0, 0)
         for topic, callback in (
             *(
                 (image, partial(self._on_image, view))
@@ -277,6 +282,10 @@ class EpisodeObserver:
         self._episode.ledger_ms += status.new_ledger_ms
         self._episode.missed_chunks += status.missed_chunks - self._missed_chunks
         self._missed_chunks = status.missed_chunks
+        counts = (status.surprise_warnings, status.surprise_stops)
+        self._episode.surprise_warnings += counts[0] - self._surprise_counts[0]
+        self._episode.surprise_stops += counts[1] - self._surprise_counts[1]
+        self._surprise_counts = counts
         self._episode.policy_is_quiet = not status.active
 
     def _note_guard(self, status: GuardStatus, stamp_ns: int) -> None:

@@ -76,6 +76,8 @@ class SimArguments:
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     policy_delay: float = same_as(PolicyNodeParameters, "policy_delay")
     delay_jitter: float = same_as(PolicyNodeParameters, "delay_jitter")
+    surprise: str = same_as(PolicyNodeParameters, "surprise")
+    surprise_resume: str = same_as(PolicyNodeParameters, "surprise_resume")
     backend: str = same_as(PolicyNodeParameters, "backend")
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
@@ -130,6 +132,7 @@ class ArmArguments:
     engines: str = same_as(PolicyNodeParameters, "engines")
     inference: str = same_as(PolicyNodeParameters, "inference")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
+    surprise: str = same_as(PolicyNodeParameters, "surprise")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s",
         description="a chunk departs from the running motion this long after it arrived; until "

@@ -48,13 +48,14 @@ from par_ros.control.settings import (
     values_of,
 )
 from par_ros.resources import resource
+from par_ros.surprise_settings import SurpriseSettings
 
 Mode = Literal["lockstep", "realtime"]
 ParameterValue = Scalar | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class PolicyNodeParameters(TimingParameters):
+class PolicyNodeParameters(TimingParameters, SurpriseSettings):
     """policy_node."""
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
@@ -71,10 +72,7 @@ class PolicyNodeParameters(TimingParameters):
         0, "seed of all sampling in an episode; read at ~/reset", minimum=0, read_only=False
     )
     num_steps: int | None = parameter(
-        None,
-        "diffusion steps per action chunk; not set: the checkpoint's own",
-        minimum=1,
-        maximum=1000,
+        None, "diffusion steps per chunk; not set: the checkpoint's own", minimum=1, maximum=1000
     )
     backend: str = parameter(
         "auto",

@@ -71,6 +71,7 @@ from par_ros.process import (
     run_node,
     transition,
 )
+from par_ros.surprise_watch import SurpriseWatch
 from par_ros.timed_policy import (
     act,
     clocks_agree,
@@ -126,6 +127,7 @@ class PolicyNode(LifecycleNode):
                     require_predictor(self._policy)
                 budget = latency_budget(self._policy, self._settings)
                 warm_up(self._policy, self._settings, budget)
+                self._watch = SurpriseWatch(self, self._policy, self._settings, self._report)
         except (ValueError, FileNotFoundError) as error:
             report_error(error)
             self._policy = None
@@ -159,12 +161,11 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._inputs.destroy()
-        self._outputs.destroy()
+        for part in (self._inputs, self._outputs, self._watch):
+            part.destroy()
         self.destroy_timer(self._diagnostics_timer)
         self.destroy_service(self._reset_service)
-        self._policy = None
-        self._turn = None
+        self._policy = self._turn = None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -291,7 +292,7 @@ class PolicyNode(LifecycleNode):
             self._fail(error)
         except ValueError as error:
             with self._lock:
-                self._refuse(Refusal("policy", str(error)))
+                self._refuse(Refusal(getattr(error, "kind", "policy"), str(error)))
                 turn.lose_context()
         except BaseException as error:
             # Nobody waits for this thread: hand the error to the one that spins.
@@ -302,13 +303,13 @@ class PolicyNode(LifecycleNode):
                 self._act_on(turn.free(self._now()))
 
     def _compute_and_publish(self, question: Question[Picture], turn: PolicyTurn[Picture]) -> None:
-        policy = self._policy
+        policy, pending, started_s = self._policy, question.pending, time.monotonic()
         assert policy is not None
-        pending, started_s = question.pending, time.monotonic()
         with self._lock:
             age_s = (self._now().ros_ns - pending.stamp_ns) / messages.NANOSECONDS
             num_steps = self._report.budget.choose_steps(age_s)
         policy.observe(_observation(question.assembled, policy.spec))
+        self._watch.look(pending.stamp_ns, self._settings.instruction)
         chunk = act(policy, question.committed, num_steps)
         chunk.validate(policy.spec)
         ended_s = time.monotonic()

@@ -13,7 +13,7 @@ from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.latency_budget import LatencyBudget
 from par_ros.control.observation_assembler import Refusal
 from par_ros.policy_inputs import InputState
-from par_ros.wire_records import PolicyStatus
+from par_ros.wire_records import PolicyStatus, Surprise
 
 _NUM_TIMES_KEPT = 1000
 # A picture often comes before its joint states: a refusal for less than this is no fault.
@@ -61,6 +61,18 @@ class PolicyReport:
         self._camera_fault: Refusal | None = None
         self._refusing_since_s: float | None = None
         self.inputs = InputState()
+        self._surprise: Surprise | None = None
+        self._num_surprise_warnings = 0
+        self._num_surprise_stops = 0
+
+    def note_surprise(self, found: Surprise | None) -> None:
+        """How unlikely the newest observation was; None where nothing was expected. One thread
+        calls it, without the lock."""
+        self._surprise = found
+        if found is None:
+            return
+        self._num_surprise_warnings += found.first < found.surprise <= found.second
+        self._num_surprise_stops += found.surprise > found.second
 
     def refuse(self, refusal: Refusal) -> bool:
         """Count an observation that is not answered; True where the camera has a new fault."""
@@ -79,6 +91,7 @@ class PolicyReport:
     def begin_episode(self) -> None:
         """Forget the camera's fault and the chunks of the episode before."""
         self._clear_refusals()
+        self._surprise = None
         self.ledger.begin_episode()
 
     def _clear_refusals(self) -> None:
@@ -108,13 +121,15 @@ class PolicyReport:
     def status(self, name: str, backend: str, *, is_active: bool) -> messages.Status:
         """The node's entry in /diagnostics; takes the new durations."""
         refused = sum(self._refusals.values())
-        fault = self._camera_fault
+        fault, found = self._camera_fault, self._surprise
         known = PolicyStatus(
             is_active,
             "" if fault is None else fault.kind,
             tuple(self.latency.take_new()),
             self.ledger.take_new(),
             self.ledger.num_missed,
+            self._num_surprise_warnings,
+            self._num_surprise_stops,
         )
         values = {
             **known.to_values(),
@@ -132,6 +147,7 @@ class PolicyReport:
             "latency_budget_ms": _milliseconds(self.budget.budget_s),
             "answers_in_fewer_steps": str(self.budget.num_reduced),
             "pictures_not_predicted": str(self.budget.num_skipped),
+            "surprise": "" if found is None else f"{found.surprise:.4f}",
             "new_inference_ms": _list_text(self.inference.take_new()),
         }
         values |= {f"refused_{kind}": str(count) for kind, count in self._refusals.items()}
@@ -150,6 +166,9 @@ class PolicyReport:
         refused = sum(self._refusals.values())
         if self.inputs.warnings and is_active:
             return messages.WARN, "; ".join(self.inputs.warnings)
+        found = self._surprise
+        if found is not None and found.surprise > found.first:
+            return messages.WARN, found.sentence()
         if refused:
             return messages.WARN, f"{refused} observations refused"
         return messages.OK, "answering" if is_active else "not active"

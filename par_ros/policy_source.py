@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from par_model.interface import Policy, PolicySpec
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.peers.lerobot_policy import load_lerobot_policy
+from par_model.surprise import SurpriseCalibration
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.timed_policy import require_predictor
@@ -68,6 +69,8 @@ def check_changes(
         for change in changes:
             if policy is not None and change.name == "instruction":
                 policy.spec.require_instruction(change.value)
+                if parameters.surprise != "off":
+                    SurpriseCalibration.read(Path(parameters.checkpoint)).of(change.value)
             elif policy is not None and change.name == "predict_images" and change.value:
                 require_predictor(policy)
                 require_inference(policy.spec, replace(parameters, predict_images=True))

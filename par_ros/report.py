@@ -52,7 +52,17 @@ def summary_rows(results: RunResults) -> list[tuple[str, str]]:
             "numbers changed by the guard",
             str(sum(len(episode.guard_changes) for episode in results.episodes)),
         ),
+        *_surprise_rows(results),
     ]
+
+
+def _surprise_rows(results: RunResults) -> list[tuple[str, str]]:
+    """What surprise did; nothing where it did nothing."""
+    counts = {
+        "warnings": sum(episode.surprise_warnings for episode in results.episodes),
+        "stops": sum(episode.surprise_stops for episode in results.episodes),
+    }
+    return [(f"{what} by surprise", str(count)) for what, count in counts.items() if count]
 
 
 def _ledger_rows(results: RunResults) -> list[tuple[str, str]]:

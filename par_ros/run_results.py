@@ -93,6 +93,8 @@ class EpisodeResult:
         step_rate_hz: control steps a wall second; None where nothing moved.
         video: file name beside results.json.
         video_times_s: when each frame of the video was taken, from the episode's start.
+        surprise_warnings, surprise_stops: observations above the first threshold only, and above
+            the second.
     """
 
     seed: int
@@ -118,6 +120,8 @@ class EpisodeResult:
     step_rate_hz: float | None
     video: str | None
     video_times_s: tuple[float, ...]
+    surprise_warnings: int = 0
+    surprise_stops: int = 0
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ class RunResults:
             "camera_to_trajectory_ms": percentiles(self.camera_to_trajectory_ms()),
             "ledger_ms": self.ledger(),
             "missed_chunks": sum(episode.missed_chunks for episode in self.episodes),
+            "surprise_warnings": sum(episode.surprise_warnings for episode in self.episodes),
+            "surprise_stops": sum(episode.surprise_stops for episode in self.episodes),
             "smoothness": self.smoothness(),
             "versions": package_versions(),
             "hardware": hardware(),

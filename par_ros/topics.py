@@ -185,6 +185,12 @@ PREDICTED_IMAGE = Topic(
     "the frame that the model predicts for the next observation, of the first view; the stamp is "
     "the predicted time",
 )  # fmt: skip
+SURPRISE = Topic(
+    "surprise", DiagnosticStatus, _ANSWER, _ANSWER,
+    (POLICY,), (ANYONE,),
+    "with surprise:=report or stop, before each chunk that has a past: how unlikely the model "
+    "finds the observation, and its two thresholds",
+)  # fmt: skip
 DIAGNOSTICS = Topic(
     "/diagnostics", DiagnosticArray, _ANSWER, _ANSWER,
     (POLICY, GUARD, GRIPPER_ADAPTER, ARM), (EPISODES, ANYONE),
@@ -260,6 +266,7 @@ TOPICS: tuple[Topic, ...] = (
     JOINT_TRAJECTORY_SHADOW,
     GRIPPER_TRAJECTORY_SHADOW,
     PREDICTED_IMAGE,
+    SURPRISE,
     DIAGNOSTICS,
     OBSERVED,
     GUARD_INPUTS,

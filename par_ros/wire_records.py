@@ -93,6 +93,8 @@ class PolicyStatus(_Record):
         new_latency_ms: picture received to chunk sent, of the chunks since the last status.
         new_ledger_ms: chunk_ledger.LEDGER_FIELDS of the chunks that were reported on since.
         missed_chunks: sent, and never reported on.
+        surprise_warnings: observations above the first threshold only.
+        surprise_stops: those above the second.
     """
 
     source = "the policy's diagnostics"
@@ -101,6 +103,36 @@ class PolicyStatus(_Record):
     new_latency_ms: tuple[float, ...]
     new_ledger_ms: tuple[float, ...]
     missed_chunks: int
+    surprise_warnings: int
+    surprise_stops: int
+
+
+@dataclass(frozen=True)
+class Surprise(_Record):
+    """Topic surprise.
+
+    Attributes:
+        stamp_ns: of the observation.
+        surprise: par_model.surprise.surprise of it.
+        first, second: the thresholds.
+    """
+
+    source = "surprise"
+    stamp_ns: int
+    surprise: float
+    first: float
+    second: float
+
+    def sentence(self) -> str:
+        """What was found, and against which threshold."""
+        which, limit = ("second", self.second)
+        if self.surprise <= self.second:
+            which, limit = ("first", self.first)
+        return (
+            f"the observation is unlike what the model expected: its surprise is "
+            f"{self.surprise:.3f}, the {which} threshold is {limit:.3f}; look at the scene, the "
+            "camera and the light"
+        )
 
 
 @dataclass(frozen=True)
@@ -374,6 +406,7 @@ _FORMS: dict[Any, _Form] = {
     str: _Form(str, str),
     bool: _Form(_flag_text, _flag),
     int: _Form(str, _whole),
+    float: _Form(repr, float),
     int | None: _Form(
         lambda value: "" if value is None else str(value),
         lambda text: _whole(text) if text else None,

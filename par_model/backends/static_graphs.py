@@ -25,6 +25,7 @@ from par_model.graphs.contract import (
     rebase_slots,
 )
 from par_model.graphs.policy_graphs import (
+    Expectation,
     Extended,
     Float32Array,
     SlotInputs,
@@ -177,6 +178,18 @@ class StaticGraphs:
             self._eager(context), None if anchor is None else self._eager(anchor), seed
         )
 
+    def observed_errors(self, expected: Expectation, latent: Any) -> Float32Array:
+        """As PolicyGraphs.observed_errors, computed by PyTorch."""
+        anchor = None if expected.anchor is None else self._eager(expected.anchor)
+        return self._pictures.observed_errors(
+            Expectation(self._eager(expected.context), anchor), self._tensor(latent)
+        )
+
+    def attention(self, text: Float32Array, slots: SlotInputs) -> Float32Array:
+        """As PolicyGraphs.attention, computed by PyTorch."""
+        latents = tuple(self._tensor(latent) for latent in slots.latents)
+        return self._pictures.attention(text, replace(slots, latents=latents))
+
     def _lend(self) -> _Buffers:
         value = self._free.pop() if self._free else self.runtime.allocate_cache()
         buffers = _Buffers(value)
@@ -227,11 +240,10 @@ class StaticGraphs:
         return [StaticContext(frames[:, n], actions[:, n]) for n in range(len(slots))]
 
     def _eager(self, context: StaticContext) -> EagerContext:
-        to = {"device": self._pictures.device, "dtype": self._pictures.dtype}
-        frame, action = (
-            torch.as_tensor(value).to(**to) for value in (context.frame, context.action)
-        )
-        return EagerContext(frame, action)
+        return EagerContext(self._tensor(context.frame), self._tensor(context.action))
+
+    def _tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(value).to(self._pictures.device, self._pictures.dtype)
 
 
 def _index(value: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 
 from par_model.action_head import Prefix
+from par_model.attention_weights import RecordedAttention
 from par_model.checkpoint import Checkpoint
 from par_model.diffusion import least_steps
 from par_model.frame_codec import decode_views, encode_views
-from par_model.frame_head import generation_order
-from par_model.graphs.policy_graphs import Extended, Float32Array, SlotInputs, padded_prefix
+from par_model.frame_head import generation_order, surprise_draws
+from par_model.graphs.policy_graphs import (
+    Expectation,
+    Extended,
+    Float32Array,
+    SlotInputs,
+    as_float32,
+    padded_prefix,
+)
 from par_model.interface import ImageArray
 from par_model.kv_cache import KVCache
 from par_model.model import SlotTimes
@@ -65,6 +73,8 @@ class TorchEager:
             self._schedules = {
                 number: head.schedule(self.sampler, number) for number in self.sampling_steps
             }
+        noise, times = surprise_draws(self.config)
+        self._surprise_noise, self._surprise_times = noise.to(device, dtype), times.to(device)
 
     @property
     def name(self) -> str:
@@ -96,10 +106,6 @@ class TorchEager:
     ) -> Extended:
         """As PolicyGraphs.extend. Raises ValueError where the slots do not fit into the cache."""
         self._require_room(cache, len(slots))
-        times = None
-        if self.config.max_delay_steps:
-            executed = torch.from_numpy(np.stack(slots.executed)).to(self.device).unsqueeze(0)
-            times = SlotTimes(executed, torch.tensor([slots.clock], device=self.device))
         context, keys_values = self.model.extend(
             cache.keys_values,
             cache.text,
@@ -108,7 +114,7 @@ class TorchEager:
             self._tensor(np.stack(slots.proprio)).unsqueeze(0),
             first_slot,
             starts_with_boa,
-            times,
+            self._slot_times(slots),
         )
         first, last = (
             EagerContext(context.frame_BNKC[:, n], context.action_BNZC[:, n]) for n in (0, -1)
@@ -174,6 +180,43 @@ class TorchEager:
         pictures = decode_views(self.codec, latent, self.config.num_views)
         picture: ImageArray = pictures[0].cpu().numpy()
         return picture
+
+    @torch.inference_mode()
+    def observed_errors(self, expected: Expectation, latent: Tensor) -> Float32Array:
+        anchor = None if expected.anchor is None else expected.anchor.frame
+        errors = self.model.frame_head.observed_errors(
+            self.model.frame_head.condition(expected.context.frame, anchor),
+            latent,
+            self._surprise_noise,
+            self._surprise_times,
+        )
+        return as_float32(errors[0])
+
+    @torch.inference_mode()
+    def attention(self, text: Float32Array, slots: SlotInputs) -> Float32Array:
+        """As PolicyGraphs.attention. Raises ValueError where the model has no such attention."""
+        if self.model.transformer is None or self.config.overflow == "slide":
+            raise ValueError(
+                "attention maps need a transformer over the whole context, which PAR-NoAR and "
+                "models with overflow 'slide' do not have; choose another checkpoint."
+            )
+        recorded = RecordedAttention(self.config.num_actions)
+        self.model.encode_clip(
+            self._tensor(text).unsqueeze(0),
+            torch.stack(slots.latents, dim=1),
+            self._tensor(np.stack(slots.actions)).unsqueeze(0),
+            self._tensor(np.stack(slots.proprio)).unsqueeze(0),
+            torch.zeros(1, dtype=torch.int64, device=self.device),
+            times=self._slot_times(slots),
+            attend_with=recorded.attend_masked,
+        )
+        return as_float32(torch.cat(recorded.layers))
+
+    def _slot_times(self, slots: SlotInputs) -> SlotTimes | None:
+        if not self.config.max_delay_steps:
+            return None
+        executed = torch.from_numpy(np.stack(slots.executed)).to(self.device).unsqueeze(0)
+        return SlotTimes(executed, torch.tensor([slots.clock], device=self.device))
 
     def _require_room(self, cache: EagerCache, num_slots: int) -> None:
         if cache.keys_values is None:

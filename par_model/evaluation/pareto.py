@@ -53,6 +53,14 @@ METHOD = (
 )
 
 
+def read_cell(text: str) -> tuple[str, int]:
+    """The sampler and its steps. Raises ValueError for a text of another form."""
+    sampler, _, num_steps = text.partition(":")
+    if not num_steps.isdecimal():
+        raise ValueError(f"--cells: {text!r} is not SAMPLER:STEPS, such as ddim:10.")
+    return sampler, int(num_steps)
+
+
 def cell_name(sampler: str, num_steps: int) -> str:
     """ "ddim 10" """
     return f"{sampler} {num_steps}"

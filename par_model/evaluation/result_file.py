@@ -17,7 +17,6 @@ import numpy as np
 
 from par_model.evaluation.rollouts import RolloutResult, all_latencies_ms
 from par_model.evaluation.statistics import wilson_interval
-from par_model.json_file import read_object, texts_of
 
 _VERSIONED = ("torch", "numpy", "mani-skill", "sapien", "diffusers")
 
@@ -73,23 +72,6 @@ def checkpoint_hash(checkpoint: Path) -> str:
             "holds config.json, or train one with `python -m par_model.train`."
         )
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
-
-
-def weights_hash(checkpoint: Path) -> str:
-    """sha256 over the hashes of the weights and statistics in the checkpoint's manifest.
-
-    Unlike `checkpoint_hash` it does not change when the card is written again. Call
-    `checkpoint_hash` first: it refuses a folder without manifest.
-    """
-    manifest = checkpoint / "manifest.json"
-    advice = "copy the checkpoint again"
-    hashes = texts_of(read_object(manifest, advice), "sha256", str(manifest), advice)
-    kept = sorted(
-        f"{name} {value}"
-        for name, value in hashes.items()
-        if name.endswith(".safetensors") or name == "statistics.json"
-    )
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
 
 
 def _hardware() -> dict[str, Any]:

@@ -20,18 +20,21 @@ from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
 from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
 from par_model.evaluation.limit_shares import chunks_shares, read_motion_limits
 from par_model.evaluation.milestones import MilestoneWatcher
+from par_model.evaluation.observation_watcher import ObservationWatcher
 from par_model.evaluation.smoothness import motion_figures
 from par_model.interface import Observation, Policy, PolicySpec
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.peers.lerobot_policy import load_lerobot_policy
+from par_model.policy import PARPolicy
+from par_model.simulation.disturbances import Disturbance, DisturbedArm
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import task as task_by_name
 from par_model.simulation.worker_pool import run_jobs
 
-# Task, seed, policy seed, sampler, sampling steps, inference, delay: what tells the rollouts of one
-# run apart.
-RolloutKey = tuple[str, int, int, str | None, int | None, str | None, float | None]
+# Task, seed, policy seed, sampler, sampling steps, inference, delay, disturbance: what tells the
+# rollouts of one run apart.
+RolloutKey = tuple[str, int, int, str | None, int | None, str | None, float | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Rollout:
         spacing: of the sampling steps; None is the checkpoint's, another needs backend "eager".
         timing: when the policy is asked and how late it answers; None: the simulator waits for it.
         arm_file: where there is a timing, the arm whose limits chunks are compared with.
+        watch: whether how badly each observation was foretold is kept.
+        disturbance: one of simulation.disturbances.KINDS, drawn from `seed`; needs `watch`.
     """
 
     checkpoint: str
@@ -67,12 +72,15 @@ class Rollout:
     spacing: TimestepSpacing | None = None
     timing: Timing | None = None
     arm_file: str = ""
+    watch: bool = False
+    disturbance: str | None = None
 
     @property
     def key(self) -> RolloutKey:
         timing = self.timing
         late = (None, None) if timing is None else (timing.inference, timing.policy_delay_s)
-        return (self.task, self.seed, self.policy_seed, self.sampler, self.num_steps, *late)
+        own = (self.task, self.seed, self.policy_seed, self.sampler, self.num_steps)
+        return (*own, *late, self.disturbance)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,9 @@ class RolloutResult:
         num_late: answers that came too late to be followed.
         motion: the figures of smoothness.MotionFigures of the commanded targets.
         limit_shares: of each chunk, the largest acceleration and jerk as shares of the limits.
+        disturbance, disturbed_at: its kind, and the control step at which it began; the second is
+            None where the episode was over before.
+        watched: what was seen at each observation but the first, where that was asked for.
     """
 
     task: str
@@ -109,6 +120,9 @@ class RolloutResult:
     num_late: int | None = None
     motion: dict[str, Any] | None = None
     limit_shares: list[tuple[float, float]] | None = None
+    disturbance: str | None = None
+    disturbed_at: int | None = None
+    watched: dict[str, list[float]] | None = None
 
     @property
     def key(self) -> RolloutKey:
@@ -120,6 +134,7 @@ class RolloutResult:
             self.num_steps,
             self.inference,
             self.policy_delay_s,
+            self.disturbance,
         )
 
     @staticmethod
@@ -209,11 +224,14 @@ def _whole_lines(path: Path) -> list[str]:
 
 # A worker keeps what is slow to make.
 _worker_arms: dict[tuple[str, int, float], ManiSkillArm] = {}
+_worker_disturbed_arms: dict[tuple[object, ...], DisturbedArm] = {}
 _worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
 def _run_rollout(rollout: Rollout) -> RolloutResult:
     policy = _worker_policy(rollout)
+    if rollout.watch:
+        return _watched_result(rollout, policy)
     arm = _worker_arm(rollout.task, policy.spec)
     watcher = MilestoneWatcher(arm)
     if rollout.timing is not None:
@@ -255,6 +273,33 @@ def _delayed_result(
     )
 
 
+def _watched_result(rollout: Rollout, policy: Policy) -> RolloutResult:
+    if not isinstance(policy, PARPolicy):
+        raise ValueError(
+            f"{rollout.checkpoint} foretells no observations, so there is no surprise to measure; "
+            "give a checkpoint of PAR."
+        )
+    arm = _worker_disturbed_arm(rollout.task, policy.spec)
+    milestones, observations = MilestoneWatcher(arm), ObservationWatcher(arm, policy)
+    arm.disturbance = None
+    if rollout.disturbance is not None:
+        arm.disturbance = Disturbance(rollout.disturbance, rollout.seed)
+    result = run_episode(
+        arm,
+        policy,
+        rollout.seed,
+        rollout.max_steps,
+        policy_seed=rollout.policy_seed,
+        watchers=(milestones, observations),
+    )
+    return replace(
+        _rollout_result(rollout, result, milestones.milestones()),
+        disturbance=rollout.disturbance,
+        disturbed_at=arm.began_at,
+        watched=observations.watched,
+    )
+
+
 def _rollout_result(
     rollout: Rollout, result: EpisodeResult, milestones: Milestones
 ) -> RolloutResult:
@@ -278,6 +323,15 @@ def _worker_arm(task: str, spec: PolicySpec) -> ManiSkillArm:
     if key not in _worker_arms:
         _worker_arms[key] = arm_for(task, spec)
     return _worker_arms[key]
+
+
+def _worker_disturbed_arm(task: str, spec: PolicySpec) -> DisturbedArm:
+    key = (task, spec.image_height, spec.step_s, spec.views)
+    if key not in _worker_disturbed_arms:
+        _worker_disturbed_arms[key] = DisturbedArm(
+            task, image_size=spec.image_height, step_s=spec.step_s, views=spec.views
+        )
+    return _worker_disturbed_arms[key]
 
 
 def _worker_policy(rollout: Rollout) -> Policy:

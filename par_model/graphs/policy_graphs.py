@@ -88,6 +88,19 @@ class Extended:
     cache: Any
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """What the frame head needs to know of a context to judge the next latent.
+
+    Attributes:
+        context: of the newest slot.
+        anchor: of the first slot; None where that is the newest.
+    """
+
+    context: Any
+    anchor: Any | None
+
+
 class PolicyGraphs(Protocol):
     """What every runtime offers. Latents, caches and contexts are the runtime's own objects; the
     policy keeps and returns them without looking inside."""
@@ -140,6 +153,15 @@ class PolicyGraphs(Protocol):
 
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [V H, W, 3]."""
+
+    def observed_errors(self, expected: Expectation, latent: Any) -> Float32Array:
+        """How badly the context of the slot before foretold this latent, float32 [N] for its image
+        tokens: Eq. 4 at fixed noises and times."""
+
+    def attention(self, text: Float32Array, slots: SlotInputs) -> Float32Array:
+        """What the newest slot's action tokens look at, float32 [layers, heads, L, S], over the
+        S = T + N (K + L) tokens of the instruction [T, text width] and of all N slots of the
+        context, which start with BOA. Encodes them anew: slow, never needed to act."""
 
 
 def as_float32(value: Any) -> Float32Array:

@@ -185,6 +185,10 @@ class ManiSkillArm:
             for view, camera in zip(self.views, cameras, strict=True)
         }
 
+    def move_camera(self, pose: Any) -> None:
+        """Look from another place (ManiSkill's pose) until the next reset."""
+        self._camera.camera.set_local_pose(pose.sp)
+
     def environment_state(self) -> dict[str, FloatArray]:
         """Positions that the policy never sees: name -> float64 [3], metres, world frame."""
         return {

@@ -12,7 +12,7 @@ from par_model.evaluation.labelled_episodes import (
     disturb_start,
     run_labelled_episode,
 )
-from par_model.evaluation.result_file import checkpoint_hash, weights_hash
+from par_model.evaluation.result_file import checkpoint_hash
 from par_model.evaluation.rollouts import Rollout, load_rollout_policy, warm_up
 from par_model.interface import Policy, require_views
 from par_model.simulation.demonstrations import FailedDemonstration
@@ -20,6 +20,7 @@ from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.task import Expert
 from par_model.simulation.tasks import task
 from par_model.training.staged_episodes import Episode
+from par_model.weights_hash import weights_hash
 
 _DISTURBED_STREAM = 20_261_127
 

@@ -14,7 +14,7 @@ import torch
 from par_model.backends.torch_compiled import InPlaceOperations
 from par_model.graphs.goldens import deviations, replay, rollout_steps
 from par_model.graphs.modules import build_graphs
-from par_model.graphs.policy_graphs import SlotInputs, as_float32
+from par_model.graphs.policy_graphs import Expectation, SlotInputs, as_float32
 from par_model.presets import preset
 from tests.backends.runtimes import (
     RUNTIMES,
@@ -176,6 +176,54 @@ def test_pictures_are_drawn_from_the_runtime_s_contexts(graphs, checkpoint, step
     assert picture.dtype == np.uint8
     difference = picture.astype(int) - reference.predict_frame(expected, None, 3).astype(int)
     assert np.abs(difference).max() <= 1
+
+
+def test_observed_errors_are_those_of_eager(graphs, checkpoint, steps):
+    """Of the second slot, whose expectation has no anchor, and of the third, which has one."""
+    found = []
+    for runtime in (graphs, eager(checkpoint)):
+        cache, contexts = runtime.prefill(text_of(checkpoint)), []
+        for index in (0, 1):
+            context, cache = append(runtime, cache, steps[index : index + 1], index)
+            contexts.append(context)
+        latent = runtime.encode(steps[2].image)
+        expectations = Expectation(contexts[0], None), Expectation(contexts[1], contexts[0])
+        found.append([runtime.observed_errors(one, latent) for one in expectations])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
+    assert found[0][0].shape == (checkpoint.config.num_image_tokens,)
+    assert np.abs(found[0][0] - found[0][1]).max() > 1e-3
+
+
+def test_attention_is_that_of_the_context_s_tokens(graphs, checkpoint, steps):
+    """3 tokens of text and 4 slots of 12: rows of weights, none of them on a later action of the
+    same chunk, all on the tokens that decide the action context: where the weights of the first
+    layer are applied to its values by hand, its output is that of the layer."""
+    config = checkpoint.config
+    slots = slots_of(graphs, steps[:4])
+    weights = graphs.attention(text_of(checkpoint), slots)
+    shape = (config.transformer.depth, config.transformer.num_heads, config.num_actions, 3 + 4 * 12)
+    assert weights.shape == shape
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-5)
+    own = weights[..., -config.num_actions :]
+    assert (own[..., ~np.tri(config.num_actions, dtype=bool)] == 0).all()
+    assert (own[..., np.eye(config.num_actions, dtype=bool)] > 0).all()
+    model = eager(checkpoint).model
+    seen = {}
+    attention = model.transformer.blocks[0].attn
+    handles = [
+        attention.qkv.register_forward_hook(lambda _, given, out: seen.update(qkv=out)),
+        attention.proj.register_forward_pre_hook(lambda _, given: seen.update(attended=given[0])),
+    ]
+    try:
+        eager(checkpoint).attention(text_of(checkpoint), slots_of(eager(checkpoint), steps[:4]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    values = seen["qkv"][0].unflatten(-1, (3, shape[1], -1))[:, 2].transpose(0, 1)
+    expected = torch.from_numpy(weights[0]) @ values
+    attended = seen["attended"][0, -config.num_actions :]
+    found = expected.transpose(0, 1).flatten(1)
+    np.testing.assert_allclose(found.numpy(), attended.numpy(), atol=TOLERANCE)
 
 
 class TestStaticGraphsRefuse:

@@ -13,10 +13,11 @@ import pytest
 
 from par_model.checkpoint import save_checkpoint
 from par_model.evaluate import main
-from par_model.evaluation.result_file import checkpoint_hash, weights_hash
+from par_model.evaluation.result_file import checkpoint_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
+from par_model.weights_hash import weights_hash
 from tests.model.fixtures import random_checkpoint_parts
 
 

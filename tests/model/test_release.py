@@ -8,9 +8,9 @@ import torch
 
 from par_model.checkpoint import load_checkpoint
 from par_model.evaluation import paper_protocol, pareto
-from par_model.evaluation.result_file import weights_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.release import main
+from par_model.weights_hash import weights_hash
 
 RESULT = {
     "task": "PushCube",

@@ -13,6 +13,7 @@ import pytest
 
 from par_model import (
     benchmark,
+    calibrate,
     collect,
     convert_nova,
     describe,
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS: dict[str, Any] = {
     "par_model.train": stage_options.Stage,
     "par_model.evaluate": evaluate.EvaluateOptions,
+    "par_model.calibrate": calibrate.CalibrateOptions,
     "par_model.collect": collect.CollectOptions,
     "par_model.export_trt": export_trt.ExportOptions,
     "par_model.benchmark": benchmark.BenchmarkOptions,
@@ -70,7 +72,7 @@ SUBCOMMANDS = {
         "recipe",
     ),
     "par_model.perception": ("scenes", "show", "cameras", "readout", "history"),
-    "par_model.visualize": ("prediction", "positions", "failures", "tasks", "all"),
+    "par_model.visualize": ("prediction", "positions", "failures", "tasks", "attention", "all"),
 }
 
 # Every flag of the releases before tyro, by command.
@@ -108,6 +110,7 @@ FLAGS = {
     "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
     "--max-steps --num-steps --sampler --spacing --backend --cells --policy-delay --delay-jitter "
     "--arm-file --context-slots --policy-seed --num-workers --record-targets --streams",
+    "par_model.calibrate": "--checkpoint --episodes --out --backend --num-workers",
     "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
     "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts --views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
@@ -124,6 +127,7 @@ FLAGS = {
     "par_model.visualize positions": f"{FIGURE} --evaluation",
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
     "par_model.visualize tasks": f"{FIGURE} {EPISODES} --most-seeds --picture-size",
+    "par_model.visualize attention": f"{FIGURE} {PREDICTION} --chunk",
     "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
     "par_model.perception scenes": "--out --num-scenes --tasks --cameras --scenes-per-shard "
     "--num-workers",

@@ -26,6 +26,7 @@ from par_ros.wire_records import (
     GuardStatus,
     Observed,
     PolicyStatus,
+    Surprise,
 )
 
 OBSERVED = Observed(5, 4, None, (1, 2, 3, 5), True, "push the cube", 7)
@@ -72,7 +73,7 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
         },
     ),
     (
-        PolicyStatus(True, "frozen", (1.5, 20.125), (1.0, 2.5), 3),
+        PolicyStatus(True, "frozen", (1.5, 20.125), (1.0, 2.5), 3, 2, 1),
         PolicyStatus.from_values,
         {
             "active": "true",
@@ -80,7 +81,14 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
             "new_latency_ms": "1.500 20.125",
             "new_ledger_ms": "1.000 2.500",
             "missed_chunks": "3",
+            "surprise_warnings": "2",
+            "surprise_stops": "1",
         },
+    ),
+    (
+        Surprise(5, 0.1, 0.5, 1.25),
+        Surprise.from_values,
+        {"stamp_ns": "5", "surprise": "0.1", "first": "0.5", "second": "1.25"},
     ),
     (
         EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5),

@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from par_model.checkpoint import save_checkpoint
-from par_model.evaluation.result_file import weights_hash
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
+from par_model.presets import preset
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import TASKS
+from par_model.visualization.attention import frame_map, shares, token_kinds
 from par_model.visualization.failures import by_kind, chosen_failures
 from par_model.visualization.moving_picture import (
     FilmedSuccess,
@@ -31,6 +32,7 @@ from par_model.visualization.prediction import (
     record_prediction,
 )
 from par_model.visualize import TasksOptions, _tasks_of_policy, main
+from par_model.weights_hash import weights_hash
 from tests.evaluation.scripted_loop import CountingArm, ScriptedPolicy
 from tests.model.fixtures import random_checkpoint_parts
 
@@ -275,3 +277,33 @@ def test_every_figure_of_a_random_policy(tmp_path, capsys):
     assert Image.open(out / "failures_PushCube.png").width > 230 + 3 * 32
     page = (out / "figures.html").read_text()
     assert all(name in page for name in names - {"figures.html"})
+
+
+def test_weights_are_shared_out_by_kind_of_token_and_by_place():
+    """par_tiny: 3 tokens of text, slots of 4 frame and 8 action tokens; three slots. One
+    head has all weight on the newest frame's second token."""
+    config = preset("par_tiny")
+    weights_YHS = np.zeros((1, 2, 3 + 3 * 12), np.float32)
+    weights_YHS[0, 0, 3 + 24 + 1] = 1.0
+    weights_YHS[0, 1, [0, 3, 3 + 12 + 5, -1]] = (0.1, 0.2, 0.3, 0.4)
+    kinds = token_kinds(config, 39)
+    assert [(kinds == kind).sum() for kind in range(5)] == [3, 8, 16, 4, 8]
+    expected = [[0, 0, 0, 1, 0], [0.1, 0.2, 0.3, 0, 0.4]]
+    np.testing.assert_allclose(shares(weights_YHS, config)[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(frame_map(weights_YHS, config)[0, 0], [[0, 1], [0, 0]])
+
+
+@pytest.mark.sim
+def test_an_attention_figure_of_a_random_policy(tmp_path, capsys):
+    """par_tiny, 20 steps: chunks 0 to 2, so there is no chunk 3."""
+    checkpoint = tmp_path / "tiny"
+    save_tiny(checkpoint)
+    arguments = [
+        *["attention", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--backend"],
+        *["eager", "--task", "PushCube", "--seed", "10000", "--max-steps", "20", "--chunk"],
+    ]
+    assert main([*arguments, "2"]) == 0
+    assert "no success after 20 steps. Mean weight" in capsys.readouterr().out
+    assert Image.open(tmp_path / "attention_PushCube.png").width > 200
+    assert main([*arguments, "3"]) == 1
+    assert "has chunks 0 to 2 and --chunk 3 was asked for" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How unlikely an observation was, and above which value that is said: numpy only.
+
+The thresholds are conformal: of n + 1 exchangeable episodes, the largest surprise of the last is
+above the k-th smallest of the n others, k = ceil((n + 1) (1 - rate)), with a probability of at most
+`rate` (Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, 2005).
+
+Shape letters: N image tokens.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from par_model.interface import ImageArray
+from par_model.json_file import read_object
+from par_model.weights_hash import weights_hash
+
+FILE_NAME = "surprise.json"
+FORMAT_VERSION = 1
+# False alarms an undisturbed episode of the first and of the second threshold.
+RATES = (0.10, 0.05)
+_NUM_TOKENS = 4
+_AGAIN = "calibrate it again with `python -m par_model.calibrate`"
+
+
+def surprise(errors_N: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> float:
+    """Of `PARPolicy.observed_errors`: the mean of the largest few, so that a thing as small as a
+    cube counts."""
+    return float(np.sort(errors_N)[-_NUM_TOKENS:].mean())
+
+
+def picture_change(before: ImageArray, after: ImageArray) -> float:
+    """The rule without a model: mean absolute difference, in grey levels."""
+    return float(np.abs(before.astype(np.int16) - after.astype(np.int16)).mean())
+
+
+def conformal_threshold(maxima: Sequence[float], rate: float) -> float:
+    """The value that the largest surprise of a new undisturbed episode exceeds with a probability
+    of at most `rate`, given those of n episodes.
+
+    Raises:
+        ValueError: n is below 1 / rate - 1.
+    """
+    rank = math.ceil((len(maxima) + 1) * (1.0 - rate))
+    if rank > len(maxima):
+        raise ValueError(
+            f"{len(maxima)} undisturbed episodes are too few for {100 * rate:g}% false alarms; "
+            f"at least {math.ceil(1.0 / rate) - 1} are needed."
+        )
+    return float(sorted(maxima)[rank - 1])
+
+
+@dataclass(frozen=True)
+class SurpriseThresholds:
+    """Of one instruction.
+
+    Attributes:
+        first: above it a warning is given.
+        second: above it the arm is stopped.
+        picture_change: of the rule without a model, at the same false alarms as `second`.
+        num_episodes: undisturbed successes behind them.
+    """
+
+    first: float
+    second: float
+    picture_change: float
+    num_episodes: int
+
+
+@dataclass(frozen=True)
+class SurpriseCalibration:
+    """The content of surprise.json, beside a checkpoint's files.
+
+    Attributes:
+        weights_sha256: of the weights that it belongs to (`weights_hash`).
+        thresholds: by instruction.
+        about: how it was made.
+    """
+
+    weights_sha256: str
+    thresholds: Mapping[str, SurpriseThresholds]
+    about: Mapping[str, object]
+
+    def write(self, path: Path) -> None:
+        content = {"format_version": FORMAT_VERSION} | asdict(self)
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+    @staticmethod
+    def read(checkpoint: Path) -> "SurpriseCalibration":
+        """That of a checkpoint's folder. Raises ValueError for a file that is missing, damaged, or
+        of other weights."""
+        path = checkpoint / FILE_NAME
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, and with it the thresholds; {_AGAIN}.")
+        values: Any = read_object(path, _AGAIN)
+        try:
+            thresholds = {
+                instruction: SurpriseThresholds(**of_instruction)
+                for instruction, of_instruction in values["thresholds"].items()
+            }
+            about, found = dict(values["about"]), str(values["weights_sha256"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no surprise calibration ({error!r}); {_AGAIN}.") from error
+        if values.get("format_version") != FORMAT_VERSION or found != weights_hash(checkpoint):
+            raise ValueError(
+                f"{path} is of other weights than the checkpoint's, or of another format version; "
+                f"{_AGAIN}."
+            )
+        return SurpriseCalibration(found, thresholds, about)
+
+    def of(self, instruction: str) -> SurpriseThresholds:
+        """Raises ValueError for an instruction without thresholds."""
+        if instruction not in self.thresholds:
+            raise ValueError(
+                f"there are no surprise thresholds of instruction {instruction!r}; {_AGAIN}, or "
+                "set surprise:=off."
+            )
+        return self.thresholds[instruction]

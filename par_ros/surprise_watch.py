@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policy_node does about observations that its model finds unlikely: it publishes how unlikely
+they are, and above the second threshold tells the guard to disengage. It can only stop an arm;
+surprise_resume auto, which calls the guard's engage again, exists in simulated time alone.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from std_srvs.srv import Trigger
+
+from par_model.surprise import SurpriseCalibration, surprise
+from par_ros import messages
+from par_ros.parameters import PolicyNodeParameters
+from par_ros.policy_report import PolicyReport
+from par_ros.topics import DISENGAGE, ENGAGE, SURPRISE
+from par_ros.wire_records import Surprise
+
+# The guard answers within a control step; without it, the chunk is not sent either.
+_ANSWER_TIMEOUT_S = 1.0
+
+
+class SurpriseStop(ValueError):
+    """An observation above the second threshold: the guard was told to disengage."""
+
+    kind = "surprise"
+
+
+@runtime_checkable
+class Foreteller(Protocol):
+    """A policy that knows how badly it foretold the newest observation."""
+
+    def observed_errors(self) -> "np.ndarray[Any, Any] | None":
+        """float32 [N]; None for the first observation of a context."""
+
+
+class SurpriseWatch:
+    """Of one configured policy; `look` runs in the worker thread, while another one spins. With
+    surprise "off" nothing is computed, published or called.
+
+    Args:
+        report: told what each observation was found to be, before anything is done about it.
+
+    Raises ValueError where the policy foretells nothing or has no thresholds, and where a stop
+    would resume by itself outside simulated time.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        policy: object,
+        settings: PolicyNodeParameters,
+        report: PolicyReport,
+    ) -> None:
+        self._node, self._settings, self._report = node, settings, report
+        if settings.surprise_resume == "auto" and not node.get_parameter("use_sim_time").value:
+            raise ValueError(
+                "policy_node: surprise_resume auto exists in simulated time only (use_sim_time is "
+                "false); use engage, and let a person look at the arm before it resumes."
+            )
+        self._publisher: Any = None
+        self._clients: dict[str, Any] = {}
+        if settings.surprise == "off":
+            return
+        if not isinstance(policy, Foreteller):
+            raise ValueError("this policy does not foretell its observations; set surprise:=off.")
+        self._policy, self._resume = policy, False
+        self._calibration = SurpriseCalibration.read(Path(settings.checkpoint))
+        self._calibration.of(settings.instruction)
+        # Two arms' policies have a topic each, and the name of their node in it.
+        self._name = messages.status_name(node)
+        self._publisher = node.create_lifecycle_publisher(
+            SURPRISE.message_type, SURPRISE.name, SURPRISE.writer_qos.profile()
+        )
+        # Not even a client of a service that this node may not call.
+        services = (DISENGAGE, ENGAGE) if settings.surprise_resume == "auto" else (DISENGAGE,)
+        self._clients = {
+            entry.name: node.create_client(Trigger, entry.client_name) for entry in services
+        }
+
+    def destroy(self) -> None:
+        """Stop publishing."""
+        if self._publisher is not None:
+            self._node.destroy_lifecycle_publisher(self._publisher)
+        for client in self._clients.values():
+            self._node.destroy_client(client)
+
+    def look(self, stamp_ns: int, instruction: str) -> None:
+        """Publish how unlikely the newest observation was; the first of a context is not judged.
+
+        Above the second threshold, with surprise "stop", the guard is disengaged when this ends, or
+        has not answered for a second. Otherwise, with surprise_resume "auto", it is engaged again
+        after a stop.
+
+        Raises SurpriseStop where the arm was stopped and no chunk is to be sent. In lockstep one
+        is: physics waits for it, and the guard answers it with a hold.
+        """
+        if self._settings.surprise == "off":
+            return
+        found = self._judge(stamp_ns, instruction)
+        self._report.note_surprise(found)
+        if found is None or found.surprise <= found.second:
+            self._resume = self._resume and not _call(self._clients[ENGAGE.name])
+        elif self._settings.surprise == "stop":
+            self._node.get_logger().error(f"the guard is told to disengage: {found.sentence()}")
+            _call(self._clients[DISENGAGE.name])
+            self._resume = self._settings.surprise_resume == "auto"
+            if self._settings.mode != "lockstep":
+                raise SurpriseStop(found.sentence())
+
+    def _judge(self, stamp_ns: int, instruction: str) -> Surprise | None:
+        errors = self._policy.observed_errors()
+        if errors is None:
+            return None
+        limits = self._calibration.of(instruction)
+        found = Surprise(stamp_ns, surprise(errors), limits.first, limits.second)
+        level = messages.OK if found.surprise <= found.first else messages.WARN
+        text = "as expected" if level == messages.OK else found.sentence()
+        status = messages.Status(self._name, level, text, found.to_values())
+        self._publisher.publish(messages.status_message(status))
+        return found
+
+
+def _call(client: Any) -> bool:
+    """Whether the service said yes within the time."""
+    done = threading.Event()
+    future = client.call_async(Trigger.Request())
+    future.add_done_callback(lambda _: done.set())
+    return done.wait(_ANSWER_TIMEOUT_S) and bool(future.result().success)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Surprise on par_tiny: what it reads, thresholds, and the file beside a checkpoint."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from par_model.frame_head import patchify, surprise_draws
+from par_model.load_policy import load_policy
+from par_model.presets import preset
+from par_model.surprise import (
+    FILE_NAME,
+    SurpriseCalibration,
+    SurpriseThresholds,
+    conformal_threshold,
+    picture_change,
+    surprise,
+)
+from par_model.weights_hash import weights_hash
+from tests.model.fixtures import INSTRUCTIONS, random_model, random_observation
+
+
+@pytest.mark.parametrize("frame_head", ["diffusion", "regression"])
+def test_errors_are_those_of_each_token_at_the_given_noise(frame_head):
+    """The first token by hand: the image encoder sees the condition only."""
+    config = dataclasses.replace(preset("par_tiny"), frame_head=frame_head)
+    model = random_model(config)
+    generator = torch.Generator().manual_seed(3)
+    condition = torch.randn(
+        2, config.num_frame_tokens, config.transformer.width, generator=generator
+    )
+    shape = (2, config.codec.latent_channels, config.latent_height, config.latent_width)
+    latents = torch.randn(shape, generator=generator)
+    noise, times = surprise_draws(config)
+    with torch.inference_mode():
+        errors = model.frame_head.observed_errors(condition, latents, noise, times)
+        tokens = patchify(latents, config.image_patch)
+        hidden = model.image_encoder(tokens, torch.zeros(2, 0, dtype=torch.int64), condition)
+        decoder = model.frame_decoder
+        if frame_head == "regression":
+            expected = (decoder(hidden[1, 0]) - tokens[1, 0]).square().mean()
+        else:
+            alphas = torch.cos((times / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+            expected = 0.0
+            for draw, alpha in enumerate(alphas):
+                noisy = alpha.sqrt() * tokens[1, 0] + (1 - alpha).sqrt() * noise[draw, 0]
+                said = decoder(
+                    noisy[None],
+                    decoder.time_condition(times[draw, None]),
+                    decoder.condition_proj(hidden[1, :1]),
+                )
+                expected += (said[0] - noise[draw, 0]).square().mean() / len(times)
+    assert errors.shape == (2, config.num_image_tokens)
+    assert float(errors[1, 0]) == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_only_the_first_observation_was_not_foretold_and_asking_changes_nothing(tiny_checkpoint):
+    """par_tiny remembers 6 observations: the last of 9 come after the context was rebased."""
+    runs = []
+    for is_asked in (True, False):
+        policy = load_policy(tiny_checkpoint, backend="eager", device="cpu")
+        policy.reset(INSTRUCTIONS[0], 0)
+        world, executed, errors = np.random.default_rng(0), None, []
+        for n in range(9):
+            policy.observe(random_observation(world, policy.spec, 0.4 * n, executed))
+            if is_asked:
+                errors.append(policy.observed_errors())
+            executed = policy.act().joint_positions
+        runs.append(executed)
+        if is_asked:
+            assert errors[0] is None
+            assert all(np.isfinite(e).all() and e.min() > 0 for e in errors[1:])
+            np.testing.assert_array_equal(policy.observed_errors(), errors[-1])
+    np.testing.assert_array_equal(*runs)
+
+
+@given(st.lists(st.integers(0, 50), min_size=9, max_size=60), st.sampled_from([0.05, 0.1, 0.2]))
+def test_a_conformal_threshold_is_the_least_that_keeps_the_rate(maxima, rate):
+    """Of n + 1 episodes in any order, each is as likely to be the new one: leave each out in turn,
+    and at most rate (n + 1) of them are above the threshold of the others."""
+    num_others = len(maxima) - 1
+    if num_others < 1 / rate - 1:
+        with pytest.raises(ValueError, match="undisturbed episodes are too few"):
+            conformal_threshold(maxima[1:], rate)
+        return
+    above = sum(
+        maxima[i] > conformal_threshold(maxima[:i] + maxima[i + 1 :], rate)
+        for i in range(len(maxima))
+    )
+    assert above <= rate * len(maxima) + 1e-9
+    threshold = conformal_threshold(maxima, rate)
+    lower = [value for value in maxima if value < threshold]
+    assert len(lower) < (1 - rate) * (len(maxima) + 1)
+
+
+def test_a_small_thing_counts_and_a_large_one_too():
+    small, none = np.full(64, 0.1, np.float32), np.full(64, 0.1, np.float32)
+    small[7:9] = 1.0
+    assert surprise(small) > 4 * surprise(none)
+    before = np.full((128, 128, 3), 100, np.uint8)
+    after = before.copy()
+    after[16:32, 32:48] = 150
+    assert picture_change(before, after) == pytest.approx(50.0 / 64)
+    assert picture_change(before, before) == 0.0
+
+
+def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
+    checkpoint = tmp_path / "tiny"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    with pytest.raises(ValueError, match=r"surprise.json is missing.*par_model.calibrate"):
+        SurpriseCalibration.read(checkpoint)
+    limits = SurpriseThresholds(0.5, 0.6, 30.0, 40)
+    own = SurpriseCalibration(weights_hash(checkpoint), {INSTRUCTIONS[0]: limits}, {"episodes": 40})
+    own.write(checkpoint / FILE_NAME)
+    found = SurpriseCalibration.read(checkpoint)
+    assert found == own
+    assert found.of(INSTRUCTIONS[0]) == limits
+    with pytest.raises(ValueError, match="no surprise thresholds of instruction 'sing'"):
+        found.of("sing")
+    load_policy(checkpoint, backend="eager", device="cpu")
+    dataclasses.replace(own, weights_sha256="0" * 64).write(checkpoint / FILE_NAME)
+    with pytest.raises(ValueError, match="is of other weights than the checkpoint's"):
+        SurpriseCalibration.read(checkpoint)
+    (checkpoint / FILE_NAME).write_text(json.dumps({"thresholds": []}))
+    with pytest.raises(ValueError, match="is no surprise calibration"):
+        SurpriseCalibration.read(checkpoint)
