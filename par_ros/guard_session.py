@@ -271,6 +271,7 @@ class GuardSession:
             "dry_run": str(self._parameters.dry_run).lower(),
             "reference": self._reference_text(),
             "num_policies": str(self._num_policies),
+            "collisions": self._guard.collisions,
         }
         self._outputs.publish_state(self._guard, more, self._now())
 
