@@ -36,13 +36,10 @@ from par_model.simulation.demonstrations import (
     record_demonstration,
 )
 from par_model.simulation.maniskill_env import (
-    CAMERA_EYE_M,
-    CAMERA_FOV_RAD,
     CAMERA_NAME,
-    CAMERA_TARGET_M,
-    JOINT_NAMES,
     ManiSkillArm,
 )
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, TASKS, task
 from par_model.simulation.worker_pool import run_jobs
 from par_model.training.dataset_inspector import contact_sheet, describe
@@ -160,19 +157,22 @@ def collect(settings: CollectSettings, out: Path, num_workers: int) -> None:
 def staging_settings(settings: CollectSettings) -> dict[str, Any]:
     """All that decides what a seed's demonstration looks like."""
     the_task = task(settings.task)
+    robot = the_task.robot
     return {
+        # Recordings of the Panda, which has no entry, are continued as before.
+        **({} if robot == PANDA else {"arm": robot.name}),
         "task": the_task.name,
         "instruction": the_task.instruction,
         "environment_state_names": [
             f"{name}_{axis}" for name in the_task.position_names for axis in "xyz"
         ],
-        "joint_names": list(JOINT_NAMES),
+        "joint_names": list(robot.joint_names),
         "fps": FPS,
         "camera": CAMERA_NAME,
         "image_size": settings.image_size,
-        "camera_eye_m": list(CAMERA_EYE_M),
-        "camera_target_m": list(CAMERA_TARGET_M),
-        "camera_fov_rad": CAMERA_FOV_RAD,
+        "camera_eye_m": list(robot.camera_eye_m),
+        "camera_target_m": list(robot.camera_target_m),
+        "camera_fov_rad": robot.camera_fov_rad,
         "first_seed": settings.first_seed,
         **(_noise(settings) if settings.on_policy is None else settings.on_policy.described()),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},

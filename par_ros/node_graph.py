@@ -142,7 +142,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             {
                 **_passed(arguments, SafetyNodeParameters),
                 **chunk,
-                "arm": "panda",
+                "arm": task(arguments.task).robot.name,
                 "reference": "topic",
                 # The arm stands between control steps: a chunk loses no step by waiting for one.
                 "chunk_start": "control_step",

@@ -21,8 +21,8 @@ def model_card(model: ModelConfig, training: dict[str, object]) -> str:
     lines = [
         f"# {model.name}",
         "",
-        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, Panda arm, one",
-        f"RGB camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
+        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, one RGB",
+        f"camera of {model.image_width}x{model.image_height} pixels, joint-position targets at "
         f"{1 / model.step_s:g} Hz, chunks of {model.num_actions}).",
         "Licence: Apache-2.0.",
         "",

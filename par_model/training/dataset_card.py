@@ -7,7 +7,7 @@ from typing import Any
 _HEAD = """---
 license: apache-2.0
 task_categories: [robotics]
-tags: [LeRobot, ManiSkill, panda]
+tags: [LeRobot, ManiSkill, {arm}]
 configs:
   - config_name: default
     data_files: data/*/*.parquet
@@ -30,11 +30,11 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
     made = (
         "a policy's episodes with an expert's labels"
         if is_on_policy
-        else ("demonstrations by ManiSkill's motion planner")
+        else ("demonstrations by the task's planner")
     )
     explanation = _policy_explanation(recording) if is_on_policy else _explanation(recording)
     return (
-        f"{_HEAD}# {recording['task']}: {made}\n\n"
+        f"{_HEAD.format(arm=recording.get('arm', 'panda'))}# {recording['task']}: {made}\n\n"
         f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation}'
     )
 

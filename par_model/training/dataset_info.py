@@ -25,6 +25,7 @@ class DatasetInfo:
         features: by name; each has at least a dtype.
         fps: steps and frames a second, as info.json has it.
         data_path, video_path: templates of file names.
+        arm: the name of the robot; empty if the data set gives none.
         chunks_size: episodes a chunk; layouts before v3.0 must have it.
     """
 
@@ -34,6 +35,7 @@ class DatasetInfo:
     fps: int | float
     data_path: str
     video_path: str
+    arm: str
     chunks_size: int | None
 
     @property
@@ -98,7 +100,7 @@ def read_info(
         raise ValueError(f"data set {path} has LeRobot layout {layout}, {if_other_layout}.")
     return DatasetInfo(
         path, layout, info["features"], info["fps"], info["data_path"], info["video_path"],
-        info.get("chunks_size"),
+        str(info.get("robot_type") or ""), info.get("chunks_size"),
     )  # fmt: skip
 
 

@@ -36,7 +36,6 @@ from par_model.training.staged_episodes import (
 )
 from par_model.video_file import read_video
 
-ROBOT_TYPE = "panda"
 # Where an episode lies.
 _EPISODE_COLUMNS = (
     "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index",
@@ -47,6 +46,9 @@ Array = npt.NDArray[Any]
 
 class EpisodeSource(Protocol):
     """Episodes that can be read one at a time: a finished data set or one being recorded."""
+
+    @property
+    def arm(self) -> str: ...
 
     @property
     def joint_names(self) -> tuple[str, ...]: ...
@@ -101,6 +103,7 @@ class LeRobotDataset:
             "(config/datasets/example.yaml), or convert it",
         )
         self.fps = int(self.info.fps)
+        self.arm = self.info.arm or "unknown"
         self.video_key = _video_key(self.info, camera)
         _require_features(self.info, ("observation.state", "action"))
         self.joint_names = _joint_names(self.info)

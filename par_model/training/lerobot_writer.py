@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from par_model.training.dataset_card import dataset_card
-from par_model.training.lerobot_dataset import ROBOT_TYPE, Array
+from par_model.training.lerobot_dataset import Array
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
@@ -51,7 +51,7 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     _write_steps(writing, features, columns)
     _write_episodes(writing, episodes, stats, videos, video_key)
     _write_tasks(writing, [staged.settings["instruction"]])
-    _write_json(writing / "meta/info.json", _info(features, episodes, staged.fps))
+    _write_json(writing / "meta/info.json", _info(features, episodes, staged.fps, staged.arm))
     _write_json(writing / "meta/stats.json", _aggregate_stats(stats))
     recording = staged.settings | {"seeds": list(seeds), "failed_seeds": _failed(staged, seeds)}
     _write_json(writing / "meta/recording.json", recording)
@@ -267,10 +267,12 @@ def _pandas_column(
     }
 
 
-def _info(features: dict[str, Any], episodes: Sequence[Episode], fps: int) -> dict[str, Any]:
+def _info(
+    features: dict[str, Any], episodes: Sequence[Episode], fps: int, arm: str
+) -> dict[str, Any]:
     return {
         "codebase_version": CODEBASE_VERSION,
-        "robot_type": ROBOT_TYPE,
+        "robot_type": arm,
         "total_episodes": len(episodes),
         "total_frames": sum(episode.num_steps for episode in episodes),
         "total_tasks": 1,

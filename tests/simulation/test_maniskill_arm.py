@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 
 from par_model.simulation.maniskill_env import (
-    CAMERA_EYE_M,
-    CAMERA_TARGET_M,
     ManiSkillArm,
-    from_maniskill_action,
-    to_maniskill_action,
 )
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
 
 
@@ -27,17 +24,17 @@ def test_gripper_targets_are_metres():
     open_action = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0])
     closed_action = np.append(open_action[:7], -1.0)
 
-    np.testing.assert_allclose(from_maniskill_action(open_action)[7], 0.04)
-    np.testing.assert_allclose(from_maniskill_action(closed_action)[7], -0.01)
+    np.testing.assert_allclose(PANDA.from_action(open_action)[7], 0.04)
+    np.testing.assert_allclose(PANDA.from_action(closed_action)[7], -0.01)
     np.testing.assert_allclose(
-        to_maniskill_action(from_maniskill_action(open_action)), open_action, atol=1e-15
+        PANDA.to_action(PANDA.from_action(open_action)), open_action, atol=1e-15
     )
 
 
 def project(arm: ManiSkillArm, point_m: np.ndarray) -> tuple[int, int]:
     """Pixel (row, column) of a point in the world, by the camera's pose and matrix."""
-    eye = np.array(CAMERA_EYE_M)
-    forward = np.array(CAMERA_TARGET_M) - eye
+    eye = np.array(arm.robot.camera_eye_m)
+    forward = np.array(arm.robot.camera_target_m) - eye
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)

@@ -8,6 +8,7 @@ from par_model.simulation.task import Task
 from par_model.simulation.tasks.pick_cube import PICK_CUBE
 from par_model.simulation.tasks.pull_cube import PULL_CUBE
 from par_model.simulation.tasks.push_cube import PUSH_CUBE
+from par_model.simulation.tasks.push_cube_so100 import PUSH_CUBE_SO100
 from par_model.simulation.tasks.stack_cube import STACK_CUBE
 
 # Seeds below are demonstrations, then model selection; the final measurement uses
@@ -26,6 +27,7 @@ TASKS: dict[str, Task] = {
         PICK_CUBE,
         STACK_CUBE,
         PULL_CUBE,
+        PUSH_CUBE_SO100,
     )
 }
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An arm that is not a Panda: SO-100, five joints and a jaw, pushes its cube."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from par_model import collect
+from par_model.simulation.demonstrations import NoiseSettings, record_demonstration
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.robots import SO100
+from par_model.simulation.tasks import TASKS
+from par_model.training.lerobot_dataset import open_episodes
+from par_ros.graph_arguments import SimArguments
+from par_ros.node_graph import sim_graph
+from par_ros.parameters import read_arm_spec
+
+TASK = "PushCubeSO100"
+
+
+@pytest.fixture(scope="module")
+def arm():
+    with ManiSkillArm(TASK) as made:
+        yield made
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_the_guard_s_arm_file_has_the_simulated_joints(task):
+    assert read_arm_spec(task.robot.name).joint_names == task.robot.joint_names
+
+
+def test_the_graph_s_guard_gets_the_task_s_arm():
+    instruction = TASKS["PushCube"].instruction
+    graph = sim_graph(SimArguments(task=TASK, instruction=instruction))
+    guard = next(node for node in graph.nodes if node.name == "safety_node")
+    assert guard.parameters["arm"] == "so100"
+
+
+@pytest.mark.sim
+def test_the_joints_are_the_arm_file_s_and_stand_within_its_limits(arm):
+    arm.reset(3)
+    positions, velocities = arm.read_joints()
+    limits = read_arm_spec("so100").limits
+    assert positions.shape == velocities.shape == (6,)
+    assert (positions[:-1] > limits.min_position).all()
+    assert (positions[:-1] < limits.max_position).all()
+    with pytest.raises(ValueError, match=r"must be 6 finite numbers .*shoulder_pan"):
+        arm.step(np.zeros(8))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("seed", [0, 2])
+def test_the_expert_pushes_the_cube_into_the_goal(arm, seed):
+    """Disturbed or not; within the limits of the arm file, sampled at the control steps."""
+    noise = NoiseSettings(share=float(seed == 0))
+    done = record_demonstration(arm, seed, noise, 8)
+    assert done.noisy == (seed == 0)
+    assert done.success[-1]
+    assert done.actions.shape[1] == len(SO100.joint_names)
+    limits = read_arm_spec("so100").limits
+    speeds = np.abs(np.diff(done.actions[:, :-1], axis=0)) / arm.step_s
+    assert (speeds.max(axis=0) < limits.max_velocity).all()
+
+
+@pytest.mark.sim
+def test_the_expert_labels_any_state(arm):
+    """With the tip pushed down beside the cube, it first goes up."""
+    arm.reset(4)
+    expert = TASKS[TASK].expert(arm)
+    for _ in range(18):
+        for targets in expert.label(8):
+            result = arm.step(targets)
+    assert result.success
+
+
+@pytest.mark.sim
+def test_collect_names_the_arm(tmp_path: Path):
+    out = tmp_path / "data"
+    words = ["--task", TASK, "--num-demos", "1", "--out", str(out), "--num-workers", "1"]
+    assert collect.main(words) == 0
+    assert json.loads((out / "meta/info.json").read_text())["robot_type"] == "so100"
+    source = open_episodes(out)
+    assert source.arm == "so100"
+    assert source.joint_names == SO100.joint_names
+    assert source.read(0).actions.shape[1] == 6
