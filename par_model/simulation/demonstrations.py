@@ -87,7 +87,7 @@ def record_demonstration(
 class Disturbance:
     """The offset of each step of one episode, a function of its seed alone."""
 
-    def __init__(self, seed: int, noise: NoiseSettings, num_arm_joints: int = 7) -> None:
+    def __init__(self, seed: int, noise: NoiseSettings, num_arm_joints: int) -> None:
         self._noise = noise
         self._num_arm_joints = num_arm_joints
         self._generator = np.random.default_rng([seed, 20_241_122])
