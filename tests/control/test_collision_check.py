@@ -54,11 +54,16 @@ def section(path: str, **changes: Any) -> dict[str, Any]:
     return {**known, **changes}
 
 
-def planar(path: str, **changes: Any) -> ArmSpec:
+def planar_content(path: str, **changes: Any) -> dict[str, Any]:
+    """The planar arm's file."""
     template = content("template")
     (joint,) = template["joints"].values()  # type: ignore[attr-defined]
     entries = {"joints": dict.fromkeys(JOINTS, joint), "collision": section(path, **changes)}
-    return ArmSpec.from_mapping("planar", {**template, **entries})
+    return {**template, **entries}
+
+
+def planar(path: str, **changes: Any) -> ArmSpec:
+    return ArmSpec.from_mapping("planar", planar_content(path, **changes))
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ class GuardRig:
     """`with GuardRig() as rig:`; every message that the guard or the arm sends is kept."""
 
     def __init__(self, arm: str = "panda") -> None:
-        """arm: in config/arms."""
+        """arm: in config/arms, or a file."""
+        self._arm = arm
         self.spec = read_arm_spec(arm)
         self.context = Context()
         self.processes: dict[str, subprocess.Popen[str]] = {}
@@ -105,7 +106,7 @@ class GuardRig:
 
     def start_guard(self, *parameters: str) -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
-        self.start("safety_node", f"arm:={self.spec.name}", "reference:=topic",
+        self.start("safety_node", f"arm:={self._arm}", "reference:=topic",
                    "max_joint_state_age_s:=2.0",
                    "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
                    *parameters)  # fmt: skip

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each arm file's loopback arm is brought up and moved, with its own joints and limits."""
+"""Each arm file's loopback arm is brought up and moved, with its own joints and limits; a table
+in the file is not touched."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from par_ros import messages
 from par_ros.topics import GRIPPER_TRAJECTORY, JOINT_STATES, JOINT_TRAJECTORY
 from tests.control.arms import FOLDER
+from tests.control.test_collision_check import gap_to_table, planar_content, write_urdf
 from tests.ros.guard_rig import GuardRig
 
 pytestmark = pytest.mark.ros
@@ -46,3 +51,26 @@ def test_an_arm_is_moved_within_its_own_limits(name: str, free_domain: str) -> N
         assert tuple(sent.joint_names) == spec.arm_joint_names
         gripper = rig.received[GRIPPER_TRAJECTORY.name][-1]
         assert list(gripper.joint_names) == [spec.gripper.command_joint_name]
+        assert rig.guard_values()["collisions"] == "off: the arm file has no section collision"
+
+
+def test_a_table_of_the_arm_file_is_not_touched(free_domain: str, tmp_path: Path) -> None:
+    """Chunks turn the planar arm's first joint down until one is refused; it then stands."""
+    path = tmp_path / "planar.yaml"
+    path.write_text(yaml.safe_dump(planar_content(write_urdf(tmp_path / "arm.urdf"))))
+    with GuardRig(str(path)) as rig:
+        rig.start("loopback_arm_node", f"arm:={path}")
+        rig.start_guard()
+        rig.engage()
+        assert rig.guard_values()["collisions"].startswith("on: 4 bodies, 4 pairs")
+        ramp = np.outer((np.arange(1, 9) / 8.0) ** 2, [0.1, 0.0, 0.0, 0.0])
+        while not rig.state()["holding"]:
+            before = rig.positions()
+            rig.publish(before + ramp)
+            far = before[0] + 0.099
+            rig.wait_for(
+                lambda far=far: rig.positions()[0] > far or rig.state()["holding"] != "", "an end"
+            )
+        reason = rig.guard_values()["last_hold_reason"]
+        assert "three and table would be" in reason
+        assert 0.0 < gap_to_table(rig.positions()[:-1]) < 0.15

@@ -66,7 +66,7 @@ def test_the_expert_pushes_the_cube_into_the_goal(arm, seed):
 
 @pytest.mark.sim
 def test_the_expert_labels_any_state(arm):
-    """With the tip pushed down beside the cube, it first goes up."""
+    """Chunk by chunk from what is measured, as under a policy: the cube comes to the goal."""
     arm.reset(4)
     expert = TASKS[TASK].expert(arm)
     for _ in range(18):
