@@ -26,7 +26,7 @@ from par_model.evaluation.rollouts import (
     run_rollouts,
 )
 from par_model.interface import PolicySpec
-from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS
+from par_model.simulation.tasks import FIRST_SELECTION_SEED, TASKS, tasks_of_policy
 from par_model.surprise import (
     FILE_NAME,
     RATES,
@@ -97,10 +97,9 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
 
 
 def _rollouts(first: Rollout, spec: PolicySpec, num_episodes: int) -> list[Rollout]:
-    known = [name for name, task in TASKS.items() if task.instruction in spec.instructions]
     return [
         replace(first, task=name, seed=FIRST_SEED + index)
-        for name in known
+        for name in tasks_of_policy(spec)
         for index in range(num_episodes)
     ]
 

@@ -31,16 +31,14 @@ from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, run_command
 from par_model.interface import DEFAULT_VIEWS
-from par_model.simulation.camera_view import CameraView, named_views
+from par_model.simulation.camera_view import CameraView
 from par_model.simulation.demonstrations import (
     FailedDemonstration,
     NoiseSettings,
     record_demonstration,
 )
-from par_model.simulation.maniskill_env import (
-    JOINT_NAMES,
-    ManiSkillArm,
-)
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, TASKS, task
 from par_model.simulation.worker_pool import run_jobs
 from par_model.training.dataset_inspector import contact_sheet, describe
@@ -87,7 +85,7 @@ class CollectSettings:
 
     def validate(self) -> None:
         """Raise ValueError for settings that cannot be recorded."""
-        task(self.task)
+        robot = task(self.task).robot
         if self.num_demos < 1:
             raise ValueError(
                 f"the number of demonstrations must be at least 1, got {self.num_demos}."
@@ -102,7 +100,7 @@ class CollectSettings:
             raise ValueError(
                 f"the image size must be a multiple of 16 pixels, got {self.image_size}."
             )
-        named_views(self.views, self.image_size)
+        robot.named_views(self.views, self.image_size)
         if not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(f"views must be names, each once, got {list(self.views)}.")
         if not 0.0 <= self.noise.share <= 1.0:
@@ -165,14 +163,17 @@ def collect(settings: CollectSettings, out: Path, num_workers: int) -> None:
 def staging_settings(settings: CollectSettings) -> dict[str, Any]:
     """All that decides what a seed's demonstration looks like."""
     the_task = task(settings.task)
-    first, *others = named_views(settings.views, settings.image_size)
+    robot = the_task.robot
+    first, *others = robot.named_views(settings.views, settings.image_size)
     return {
+        # Recordings of the Panda, which has no entry, are continued as before.
+        **({} if robot == PANDA else {"arm": robot.name}),
         "task": the_task.name,
         "instruction": the_task.instruction,
         "environment_state_names": [
             f"{name}_{axis}" for name in the_task.position_names for axis in "xyz"
         ],
-        "joint_names": list(JOINT_NAMES),
+        "joint_names": list(robot.joint_names),
         "fps": FPS,
         "camera": first.name,
         "image_size": settings.image_size,

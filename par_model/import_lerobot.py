@@ -51,8 +51,7 @@ def _import(options: ImportOptions) -> None:
         if_missing="give --data the data set that the policy was trained on",
         if_other_layout="and LeRobot trains on v3.0 only",
     )
-    arm = str(info.robot_type)
-    spec = lerobot_spec(config, arm, info.features, _joint_names(info), info.fps)
+    spec = lerobot_spec(config, info.robot_type, info.features, _joint_names(info), info.fps)
     instructions = tuple(text for _, text in sorted(read_tasks(info).items()))
     save_lerobot_folder(options.out, options.pretrained, spec, instructions)
     print(

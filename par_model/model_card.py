@@ -58,8 +58,8 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
     slots = sampling.context_slots
     memory = "one observation" if slots == 1 else f"up to {slots} observations"
     return [
-        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, Panda arm, "
-        f"{cameras(config)}, joint-position targets "
+        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, "
+        f"{checkpoint.statistics.arm.capitalize()} arm, {cameras(config)}, joint-position targets "
         f"at {1 / config.step_s:g} Hz in chunks of {config.num_actions}. It was never on a real "
         "arm: use it on hardware in dry run only. Licence: Apache-2.0.",
         f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "

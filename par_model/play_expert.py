@@ -77,7 +77,7 @@ def play(options: PlayOptions, command: list[str]) -> None:
         for seed in range(options.first_seed, options.first_seed + options.episodes):
             arm.reset(seed)
             expert.reset()
-            actor = ExpertActs(Disturbance(seed, noise))
+            actor = ExpertActs(Disturbance(seed, noise, arm.robot.num_arm_joints))
             episode = run_labelled_episode(arm, expert, actor, NUM_ACTIONS, options.max_steps)
             label_ms += (1e3 * episode.label_times_s).tolist()
             num_steps.append(episode.num_steps)

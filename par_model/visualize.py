@@ -32,7 +32,7 @@ from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
 from par_model.interface import Policy
 from par_model.load_policy import BACKENDS, load_policy
-from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task, tasks_of_policy
 from par_model.visualization.attention import described, record_attention, write_attention
 from par_model.visualization.failures import (
     by_kind,
@@ -295,11 +295,8 @@ def _figures(options: FigureOptions, command: str) -> Iterator[Shown]:
 
 
 def _tasks_of_policy(options: FigureOptions, policy: Policy) -> list[str]:
-    """What is asked for, or the tasks whose instruction the policy knows."""
-    if options.task is not None:
-        return [task(options.task).name]
-    known = policy.spec.instructions
-    return [name for name, found in TASKS.items() if found.instruction in known]
+    """What is asked for, or the tasks that the policy knows."""
+    return tasks_of_policy(policy.spec) if options.task is None else [task(options.task).name]
 
 
 def _tasks_of(options: ResultOptions) -> Iterator[tuple[StoredRollouts, str]]:

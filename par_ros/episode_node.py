@@ -81,7 +81,8 @@ class EpisodeNode(Node):
             keeps_pictures=self.parameters.video,
             views=view_names(self.parameters.views),
         )
-        self._limits = read_motion_limits(resource("config/arms/panda.yaml"))
+        robot = task_by_name(self.parameters.task).robot.name
+        self._limits = read_motion_limits(resource(f"config/arms/{robot}.yaml"))
         self._console = Console()
         self._folder = Path(self.parameters.report)
         self._caller = ServiceCaller(self, _wait_until, _SERVICES)

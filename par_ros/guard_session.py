@@ -304,6 +304,7 @@ class GuardSession:
             "reference": self._reference_text(),
             "num_policies": str(self._num_policies),
             "teleoperated": str(self._guard.teleoperated).lower(),
+            "collisions": self._guard.collisions,
         }
         self._outputs.publish_state(self._guard, more, self._now())
 

@@ -62,7 +62,6 @@ _REST_S = 0.1 + MAX_STOP_TIME_S
 REPEAT_PERIOD_S = 0.1
 _IDLE_PERIOD_S = 0.5
 _DIAGNOSTICS_PERIOD_S = 1.0
-NUM_ARM_JOINTS = 7
 
 
 class NoAnswerError(ValueError):
@@ -291,10 +290,8 @@ class ManiSkillBridgeNode(Node):
             raise
         positions, _ = arm.read_joints()
         names = arm.joint_names
-        self._arm_follower = TrajectoryFollower(names[:NUM_ARM_JOINTS], positions[:NUM_ARM_JOINTS])
-        self._gripper_follower = TrajectoryFollower(
-            names[NUM_ARM_JOINTS:], positions[NUM_ARM_JOINTS:]
-        )
+        self._arm_follower = TrajectoryFollower(names[:-1], positions[:-1])
+        self._gripper_follower = TrajectoryFollower(names[-1:], positions[-1:])
         start_ns = self._next_start_ns
         self._episode = Episode(task, parameters.seed, start_ns, start_ns)
         self._next_start_ns = start_ns + self._gap_ns

@@ -110,6 +110,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     report = Path(arguments.report or _dated_report_folder()).absolute()
     checkpoint = str(checkpoint_folder(arguments.checkpoint))
     instruction = arguments.instruction or task(arguments.task).instruction
+    robot = task(arguments.task).robot.name
     require_kind("sim", arguments.policy, Path(checkpoint))
     _require_instruction("sim", instruction, Path(checkpoint))
     chunk, views = checkpoint_chunk(Path(checkpoint)), checkpoint_views(Path(checkpoint))
@@ -143,7 +144,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
             {
                 **_passed(arguments, SafetyNodeParameters),
                 **chunk,
-                "arm": "panda",
+                "arm": robot,
                 "reference": "topic",
                 # The arm stands between control steps: a chunk loses no step by waiting for one.
                 "chunk_start": "control_step",
@@ -184,7 +185,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
     )
     if arguments.record:
         nodes = (recorder_entry(nodes, report / "recording.mcap", arguments.mode), *nodes)
-    nodes += _viewer("sim", arguments, "panda")
+    nodes += _viewer("sim", arguments, robot)
     log_folder = report / "logs" if arguments.log == "files" else None
     environment = graph_environment(arguments.fastdds_profile, arguments.domain_id)
     return NodeGraph(nodes, arguments.namespace, environment | vulkan_environment(), log_folder)

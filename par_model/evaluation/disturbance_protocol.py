@@ -25,7 +25,7 @@ NUM_EPISODES = 20
 UNDISTURBED = "undisturbed"
 SOON_S = 1.0
 # Nothing is held that could slip.
-NOT_POSSIBLE = (("PushCube", "gripper_slips"),)
+NOT_POSSIBLE = tuple((name, "gripper_slips") for name in ("PushCube", "PullCube", "PushCubeSO100"))
 _SIGNALS = ("surprise", "picture_change")
 
 METHOD = (

@@ -16,6 +16,7 @@ from par_model.frame_codec import encode_views
 from par_model.interface import FloatArray
 from par_model.model import TrainingBatch
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M, gripper_positions_m
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS, Task
 from par_model.training.clips import (
     ClipPlan,
@@ -90,6 +91,11 @@ def read_episode_features(
 def _task(demonstrations: DemonstrationSet, num_numbers: int) -> Task:
     for task in TASKS.values():
         if task.instruction in demonstrations.instructions:
+            if task.robot != PANDA:
+                raise ValueError(
+                    f"{demonstrations.path} is of the {task.robot.name}; where the gripper is can "
+                    f"be computed for the {PANDA.name} only."
+                )
             if num_numbers != 3 * len(task.position_names):
                 raise ValueError(f"{demonstrations.path} knows no positions of its things.")
             return task

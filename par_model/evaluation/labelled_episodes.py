@@ -128,7 +128,7 @@ def disturb_start(arm: ManiSkillArm, expert: Expert, seed: int, num_actions: int
         expert.reset()
         if num_chunks == 0:
             return
-        actor = ExpertActs(Disturbance(seed, _START_NOISE))
+        actor = ExpertActs(Disturbance(seed, _START_NOISE, arm.robot.num_arm_joints))
         done = run_labelled_episode(arm, expert, actor, num_actions, num_actions * num_chunks)
         if not done.success[-1]:
             return

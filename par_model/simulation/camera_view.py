@@ -78,15 +78,6 @@ VIEWS: dict[str, CameraView] = {
 }
 
 
-def named_views(names: tuple[str, ...], image_size: int) -> tuple[CameraView, ...]:
-    """The named views, with square pictures. Raises ValueError for a name that VIEWS lacks."""
-    if unknown := [name for name in names if name not in VIEWS]:
-        raise ValueError(
-            f"the simulator has no view {', '.join(map(repr, unknown))}; it has {', '.join(VIEWS)}."
-        )
-    return tuple(replace(VIEWS[name], width=image_size, height=image_size) for name in names)
-
-
 def read_view(text: str) -> CameraView:
     """A view by its name, or spelt `NAME=EX,EY,EZ:TX,TY,TZ:FOV[:WIDTHxHEIGHT]` (metres, rad,
     pixels). Raises ValueError for anything else."""

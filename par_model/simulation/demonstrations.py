@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
-from par_model.simulation.maniskill_env import ManiSkillArm, from_maniskill_action
-
-NUM_ARM_JOINTS = 7
+from par_model.simulation.maniskill_env import ManiSkillArm
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class Demonstration:
         seed: ManiSkill's reset seed.
         noisy: whether the executed actions were disturbed.
         frames: uint8 [T, H, W, 3].
-        measured_joint_positions: float32 [T, 8], rad and m.
-        actions: float32 [T, 8], the planner's joint targets (the label).
-        executed_actions: float32 [T, 8], the targets that were really sent.
+        measured_joint_positions: float32 [T, J], rad and m.
+        actions: float32 [T, J], the planner's joint targets (the label).
+        executed_actions: float32 [T, J], the targets that were really sent.
         environment_state: float32 [T, P * 3], positions in the order of Task.position_names.
         success: bool [T], the task's condition after action t.
         num_planned_steps: T without the hold steps at the end.
@@ -75,7 +73,7 @@ def record_demonstration(
 
     Success means that the task's condition holds at the very end, after the hold steps.
     """
-    recorder = _Recorder(arm, Disturbance(seed, noise))
+    recorder = _Recorder(arm, Disturbance(seed, noise, arm.robot.num_arm_joints))
     _run_planner(arm, recorder, seed)
     if recorder.num_steps == 0:
         raise FailedDemonstration("the planner found no path")
@@ -89,18 +87,19 @@ def record_demonstration(
 class Disturbance:
     """The offset of each step of one episode, a function of its seed alone."""
 
-    def __init__(self, seed: int, noise: NoiseSettings) -> None:
+    def __init__(self, seed: int, noise: NoiseSettings, num_arm_joints: int) -> None:
         self._noise = noise
+        self._num_arm_joints = num_arm_joints
         self._generator = np.random.default_rng([seed, 20_241_122])
         self.noisy = bool(self._generator.random() < noise.share)
-        self._offset_rad = np.zeros(NUM_ARM_JOINTS)
+        self._offset_rad = np.zeros(num_arm_joints)
 
     def offset_rad(self, step: int) -> FloatArray:
-        """float64 [7]; call with step = 0, 1, 2, ..."""
+        """float64 [J]; call with step = 0, 1, 2, ..."""
         if self.noisy and step % self._noise.block_steps == 0:
             disturbed = self._generator.random() < self._noise.probability
-            offset_rad = self._generator.normal(0.0, self._noise.sigma_rad, NUM_ARM_JOINTS)
-            self._offset_rad = offset_rad if disturbed else np.zeros(NUM_ARM_JOINTS)
+            offset_rad = self._generator.normal(0.0, self._noise.sigma_rad, self._num_arm_joints)
+            self._offset_rad = offset_rad if disturbed else np.zeros(self._num_arm_joints)
         return self._offset_rad
 
 
@@ -108,7 +107,7 @@ class _Recorder:
     """Stands where ManiSkill's planners expect a gymnasium environment."""
 
     def __init__(self, arm: ManiSkillArm, disturbance: Disturbance) -> None:
-        self._arm = arm
+        self.arm = arm
         self._disturbance = disturbance
         self._frames: list[ImageArray] = []
         self._measured: list[FloatArray] = []
@@ -119,39 +118,39 @@ class _Recorder:
 
     @property
     def unwrapped(self) -> Any:
-        return self._arm.maniskill_env
+        return self.arm.maniskill_env
 
     @property
     def num_steps(self) -> int:
         return len(self.success)
 
     def reset(self, seed: int) -> None:
-        self._arm.reset(seed)
+        self.arm.reset(seed)
 
     def step(self, action: FloatArray) -> tuple[None, float, bool, bool, dict[str, bool]]:
         offset_rad = self._disturbance.offset_rad(self.num_steps)
-        self._record(from_maniskill_action(action), offset_rad)
+        self._record(self.arm.robot.from_action(action), offset_rad)
         return None, 0.0, False, False, {"success": self.success[-1]}
 
     def hold(self, num_steps: int) -> None:
         """Repeat the last planned target, undisturbed."""
         target = self._actions[-1].astype(np.float64)
         for _ in range(num_steps):
-            self._record(target, np.zeros(NUM_ARM_JOINTS))
+            self._record(target, np.zeros(self.arm.robot.num_arm_joints))
 
     def _record(self, joint_targets: FloatArray, offset_rad: FloatArray) -> None:
-        if self.num_steps >= self._arm.task.max_demonstration_steps:
+        if self.num_steps >= self.arm.task.max_demonstration_steps:
             raise FailedDemonstration("the demonstration is too long")
         # What is stored is what was sent: float32, so that a replay gives the same episode.
         label = joint_targets.astype(np.float32)
         executed = label.copy()
-        executed[:NUM_ARM_JOINTS] += offset_rad.astype(np.float32)
-        self._frames.append(self._arm.capture())
-        self._measured.append(self._arm.read_joints()[0])
-        self._environment.append(np.concatenate(list(self._arm.environment_state().values())))
+        executed[:-1] += offset_rad.astype(np.float32)
+        self._frames.append(self.arm.capture())
+        self._measured.append(self.arm.read_joints()[0])
+        self._environment.append(np.concatenate(list(self.arm.environment_state().values())))
         self._actions.append(label)
         self._executed.append(executed)
-        self.success.append(self._arm.step(executed.astype(np.float64)).success)
+        self.success.append(self.arm.step(executed.astype(np.float64)).success)
 
     def demonstration(self, seed: int, num_planned_steps: int) -> Demonstration:
         return Demonstration(

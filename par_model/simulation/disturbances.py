@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from par_model.interface import FloatArray, ImageArray
-from par_model.simulation.camera_view import named_views
 from par_model.simulation.maniskill_env import ManiSkillArm, StepResult
 
 # Control steps after the reset within which a disturbance begins.
@@ -155,7 +154,7 @@ def _bump_camera(arm: DisturbedArm, generator: np.random.Generator) -> None:
 
     direction = generator.normal(size=3)
     direction *= generator.uniform(0.01, 0.10) / np.linalg.norm(direction)
-    view = named_views(arm.views, arm.image_size)[0]
+    view = arm.robot.named_views(arm.views, arm.image_size)[0]
     arm.move_camera(look_at(view.eye_m + direction, view.target_m + direction))
 
 

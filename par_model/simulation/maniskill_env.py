@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ManiSkill as an arm: SI joint targets in, joint positions and pictures out. No ROS.
-
-This is the only file that knows ManiSkill's gripper action g in [-1, 1]; everywhere else the
-gripper is the target position of one finger in metres: finger = 0.015 + 0.025 * g.
-"""
+"""ManiSkill as an arm: SI joint targets in, joint positions and pictures out. No ROS."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +12,14 @@ from typing import Any
 import numpy as np
 
 from par_model.interface import DEFAULT_VIEWS, FloatArray, ImageArray
-from par_model.simulation.camera_view import CameraView, named_views
+from par_model.simulation.camera_view import CameraView
 from par_model.simulation.further_cameras import FurtherCameras
 from par_model.simulation.light_meshes import light_urdf
+from par_model.simulation.robots import SimulatedRobot
 from par_model.simulation.task import Task
 from par_model.simulation.tasks import CONTROL_STEP_S
 from par_model.simulation.tasks import task as task_by_name
 
-JOINT_NAMES = (
-    "panda_joint1",
-    "panda_joint2",
-    "panda_joint3",
-    "panda_joint4",
-    "panda_joint5",
-    "panda_joint6",
-    "panda_joint7",
-    "panda_finger_joint1",
-)
-NUM_JOINTS = len(JOINT_NAMES)
-
-_GRIPPER_CENTRE_M = 0.015
-_GRIPPER_HALF_RANGE_M = 0.025
 # Longer than any episode: who steps the arm decides when an episode ends.
 _NO_STEP_LIMIT = 1_000_000
 # Physics steps a second in every task; a control step is a whole number of them.
@@ -62,22 +46,8 @@ class StepResult:
     step: int
 
 
-def to_maniskill_action(joint_targets: FloatArray) -> FloatArray:
-    """float64 [8], SI joint targets -> ManiSkill's pd_joint_pos action, gripper in [-1, 1]."""
-    action = np.array(joint_targets, dtype=np.float64)
-    action[7] = (action[7] - _GRIPPER_CENTRE_M) / _GRIPPER_HALF_RANGE_M
-    return action
-
-
-def from_maniskill_action(action: FloatArray) -> FloatArray:
-    """The inverse of `to_maniskill_action`."""
-    joint_targets = np.array(action, dtype=np.float64)
-    joint_targets[7] = _GRIPPER_CENTRE_M + _GRIPPER_HALF_RANGE_M * joint_targets[7]
-    return joint_targets
-
-
 class ManiSkillArm:
-    """One ManiSkill environment with the Panda and its cameras. Call `reset` first.
+    """One ManiSkill environment with the task's robot and its cameras. Call `reset` first.
 
     Physics and pictures are apart: `step` takes about 1 ms and draws nothing, `capture` draws the
     scene as it is now. Equal seeds and targets give equal states and pictures, bit for bit.
@@ -98,16 +68,17 @@ class ManiSkillArm:
         Args:
             image_size: height and width of a view's picture.
             step_s: duration of a control step.
-            views: names of the cameras (camera_view.py), in the order of their pictures.
+            views: names of the robot's cameras (robots.py), in the order of their pictures.
         """
         self.task = task_by_name(task) if isinstance(task, str) else task
         self.image_size = image_size
         self.step_s = step_s
-        self.joint_names = JOINT_NAMES
-        self._light_meshes = light_meshes
+        self.robot = self.task.robot
+        self.joint_names = self.robot.joint_names
+        self._light_meshes = light_meshes and self.robot.has_light_meshes
         self.views = views
-        first, *others = named_views(views, image_size)
-        with _panda_meshes(light_meshes):
+        first, *others = self.robot.named_views(views, image_size)
+        with _meshes(self.robot, self._light_meshes):
             self._env = _make_environment(self.task, first, step_s)
         self._other_cameras = FurtherCameras(self._env, tuple(others))
         self._camera = self._env._human_render_cameras["render_camera"]
@@ -121,7 +92,7 @@ class ManiSkillArm:
         the same seed and targets then end 0.4 mm apart after a grasp, depending on what ran before.
         With rebuild=False the scene is kept; use it to look at initial states only.
         """
-        with _panda_meshes(self._light_meshes):
+        with _meshes(self.robot, self._light_meshes):
             self._env.reset(seed=seed, options={"reconfigure": True} if rebuild else None)
         self._camera = self._env._human_render_cameras["render_camera"]
         for hidden in self._env._hidden_objects:
@@ -132,27 +103,28 @@ class ManiSkillArm:
         self._success_once = False
 
     def step(self, joint_targets: FloatArray) -> StepResult:
-        """Drive towards `joint_targets` (float64 [8], rad and m) for one control step.
+        """Drive towards `joint_targets` (float64 [J], rad and m) for one control step.
 
         Raises ValueError for a wrong shape, NaN or Inf. Targets beyond the gripper's range are
         clipped by ManiSkill's controller.
         """
-        if joint_targets.shape != (NUM_JOINTS,) or not np.isfinite(joint_targets).all():
+        num_joints = len(self.joint_names)
+        if joint_targets.shape != (num_joints,) or not np.isfinite(joint_targets).all():
             raise ValueError(
-                f"joint targets must be {NUM_JOINTS} finite numbers in the order "
-                f"{list(JOINT_NAMES)}, got {joint_targets!r}; check what commands the arm."
+                f"joint targets must be {num_joints} finite numbers in the order "
+                f"{list(self.joint_names)}, got {joint_targets!r}; check what commands the arm."
             )
-        _, _, _, _, info = self._env.step(to_maniskill_action(joint_targets))
+        _, _, _, _, info = self._env.step(self.robot.to_action(joint_targets))
         success = bool(info["success"])
         self._num_steps += 1
         self._success_once = self._success_once or success
         return StepResult(success, self._success_once, self._num_steps)
 
     def read_joints(self) -> tuple[FloatArray, FloatArray]:
-        """(measured positions [8] in rad and m, measured velocities [8] in rad/s and m/s)."""
-        robot = self._env.agent.robot
-        positions = robot.get_qpos()[0, :NUM_JOINTS].numpy().astype(np.float64)
-        velocities = robot.get_qvel()[0, :NUM_JOINTS].numpy().astype(np.float64)
+        """(measured positions [J] in rad and m, measured velocities [J] in rad/s and m/s)."""
+        robot, num_joints = self._env.agent.robot, len(self.joint_names)
+        positions = robot.get_qpos()[0, :num_joints].numpy().astype(np.float64)
+        velocities = robot.get_qvel()[0, :num_joints].numpy().astype(np.float64)
         return positions, velocities
 
     def capture(self) -> ImageArray:
@@ -241,25 +213,28 @@ def _control_hz(step_s: float) -> int:
 
 
 @contextlib.contextmanager
-def _panda_meshes(light: bool) -> Iterator[None]:
+def _meshes(robot: SimulatedRobot, light: bool) -> Iterator[None]:
     """ManiSkill takes the robot's file from its class whenever it builds a scene.
 
     The stock file is put back afterwards: the planners read the class too, and other environments
     of this process must keep theirs.
     """
-    _, panda, _ = _import_maniskill()
-    stock_urdf = panda.urdf_path
+    _, robots, _ = _import_maniskill()
+    agent = getattr(robots, robot.agent)
+    stock_urdf = agent.urdf_path
     if light:
-        panda.urdf_path = str(light_urdf(Path(stock_urdf)))
+        agent.urdf_path = str(light_urdf(Path(stock_urdf)))
     try:
         yield
     finally:
-        panda.urdf_path = stock_urdf
+        agent.urdf_path = stock_urdf
 
 
 def _make_environment(task: Task, view: CameraView, step_s: float) -> Any:
     control_hz = _control_hz(step_s)
     gymnasium, _, look_at = _import_maniskill()
+    if task.scene_module:
+        importlib.import_module(task.scene_module)
     camera = {
         "pose": look_at(view.eye_m, view.target_m),
         "fov": view.fov_rad,
@@ -274,7 +249,7 @@ def _make_environment(task: Task, view: CameraView, step_s: float) -> Any:
             obs_mode="none",
             reward_mode="none",
             control_mode="pd_joint_pos",
-            robot_uids="panda",
+            robot_uids=task.robot.name,
             sim_backend="physx_cpu",
             render_backend="cpu",
             render_mode="rgb_array",
@@ -296,11 +271,11 @@ def _import_maniskill() -> tuple[ModuleType, Any, Any]:
     try:
         import gymnasium
         import mani_skill.envs  # noqa: F401  registers the tasks
-        from mani_skill.agents.robots import Panda
+        from mani_skill.agents import robots
         from mani_skill.utils.sapien_utils import look_at
     except ImportError as error:
         raise ValueError(
             f"ManiSkill cannot be imported ({error}); install the extra `sim`: "
             "pip install 'par_ros[sim]', or run `./par setup`."
         ) from error
-    return gymnasium, Panda, look_at
+    return gymnasium, robots, look_at

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 
 from par_model.interface import FloatArray
 from par_model.simulation.milestones import Feature, Milestones
+from par_model.simulation.robots import PANDA, SimulatedRobot
 
 SUCCESS = "success"
 
 # Plans and executes the demonstration of a seed: (environment, seed). `environment` stands where
-# ManiSkill's planners expect a gymnasium environment: reset(seed=), step(action), unwrapped. Every
-# step is recorded; where no path is found, the planner returns early.
+# ManiSkill's planners expect a gymnasium environment: reset(seed=), step(action), unwrapped; `arm`
+# is its ManiSkillArm. Every step is recorded; where no path is found, the planner returns early.
 Planner = Callable[[Any, int], None]
 
 
@@ -23,8 +24,8 @@ class Expert(Protocol):
         """An episode begins; forget the last one."""
 
     def label(self, num_steps: int) -> FloatArray:
-        """Joint targets of the next steps from the scene as it is now: float64 [num_steps, 8], rad
-        and m for the gripper."""
+        """Joint targets of the next steps from the scene as it is now: float64 [num_steps, J], rad
+        and m for a Panda's gripper."""
 
     def teaches(self) -> bool:
         """Whether a policy that came here by itself learns from this state's label: what no
@@ -33,7 +34,7 @@ class Expert(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One ManiSkill task for the Panda.
+    """One ManiSkill task.
 
     Attributes:
         name: what users type (`task:=PushCube`).
@@ -47,6 +48,8 @@ class Task:
         features: numbers of the start that may decide success, title -> value.
         max_demonstration_steps: a demonstration longer than this counts as failed.
         expert: makes the task's Expert from a ManiSkillArm that was reset once; None: none.
+        robot: what does it.
+        scene_module: the module that registers maniskill_id; empty: ManiSkill has it.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Task:
     features: Mapping[str, Feature]
     max_demonstration_steps: int = 200
     expert: Callable[[Any], Expert] | None = None
+    robot: SimulatedRobot = PANDA
+    scene_module: str = ""
 
     @property
     def position_names(self) -> tuple[str, ...]:

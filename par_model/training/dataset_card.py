@@ -7,12 +7,15 @@ from typing import Any
 _HEAD = """---
 license: apache-2.0
 task_categories: [robotics]
-tags: [LeRobot, ManiSkill, panda]
+tags: [{tags}]
 configs:
   - config_name: default
     data_files: data/*/*.parquet
 ---
 """
+_PANDA_UNITS = (
+    "rad; the gripper is the target position of one finger in metres (-0.01 closed, 0.04 open)"
+)
 
 
 def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Sequence[bool]) -> str:
@@ -32,11 +35,12 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
     made = (
         "a policy's episodes with an expert's labels"
         if is_on_policy
-        else ("demonstrations by ManiSkill's motion planner")
+        else ("demonstrations by the task's planner")
     )
     explanation = _policy_explanation(recording) if is_on_policy else _explanation(recording)
+    head = _HEAD.format(tags=f"LeRobot, ManiSkill, {recording.get('arm', 'panda')}")
     return (
-        f"{_HEAD}# {recording['task']}: {made}\n\n"
+        f"{head}# {recording['task']}: {made}\n\n"
         f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation}'
     )
 
@@ -64,7 +68,7 @@ def _card_of_recordings(recording: dict[str, Any], lengths: Sequence[int]) -> st
             "sent. `teaches` is true where a chunk begins that the operator commanded;\n"
             "`policy_action` is what the policy wanted.\n"
         )
-    head = _HEAD.replace("[LeRobot, ManiSkill, panda]", f"[LeRobot, {recording['arm']}]")
+    head = _HEAD.format(tags=f"LeRobot, {recording['arm']}")
     title = f"# {recording['task']}: recordings of an arm"
     return f"{head}{title}\n\n| | |\n|---|---|\n{table}\n{text}Layout: LeRobotDataset v3.0.\n"
 
@@ -90,11 +94,7 @@ def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, 
             "control",
             f"{recording['fps']} Hz, pd_joint_pos; joints {', '.join(recording['joint_names'])}",
         ),
-        (
-            "units",
-            "rad; the gripper is the target position of one finger in metres "
-            "(-0.01 closed, 0.04 open)",
-        ),
+        ("units", "rad, the gripper too" if "arm" in recording else _PANDA_UNITS),
         (
             "camera",
             f"{recording['camera']}, {size}x{size} RGB, eye {recording['camera_eye_m']} m, looks "

@@ -26,7 +26,7 @@ class DatasetInfo:
         fps: steps and frames a second, as info.json has it.
         data_path, video_path: templates of file names.
         chunks_size: episodes a chunk; layouts before v3.0 must have it.
-        robot_type: the arm; None where it is not stated.
+        robot_type: the arm; "unknown" where it is not stated.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class DatasetInfo:
     data_path: str
     video_path: str
     chunks_size: int | None
-    robot_type: str | None = None
+    robot_type: str
 
     @property
     def is_v3(self) -> bool:
@@ -100,7 +100,7 @@ def read_info(
         raise ValueError(f"data set {path} has LeRobot layout {layout}, {if_other_layout}.")
     return DatasetInfo(
         path, layout, info["features"], info["fps"], info["data_path"], info["video_path"],
-        info.get("chunks_size"), info.get("robot_type"),
+        info.get("chunks_size"), str(info.get("robot_type") or "unknown"),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
-from par_model.training.lerobot_dataset import ROBOT_TYPE, EpisodeSource, open_episodes
+from par_model.training.lerobot_dataset import EpisodeSource, open_episodes
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class DemonstrationSet:
         self._source = open_episodes(path)
         # A mapping's name holds what it says, so that latents made under another are not taken.
         self.name: str = getattr(self._source, "name", path.name)
-        self.arm: str = getattr(self._source, "arm", ROBOT_TYPE)
+        self.arm: str = self._source.arm
         self._index_by_key = {key: index for index, key in enumerate(_keys(self._source))}
         if unknown := sorted(set(leave_out) - set(self._index_by_key)):
             raise ValueError(

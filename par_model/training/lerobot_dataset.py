@@ -39,7 +39,6 @@ from par_model.training.staged_episodes import (
 )
 from par_model.video_file import read_video
 
-ROBOT_TYPE = "panda"
 _IMAGES = "observation.images."
 # Where an episode lies.
 _EPISODE_COLUMNS = (
@@ -51,6 +50,9 @@ Array = npt.NDArray[Any]
 
 class EpisodeSource(Protocol):
     """Episodes that can be read one at a time: a finished data set or one being recorded."""
+
+    @property
+    def arm(self) -> str: ...
 
     @property
     def joint_names(self) -> tuple[str, ...]: ...
@@ -110,7 +112,7 @@ class LeRobotDataset:
             "(config/datasets/example.yaml), or convert it",
         )
         self.fps = int(self.info.fps)
-        self.arm = self.info.robot_type or ROBOT_TYPE
+        self.arm = self.info.robot_type
         self.views = _views(self.info)
         _require_features(self.info, ("observation.state", "action"))
         self.joint_names = _joint_names(self.info)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from par_model.training.dataset_card import dataset_card
-from par_model.training.lerobot_dataset import ROBOT_TYPE, Array, video_feature
+from par_model.training.lerobot_dataset import Array, video_feature
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
@@ -53,8 +53,7 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     _write_steps(writing, features, columns)
     _write_episodes(writing, episodes, stats, videos)
     _write_tasks(writing, instructions)
-    info = _info(features, episodes, staged.fps, len(instructions))
-    info["robot_type"] = staged.settings.get("arm", ROBOT_TYPE)
+    info = _info(features, episodes, staged.fps, staged.arm, len(instructions))
     _write_json(writing / "meta/info.json", info)
     _write_json(writing / "meta/stats.json", _aggregate_stats(stats))
     recording = staged.settings | {"seeds": list(seeds), "failed_seeds": _failed(staged, seeds)}
@@ -286,11 +285,11 @@ def _pandas_column(
 
 
 def _info(
-    features: dict[str, Any], episodes: Sequence[Episode], fps: int, num_tasks: int
+    features: dict[str, Any], episodes: Sequence[Episode], fps: int, arm: str, num_tasks: int
 ) -> dict[str, Any]:
     return {
         "codebase_version": CODEBASE_VERSION,
-        "robot_type": ROBOT_TYPE,
+        "robot_type": arm,
         "total_episodes": len(episodes),
         "total_frames": sum(episode.num_steps for episode in episodes),
         "total_tasks": num_tasks,

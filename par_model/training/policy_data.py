@@ -32,7 +32,6 @@ from par_model.training.codec_training import codec_provenance, load_codec
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
 from par_model.training.finetuning import FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig
-from par_model.training.lerobot_dataset import ROBOT_TYPE
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
@@ -219,13 +218,15 @@ def _scene_pictures(options: LearningOptions, start: Start) -> tuple[ScenePictur
 
 
 def _require_judgeable(options: LearningOptions, arm: str, episodes: list[TrainingEpisode]) -> None:
-    """The simulator judges its own arm and tasks only."""
-    unknown = sorted({episode.task for episode in episodes} - set(TASKS))
-    if options.evaluation_episodes and (unknown or arm != ROBOT_TYPE):
+    """The simulator judges its own arms and tasks only."""
+    tasks = {episode.task for episode in episodes}
+    known = sorted(name for name in tasks & set(TASKS) if TASKS[name].robot.name == arm)
+    if options.evaluation_episodes and known != sorted(tasks):
+        arms = ", ".join(f"{name} ({found.robot.name})" for name, found in TASKS.items())
         raise ValueError(
-            f"closed-loop evaluation knows the arm {ROBOT_TYPE!r} and the tasks "
-            f"{', '.join(TASKS)}, not {arm!r} with {unknown or 'these'}; give "
-            "--evaluation-episodes 0, the last checkpoint is then kept."
+            f"closed-loop evaluation knows the tasks, with their arm, {arms}, not {arm!r} with "
+            f"{sorted(tasks - set(known))}; give --evaluation-episodes 0, the last checkpoint is "
+            "then kept."
         )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M, robot_base_m
 from par_model.simulation.camera_view import CameraView
-from par_model.simulation.maniskill_env import JOINT_NAMES, ManiSkillArm
+from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.random_scenes import FIRST_SCENE_SEED, RandomScene, SceneMaker
+from par_model.simulation.robots import PANDA
 from par_model.simulation.scene_cameras import Look, SceneCameras
 from par_model.simulation.tasks import task
 from par_model.simulation.worker_pool import run_jobs
@@ -81,7 +82,7 @@ class SceneRendering:
             "task": self.task,
             "cameras": [str(view) for view in self.views],
             "robot_base_m": list(ROBOT_BASE_M),
-            "joint_names": list(JOINT_NAMES),
+            "joint_names": list(PANDA.joint_names),
             "scenes_per_shard": self.scenes_per_shard,
             "recipe": _RECIPE_VERSION,
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},

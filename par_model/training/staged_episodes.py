@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_model.interface import DEFAULT_VIEWS, split_views
+from par_model.simulation.robots import PANDA
 from par_model.video_file import LOSSLESS, Frames, read_video, write_video
 
 STAGING_FOLDER = ".staging"
@@ -89,6 +90,8 @@ class StagedEpisodes:
         self.joint_names: tuple[str, ...] = tuple(self.settings["joint_names"])
         self.fps: int = self.settings["fps"]
         self.views = recorded_views(self.settings)
+        # Recordings of the Panda do not name it.
+        self.arm: str = self.settings.get("arm", PANDA.name)
         self.seeds = sorted(int(folder.name[5:]) for folder in self._staging.glob("seed_??????"))
 
     def __len__(self) -> int:

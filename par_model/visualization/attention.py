@@ -22,7 +22,6 @@ from par_model.config import ModelConfig
 from par_model.evaluation.direct_loop import run_episode
 from par_model.interface import ImageArray
 from par_model.policy import PARPolicy
-from par_model.simulation.camera_view import named_views
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.scene_cameras import projected
 
@@ -113,7 +112,7 @@ class _AttentionWatcher:
         self.maps.append(AttentionMap(len(self.maps), self._arm.capture(), weights_YHS))
         by_token = frame_map(weights_YHS, self._policy.config).mean(axis=(0, 1))
         by_token = by_token / by_token.mean()
-        view = named_views(self._arm.views, self._arm.image_size)[0]
+        view = self._arm.robot.named_views(self._arm.views, self._arm.image_size)[0]
         num_rows = len(by_token) // self._policy.config.num_views
         places = self._arm.environment_state() | {"gripper": self._arm.gripper_position()}
         for name, place_m in places.items():

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 import numpy as np
 
+from par_ros.control.collision_geometry import CollisionGeometry
 from par_ros.control.gripper_driver import (
     DRIVER_ENTRIES,
     DriverKind,
@@ -154,6 +155,7 @@ class ArmSpec:
             has none (driver franka) is served by no other than the arm's.
         base_frame, tool_frame, camera_frame: frame ids.
         workspace: None where no box is checked.
+        collision: None where no collisions are checked.
     """
 
     name: str
@@ -174,6 +176,7 @@ class ArmSpec:
     tool_frame: str
     camera_frame: str
     workspace: WorkspaceBox | None = None
+    collision: CollisionGeometry | None = None
 
     @property
     def num_arm_joints(self) -> int:
@@ -258,7 +261,7 @@ class _ArmReader:
     def read(self) -> ArmSpec:
         known = {
             "source", "joints", "gripper", "checks", "jump", "tracking", "controllers", "frames",
-            "workspace",
+            "workspace", "collision",
         }  # fmt: skip
         self._known(self._content, tuple(known), "entries")
         joints = self._mapping(self._content, "joints")
@@ -289,6 +292,7 @@ class _ArmReader:
             tool_frame=self._text(frames, "tool"),
             camera_frame=self._text(frames, "camera"),
             workspace=self._workspace(),
+            collision=self._collision(),
         )
         spec.validate()
         return spec
@@ -381,6 +385,12 @@ class _ArmReader:
             min_corner_m=self._corner(box, "min_corner_m"),
             max_corner_m=self._corner(box, "max_corner_m"),
         )
+
+    def _collision(self) -> CollisionGeometry | None:
+        if self._content.get("collision") is None:
+            return None
+        section = self._mapping(self._content, "collision")
+        return CollisionGeometry.from_mapping(self._name, section)
 
     def _corner(self, box: Mapping[str, object], key: str) -> FloatArray:
         values = box.get(key)

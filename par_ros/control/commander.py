@@ -47,6 +47,11 @@ class Commander:
         self._lockstep = lockstep
         self._check = OutgoingCheck(spec)
 
+    @property
+    def collisions(self) -> str:
+        """Whether collisions are looked at, for status messages."""
+        return self._check.collisions
+
     def lead(self, time_ns: int, grid_ns: int | None = None) -> Lead:
         """What a trajectory sent now begins with. In lockstep: the state now."""
         if self._lockstep:
@@ -184,5 +189,6 @@ class Commander:
             SentTrajectory(running.arm, running.start_ns),
             time_ns,
             motion.departs_ns,
+            is_stop=motion.kind == "stop",
         )
         return reason if reason else motion

@@ -54,7 +54,11 @@ _POSITION_MARGIN_RAD = 0.005
 
 
 class Guard:
-    """One arm's guard; every input comes with the Moment at which it was taken."""
+    """One arm's guard; every input comes with the Moment at which it was taken.
+
+    Attributes:
+        collisions: whether collisions are looked at, for status messages.
+    """
 
     def __init__(
         self, spec: ArmSpec, settings: GuardSettings, latch: StopLatch | None = None
@@ -92,6 +96,7 @@ class Guard:
         )
         schedule = ActionSchedule(settings)
         chunk_ns = round(settings.chunk_s * NANOSECONDS)
+        self.collisions = commander.collisions
         authority = Authority(
             timeline,
             arm,

@@ -5,23 +5,30 @@ Shares no code with what plans. It evaluates the points as a controller would, t
 takes finite differences over a millisecond and compares them with the arm's own limits (planning
 keeps a share of them). Before the moment of sending the motion before is what the arm gets; up to
 the departure both must be the same curve, so that the arm gets the same whenever it takes the new
-one; in the end it must stand.
+one; in the end it must stand. Where the arm file has shapes, no links may meet, nor a box of the
+scene (collision_check.py).
 
 Times are integer nanoseconds of the guard's timeline. N points, J joints, M samples.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 
+if TYPE_CHECKING:
+    from par_ros.control.collision_check import CollisionCheck
+
 _SAMPLE_NS = 500_000
 # Samples in one period of the differences: 1 ms, as the fastest controllers have.
 _STRIDE = 2
 _PERIOD_S = _STRIDE * _SAMPLE_NS * 1e-9
 _SAMPLES_BEFORE = 3 * _STRIDE
+# For collisions a millisecond: at 20 rad/s^2 a curve leaves its chord by 3 microradian.
+_COLLISION_STRIDE = 2
 # Two curves are the same within this: a nanosecond of a stamp at several rad/s.
 _SAME_RAD = 2e-8
 # What that, and doubles, make of a third difference.
@@ -43,6 +50,7 @@ class OutgoingCheck:
 
     def __init__(self, spec: ArmSpec) -> None:
         limits = spec.limits
+        self._collisions = _collision_check(spec)
         self._names = spec.arm_joint_names
         self._limits = limits
         self._bounds = [
@@ -52,10 +60,26 @@ class OutgoingCheck:
             limits.max_jerk + _SLACK[3] if spec.jerk_check == "enforce" else None,
         ]
 
+    @property
+    def collisions(self) -> str:
+        """Whether collisions are looked at, for status messages."""
+        if self._collisions is None:
+            return "off: the arm file has no section collision"
+        return self._collisions.description
+
     def why_not(
-        self, new: SentTrajectory, before: SentTrajectory, sent_ns: int, departs_ns: int
+        self,
+        new: SentTrajectory,
+        before: SentTrajectory,
+        sent_ns: int,
+        departs_ns: int,
+        *,
+        is_stop: bool = False,
     ) -> str:
-        """Why `new` must not be sent at `sent_ns` while `before` runs; empty where it may be."""
+        """Why `new` must not be sent at `sent_ns` while `before` runs; empty where it may be.
+
+        is_stop: of a stop no collisions are looked at: the arm must come to rest in any case.
+        """
         end_ns = new.start_ns + round(float(new.trajectory.times_s[-1]) * 1e9)
         if end_ns <= departs_ns and departs_ns > sent_ns:
             return "it ends before it may be taken"
@@ -75,7 +99,10 @@ class OutgoingCheck:
             return f"{self._names[joint]} leaves the running motion by {apart[joint]:.3g} rad"
         if not curve.ends_at_rest:
             return "it does not end at rest"
-        return self._beyond(np.concatenate((running.positions(earlier_ns), after), axis=1))
+        beyond = self._beyond(np.concatenate((running.positions(earlier_ns), after), axis=1))
+        if beyond or is_stop or self._collisions is None:
+            return beyond
+        return self._collisions.why_not(after[:, ::_COLLISION_STRIDE].T)
 
     def _beyond(self, positions: FloatArray) -> str:
         """The first limit that `positions` [J, M], twice a millisecond, do not keep."""
@@ -111,6 +138,15 @@ class OutgoingCheck:
             return ""
         joint = int(np.argmax(over))
         return f"{self._names[joint]} is {over[joint]:.3g} rad/s too fast for where it is"
+
+
+def _collision_check(spec: ArmSpec) -> "CollisionCheck | None":
+    """pinocchio is loaded only for arms that have shapes."""
+    if spec.collision is None:
+        return None
+    from par_ros.control.collision_check import CollisionCheck
+
+    return CollisionCheck(spec.collision, spec.arm_joint_names, spec.home)
 
 
 class _Curve:

@@ -31,6 +31,7 @@ import numpy as np
 from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, require_some
+from par_model.json_file import read_object
 from par_ros.checkpoint_form import checkpoint_chunk
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
@@ -247,7 +248,7 @@ def of_policy(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     asked = every[0]
     chains = [
         ChunkChain(
-            read_arm_spec("panda"),
+            read_arm_spec(chosen.robot.name),
             one,
             guarded=guarded,
             limit_share=share,
@@ -290,7 +291,7 @@ def of_data_set(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
     chunk = checkpoint_chunk(checkpoint_folder(options.checkpoint))
     num_actions = int(chunk.get("num_actions", GuardSettings.num_actions))
     chains = [
-        ChunkChain(read_arm_spec("panda"), one, guarded=True, limit_share=share, **chunk)
+        ChunkChain(_arm(options.data_set), one, guarded=True, limit_share=share, **chunk)
         for one, share in zip(every, options.limit_shares, strict=True)
     ]
     num_episodes = 0
@@ -308,6 +309,18 @@ def of_data_set(options: LimitsOptions) -> tuple[list[Asked], dict[str, Any]]:
         "disturbed": options.disturbed,
         "num_episodes": num_episodes,
     }
+
+
+def _arm(folder: Path) -> ArmSpec:
+    """The arm of a data set, by its description."""
+    if not (folder / "meta/info.json").is_file():
+        raise ValueError(
+            f"--data-set needs a folder that par_model.collect wrote, got {str(folder)!r}, which "
+            "holds no meta/info.json; check the path."
+        )
+    return read_arm_spec(
+        str(read_object(folder / "meta/info.json", "record it anew")["robot_type"])
+    )
 
 
 def _episodes(folder: Path, *, disturbed: bool) -> Iterator[FloatArray]:

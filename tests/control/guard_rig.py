@@ -80,8 +80,11 @@ class _Underway:
 class Rig:
     """A guard, the controller, and an arm that is where it is commanded to be."""
 
-    def __init__(self, latch: StopLatch | None = None, **settings: object) -> None:
-        self.spec: ArmSpec = arm("panda")
+    def __init__(
+        self, latch: StopLatch | None = None, spec: ArmSpec | None = None, **settings: object
+    ) -> None:
+        """spec: of another arm than the panda."""
+        self.spec: ArmSpec = spec or arm("panda")
         self.guard = Guard(self.spec, GuardSettings(**settings), latch)  # type: ignore[arg-type]
         self.controller = Controller(self.spec.home)
         self.cycle = 0

@@ -88,9 +88,11 @@ def test_a_data_set_of_a_planner(tmp_path: Path, capsys: pytest.CaptureFixture[s
         }
     )
     parquet.write_table(table, folder / "file-000.parquet")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "info.json").write_text('{"robot_type": "panda"}', encoding="utf-8")
     assert main(["--data-set", str(tmp_path)]) == 0
     assert "95 % of the limits, 4 chunks: 4 unchanged" in capsys.readouterr().out
     assert main(["--data-set", str(tmp_path), "--disturbed"]) == 0
     assert "6 chunks: " in capsys.readouterr().out
     assert main(["--data-set", str(tmp_path / "none")]) == 1
-    assert "holds no data" in capsys.readouterr().err
+    assert "holds no meta/info.json" in capsys.readouterr().err

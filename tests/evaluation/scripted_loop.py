@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 
 from par_model.interface import ActionChunk, PolicySpec
-from par_model.simulation.maniskill_env import JOINT_NAMES, StepResult
+from par_model.simulation.maniskill_env import StepResult
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import task
 
 
@@ -16,7 +17,7 @@ class ScriptedPolicy:
     def __init__(self, targets, image_size=128):
         self.spec = PolicySpec(
             arm="panda",
-            joint_names=JOINT_NAMES,
+            joint_names=PANDA.joint_names,
             image_height=image_size,
             image_width=image_size,
             num_actions=8,
@@ -39,7 +40,7 @@ class ScriptedPolicy:
     def act(self, committed=None):
         start = 8 * (len(self.observations) - 1)
         rows = [self.targets[min(start + row, len(self.targets) - 1)] for row in range(8)]
-        return ActionChunk(np.stack(rows), JOINT_NAMES, 0.05, self.observations[-1].stamp_s)
+        return ActionChunk(np.stack(rows), PANDA.joint_names, 0.05, self.observations[-1].stamp_s)
 
 
 class TimedPolicy(ScriptedPolicy):
@@ -64,7 +65,7 @@ class TimedPolicy(ScriptedPolicy):
         self.committed.append(committed)
         if committed is not None:
             chunk[: len(committed)] = committed
-        return ActionChunk(chunk, JOINT_NAMES, 0.05, stamp_s)
+        return ActionChunk(chunk, PANDA.joint_names, 0.05, stamp_s)
 
 
 class CountingArm:
@@ -73,7 +74,7 @@ class CountingArm:
     def __init__(self):
         self.task = task("PushCube")
         self.step_s = 0.05
-        self.joint_names = JOINT_NAMES
+        self.joint_names = PANDA.joint_names
         self.views = ("front",)
 
     def reset(self, seed):

@@ -35,7 +35,8 @@ HEAVY = {
     "torch", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "onnxruntime", "diffusers",
     "transformers", "mani_skill", "sapien", "gymnasium", "cv2",
 }  # fmt: skip
-CONTROL_MAY_IMPORT = {"numpy", "scipy", "ruckig", "pinocchio"}
+# coal is called hppfcl with pin 2.
+CONTROL_MAY_IMPORT = {"numpy", "scipy", "ruckig", "pinocchio", "coal", "hppfcl"}
 
 
 def exists(module: str) -> bool:

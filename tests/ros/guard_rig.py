@@ -43,8 +43,10 @@ KNOT_TIMES_S = 0.05 * np.arange(1, 9)
 class GuardRig:
     """`with GuardRig() as rig:`; every message that the guard or the arm sends is kept."""
 
-    def __init__(self) -> None:
-        self.spec = read_arm_spec("panda")
+    def __init__(self, arm: str = "panda") -> None:
+        """arm: in config/arms, or a file."""
+        self._arm = arm
+        self.spec = read_arm_spec(arm)
         self.context = Context()
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.logs: dict[str, IO[str]] = {}
@@ -104,7 +106,8 @@ class GuardRig:
 
     def start_guard(self, *parameters: str) -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
-        self.start("safety_node", "reference:=topic", "max_joint_state_age_s:=2.0",
+        self.start("safety_node", f"arm:={self._arm}", "reference:=topic",
+                   "max_joint_state_age_s:=2.0",
                    "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
                    *parameters)  # fmt: skip
         self.bring_up()
@@ -192,7 +195,9 @@ class GuardRig:
     def gentle_knots(self) -> FloatArray:
         """0.02 rad further in each joint, from rest."""
         here = self.positions()
-        ramp = np.outer((np.arange(1, 9) / 8.0) ** 2, np.append(np.full(7, 0.02), 0.0))
+        ramp = np.outer(
+            (np.arange(1, 9) / 8.0) ** 2, np.append(np.full(self.spec.num_arm_joints, 0.02), 0.0)
+        )
         return here + ramp
 
     def publish(self, knots: FloatArray, stamp_ns: int | None = None) -> int:

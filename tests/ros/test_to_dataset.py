@@ -77,6 +77,7 @@ def test_a_bag_of_ordinary_topics_becomes_a_data_set(tmp_path: Path, sqlite: boo
         20, "two_joints", tuple(f"our_{name}" for name in NAMES),
     )  # fmt: skip
     assert found.instructions == (SENTENCE,)
+    assert "tags: [LeRobot, two_joints]" in (out / "README.md").read_text()
     episode = open_episodes(out).read(0)
     at_s = np.arange(episode.num_steps) / 20
     assert episode.num_steps == 80

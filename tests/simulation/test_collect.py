@@ -18,7 +18,7 @@ from par_model.instruction import code_table
 from par_model.model import PARModel
 from par_model.normalization import fit_statistics
 from par_model.presets import preset
-from par_model.simulation.maniskill_env import JOINT_NAMES
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import task
 from par_model.training.lerobot_dataset import open_episodes
 
@@ -159,7 +159,7 @@ def _tiny_policy_parts(instruction):
         "statistics": fit_statistics(
             [(measured + 0.01, measured)],
             arm="panda",
-            joint_names=JOINT_NAMES,
+            joint_names=PANDA.joint_names,
             action_frame=config.action_frame,
             num_actions=config.num_actions,
         ),

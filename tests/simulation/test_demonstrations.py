@@ -17,11 +17,11 @@ NUM_HOLD_STEPS = 16
 
 def test_the_share_of_disturbed_seeds_is_a_matter_of_the_seed():
     third = NoiseSettings(share=1 / 3)
-    disturbed = [Disturbance(seed, third).noisy for seed in range(3000)]
+    disturbed = [Disturbance(seed, third, 7).noisy for seed in range(3000)]
 
     assert 0.30 < np.mean(disturbed) < 0.37
-    assert disturbed == [Disturbance(seed, third).noisy for seed in range(3000)]
-    assert not any(Disturbance(seed, NoiseSettings(share=0.0)).noisy for seed in range(100))
+    assert disturbed == [Disturbance(seed, third, 7).noisy for seed in range(3000)]
+    assert not any(Disturbance(seed, NoiseSettings(share=0.0), 7).noisy for seed in range(100))
 
 
 @pytest.fixture(scope="module")

@@ -13,31 +13,35 @@ import sys
 import numpy as np
 import pytest
 
-from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS
-from par_model.simulation.maniskill_env import (
-    ManiSkillArm,
-    from_maniskill_action,
-    to_maniskill_action,
-)
+from par_model.simulation.camera_view import VIEWS
+from par_model.simulation.maniskill_env import ManiSkillArm
+from par_model.simulation.robots import PANDA
 from par_model.simulation.scene_cameras import SceneCameras
 from par_model.simulation.tasks import TASKS
+
+# Onto the table.
+MOVES_RAD = {
+    "panda": np.array([0.1, 0.5, 0.0, -0.1, 0.0, 0.3, 0.0, 0.0]),
+    "so100": np.array([0.1, 0.5, -0.1, 0.0, 0.3, 0.0]),
+}
 
 
 def test_gripper_targets_are_metres():
     open_action = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0])
     closed_action = np.append(open_action[:7], -1.0)
 
-    np.testing.assert_allclose(from_maniskill_action(open_action)[7], 0.04)
-    np.testing.assert_allclose(from_maniskill_action(closed_action)[7], -0.01)
+    np.testing.assert_allclose(PANDA.from_action(open_action)[7], 0.04)
+    np.testing.assert_allclose(PANDA.from_action(closed_action)[7], -0.01)
     np.testing.assert_allclose(
-        to_maniskill_action(from_maniskill_action(open_action)), open_action, atol=1e-15
+        PANDA.to_action(PANDA.from_action(open_action)), open_action, atol=1e-15
     )
 
 
 def project(arm: ManiSkillArm, point_m: np.ndarray) -> tuple[int, int]:
     """Pixel (row, column) of a point in the world, by the camera's pose and matrix."""
-    eye = np.array(SHIPPED_VIEW.eye_m)
-    forward = np.array(SHIPPED_VIEW.target_m) - eye
+    (view,) = arm.robot.named_views(("front",), arm.image_size)
+    eye = np.array(view.eye_m)
+    forward = np.array(view.target_m) - eye
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -50,8 +54,8 @@ def project(arm: ManiSkillArm, point_m: np.ndarray) -> tuple[int, int]:
 def demonstration_targets(arm: ManiSkillArm, num_steps: int) -> np.ndarray:
     """Targets that move the arm down onto the table and close the gripper on the way."""
     start, _ = arm.read_joints()
-    end = start + np.array([0.1, 0.5, 0.0, -0.1, 0.0, 0.3, 0.0, 0.0])
-    end[7] = -0.01
+    end = start + MOVES_RAD[arm.robot.name]
+    end[-1] = -0.01
     return np.linspace(start, end, num_steps)
 
 

@@ -324,6 +324,14 @@ def test_a_data_set_of_others_without_our_columns(copy):
     assert (episode.seed, episode.noisy) == (None, False)
 
 
+def test_an_arm_that_is_not_stated_is_unknown(dataset, tmp_path):
+    assert open_episodes(dataset).arm == "panda"
+    path = shutil.copytree(dataset, tmp_path / "copy")
+    info = json.loads((path / "meta/info.json").read_text())
+    (path / "meta/info.json").write_text(json.dumps(info | {"robot_type": None}))
+    assert open_episodes(path).arm == "unknown"
+
+
 def test_the_inspector_counts_and_shows(dataset):
     text = describe(open_episodes(dataset))
     assert "3, 1 with noise, 3 successful at their end" in text

@@ -62,7 +62,7 @@ def changed(number: int, **values: object) -> dict:
     return TINY | {"stages": stages}
 
 
-@pytest.mark.parametrize("name", ["par_small", "pick_two_views", "push_short"])
+@pytest.mark.parametrize("name", ["par_small", "pick_two_views", "push_short", "push_so100"])
 def test_the_included_recipes_are_read_and_planned(name, tmp_path, capsys):
     file = ROOT / "config" / "recipes" / f"{name}.yaml"
     assert main(["recipe", str(file), "--out", str(tmp_path / "run"), "--plan"]) == 0

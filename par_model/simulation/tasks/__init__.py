@@ -4,10 +4,12 @@
 To add one: docs/how_to/add_a_task.md.
 """
 
+from par_model.interface import PolicySpec
 from par_model.simulation.task import Task
 from par_model.simulation.tasks.pick_cube import PICK_CUBE
 from par_model.simulation.tasks.pull_cube import PULL_CUBE
 from par_model.simulation.tasks.push_cube import PUSH_CUBE
+from par_model.simulation.tasks.push_cube_so100 import PUSH_CUBE_SO100
 from par_model.simulation.tasks.stack_cube import STACK_CUBE
 
 # Seeds below are demonstrations, then model selection; the final measurement uses
@@ -26,11 +28,21 @@ TASKS: dict[str, Task] = {
         PICK_CUBE,
         STACK_CUBE,
         PULL_CUBE,
+        PUSH_CUBE_SO100,
     )
 }
 
 # What the paper trains and measures, in the order of its tables; the included policy's tasks.
 PAPER_TASKS = ("PushCube", "PickCube", "StackCube")
+
+
+def tasks_of_policy(spec: PolicySpec) -> list[str]:
+    """Names of the tasks that are done with the policy's joints and whose instruction it knows."""
+    return [
+        name
+        for name, found in TASKS.items()
+        if found.instruction in spec.instructions and found.robot.joint_names == spec.joint_names
+    ]
 
 
 def task(name: str) -> Task:
