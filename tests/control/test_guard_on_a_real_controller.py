@@ -456,7 +456,7 @@ def test_what_the_outgoing_check_refuses_is_not_sent() -> None:
 
 def test_a_stop_that_no_check_lets_pass_latches() -> None:
     rig = Rig().engaged().sped_up()
-    rig.guard._authority._commander._check.why_not = lambda *_: "broken on purpose"  # type: ignore[method-assign]
+    rig.guard._authority._commander._check.why_not = lambda *_, **__: "broken on purpose"  # type: ignore[method-assign]
     reply = rig.call("disengage")
     assert reply.command.arm is None
     assert "no stop passed the outgoing check (broken on purpose)" in text(reply.command)
