@@ -20,6 +20,9 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "cv2": "opencv-python",
     "pinocchio": "pin",
+    # Pin's own requirement; its name depends on the version of pin.
+    "coal": "pin",
+    "hppfcl": "pin",
     "rerun": "rerun-sdk",
 }
 OWN = {"par_model", "par_ros"}
