@@ -16,6 +16,7 @@ from par_model.instruction import code_table
 from par_model.presets import preset
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
 from par_model.visualization.attention import frame_map, shares, token_kinds
 from par_model.visualization.failures import by_kind, chosen_failures
@@ -219,8 +220,9 @@ def test_tasks_that_the_policy_does_not_know_are_left_out():
     """The included policy knows the paper's tasks; a task of the table that it never saw has no
     episode to show."""
     options = TasksOptions(out="figures", checkpoint="c")
-    known = SimpleNamespace(instructions=(TASKS["StackCube"].instruction, "of someone else"))
-    policy = SimpleNamespace(spec=known)
+    known = (TASKS["StackCube"].instruction, "of someone else")
+    spec = SimpleNamespace(instructions=known, joint_names=PANDA.joint_names)
+    policy = SimpleNamespace(spec=spec)
     assert _tasks_of_policy(options, policy) == ["StackCube"]
     named = dataclasses.replace(options, task="PushCube")
     assert _tasks_of_policy(named, policy) == ["PushCube"]
