@@ -120,7 +120,9 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def corrected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def corrected(
+    own_domain: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
     """A recording in which the policy, the operator and the policy again moved the arm."""
     path = tmp_path_factory.mktemp("corrections") / "corrected.mcap"
     process = start_module("tests.ros.light_graph", os.environ["ROS_DOMAIN_ID"], "", str(path))

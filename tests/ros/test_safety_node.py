@@ -417,7 +417,7 @@ def test_an_unknown_arm_is_one_sentence(rig: GuardRig) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(20)
     text = rig.log_of("safety_node")
-    assert "arm 'pandda' is unknown, config/arms holds fr3, panda, ur5e" in text
+    assert "arm 'pandda' is unknown, config/arms holds fr3, panda, so100" in text
 
 
 def test_after_a_failed_configure_the_emergency_stop_latches(
