@@ -49,6 +49,7 @@ from par_model.training.policy_data import (
 )
 from par_model.training.policy_options import (
     execution,
+    latent_memory,
     memory_plan,
     training_config,
     training_device,
@@ -215,7 +216,7 @@ def train_policy(options: LearningOptions, ablation: str) -> None:
 
 def _train(options: LearningOptions, start: Start, ablation: str) -> None:
     with joined(training_device(options.device)) as device:
-        parts = policy_parts(options, start)
+        parts = policy_parts(options, start, latent_memory(options, device))
         tasks = sorted({episode.task for episode in parts.training_episodes})
         config = training_config(options, start.training_preset, tasks, ablation)
         plan = memory_plan(options, parts.model, config, parts.finetuning, device)

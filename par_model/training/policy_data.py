@@ -121,17 +121,18 @@ def finetuning(options: LearningOptions) -> FinetuningConfig | None:
     return FinetuningConfig(lora_rank=options.lora_rank)
 
 
-def policy_parts(options: LearningOptions, start: Start) -> PolicyParts:
-    """Raises ValueError for data without latents, of several arms or of another arm than the
-    model's, and for options that do not go together."""
+def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> PolicyParts:
+    """latent_bytes: how much of the latents each process that reads them keeps in memory.
+
+    Raises ValueError for data without latents, of several arms or of another arm than the model's,
+    and for options that do not go together.
+    """
     model = start.model
     training: list[TrainingEpisode] = []
     validation: list[TrainingEpisode] = []
     sets = demonstration_sets(options)
     for demonstrations in sets:
-        # Each worker keeps its own.
-        num_readers = len(sets) * max(1, options.data_workers or 0)
-        cache = latent_cache(options, start, demonstrations, _machine_bytes() // 2 // num_readers)
+        cache = latent_cache(options, start, demonstrations, latent_bytes // len(sets))
         for key in demonstrations.keys[: options.max_episodes]:
             if not cache.has(key):
                 raise ValueError(
@@ -346,10 +347,6 @@ def writable_codec_folder(options: StageOptions, what: str) -> Path:
             "--latents, --reset-pictures or --codec a folder of its own."
         )
     return folder
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def latent_cache(

@@ -112,11 +112,27 @@ def execution(options: LearningOptions, plan: MemoryPlan | None, device: torch.d
         micro_slots = plan.micro_slots
     if micro_slots is None and is_under_torchrun():
         raise ValueError("several processes need --micro-slots, or --memory to choose it from.")
-    workers = options.data_workers
-    if workers is None:
-        cores = len(os.sched_getaffinity(0))
-        workers = min(_MOST_DATA_WORKERS, cores) if device.type == "cuda" else 0
-    return Execution(micro_slots, workers)
+    return Execution(micro_slots, _num_data_workers(options, device))
+
+
+def _num_data_workers(options: LearningOptions, device: torch.device) -> int:
+    if options.data_workers is not None:
+        return options.data_workers
+    cores = len(os.sched_getaffinity(0))
+    return min(_MOST_DATA_WORKERS, cores) if device.type == "cuda" else 0
+
+
+def latent_memory(options: LearningOptions, device: torch.device) -> int:
+    """How many bytes of latents one process may keep: the trainers of this machine and their data
+    workers, each of which keeps its own, together keep at most half of its memory."""
+    num_trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_under_torchrun() else 1
+    num_readers = num_trainers * (1 + _num_data_workers(options, device))
+    return _machine_memory() // 2 // num_readers
+
+
+def _machine_memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def training_device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROS domains of our own for each test run, on this machine only."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ def ros() -> Iterator[None]:
     rclpy.init()
     yield
     rclpy.try_shutdown()
+    # A node that is not freed keeps its DDS participant: it would be in the next tests' graphs.
+    gc.collect()
 
 
 @pytest.fixture

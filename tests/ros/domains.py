@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS domains for the tests: none is used by two workers of one run."""
+"""ROS domains for the tests: none is used by two workers of one run, or by anybody else."""
 
 import itertools
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
+
+from par_ros.participants import num_participants
 
 # Fast DDS takes its port from the domain; above 101 it meets Linux's ephemeral ports.
 LAST_DOMAIN = 101
@@ -35,5 +38,10 @@ _domains = _own_domains()
 
 
 def next_domain() -> str:
-    """A domain that no other worker uses, as ROS_DOMAIN_ID has it."""
-    return str(next(_domains))
+    """A domain that no other worker uses, and in which no participant is now, as ROS_DOMAIN_ID has
+    it: other runs on this machine draw from the same domains, and a killed test's processes stay
+    for a while."""
+    for domain in itertools.islice(_domains, LAST_DOMAIN):
+        if not num_participants(domain, Path("/proc/net/udp")):
+            return str(domain)
+    raise RuntimeError("every ROS domain of this worker has DDS participants; end other runs.")

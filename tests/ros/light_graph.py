@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loopback graph with fixed chunks in the policy's place: up in seconds, without torch.
 
-`python -m tests.ros.light_graph DOMAIN [NAMESPACE [RECORDING [POLICY [PREFIX [PORT]]]]]` is run and
-ended as `python -m par_ros` is.
+`python -m tests.ros.light_graph DOMAIN ...`, the arguments of light_graph() in their order, is run
+and ended as `python -m par_ros` is.
 """
 
 import sys
@@ -34,9 +34,11 @@ def light_graph(
     policy: str = "needed",
     prefix: str = "",
     view_port: str = "",
+    reference: str = "none",
 ) -> NodeGraph:
     """Arm, guard and fixed chunks, and a recorder where a file is named; the others go on without
-    the policy where it is not "needed"; prefix: of the arm's joints; view_port: of a live view."""
+    the policy where it is not "needed"; prefix: of the arm's joints; view_port: of a live view;
+    reference: the guard's, which disengages where it expects one and the arm stands for 0.2 s."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry(
@@ -49,7 +51,7 @@ def light_graph(
                 "arm": "panda",
                 "joint_prefix": prefix,
                 "auto_engage": True,
-                "reference": "topic",
+                "reference": reference,
                 **PATIENT,
             },
             lifecycle=True,
