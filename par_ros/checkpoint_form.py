@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint's files say of its actions and views, before anything loads it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,23 @@ def checkpoint_views(checkpoint: Path) -> dict[str, Any]:
     if config is None or config.views == DEFAULT_VIEWS:
         return {}
     return {"views": ",".join(config.views)}
+
+
+def require_further_views(checkpoint: Path, given: Collection[str]) -> None:
+    """Raise ValueError for names that are not views of the checkpoint after its first; nothing is
+    said of one that cannot be read."""
+    if is_lerobot(checkpoint):
+        views = read_lerobot_folder(checkpoint)[1].views
+    elif (config := checkpoint_config(checkpoint)) is not None:
+        views = config.views
+    else:
+        return
+    if unknown := sorted(set(given) - set(views[1:])):
+        raise ValueError(
+            f"real_arm: further_cameras names {', '.join(unknown)}; the further views of "
+            f"{checkpoint.name} are {', '.join(views[1:]) or 'none'}, its first view "
+            f"({views[0]}) is camera_topic."
+        )
 
 
 def checkpoint_config(checkpoint: Path) -> ModelConfig | None:

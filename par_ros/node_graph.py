@@ -18,7 +18,12 @@ from typing import Any
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot
 from par_model.simulation.tasks import task
-from par_ros.checkpoint_form import checkpoint_chunk, checkpoint_views, overlapped_guard
+from par_ros.checkpoint_form import (
+    checkpoint_chunk,
+    checkpoint_views,
+    overlapped_guard,
+    require_further_views,
+)
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
     ArmArguments,
@@ -214,6 +219,9 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
     policy_parameters = _policy_parameters("real_arm", arguments)
+    cameras = further_cameras(arguments.further_cameras)
+    given = [PurePosixPath(name).parent.name for name in cameras]
+    require_further_views(Path(str(policy_parameters["checkpoint"])), given)
     commands = (JOINT_STATES.name, JOINT_TRAJECTORY.name, GRIPPER_TRAJECTORY.name)
     chunk = _guard_chunk("real_arm", arguments, policy_parameters)
     nodes = (
@@ -246,12 +254,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             POLICY,
             POLICY,
             policy_parameters | sim_time,
-            _remapped(
-                arguments,
-                IMAGE.name,
-                *further_cameras(arguments.further_cameras),
-                JOINT_STATES.name,
-            ),
+            _remapped(arguments, IMAGE.name, *cameras, JOINT_STATES.name),
             lifecycle=True,
             others_go_on=True,
         ),

@@ -152,6 +152,8 @@ def test_every_node_learns_the_views_of_the_checkpoint(checkpoint: Path) -> None
     remaps = {node.name: dict(node.remappings) for node in real.nodes}
     for name in ("policy_node", "recorder_node"):
         assert remaps[name]["camera/right/image_raw"] == "/side/image_raw"
+    with pytest.raises(ValueError, match=r"names rihgt; the further views of .* are right"):
+        real_arm_graph(RealArmArguments(**arm, further_cameras="rihgt=/side", robot="panda"))
     # The shipped policy's graph is as before.
     assert views(sim_graph(SimArguments(task="PickCube", record=True))) == {}
 
