@@ -30,8 +30,8 @@ from par_model.training.latent_cache import LatentCache
 class ClipPlan:
     """Where one clip comes from: episode `episode` of the list, first frame `start`, `num_slots`
     chunks, latent variant `variant`, first slot's index `slot_offset`; `spans` are the control
-    steps from each frame to the next (None: L), and before the first action of a clip that starts
-    at step 0 the arm stands for `late_steps`."""
+    steps from each frame to the next (None: L); for the first `late_steps` the arm is slow and
+    covers `slow_steps` steps of the episode (0: it stands)."""
 
     episode: int
     start: int
@@ -40,6 +40,14 @@ class ClipPlan:
     slot_offset: int
     spans: tuple[int, ...] | None = None
     late_steps: int = 0
+    slow_steps: int = 0
+
+    def followed(self, since: np.ndarray) -> FloatArray:
+        """Step of the episode whose action is followed `since` control steps after the clip's first
+        frame; a part of a step where the arm is slow."""
+        slow = self.start - 1 + self.slow_steps * (since + 1) / max(self.late_steps, 1)
+        later = self.start + self.slow_steps + since - self.late_steps
+        return np.where(since < self.late_steps, slow, later)
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,11 @@ def cut_clip(
     """
     steps, length = episode.steps, num_actions or statistics.num_actions
     spans = np.array(plan.spans or [length] * plan.num_slots)
-    frames = plan.start - plan.late_steps + np.concatenate(([0], np.cumsum(spans)))
+    taken = np.concatenate(([0], np.cumsum(spans)))
     last = steps.num_steps - 1
-    rows = frames[:-1, None] + np.arange(statistics.num_actions)
-    joints = steps.measured_joints[frames.clip(0, last)]
+    rows = plan.followed(taken[:-1, None] + np.arange(statistics.num_actions))
+    frames = np.rint(plan.followed(taken - 1) + 1).astype(np.int64)
+    joints = steps.measured_joints[frames.clip(max=last)]
     # The newest L of each span, counted from the frame before.
     newest = spans[:, None] - length + np.arange(length)
     history = _commanded(steps, steps.executed_actions, rows)
@@ -103,26 +112,31 @@ def cut_clip(
     latents = episode.latents.read(steps.key)[plan.variant]
     action_valid = rows <= last
     if steps.teaches is not None:
-        action_valid &= steps.teaches[frames[:-1].clip(0, last)][:, None]
+        action_valid &= steps.teaches[frames[:-1].clip(max=last)][:, None]
     return Clip(
-        latents=np.asarray(latents[frames.clip(0, last)], dtype=np.float32),
+        latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
         actions=_float32(statistics.normalize_actions(actions, joints[:-1])),
         context_actions=_float32(shown + context_noise),
         proprio=_float32(statistics.normalize_joints(joints)),
-        scene=_float32(steps.scene[frames[:-1].clip(0, last)]),
+        scene=_float32(steps.scene[frames[:-1].clip(max=last)]),
         action_valid=action_valid,
         # A frame is predicted a slot ahead.
         frame_valid=(frames[1:] <= last) & (spans == length),
         executed=newest >= 0,
-        clock=frames[:-1] - frames[0],
-        least_delay=(-frames[:-1]).clip(min=0),
+        clock=taken[:-1],
+        least_delay=(plan.late_steps - taken[:-1]).clip(min=0),
     )
 
 
-def _commanded(steps: DemonstrationSteps, actions: FloatArray, rows: np.ndarray) -> FloatArray:
-    """Actions of these steps; before the episode's start the arm is told to stand where it is."""
-    taken: FloatArray = actions[rows.clip(0, steps.num_steps - 1)]
-    return np.where((rows < 0)[..., None], steps.measured_joints[0], taken)
+def _commanded(steps: DemonstrationSteps, actions: FloatArray, rows: FloatArray) -> FloatArray:
+    """Actions of these steps, between two of them their blend; before the episode's start the arm
+    is told to stand where it is."""
+    told = np.concatenate((steps.measured_joints[:1], actions))
+    before = np.floor(rows).astype(np.int64)
+    share = (rows - before)[..., None]
+    first, second = (told[(before + k).clip(0, steps.num_steps)] for k in (1, 2))
+    blended: FloatArray = np.where(share > 0.0, (1.0 - share) * first + share * second, first)
+    return blended
 
 
 def collate(
@@ -280,11 +294,15 @@ class ClipSampler:
         spans = generator.integers(1, max(self.model.num_actions, most) + 1, plan.num_slots)
         late = from_start and generator.random() < config.late_start_share
         late_steps = int(generator.integers(1, most + 1))
+        # Without a share nothing is drawn, so that the clips of earlier runs are the same.
+        slow = bool(config.slow_start_share) and generator.random() < config.slow_start_share
+        slow_steps = int(generator.integers(late_steps)) if slow else 0
         return dataclasses.replace(
             plan,
             spans=tuple(spans.tolist()) if random_spans else None,
             start=0 if late else plan.start,
-            late_steps=late_steps if late else 0,
+            late_steps=late_steps if late or slow else 0,
+            slow_steps=0 if late else slow_steps,
         )
 
     def _draw_start(

@@ -74,6 +74,7 @@ def _clips(options: LearningOptions, preset: ClipConfig) -> ClipConfig:
         single_slot_share=_or(options.single_slot_share, preset.single_slot_share),
         random_span_share=options.random_span_share,
         late_start_share=options.late_start_share,
+        slow_start_share=options.slow_start_share,
         on_policy_share=options.on_policy_share,
         decisive_weight=options.decisive_weight,
     )

@@ -47,7 +47,8 @@ class PolicyTrainingConfig:
                      "evaluate_from", "num_evaluation_episodes"):  # fmt: skip
             del values[name]
         # Added later: runs of before are the same runs.
-        added = ("random_span_share", "late_start_share", "on_policy_share", "decisive_weight")
+        added = ("random_span_share", "late_start_share", "slow_start_share", "on_policy_share",
+                 "decisive_weight")  # fmt: skip
         for name in added:
             if values["clips"][name] == getattr(ClipConfig(), name):
                 del values["clips"][name]

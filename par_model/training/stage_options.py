@@ -256,6 +256,8 @@ class LearningOptions(OutOptions):
     random_span_share: float = _POLICY.clips.random_span_share
     # with such a preset: share of the clips from an episode's start before which the arm stands
     late_start_share: float = _POLICY.clips.late_start_share
+    # with such a preset: share of the other clips at whose beginning the arm is slow or stands
+    slow_start_share: float = _POLICY.clips.slow_start_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
     # share of each task's clips that come from on-policy data sets, where there are any

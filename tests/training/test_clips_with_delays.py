@@ -62,6 +62,43 @@ def test_an_arm_that_stands_before_its_first_chunk_has_that_in_the_prefix(tmp_pa
     assert clip.latents[:, 0, 0, 0].tolist() == [0, 4, 12]
 
 
+def test_an_arm_that_is_slow_at_first_covers_less_of_the_way_and_goes_on(tmp_path: Path) -> None:
+    """The way of 2 steps in the first 4, from step 12 on; then the demonstration from step 14."""
+    plan = ClipPlan(0, 12, 2, 0, 0, late_steps=4, slow_steps=2)
+    episode, statistics, clip = cut(tmp_path, plan)
+    joints, actions = episode.steps.measured_joints, episode.steps.actions
+    chunk = statistics.denormalize_actions(clip.actions[0], joints[12])
+    halves = [(actions[11] + actions[12]) / 2, actions[12], (actions[12] + actions[13]) / 2]
+    np.testing.assert_allclose(chunk[:4], [*halves, actions[13]], atol=1e-6)
+    np.testing.assert_allclose(chunk[4:], actions[14:28], atol=1e-6)
+    assert clip.action_valid.all()
+    assert clip.least_delay.tolist() == [4, 0]
+    assert clip.clock.tolist() == [0, 8]
+    assert clip.latents[:, 0, 0, 0].tolist() == [12, 18, 26]
+    shown = statistics.denormalize_actions(clip.context_actions[0], joints[12])
+    executed = episode.steps.executed_actions
+    np.testing.assert_allclose(shown[3:], executed[13:18], atol=1e-6)
+    # An arm that stands is told again what it was told last, the gripper's squeeze included.
+    plan = ClipPlan(0, 12, 1, 0, 0, late_steps=3)
+    chunk = statistics.denormalize_actions(cut(tmp_path, plan)[2].actions[0], joints[12])
+    np.testing.assert_allclose(chunk[:4], actions[[11, 11, 11, 12]], atol=1e-6)
+
+
+def test_a_sampler_draws_slow_starts_beside_late_ones(tmp_path: Path) -> None:
+    clips = dataclasses.replace(
+        LONG_CLIPS, from_start_share=0.5, late_start_share=1.0, slow_start_share=0.5
+    )
+    sampler = make_sampler(tmp_path, [40, 40], clips)
+    sampler.model = TRAINED
+    plans = [plan for number in range(4) for batch in sampler.plan_round(number) for plan in batch]
+    slow = [plan for plan in plans if plan.late_steps and plan.start]
+    assert {plan.late_steps for plan in slow} == set(range(1, 11))
+    assert all(plan.slow_steps < plan.late_steps for plan in slow)
+    assert {plan.slow_steps for plan in slow} >= set(range(8))
+    assert not all(plan.late_steps for plan in plans)
+    assert all(not plan.slow_steps for plan in plans if not plan.late_steps)
+
+
 def test_a_sampler_draws_them_for_such_a_model_alone(tmp_path: Path) -> None:
     clips = dataclasses.replace(LONG_CLIPS, random_span_share=0.5, late_start_share=1.0)
     plain = make_sampler(tmp_path / "a", [40, 40], clips)
