@@ -96,9 +96,14 @@ class GuardSession:
             raw=True,
         )
         self._subscriptions = [self._chunks, self._joint_states]
+        self._switch: Any = None
         if not settings.lockstep:
             # In lockstep physics waits for the policy's answer, and for nobody else.
-            self._subscriptions += self._subscribe_operator()
+            self._switch = node.create_subscription(
+                Bool, TELEOP_DEADMAN.name, self._on_deadman, TELEOP_DEADMAN.reader_qos.profile()
+            )
+            chunks = self._subscribe_chunks(TELEOP_CHUNK, by_operator=True)
+            self._subscriptions += [self._switch, chunks]
         self._note_input("configure", self._now())
         self._outputs.publish_notes()
 
@@ -128,12 +133,6 @@ class GuardSession:
             raw=True,
         )
 
-    def _subscribe_operator(self) -> list[Any]:
-        deadman = self._node.create_subscription(
-            Bool, TELEOP_DEADMAN.name, self._on_deadman, TELEOP_DEADMAN.reader_qos.profile()
-        )
-        return [self._subscribe_chunks(TELEOP_CHUNK, by_operator=True), deadman]
-
     def _on_deadman(self, message: Bool) -> None:
         if not self.is_active:
             return
@@ -144,7 +143,8 @@ class GuardSession:
     def _on_chunk(self, data: bytes, *, by_operator: bool) -> None:
         if not self.is_active:
             return
-        self._take_joint_states()
+        self._take_switch()
+        _take_waiting(self._joint_states, self._on_joint_state)
         self.take_references()
         try:
             message = messages.deserialize_chunk(data)
@@ -169,16 +169,9 @@ class GuardSession:
         self._note_input(kind, moment, chunk_stamp_ns=chunk.stamp_ns)
         self.send(self._guard.on_chunk(chunk, moment, by_operator=by_operator), moment)
 
-    def _take_joint_states(self) -> None:
-        """Read what has arrived already. The executor takes one message a round and the chunk's
-        first, so a guard that got no CPU for a while would judge a chunk by old joints."""
-        subscription = self._joint_states
-        for _ in range(subscription.qos_profile.depth):
-            with subscription.handle:
-                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-            if taken is None:
-                return
-            self._on_joint_state(taken[0])
+    def _take_switch(self) -> None:
+        if self._switch is not None:
+            _take_waiting(self._switch, self._on_deadman)
 
     def _on_joint_state(self, data: bytes) -> None:
         if not self.is_active:
@@ -231,6 +224,8 @@ class GuardSession:
 
     def engage(self) -> Reply:
         """Let chunks pass, if the guard agrees."""
+        # A "true" that waits would take the arm from the policy again, though it was sent before.
+        self._take_switch()
         moment = self._now()
         reply = self._guard.engage(moment)
         if reply.success or _is_something(reply.command):
@@ -326,3 +321,14 @@ class GuardSession:
 
 def _is_something(command: Command) -> bool:
     return command.arm is not None or command.executed is not None or bool(command.events)
+
+
+def _take_waiting(subscription: Any, take: Callable[[Any], None]) -> None:
+    """Read what has arrived already. The executor takes one message of each topic a round, so a
+    guard that got no CPU for a while would judge by old ones."""
+    for _ in range(subscription.qos_profile.depth):
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        if taken is None:
+            return
+        take(taken[0])

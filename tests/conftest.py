@@ -15,7 +15,7 @@ import pytest
 # Each worker imports torch and the simulator: about 1 GiB.
 MAX_WORKERS = 8
 # Marks of the tests that start the simulator or processes.
-LONG = ("sim", "ros")
+LONG = ("sim", "ros", "processes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

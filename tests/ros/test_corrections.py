@@ -89,10 +89,11 @@ class Operator:
             self.executor.spin_once(timeout_sec=0.02)
 
     def _lift(self) -> None:
-        """A chunk every 0.3 s: joint 2 a little higher."""
+        """A chunk every 0.2 s, half of its length, so that a busy machine makes no gaps: joint 2 a
+        little higher."""
         if time.monotonic() < self._next_s or not self.received[JOINT_STATES.name]:
             return
-        self._next_s = time.monotonic() + 0.3
+        self._next_s = time.monotonic() + 0.2
         newest = messages.read_joint_state(self.received[JOINT_STATES.name][-1])
         knots = np.tile(newest.positions, (8, 1))
         knots[:, LIFTED] += LIFT_RAD * (np.arange(1, 9) / 8) ** 2
@@ -136,7 +137,7 @@ def corrected(
         said["second start"] = operator.call(Trigger, start, Trigger.Request())
         operator.wait_for(lambda: operator.num_executed(own=False) >= 4, "more of them")
         operator.holds = True
-        operator.wait_for(lambda: operator.num_executed(own=True) >= 6, "the operator's chunks")
+        operator.wait_for(lambda: operator.num_executed(own=True) >= 9, "the operator's chunks")
         said["engage while held"] = operator.call(Trigger, ENGAGE.client_name, Trigger.Request())
         operator.holds = False
         operator.wait_for(lambda: operator.state().get("holding") == "deadman", "the hold")
@@ -195,8 +196,7 @@ def test_corrections_are_labels_beside_what_the_policy_wanted(
     assert apart.max() > 0.25 * LIFT_RAD
     # Where the policy had the arm nothing is taught.
     assert not episode.teaches[:4].any()
-    # The very last step was taught once on a busy machine; not explained yet.
-    assert not episode.teaches[-4:-1].any()
+    assert not episode.teaches[-4:].any()
     assert DemonstrationSet(out).read_steps(0).teaches is not None
 
 

@@ -157,24 +157,27 @@ def await_chunks(process: "subprocess.Popen[str]", listener: Listener) -> None:
     assert process.poll() is None, process.communicate()
 
 
-def test_graph_comes_up_active_and_ctrl_c_ends_every_process(
-    runner: "subprocess.Popen[str]", listener: Listener
+def test_graph_comes_up_active_alone_and_ctrl_c_ends_every_process(
+    runner: "subprocess.Popen[str]", listener: Listener, free_domain: str
 ) -> None:
     assert set(children(runner.pid)) == NODES
     for name in ("safety_node", "policy_node"):
         assert listener.state_of(name) == State.PRIMARY_STATE_ACTIVE
+    # Two that start together see no node of each other: a lock decides.
+    second = finish(start_module("tests.ros.light_graph", free_domain), START_TIMEOUT_S)
+    assert second.code == 1
+    assert second.sentences == [
+        f"error: ROS domain {free_domain} already holds a run with this namespace, which may still "
+        "be starting; end that run, or choose another domain with domain_id:=N or another "
+        "namespace:=NAME."
+    ]
+    assert runner.poll() is None
     started_s = time.monotonic()
     runner.send_signal(signal.SIGINT)
     finished = finish(runner, START_TIMEOUT_S)
     assert time.monotonic() - started_s < CTRL_C_TIMEOUT_S
     assert finished.code == 130
     assert "Traceback" not in finished.error
-    assert not children(runner.pid)
-
-
-def test_sigterm_ends_every_process(runner: "subprocess.Popen[str]") -> None:
-    runner.terminate()
-    finish(runner, START_TIMEOUT_S)
     assert not children(runner.pid)
 
 
@@ -228,10 +231,10 @@ def test_the_guard_outlives_a_policy_that_may_be_lost(free_domain: str, listener
     assert not children(process.pid)
 
 
-def test_hung_child_is_killed(runner: "subprocess.Popen[str]") -> None:
+def test_sigterm_ends_every_process_a_hung_one_too(runner: "subprocess.Popen[str]") -> None:
     os.kill(children(runner.pid)["fixed_chunk_node"], signal.SIGSTOP)
     started_s = time.monotonic()
-    runner.send_signal(signal.SIGINT)
+    runner.terminate()
     finish(runner, START_TIMEOUT_S)
     assert time.monotonic() - started_s > END_GRACE_S
     assert not children(runner.pid)
@@ -254,20 +257,6 @@ def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
         "choose another domain with domain_id:=N or another namespace:=NAME."
     ]
     assert "Traceback" not in finished.error
-
-
-def test_a_second_run_is_refused_before_its_nodes_are_there(
-    runner: "subprocess.Popen[str]", free_domain: str
-) -> None:
-    """Two that start together see no node of each other: a lock decides."""
-    finished = finish(start_module("tests.ros.light_graph", free_domain), START_TIMEOUT_S)
-    assert finished.code == 1
-    assert finished.sentences == [
-        f"error: ROS domain {free_domain} already holds a run with this namespace, which may still "
-        "be starting; end that run, or choose another domain with domain_id:=N or another "
-        "namespace:=NAME."
-    ]
-    assert runner.poll() is None
 
 
 class ArmListener(Listener):

@@ -123,21 +123,6 @@ def test_report_has_every_video_and_a_prediction(results: dict[str, Any], report
     assert widths[0] == 2 * widths[1]
 
 
-def test_realtime_runs_too(checkpoint: Path, tmp_path: Path) -> None:
-    """Ten times slower than life, so that a busy machine's policy is not always late."""
-    finished = run(
-        "sim", "episodes:=1", "max_steps:=16", "mode:=realtime", "real_time_factor:=0.1",
-        f"checkpoint:={checkpoint}", f"report:={tmp_path / 'report'}", "predict_episodes:=0",
-        "backend:=eager", timeout_s=RUN_TIMEOUT_S,
-    )  # fmt: skip
-    assert finished.code == 0, finished.error
-    (episode,) = json.loads((tmp_path / "report" / "results.json").read_text())["episodes"]
-    assert episode["steps"] == 16
-    assert np.isfinite(episode["joint_targets"]).all()
-    assert episode["chunks"] >= 1
-    assert episode["camera_to_trajectory_ms"]
-
-
 def test_ctrl_c_keeps_the_finished_episodes(checkpoint: Path, tmp_path: Path) -> None:
     process = start(
         "sim", "episodes:=1000", "max_steps:=8", f"checkpoint:={checkpoint}",

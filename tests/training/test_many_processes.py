@@ -30,6 +30,8 @@ from tests.model.nova_folder import (
 )
 from tests.training.fixtures import record_noise
 
+pytestmark = pytest.mark.processes
+
 SIZE = dataclasses.replace(SMALL, image_size=(32, 32))
 NUM_STEPS = 20
 LIMIT_S = 120
@@ -126,16 +128,13 @@ def losses(path: Path, out: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_several_processes_train_like_one(
-    folder: Path, one: dict[str, torch.Tensor], count: int
-) -> None:
-    out = f"of_{count}"
-    run(command(together(count), folder, out, "--log-every", "1"))
-    curve, expected = losses(folder, out), losses(folder, "one")
+def test_three_processes_train_like_one(folder: Path, one: dict[str, torch.Tensor]) -> None:
+    """Two: what goes on after a kill and after SIGTERM, below."""
+    run(command(together(3), folder, "of_3", "--log-every", "1"))
+    curve, expected = losses(folder, "of_3"), losses(folder, "one")
     assert len(expected) == 2 * NUM_STEPS
     assert curve == pytest.approx(expected, abs=1e-5)
-    found = weights(folder, out)
+    found = weights(folder, "of_3")
     assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
 
 
@@ -154,10 +153,14 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_goes_on(
     assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
 
 
-def test_other_stages_are_refused(folder: Path) -> None:
-    code, output = finish(start([*together(2), "latents", *common(folder)]))
-    assert code != 0
-    assert "torchrun is for the stages `policy` and `frames`" in output
+def test_other_stages_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torchrun starts them."""
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert train(["latents", *common(folder)]) != 0
+    assert "torchrun is for the stages `policy` and `frames`" in capsys.readouterr().err
 
 
 def rank_of(launcher: int, rank: int) -> int:
