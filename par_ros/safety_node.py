@@ -24,6 +24,10 @@ from par_ros.topics import DISENGAGE, E_STOP, E_STOP_STATE, ENGAGE, GUARD, RESET
 
 _TICK_S = 0.02
 _DIAGNOSTICS_PERIOD_S = 1.0
+_NOT_ACTIVE = (
+    "the guard is not active yet: the run activates it when all of its nodes are up; a guard that "
+    "was started by itself has to be activated first"
+)
 
 
 class SafetyNode(LifecycleNode):
@@ -123,7 +127,7 @@ class SafetyNode(LifecycleNode):
     def _on_engage(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         assert self._session is not None
         if not self._session.is_active:
-            return _fill(response, Reply(False, "the guard is not active; activate it first"))
+            return _fill(response, Reply(False, _NOT_ACTIVE))
         self._session.take_references()
         return self._finish(response, self._session.engage())
 
