@@ -45,7 +45,10 @@ def test_engage_takes_what_waits_of_the_switch_first(ros: None) -> None:
         state.velocity = [0.0] * len(state.name)
         state.header.stamp = other.get_clock().now().to_msg()
         states.publish(state)
-        executor.spin_once(timeout_sec=0.01)
+        # 50 Hz: the guard engages on the states of 0.2 s, and keeps only so many.
+        next_s = time.monotonic() + 0.02
+        while (left_s := next_s - time.monotonic()) > 0.0:
+            executor.spin_once(timeout_sec=left_s)
 
     wait_for(lambda: guard.engage().success, stand, "the guard was not engaged")
     wait_for(lambda: switch.get_subscription_count() > 0, stand, "the switch was not matched")
