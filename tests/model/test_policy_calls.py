@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PARPolicy gives to its runtime, call by call: noise, seeds, steps, slots; par_tiny with
+random weights behind a runtime that notes its arguments."""
+
+import re
+
+import numpy as np
+import pytest
+
+from par_model.policy import PARPolicy
+from tests.backends.runtimes import eager, small_checkpoint
+from tests.model.fixtures import random_observation
+
+
+class Noted:
+    """A runtime that keeps the arguments of `act`, `extend` and `predict_frame`."""
+
+    def __init__(self, graphs):
+        self._graphs = graphs
+        self.calls = {"act": [], "extend": [], "predict_frame": []}
+
+    def __getattr__(self, name):
+        function = getattr(self._graphs, name)
+        if name not in self.calls:
+            return function
+
+        def call(*arguments):
+            self.calls[name].append(arguments)
+            return function(*arguments)
+
+        return call
+
+
+def make(**changes):
+    checkpoint = small_checkpoint(**changes)
+    graphs = Noted(eager(checkpoint))
+    policy = PARPolicy(checkpoint.config, checkpoint.statistics, checkpoint.instructions, graphs)
+    policy.reset(policy.spec.instructions[0], 7)
+    return policy, graphs.calls, checkpoint.statistics
+
+
+def told(calls):
+    """The slot that was appended last."""
+    return calls["extend"][-1][1]
+
+
+def test_noise_and_seed_come_from_the_episodes_generator():
+    policy, calls, _ = make()
+    policy.observe(random_observation(np.random.default_rng(0), policy.spec, 0.0))
+    steps = policy.sampling_steps[-1]
+    policy.act()
+    policy.act(num_steps=steps)
+    expected = np.random.Generator(np.random.PCG64(7))
+    for (_, noise, seed, prefix, num_steps), asked in zip(calls["act"], (None, steps), strict=True):
+        assert noise.dtype == np.float32
+        assert np.array_equal(noise, expected.standard_normal(noise.shape).astype(np.float32))
+        assert seed == int(expected.integers(2**31))
+        assert (prefix, num_steps) == (None, asked)
+
+
+def test_a_prefix_is_normalised_in_single_precision():
+    policy, calls, statistics = make(max_delay_steps=10)
+    observation = random_observation(np.random.default_rng(0), policy.spec, 0.0)
+    policy.observe(observation)
+    committed = np.random.default_rng(1).normal(size=(3, 8))
+    policy.act(committed)
+    prefix = calls["act"][0][3]
+    assert prefix.dtype == np.float32
+    expected = statistics.normalize_actions(committed, observation.measured_joint_positions)
+    np.testing.assert_allclose(prefix, expected, rtol=1e-6)
+
+
+def test_refusals_are_the_sentences_of_the_documentation():
+    policy, _, _ = make()
+    unseen = "^the policy has seen no observation since its reset; observe first.$"
+    for call in (policy.act, policy.predict_frame, policy.attention):
+        with pytest.raises(ValueError, match=unseen):
+            call()
+    policy.observe(random_observation(np.random.default_rng(0), policy.spec, 0.0))
+    steps = f"99 sampling steps were asked for and {policy.backend} has {policy.sampling_steps}; "
+    with pytest.raises(ValueError, match=f"^{re.escape(steps)}choose one of these.$"):
+        policy.act(num_steps=99)
+
+
+def test_the_expected_picture_is_anchored_at_the_first_slot_from_the_second_on():
+    policy, calls, _ = make()
+    world = np.random.default_rng(0)
+    executed = None
+    for n in range(3):
+        policy.observe(random_observation(world, policy.spec, 0.4 * n, executed))
+        policy.predict_frame()
+        executed = world.normal(size=(8, 8))
+    (_, first, seed), (_, second, _), (_, third, _) = calls["predict_frame"]
+    assert first is None
+    assert second is not None
+    assert third is second
+    assert seed == 7
+
+
+@pytest.mark.parametrize(
+    ("most", "seconds", "clock"), [(0, 0.05, ()), (1, 0.05, (1,)), (1, 0.4, (8,))]
+)
+def test_the_clock_counts_control_steps_where_there_is_a_largest_delay(most, seconds, clock):
+    policy, calls, _ = make(max_delay_steps=most)
+    world = np.random.default_rng(0)
+    policy.observe(random_observation(world, policy.spec, 1.0))
+    executed = world.normal(size=(1 if most else 8, 8))
+    policy.observe(random_observation(world, policy.spec, 1.0 + seconds, executed))
+    assert told(calls).clock == clock
+
+
+@pytest.mark.parametrize("shown", ["commanded", "proprio"])
+@pytest.mark.parametrize("count", [8, 3])
+def test_history_shows_the_newest_actions_at_the_slots_end(shown, count):
+    policy, calls, statistics = make(max_delay_steps=10, context_action=shown)
+    world = np.random.default_rng(0)
+    before = random_observation(world, policy.spec, 0.0)
+    executed = world.normal(size=(count, 8))
+    now = random_observation(world, policy.spec, 0.05 * count, executed)
+    policy.observe(before)
+    policy.observe(now)
+    if shown == "proprio":
+        executed = np.tile(now.measured_joint_positions, (count, 1))
+    expected = statistics.normalize_actions(executed, before.measured_joint_positions)
+    found = np.asarray(told(calls).actions).reshape(8, 8)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[8 - count :], expected, rtol=1e-5, atol=1e-6)
+    assert not found[: 8 - count].any()
+    executed_rows = np.asarray(told(calls).executed).reshape(8)
+    assert executed_rows.tolist() == [False] * (8 - count) + [True] * count
