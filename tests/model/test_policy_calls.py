@@ -13,11 +13,11 @@ from tests.model.fixtures import random_observation
 
 
 class Noted:
-    """A runtime that keeps the arguments of `act`, `extend` and `predict_frame`."""
+    """A runtime that keeps the arguments of some of its calls."""
 
     def __init__(self, graphs):
         self._graphs = graphs
-        self.calls = {"act": [], "extend": [], "predict_frame": []}
+        self.calls = {name: [] for name in ("act", "extend", "predict_frame", "attention")}
 
     def __getattr__(self, name):
         function = getattr(self._graphs, name)
@@ -95,6 +95,20 @@ def test_the_expected_picture_is_anchored_at_the_first_slot_from_the_second_on()
     assert second is not None
     assert third is second
     assert seed == 7
+
+
+def test_attention_is_asked_about_the_instruction_and_every_slot():
+    policy, calls, _ = make()
+    world = np.random.default_rng(0)
+    policy.observe(random_observation(world, policy.spec, 0.0))
+    policy.observe(random_observation(world, policy.spec, 0.4, world.normal(size=(8, 8))))
+    weights = policy.attention()
+    ((text, slots),) = calls["attention"]
+    assert len(slots) == 2
+    assert slots.actions[1] is told(calls).actions[0]
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
+    num_tokens = policy.config.num_frame_tokens + policy.config.num_actions
+    assert weights.shape[-1] == len(text) + 2 * num_tokens
 
 
 @pytest.mark.parametrize(
