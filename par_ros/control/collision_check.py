@@ -24,8 +24,11 @@ except ImportError:
     # coal's name before 3.0, in the wheels of pin 2.
     import hppfcl as shapes
 
-# Share of the margin by which the arm may come nearer between two looks.
-_SLACK_SHARE = 0.5
+# Shares of the margin by which a pair may come nearer between two looks: as much as leaves half of
+# the margin, but at least the first.
+_SLACK_SHARES = (0.1, 0.5)
+# A bound of the time that one motion takes, as a number, so that the verdict is always the same.
+_MOST_LOOKS = 200
 
 
 class CollisionCheck:
@@ -72,32 +75,40 @@ class CollisionCheck:
     def why_not(self, positions: FloatArray) -> str:
         """Which bodies would meet on the way [M, J]; empty where none do.
 
-        A pair that is nearer than the margin at the start may come apart, but not nearer. Chords
-        between the M positions stand for the motion: give them some milliseconds apart at most.
+        A pair that is nearer than the margin at the start may come apart, but not nearer: neither
+        at the end, nor by more than the slack on the way. Chords between the M positions stand for
+        the motion: give them some milliseconds apart at most.
         """
         steps_MP = np.abs(np.diff(positions, axis=0)) @ self._reaches_m
-        travelled_MP = np.concatenate(
-            (np.zeros((1, len(self._pairs))), np.cumsum(steps_MP, axis=0))
-        )
-        slack_m = _SLACK_SHARE * self._margin_m
+        travelled_PM = np.zeros((len(self._pairs), len(positions)))
+        np.cumsum(steps_MP.T, axis=1, out=travelled_PM[:, 1:])
         distances_m = self.distances(positions[0])
         lowest_m = np.minimum(distances_m, self._margin_m) - 1e-6
-        moment = 0
+        least, most = (share * self._margin_m for share in _SLACK_SHARES)
+        slack_m = np.clip(lowest_m - most, least, most)
+        moment, num_looks = 0, 1
         while True:
             room_m = distances_m - lowest_m
             worst = int(np.argmin(room_m))
             one, other = self._pairs[worst]
             if room_m[worst] < 0.0:
                 return f"{one} and {other} would be {distances_m[worst]:.3f} m apart"
-            safe_m = travelled_MP[moment] + room_m + slack_m
-            is_safe_M = (travelled_MP[moment + 1 :] <= safe_m).all(axis=1)
-            if is_safe_M.all():
+            if moment == len(positions) - 1:
                 return ""
-            ahead = int(np.argmin(is_safe_M))
-            if ahead == 0:
+            safe_m = travelled_PM[:, moment] + room_m + slack_m
+            next_m = travelled_PM[:, moment + 1]
+            if (next_m > travelled_PM[:, moment] + room_m + most).any():
                 return f"{one} and {other} would move too fast, {distances_m[worst]:.3f} m apart"
-            moment += ahead
+            if num_looks == _MOST_LOOKS:
+                return f"{one} and {other} would stay near each other for too long to be verified"
+            beyond = min(map(_first_above, travelled_PM, safe_m))
+            moment, num_looks = max(beyond - 1, moment + 1), num_looks + 1
             distances_m = self.distances(positions[moment])
+
+
+def _first_above(travelled_M: FloatArray, limit_m: float) -> int:
+    """Index of the first value above the limit in a row that does not fall; M where none is."""
+    return int(np.searchsorted(travelled_M, limit_m, side="right"))
 
 
 def _read_model(geometry: CollisionGeometry) -> pinocchio.Model:

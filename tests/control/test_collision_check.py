@@ -152,6 +152,32 @@ def test_the_way_out_of_the_margin_is_open_and_the_way_further_in_is_not(
     assert "three and table" in check.why_not(np.column_stack((further, np.zeros((100, 2)))))
 
 
+@pytest.mark.parametrize("gap_m", [MARGIN_M + 0.004, 0.7 * MARGIN_M, 0.1 * MARGIN_M])
+def test_many_small_motions_come_no_nearer_than_one_large_one(
+    check: CollisionCheck, gap_m: float
+) -> None:
+    """3 mm a motion at the tip: less than half the margin, the room between two looks."""
+    turned = float(np.arcsin((HEIGHT_M - RADIUS_M - gap_m) / (3 * LINK_M)))
+    for _ in range(20):
+        way = turned + np.linspace(0.0, 0.0035, 400)
+        if reason := check.why_not(np.column_stack((way, np.zeros((400, 2))))):
+            break
+        turned = float(way[-1])
+    assert "three and table" in reason
+    assert gap_to_table(np.array([turned, 0.0, 0.0])) > min(gap_m, MARGIN_M) - 1e-4
+
+
+def test_a_motion_that_takes_too_long_to_verify_is_refused(
+    check: CollisionCheck,
+) -> None:
+    """The tip stays 2 mm above the margin while the last link turns to and fro by 40 rad in all."""
+    turned = float(np.arcsin((HEIGHT_M - RADIUS_M - MARGIN_M - 0.002) / (3 * LINK_M)))
+    swing = -0.2 * (1.0 - np.cos(np.linspace(0.0, 200.0 * np.pi, 20_001)))
+    way = np.column_stack((np.full(20_001, turned), np.zeros(20_001), swing))
+    assert "for too long to be verified" in check.why_not(way)
+    assert check.why_not(way[:2_001]) == ""
+
+
 def test_the_urdf_s_own_shapes_serve_without_capsules(urdf: str) -> None:
     check = check_of(planar(urdf, capsules=[]))
     down = np.linspace(0.0, 0.6, 500)
