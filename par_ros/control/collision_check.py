@@ -42,6 +42,8 @@ class CollisionCheck:
         self._model = _read_model(geometry)
         missing = [name for name in arm_joint_names if not self._model.existJointName(name)]
         _require(not missing, geometry, "joints", missing)
+        other = [name for name in arm_joint_names if not _turns(self._model, name)]
+        _require(not other, geometry, "revolute joints", other)
         self._bodies = _bodies(geometry, self._model)
         joints = [self._model.getJointId(name) for name in arm_joint_names]
         self._pairs = _add_pairs(self._bodies, self._model, geometry, joints)
@@ -115,6 +117,12 @@ def _read_model(geometry: CollisionGeometry) -> pinocchio.Model:
     if not Path(geometry.urdf).is_file():
         raise ValueError(f"collision.urdf {geometry.urdf!r} is not a file; check the arm file.")
     return pinocchio.buildModelFromUrdf(geometry.urdf)
+
+
+def _turns(model: pinocchio.Model, name: str) -> bool:
+    """Whether the joint has one coordinate, its angle: a continuous one has two."""
+    joint = model.joints[model.getJointId(name)]
+    return bool(joint.nq == 1 and joint.shortname().startswith("JointModelR"))
 
 
 def _bodies(geometry: CollisionGeometry, model: pinocchio.Model) -> pinocchio.GeometryModel:

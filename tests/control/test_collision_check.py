@@ -178,6 +178,15 @@ def test_a_motion_that_takes_too_long_to_verify_is_refused(
     assert check.why_not(way[:2_001]) == ""
 
 
+@pytest.mark.parametrize("kind", ["continuous", "prismatic"])
+def test_a_joint_that_is_not_an_angle_with_limits_is_refused(tmp_path: Path, kind: str) -> None:
+    """A continuous joint has two coordinates, its cosine and sine; a sliding one has metres."""
+    path = Path(write_urdf(tmp_path / "planar.urdf"))
+    path.write_text(path.read_text().replace('"j2" type="revolute"', f'"j2" type="{kind}"'))
+    with pytest.raises(ValueError, match=r"revolute joints that the arm file names.*\['j2'\]"):
+        check_of(planar(str(path)))
+
+
 def test_the_urdf_s_own_shapes_serve_without_capsules(urdf: str) -> None:
     check = check_of(planar(urdf, capsules=[]))
     down = np.linspace(0.0, 0.6, 500)
