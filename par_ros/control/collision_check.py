@@ -103,14 +103,10 @@ class CollisionCheck:
                 return f"{one} and {other} would move too fast, {distances_m[worst]:.3f} m apart"
             if num_looks == _MOST_LOOKS:
                 return f"{one} and {other} would stay near each other for too long to be verified"
-            beyond = min(map(_first_above, travelled_PM, safe_m))
+            rows = zip(travelled_PM, safe_m, strict=True)
+            beyond = min(int(row.searchsorted(limit, "right")) for row, limit in rows)
             moment, num_looks = max(beyond - 1, moment + 1), num_looks + 1
             distances_m = self.distances(positions[moment])
-
-
-def _first_above(travelled_M: FloatArray, limit_m: float) -> int:
-    """Index of the first value above the limit in a row that does not fall; M where none is."""
-    return int(np.searchsorted(travelled_M, limit_m, side="right"))
 
 
 def _read_model(geometry: CollisionGeometry) -> pinocchio.Model:
