@@ -72,6 +72,13 @@ class SurpriseThresholds:
     picture_change: float
     num_episodes: int
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for thresholds that are not finite, or the second below the first."""
+        if not (
+            math.isfinite(self.first + self.picture_change) and self.first <= self.second < math.inf
+        ):
+            raise ValueError(f"thresholds must be finite and rising, got {self}")
+
 
 @dataclass(frozen=True)
 class SurpriseCalibration:
@@ -105,7 +112,7 @@ class SurpriseCalibration:
                 for instruction, of_instruction in values["thresholds"].items()
             }
             about, found = dict(values["about"]), str(values["weights_sha256"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no surprise calibration ({error!r}); {_AGAIN}.") from error
         if values.get("format_version") != FORMAT_VERSION or found != weights_hash(checkpoint):
             raise ValueError(

@@ -131,3 +131,9 @@ def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
     (checkpoint / FILE_NAME).write_text(json.dumps({"thresholds": []}))
     with pytest.raises(ValueError, match="is no surprise calibration"):
         SurpriseCalibration.read(checkpoint)
+    for wrong in ('"0.6"', "Infinity", "NaN", "0.4"):
+        own.write(checkpoint / FILE_NAME)
+        text = (checkpoint / FILE_NAME).read_text().replace("0.6", wrong)
+        (checkpoint / FILE_NAME).write_text(text)
+        with pytest.raises(ValueError, match="is no surprise calibration"):
+            SurpriseCalibration.read(checkpoint)
