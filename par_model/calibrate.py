@@ -97,9 +97,16 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
 
 
 def _rollouts(first: Rollout, spec: PolicySpec, num_episodes: int) -> list[Rollout]:
+    """Raises ValueError for a policy that knows no task."""
+    names = tasks_of_policy(spec)
+    if not names:
+        raise ValueError(
+            "the policy knows the joints and the instruction of no task of the simulator, so no "
+            f"episode of it can be run; the tasks are {', '.join(TASKS)}."
+        )
     return [
         replace(first, task=name, seed=FIRST_SEED + index)
-        for name in tasks_of_policy(spec)
+        for name in names
         for index in range(num_episodes)
     ]
 

@@ -58,7 +58,6 @@ from par_model.evaluation.rollouts import (
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
-from par_model.surprise import SurpriseCalibration
 from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.evaluate"
@@ -323,7 +322,7 @@ def _evaluate_disturbances(options: EvaluateOptions, command: list[str]) -> None
     )  # fmt: skip
     options = with_defaults(options, episodes=disturbance_protocol.NUM_EPISODES, max_steps=200)
     names = _task_names(options)
-    calibration = SurpriseCalibration.read(options.checkpoint)
+    calibration = disturbance_protocol.read_calibration(options.checkpoint, names)
     rollouts = [
         dataclasses.replace(
             _rollout(options, name, seed, options.policy_seed), watch=True, disturbance=kind

@@ -9,6 +9,7 @@ episode cut off there: both columns come from one rollout.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def pairs(names: Sequence[str], num_episodes: int) -> list[tuple[str, str | None
         if (name, kind) not in NOT_POSSIBLE
         for index in range(num_episodes)
     ]
+
+
+def read_calibration(checkpoint: Path, names: Sequence[str]) -> SurpriseCalibration:
+    """Raises ValueError where it is missing, or has no thresholds of one of these tasks."""
+    calibration = SurpriseCalibration.read(checkpoint)
+    for name in names:
+        calibration.of(task_by_name(name).instruction)
+    return calibration
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ Thresholds: surprise 1.0, picture change 30. A control step is 0.05 s, an observ
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+from par_model.calibrate import _rollouts as rollouts_of
 from par_model.calibrate import main as calibrate
 from par_model.evaluate import main
 from par_model.evaluation.disturbance_protocol import (
@@ -17,8 +19,9 @@ from par_model.evaluation.disturbance_protocol import (
     pairs,
     table_lines,
 )
-from par_model.evaluation.rollouts import RolloutResult
+from par_model.evaluation.rollouts import Rollout, RolloutResult
 from par_model.simulation.disturbances import KINDS
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
 from par_model.surprise import FILE_NAME, SurpriseCalibration, SurpriseThresholds
 from par_model.weights_hash import weights_hash
@@ -80,6 +83,17 @@ def test_nothing_slips_that_is_not_held():
     assert ("PushCube", "gripper_slips", FIRST_SEED) not in jobs
 
 
+def test_a_policy_without_a_task_cannot_be_calibrated():
+    first = Rollout("c", "", 0, 0, 8, None, None, False)
+    spec = SimpleNamespace(instructions=("Sing.",), joint_names=())
+    with pytest.raises(ValueError, match="of no task of the simulator"):
+        rollouts_of(first, spec, 2)
+    known = SimpleNamespace(
+        instructions=(TASKS["PickCube"].instruction,), joint_names=PANDA.joint_names
+    )
+    assert [rollout.task for rollout in rollouts_of(first, known, 2)] == ["PickCube"] * 2
+
+
 @pytest.mark.sim
 def test_the_command_on_a_random_policy(checkpoint, tmp_path, capsys):  # noqa: F811
     """Nothing succeeds, so nothing can be calibrated; with thresholds by hand every kind runs once,
@@ -93,6 +107,11 @@ def test_the_command_on_a_random_policy(checkpoint, tmp_path, capsys):  # noqa: 
     words += ["--protocol", "disturbances", "--task", "PushCube", "--episodes", "1"]
     assert main([*words, "--json", str(tmp_path / "a.json")]) == 1
     assert "surprise.json is missing" in capsys.readouterr().err
+    of_others = {TASKS["PickCube"].instruction: LIMITS}
+    SurpriseCalibration(weights_hash(tiny), of_others, {}).write(tiny / FILE_NAME)
+    assert main([*words, "--json", str(tmp_path / "a.json")]) == 1
+    assert "no surprise thresholds of instruction 'Push" in capsys.readouterr().err
+    assert not list(tmp_path.glob("a.json*"))
     SurpriseCalibration(weights_hash(tiny), dict(CALIBRATION.thresholds), {}).write(
         tiny / FILE_NAME
     )
