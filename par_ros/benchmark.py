@@ -19,9 +19,9 @@ from rich.table import Table
 
 from par_model.interface import FloatArray, Observation
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, task
 from par_ros.control.settings import parameter
-from par_ros.fixed_chunk_node import IMAGE_SIZE, FixedChunkPolicy
+from par_ros.fixed_chunk_node import IMAGE_SIZE, PANDA_TASKS, FixedChunkPolicy
 from par_ros.graph_environment import graph_environment
 from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph
@@ -34,7 +34,7 @@ from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
 class BenchArguments:
     """bench: control steps a second with and without ROS, drawing every step."""
 
-    task: str = parameter("PushCube", "what is simulated", choices=tuple(TASKS))
+    task: str = parameter("PushCube", "what is simulated", choices=PANDA_TASKS)
     steps: int = parameter(200, "control steps of each loop", minimum=8, maximum=100_000)
     rounds: int = parameter(
         3, "runs of the graph's loop, and of the direct one before and after", minimum=1, maximum=99

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
+from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.parameters import PolicyNodeParameters
@@ -24,7 +25,8 @@ IMAGE_SIZE = 128
 AMPLITUDE_RAD = 0.05
 PERIOD_STEPS = 64
 _CHUNK = GuardParameters()
-_JOINT_NAMES = (*(f"panda_joint{index}" for index in range(1, 8)), "panda_finger_joint1")
+# The chunks are for the Panda's joints.
+PANDA_TASKS = tuple(task.name for task in TASKS.values() if task.robot == PANDA)
 
 
 class FixedChunkPolicy:
@@ -41,13 +43,13 @@ class FixedChunkPolicy:
     @property
     def spec(self) -> PolicySpec:
         return PolicySpec(
-            arm="panda",
-            joint_names=_JOINT_NAMES,
+            arm=PANDA.name,
+            joint_names=PANDA.joint_names,
             image_height=IMAGE_SIZE,
             image_width=IMAGE_SIZE,
             num_actions=self._num_actions,
             step_s=self._step_s,
-            instructions=tuple(task.instruction for task in TASKS.values()),
+            instructions=tuple(TASKS[name].instruction for name in PANDA_TASKS),
         )
 
     def reset(self, instruction: str, seed: int) -> None:
@@ -69,7 +71,7 @@ class FixedChunkPolicy:
         steps = first_step + np.arange(1, self._num_actions + 1)
         targets = np.tile(self._start, (self._num_actions, 1))
         targets[:, 0] += AMPLITUDE_RAD * (1 - np.cos(2 * math.pi * steps / PERIOD_STEPS)) / 2
-        return ActionChunk(targets, _JOINT_NAMES, self._step_s, self._stamp_s)
+        return ActionChunk(targets, PANDA.joint_names, self._step_s, self._stamp_s)
 
 
 def _make_policy(parameters: PolicyNodeParameters) -> FixedChunkPolicy:

@@ -35,6 +35,7 @@ def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str
         (["sim", "task:=PushCube", "task:=PushCube"], "sim: task is given twice; leave one out."),
         (["sim", "checkpoint:=/nowhere"], "checkpoint '/nowhere' is not a folder; check"),
         (["bench", "steps:=1"], "bench: steps must be a whole number from 8 to 100000, got 1"),
+        (["bench", "task:=PushCubeSO100"], "bench: task must be one of PushCube, PickCube, StackC"),
         (["real_arm", "dry_run:=maybe"], "real_arm: dry_run must be true or false, got 'maybe'"),
     ],
 )
