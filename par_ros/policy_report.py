@@ -71,8 +71,8 @@ class PolicyReport:
         self._surprise = found
         if found is None:
             return
-        self._num_surprise_warnings += found.first < found.surprise <= found.second
-        self._num_surprise_stops += found.surprise > found.second
+        self._num_surprise_warnings += found.level == 1
+        self._num_surprise_stops += found.level == 2
 
     def refuse(self, refusal: Refusal) -> bool:
         """Count an observation that is not answered; True where the camera has a new fault."""
@@ -167,7 +167,7 @@ class PolicyReport:
         if self.inputs.warnings and is_active:
             return messages.WARN, "; ".join(self.inputs.warnings)
         found = self._surprise
-        if found is not None and found.surprise > found.first:
+        if found is not None and found.level:
             return messages.WARN, found.sentence()
         if refused:
             return messages.WARN, f"{refused} observations refused"

@@ -19,7 +19,7 @@ from par_ros.policy_report import PolicyReport
 from par_ros.topics import DISENGAGE, ENGAGE, SURPRISE
 from par_ros.wire_records import Surprise
 
-# The guard answers within a control step; without it, the chunk is not sent either.
+# The guard answers within a control step.
 _ANSWER_TIMEOUT_S = 1.0
 
 
@@ -68,6 +68,8 @@ class SurpriseWatch:
         if not isinstance(policy, Foreteller):
             raise ValueError("this policy does not foretell its observations; set surprise:=off.")
         self._policy, self._resume = policy, False
+        # Why the guard must disengage, until it has said that it did.
+        self._stop = ""
         self._calibration = SurpriseCalibration.read(Path(settings.checkpoint))
         self._calibration.of(settings.instruction)
         # Two arms' policies have a topic each, and the name of their node in it.
@@ -91,25 +93,34 @@ class SurpriseWatch:
     def look(self, stamp_ns: int, instruction: str) -> None:
         """Publish how unlikely the newest observation was; the first of a context is not judged.
 
-        Above the second threshold, with surprise "stop", the guard is disengaged when this ends, or
-        has not answered for a second. Otherwise, with surprise_resume "auto", it is engaged again
-        after a stop.
+        Above the second threshold, with surprise "stop", the guard is told to disengage, and again
+        with each later observation until it has said within a second that it did. Otherwise, with
+        surprise_resume "auto", it is engaged again after a stop.
 
-        Raises SurpriseStop where the arm was stopped and no chunk is to be sent. In lockstep one
-        is: physics waits for it, and the guard answers it with a hold.
+        Raises SurpriseStop where the guard was told and no chunk is to be sent. In lockstep one is:
+        physics waits for it, and the guard answers it with a hold.
         """
         if self._settings.surprise == "off":
             return
         found = self._judge(stamp_ns, instruction)
         self._report.note_surprise(found)
-        if found is None or found.surprise <= found.second:
-            self._resume = self._resume and not _call(self._clients[ENGAGE.name])
-        elif self._settings.surprise == "stop":
-            self._node.get_logger().error(f"the guard is told to disengage: {found.sentence()}")
-            _call(self._clients[DISENGAGE.name])
-            self._resume = self._settings.surprise_resume == "auto"
-            if self._settings.mode != "lockstep":
-                raise SurpriseStop(found.sentence())
+        if found is not None and found.level == 2 and self._settings.surprise == "stop":
+            self._stop = found.sentence()
+        if self._stop:
+            self._disengage(self._stop)
+        elif self._resume and (found is None or found.level < 2):
+            self._resume = not _call(self._clients[ENGAGE.name])
+
+    def _disengage(self, why: str) -> None:
+        log = self._node.get_logger()
+        log.error(f"the guard is told to disengage: {why}")
+        if _call(self._clients[DISENGAGE.name]):
+            self._stop = ""
+        else:
+            log.error("the guard has not said that it disengaged; it is told again; stop the arm.")
+        self._resume = self._settings.surprise_resume == "auto"
+        if self._settings.mode != "lockstep":
+            raise SurpriseStop(why)
 
     def _judge(self, stamp_ns: int, instruction: str) -> Surprise | None:
         errors = self._policy.observed_errors()
@@ -117,8 +128,8 @@ class SurpriseWatch:
             return None
         limits = self._calibration.of(instruction)
         found = Surprise(stamp_ns, surprise(errors), limits.first, limits.second)
-        level = messages.OK if found.surprise <= found.first else messages.WARN
-        text = "as expected" if level == messages.OK else found.sentence()
+        level = messages.WARN if found.level else messages.OK
+        text = found.sentence() if found.level else "as expected"
         status = messages.Status(self._name, level, text, found.to_values())
         self._publisher.publish(messages.status_message(status))
         return found
@@ -129,4 +140,7 @@ def _call(client: Any) -> bool:
     done = threading.Event()
     future = client.call_async(Trigger.Request())
     future.add_done_callback(lambda _: done.set())
-    return done.wait(_ANSWER_TIMEOUT_S) and bool(future.result().success)
+    if done.wait(_ANSWER_TIMEOUT_S):
+        return bool(future.result().success)
+    client.remove_pending_request(future)
+    return False

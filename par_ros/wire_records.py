@@ -123,11 +123,14 @@ class Surprise(_Record):
     first: float
     second: float
 
+    @property
+    def level(self) -> int:
+        """How many of the thresholds it is not below: 0, 1 or 2, which is also that of NaN."""
+        return (not self.surprise <= self.first) + (not self.surprise <= self.second)
+
     def sentence(self) -> str:
         """What was found, and against which threshold."""
-        which, limit = ("second", self.second)
-        if self.surprise <= self.second:
-            which, limit = ("first", self.first)
+        which, limit = ("first", self.first) if self.level < 2 else ("second", self.second)
         return (
             f"the observation is unlike what the model expected: its surprise is "
             f"{self.surprise:.3f}, the {which} threshold is {limit:.3f}; look at the scene, the "

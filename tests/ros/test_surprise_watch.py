@@ -58,13 +58,14 @@ def make(make_graph: MakeGraph, checkpoint: str) -> Callable[..., Graph]:  # noq
         made = make_graph(mode, policy=Foretelling(), checkpoint=checkpoint, **parameters)
         made.calls = []  # type: ignore[attr-defined]
         made.found = []  # type: ignore[attr-defined]
+        made.says_yes = True  # type: ignore[attr-defined]
         for entry in (topics.DISENGAGE, topics.ENGAGE):
 
             def answer(
                 request: Trigger.Request, response: Trigger.Response, name: str = entry.name
             ) -> Trigger.Response:
                 made.calls.append(name)  # type: ignore[attr-defined]
-                response.success = True
+                response.success = made.says_yes  # type: ignore[attr-defined]
                 return response
 
             made.world.create_service(Trigger, entry.client_name, answer)
@@ -130,6 +131,35 @@ def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
     graph.world.show(now_ns(graph))
     graph.chunk(1)
     assert graph.policy.observations[-1].executed_actions is None
+
+
+def test_no_chunk_is_sent_until_the_guard_has_disengaged(make: MakeGraph) -> None:
+    """The first observation of the next context is not judged, and must not move the arm."""
+    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    graph.policy.surprise, graph.says_yes = 2.0, False
+    start_ns = now_ns(graph)
+    graph.world.show(start_ns)
+    graph.chunk(0)
+    graph.world.execute(0)
+    wait_for(lambda: now_ns(graph) >= start_ns + CHUNK_NS)
+    for num_refused in (1, 2):
+        graph.world.show(now_ns(graph))
+        wait_for(lambda expected=num_refused: told(graph, "refused_surprise") == str(expected))
+    graph.says_yes = True
+    graph.world.show(now_ns(graph))
+    wait_for(lambda: told(graph, "refused_surprise") == "3")
+    assert graph.calls == ["disengage"] * 3
+    graph.world.show(now_ns(graph))
+    graph.chunk(1)
+
+
+def test_an_error_that_is_no_number_stops(make: MakeGraph) -> None:
+    graph = make("lockstep", surprise="stop")
+    for index, surprise in enumerate((0.1, float("nan"), 0.1)):
+        graph.policy.surprise = surprise
+        answered(graph, index)
+    wait_for(lambda: told(graph, "surprise_stops") == "1")
+    assert graph.calls == ["disengage"]
 
 
 def test_auto_resumes_when_the_world_is_as_expected_again(make: MakeGraph) -> None:
