@@ -32,6 +32,7 @@ from par_model.evaluation.rollouts import load_rollout_policy
 from par_model.evaluation.stored_rollouts import StoredRollouts, read_rollouts
 from par_model.interface import Policy
 from par_model.load_policy import BACKENDS, load_policy
+from par_model.policy import PARPolicy
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task, tasks_of_policy
 from par_model.visualization.attention import described, record_attention, write_attention
 from par_model.visualization.failures import (
@@ -167,9 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
     """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
-    policy = load_policy(
-        options.checkpoint, backend=options.backend, context_slots=options.context_slots
-    )
+    policy = _policy(options)
     for name in _tasks_of_policy(options, policy):
         with arm_for(name, policy.spec) as arm:
             record = record_prediction(
@@ -227,9 +226,7 @@ def show_failures(options: FailuresOptions) -> Iterator[Shown]:
 
 def show_tasks(options: TasksOptions) -> Iterator[Shown]:
     """One successful episode of each task, side by side: an animated WebP."""
-    policy = load_policy(
-        options.checkpoint, backend=options.backend, context_slots=options.context_slots
-    )
+    policy = _policy(options)
     seeds = range(options.seed, options.seed + options.most_seeds)
     episodes = [
         film_success(
@@ -251,9 +248,7 @@ def show_tasks(options: TasksOptions) -> Iterator[Shown]:
 
 def show_attention(options: AttentionOptions) -> Iterator[Shown]:
     """What the predicted actions look at, for each layer and head, one PNG a task."""
-    policy = load_policy(
-        options.checkpoint, backend=options.backend, context_slots=options.context_slots
-    )
+    policy = _policy(options)
     for name in _tasks_of_policy(options, policy):
         with arm_for(name, policy.spec) as arm:
             record = record_attention(
@@ -292,6 +287,12 @@ def _figures(options: FigureOptions, command: str) -> Iterator[Shown]:
     if isinstance(options, AllOptions):
         return show_all(options, command)
     return _FIGURES[type(options)](options)
+
+
+def _policy(options: EpisodeOptions) -> PARPolicy:
+    return load_policy(
+        options.checkpoint, backend=options.backend, context_slots=options.context_slots
+    )
 
 
 def _tasks_of_policy(options: FigureOptions, policy: Policy) -> list[str]:

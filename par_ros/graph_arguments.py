@@ -218,7 +218,7 @@ def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, s
 
 
 def further_cameras(text: str) -> dict[str, str]:
-    """Name in topics.py -> name in the graph, of RealArmArguments.further_cameras.
+    """View -> name of its topic in the graph, of RealArmArguments.further_cameras.
 
     Raises ValueError for what is not VIEW=TOPIC.
     """
@@ -230,5 +230,5 @@ def further_cameras(text: str) -> dict[str, str]:
                 f"real_arm: further_cameras must be VIEW=TOPIC separated by commas, got {text!r}; "
                 "for example further_cameras:=right=/right_camera/image_raw."
             )
-        found[f"camera/{view}/image_raw"] = topic
+        found[view] = topic
     return found

@@ -59,6 +59,7 @@ from par_ros.topics import (
     POLICY,
     RECORDER,
     VIEWER,
+    further_image_name,
 )
 
 LOOPBACK = "loopback_arm_node"
@@ -200,7 +201,10 @@ def real_arm_names(arguments: RealArmArguments) -> dict[str, str]:
     """Name in topics.py -> name in the graph of a real arm."""
     return {
         IMAGE.name: arguments.camera_topic,
-        **further_cameras(arguments.further_cameras),
+        **{
+            further_image_name(view): topic
+            for view, topic in further_cameras(arguments.further_cameras).items()
+        },
         JOINT_STATES.name: arguments.joint_states_topic,
         JOINT_TRAJECTORY.name: arguments.controller_topic,
         GRIPPER_TRAJECTORY.name: arguments.gripper_topic,
@@ -219,9 +223,8 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
     """Policy and guard; the arm's driver and controllers are brought up by its own launch file."""
     sim_time = {"use_sim_time": arguments.use_sim_time}
     policy_parameters = _policy_parameters("real_arm", arguments)
-    cameras = further_cameras(arguments.further_cameras)
-    given = [PurePosixPath(name).parent.name for name in cameras]
-    require_further_views(Path(str(policy_parameters["checkpoint"])), given)
+    views = further_cameras(arguments.further_cameras)
+    require_further_views(Path(str(policy_parameters["checkpoint"])), views)
     commands = (JOINT_STATES.name, JOINT_TRAJECTORY.name, GRIPPER_TRAJECTORY.name)
     chunk = _guard_chunk("real_arm", arguments, policy_parameters)
     nodes = (
@@ -254,7 +257,7 @@ def real_arm_graph(arguments: RealArmArguments, command: str = "") -> NodeGraph:
             POLICY,
             POLICY,
             policy_parameters | sim_time,
-            _remapped(arguments, IMAGE.name, *cameras, JOINT_STATES.name),
+            _remapped(arguments, IMAGE.name, *map(further_image_name, views), JOINT_STATES.name),
             lifecycle=True,
             others_go_on=True,
         ),

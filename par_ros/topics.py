@@ -318,12 +318,17 @@ def view_names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
+def further_image_name(view: str) -> str:
+    """Name of the image topic of a view that is not a policy's first."""
+    return f"camera/{view}/image_raw"
+
+
 def camera_topics(views: tuple[str, ...]) -> dict[str, tuple[Topic, Topic]]:
     """Each view's topics of images and of intrinsics."""
     first, *others = views
     return {first: (IMAGE, CAMERA_INFO)} | {
         view: (
-            dataclasses.replace(IMAGE, name=f"camera/{view}/image_raw"),
+            dataclasses.replace(IMAGE, name=further_image_name(view)),
             dataclasses.replace(CAMERA_INFO, name=f"camera/{view}/camera_info"),
         )
         for view in others

@@ -11,13 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from par_model.config import TimestepSpacing
 from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
-from par_model.evaluation.direct_loop import EpisodeResult, arm_for, run_episode
+from par_model.evaluation.direct_loop import EpisodeResult, EpisodeWatcher, run_episode
 from par_model.evaluation.limit_shares import chunks_shares, read_motion_limits
 from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.evaluation.observation_watcher import ObservationWatcher
@@ -35,6 +35,8 @@ from par_model.simulation.worker_pool import run_jobs
 # Task, seed, policy seed, sampler, sampling steps, inference, delay, disturbance: what tells the
 # rollouts of one run apart.
 RolloutKey = tuple[str, int, int, str | None, int | None, str | None, float | None, str | None]
+
+Arm = TypeVar("Arm", bound=ManiSkillArm)
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 # A worker keeps what is slow to make.
-_worker_arms: dict[tuple[str, int, float], ManiSkillArm] = {}
-_worker_disturbed_arms: dict[tuple[object, ...], DisturbedArm] = {}
+_worker_arms: dict[tuple[object, ...], Any] = {}
 _worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
@@ -232,19 +233,25 @@ def _run_rollout(rollout: Rollout) -> RolloutResult:
     policy = _worker_policy(rollout)
     if rollout.watch:
         return _watched_result(rollout, policy)
-    arm = _worker_arm(rollout.task, policy.spec)
+    arm = _worker_arm(ManiSkillArm, rollout.task, policy.spec)
     watcher = MilestoneWatcher(arm)
     if rollout.timing is not None:
         return _delayed_result(rollout, rollout.timing, arm, policy, watcher)
-    result = run_episode(
+    result = _episode(rollout, arm, policy, (watcher,))
+    return _rollout_result(rollout, result, watcher.milestones())
+
+
+def _episode(
+    rollout: Rollout, arm: ManiSkillArm, policy: Policy, watchers: Sequence[EpisodeWatcher]
+) -> EpisodeResult:
+    return run_episode(
         arm,
         policy,
         rollout.seed,
         rollout.max_steps,
         policy_seed=rollout.policy_seed,
-        watchers=(watcher,),
+        watchers=watchers,
     )
-    return _rollout_result(rollout, result, watcher.milestones())
 
 
 def _delayed_result(
@@ -279,19 +286,12 @@ def _watched_result(rollout: Rollout, policy: Policy) -> RolloutResult:
             f"{rollout.checkpoint} foretells no observations, so there is no surprise to measure; "
             "give a checkpoint of PAR."
         )
-    arm = _worker_disturbed_arm(rollout.task, policy.spec)
+    arm = _worker_arm(DisturbedArm, rollout.task, policy.spec)
     milestones, observations = MilestoneWatcher(arm), ObservationWatcher(arm, policy)
     arm.disturbance = None
     if rollout.disturbance is not None:
         arm.disturbance = Disturbance(rollout.disturbance, rollout.seed)
-    result = run_episode(
-        arm,
-        policy,
-        rollout.seed,
-        rollout.max_steps,
-        policy_seed=rollout.policy_seed,
-        watchers=(milestones, observations),
-    )
+    result = _episode(rollout, arm, policy, (milestones, observations))
     return replace(
         _rollout_result(rollout, result, milestones.milestones()),
         disturbance=rollout.disturbance,
@@ -318,20 +318,14 @@ def _rollout_result(
     )
 
 
-def _worker_arm(task: str, spec: PolicySpec) -> ManiSkillArm:
-    key = (task, spec.image_height, spec.step_s, spec.views)
+def _worker_arm(kind: type[Arm], task: str, spec: PolicySpec) -> Arm:
+    key = (kind, task, spec.image_height, spec.step_s, spec.views)
     if key not in _worker_arms:
-        _worker_arms[key] = arm_for(task, spec)
-    return _worker_arms[key]
-
-
-def _worker_disturbed_arm(task: str, spec: PolicySpec) -> DisturbedArm:
-    key = (task, spec.image_height, spec.step_s, spec.views)
-    if key not in _worker_disturbed_arms:
-        _worker_disturbed_arms[key] = DisturbedArm(
+        _worker_arms[key] = kind(
             task, image_size=spec.image_height, step_s=spec.step_s, views=spec.views
         )
-    return _worker_disturbed_arms[key]
+    arm: Arm = _worker_arms[key]
+    return arm
 
 
 def _worker_policy(rollout: Rollout) -> Policy:

@@ -160,7 +160,7 @@ def test_every_node_learns_the_views_of_the_checkpoint(checkpoint: Path) -> None
 
 def test_further_cameras_that_cannot_be_read_are_refused() -> None:
     assert further_cameras("right=/a, wrist=/b") == {
-        "camera/right/image_raw": "/a", "camera/wrist/image_raw": "/b",
+        "right": "/a", "wrist": "/b",
     }  # fmt: skip
     with pytest.raises(ValueError, match="must be VIEW=TOPIC"):
         further_cameras("/side/image_raw")
