@@ -6,6 +6,7 @@ A step's batch is cut into micro-batches, which depend on the batch and on `micr
 several processes take them in turn. So the number of processes changes no sample.
 """
 
+import itertools
 import multiprocessing.connection
 import signal
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from par_model.model import TrainingBatch
 from par_model.training.clips import ClipSampler
+from par_model.training.scene_pictures import ScenePictureSampler
 
 Place = tuple[int, int]
 # How long a worker whose connection has broken may take to end.
@@ -26,14 +28,21 @@ _END_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Part `index` of a step's batch, with its share of the step's slots."""
+    """Part `index` of a step's batch, with its share of the step's slots; `pictures` are the
+    rendered scenes beside it, on the first part alone."""
 
     batch: TrainingBatch
     share: float
     index: int
+    pictures: TrainingBatch | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
-        return MicroBatch(self.batch.to(device), self.share, self.index)
+        pictures = None if self.pictures is None else self.pictures.to(device)
+        return MicroBatch(self.batch.to(device), self.share, self.index, pictures)
+
+    def pin_memory(self) -> "MicroBatch":
+        pictures = None if self.pictures is None else self.pictures.pin_memory()
+        return MicroBatch(self.batch.pin_memory(), self.share, self.index, pictures)
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,7 @@ class StepBatch:
 
     def pin_memory(self) -> "StepBatch":
         """Called by the DataLoader."""
-        pinned = (MicroBatch(m.batch.pin_memory(), m.share, m.index) for m in self.micro)
-        return StepBatch(tuple(pinned), self.place, self.after)
+        return StepBatch(tuple(m.pin_memory() for m in self.micro), self.place, self.after)
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,21 @@ class Division:
 
 
 class BatchLoader:
-    """Endless batches of a ClipSampler from its `place` on, which it moves."""
+    """Endless batches of a ClipSampler from its `place` on, which it moves; beside them the scenes
+    of `pictures` from step `first_step` on."""
 
     def __init__(
-        self, sampler: ClipSampler, division: Division, num_workers: int, pin_memory: bool
+        self,
+        sampler: ClipSampler,
+        division: Division,
+        num_workers: int,
+        pin_memory: bool,
+        pictures: ScenePictureSampler | None = None,
+        first_step: int = 0,
     ) -> None:
         self._sampler, self._division = sampler, division
         self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._pictures, self._first_step = pictures, first_step
         self._steps: Iterator[StepBatch] | None = None
 
     def next(self) -> StepBatch:
@@ -111,8 +127,8 @@ class BatchLoader:
     def _loader(self) -> DataLoader[StepBatch]:
         workers = {"prefetch_factor": 2, "worker_init_fn": _start_worker}
         return DataLoader(
-            _Steps(self._sampler, self._division),
-            sampler=_Places(self._sampler),
+            _Steps(self._sampler, self._division, self._pictures),
+            sampler=_Places(self._sampler, self._first_step),
             batch_size=None,
             num_workers=self._num_workers,
             pin_memory=self._pin_memory,
@@ -128,23 +144,26 @@ def _start_worker(worker: int) -> None:
 
 
 class _Places:
-    """Places of batches in order, from where the sampler stands."""
+    """Steps and the places of their batches in order, from where the sampler stands."""
 
-    def __init__(self, sampler: ClipSampler) -> None:
-        self._sampler, self._place = sampler, sampler.place
+    def __init__(self, sampler: ClipSampler, first_step: int) -> None:
+        self._sampler, self._place, self._step = sampler, sampler.place, first_step
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[tuple[int, Place]]:
         place = self._place
-        while True:
-            yield place
+        for step in itertools.count(self._step):
+            yield step, place
             place = self._sampler.place_after(place)
 
 
 class _Steps(Dataset[StepBatch]):
-    def __init__(self, sampler: ClipSampler, division: Division) -> None:
-        self._sampler, self._division = sampler, division
+    def __init__(
+        self, sampler: ClipSampler, division: Division, pictures: ScenePictureSampler | None
+    ) -> None:
+        self._sampler, self._division, self._pictures = sampler, division, pictures
 
-    def __getitem__(self, place: Place) -> StepBatch:
+    def __getitem__(self, step_and_place: tuple[int, Place]) -> StepBatch:
+        step, place = step_and_place
         division = self._division
         parts = self._sampler.parts(place, division.micro_slots)
         slots = [sum(plan.num_slots for plan in part) for part in parts]
@@ -154,6 +173,7 @@ class _Steps(Dataset[StepBatch]):
                 self._sampler.cut_part(place, parts, index).with_rows(),
                 slots[index] / sum(slots),
                 index,
+                self._scenes(step) if index == 0 else None,
             )
             for index in chosen
         ]
@@ -162,3 +182,6 @@ class _Steps(Dataset[StepBatch]):
             last = self._sampler.cut_part(place, parts, len(parts) - 1).with_rows()
             micro.append(MicroBatch(last, 0.0, len(parts) - 1))
         return StepBatch(tuple(micro), place, self._sampler.place_after(place))
+
+    def _scenes(self, step: int) -> TrainingBatch | None:
+        return None if self._pictures is None else self._pictures.batch(step).with_rows()

@@ -125,6 +125,8 @@ class PolicyTrainer:
             Division(self.execution.micro_slots, self.processes.rank, self.processes.count),
             self.execution.data_workers,
             self.device.type == "cuda",
+            self.pictures,
+            self.step,
         )
         loss = StepLoss(self.model, self.side, self.config, self.parts.finetuning)
         self.loss = self.processes.wrap(loss)
@@ -200,10 +202,9 @@ class PolicyTrainer:
         for number, micro in enumerate(step.micro, 1):
             # The validation's generators have stream 1.
             generator = step_generator(self.config.seed, self.step, 2 * micro.index, self.device)
-            pictures = None  # none beside a batch that only keeps the processes in step
-            if self.pictures is not None and micro.index == 0 and micro.share:
-                pictures = self.pictures.batch(self.step).with_rows().to(self.device)
             batch, ratio = micro.batch.to(self.device), self._mask_ratio(micro.index)
+            # None beside a batch that only keeps the processes in step.
+            pictures = None if micro.pictures is None else micro.pictures.to(self.device)
             with self.processes.adding_up(self.loss, number < len(step.micro)):
                 scale = float(self.processes.count)
                 loss = self.loss(batch, pictures, micro.share, generator, ratio, scale)

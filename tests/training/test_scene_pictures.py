@@ -19,6 +19,7 @@ from par_model.instruction import code_table
 from par_model.model import PARModel, TrainingBatch
 from par_model.simulation.tasks import TASKS, task
 from par_model.train import main
+from par_model.training.batch_loader import BatchLoader, Division
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import (
     NUM_SCENE_NUMBERS,
@@ -28,7 +29,8 @@ from par_model.training.scene_pictures import (
 from par_model.training.scene_set import SceneRow, start_scene_set, write_shard
 from par_model.training.side_tasks import SideTasks, scene_error_mm
 from par_model.training.training_state import load_state
-from tests.training.fixtures import MODEL, record_noise
+from tests.training.fixtures import LONG_CLIPS, MODEL, record_noise
+from tests.training.fixtures import make_sampler as make_clip_sampler
 from tests.training.test_policy_training import CONFIG, make_parts, train
 from tests.training.test_scene_set import SETTINGS, make_row
 
@@ -115,6 +117,33 @@ def test_a_batch_is_a_function_of_the_step_and_holds_no_held_out_scene(tmp_path,
     np.testing.assert_allclose(
         judged.proprio_BNJ[:, 0].numpy(), parts.statistics.normalize_joints(joints), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_step_brings_its_scenes_also_by_workers_and_from_a_later_step(
+    tmp_path, pictures, num_workers
+):
+    clips = dataclasses.replace(LONG_CLIPS, slots_per_batch=24, batches_per_round=3)
+    sampler = make_clip_sampler(tmp_path / "clips", [21, 40, 33], clips)
+    scenes = make_sampler(make_parts(tmp_path / "parts"), pictures)
+    loader = BatchLoader(sampler, Division(8), num_workers, False, scenes, first_step=5)
+    for step in range(5, 9):
+        first, *others = loader.next().micro
+        assert torch.equal(first.pictures.latents_BNchw, scenes.batch(step).latents_BNchw)
+        assert first.pictures.action_rows_M is not None
+        assert others and all(micro.pictures is None for micro in others)
+
+
+def test_one_of_several_processes_has_the_scenes(tmp_path, pictures):
+    clips = dataclasses.replace(LONG_CLIPS, slots_per_batch=24, batches_per_round=3)
+    scenes = make_sampler(make_parts(tmp_path / "parts"), pictures)
+    held = []
+    for rank in range(2):
+        sampler = make_clip_sampler(tmp_path / "clips", [21, 40, 33], clips)
+        loader = BatchLoader(sampler, Division(8, rank, 2), 0, False, scenes)
+        held.append([m.pictures is not None for _ in range(4) for m in loader.next().micro])
+    assert sum(held[0]) == 4
+    assert not any(held[1])
 
 
 def test_pictures_of_several_cameras_are_refused(tmp_path):
