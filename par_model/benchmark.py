@@ -4,13 +4,15 @@
     python -m par_model.benchmark --checkpoint checkpoints/par_small --backend eager onnx
     python -m par_model.benchmark --preset par_0_6b_p480 --backend compiled --json p480.json
     python -m par_model.benchmark --preset par_0_6b_p480 --part cache
+    python -m par_model.benchmark --preset par_0_6b_p256 --part training --clips 8
     python -m par_model.benchmark --compare before.json after.json
 
 Times are wall time on one process, warm-up left out, the device waited for, image in host memory
 to actions in host memory; the context is as full as stated. --part chooses what is measured:
 `control` (each graph and end to end), `cache` (the transformer with its cache against the same
-answer computed anew from all slots), `steps` (sampling steps 1 to 100). The bound is par_model
-.roofline's; on a CPU its peak and bandwidth are measured in the same run.
+answer computed anew from all slots), `steps` (sampling steps 1 to 100), `training` (steps of the
+policy's training on synthetic clips, and how much of the device's peak they use). The bound is
+par_model.roofline's; on a CPU its peak and bandwidth are measured in the same run.
 """
 
 import json
@@ -46,9 +48,12 @@ from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs, ru
 from par_model.model import PARModel
 from par_model.presets import preset
 from par_model.roofline import gpu_of
+from par_model.training.throughput import Training, measure_training
 
 MIN_RUNS, WARM_UP_RUNS = 200, 20
-
+TRAINING_RUNS, TRAINING_WARM_UP = 20, 5
+_RUNS = f"{MIN_RUNS}; for training {TRAINING_RUNS}, for the cache part on a CPU 5"
+_WARM_UP = f"{WARM_UP_RUNS}; for training {TRAINING_WARM_UP}, for the cache part on a CPU 1"
 
 PROGRAM = "python -m par_model.benchmark"
 _SOURCE = create_mutex_group(required=False)
@@ -65,9 +70,11 @@ class BenchmarkOptions:
     # measured in this order, the first is the reference
     backend: Annotated[tuple[str, ...], some_of(BACKENDS)] = ("eager",)
     # what is measured, see above
-    part: Literal["control", "cache", "steps"] = "control"
+    part: Literal["control", "cache", "steps", "training"] = "control"
     # sampling steps
     num_steps: Annotated[int | None, default_is("the checkpoint's")] = None
+    # with --part training: clips of a step, each as long as the context
+    clips: int = 4
     # slots in the context
     fill: Annotated[int | None, default_is("all but one")] = None
     # cpu or cuda; auto: CUDA if there
@@ -77,11 +84,9 @@ class BenchmarkOptions:
     # TensorRT engines
     engines: Annotated[Path | None, arg(metavar="DIR"), default_is("trt_engines/NAME")] = None
     # runs that are measured
-    runs: Annotated[int | None, default_is(f"{MIN_RUNS}; for the cache part on a CPU 5")] = None
+    runs: Annotated[int | None, default_is(_RUNS)] = None
     # runs left out before
-    warm_up: Annotated[int | None, default_is(f"{WARM_UP_RUNS}; for the cache part on a CPU 1")] = (
-        None
-    )
+    warm_up: Annotated[int | None, default_is(_WARM_UP)] = None
     # file to write; times are in milliseconds
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     # compare two files of --json instead
@@ -112,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(options: BenchmarkOptions, command: str) -> None:
-    if options.runs is not None and options.runs < MIN_RUNS and options.part != "cache":
+    needs_percentiles = options.part in ("control", "steps")
+    if options.runs is not None and options.runs < MIN_RUNS and needs_percentiles:
         raise ValueError(f"--runs is {options.runs}; percentiles need at least {MIN_RUNS}.")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -122,8 +128,7 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
     fill = held - 1 if options.fill is None else options.fill
     if not 0 <= fill < held:
         raise ValueError(f"--fill is {fill}; the context holds 0 to {held - 1} slots.")
-    slow = options.part == "cache" and deployment.device.type == "cpu"
-    default_runs, default_warm_up = (5, 1) if slow else (MIN_RUNS, WARM_UP_RUNS)
+    default_runs, default_warm_up = _default_runs(options.part, deployment.device)
     clock = Clock(
         deployment.device,
         default_runs if options.runs is None else options.runs,
@@ -155,6 +160,9 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
         assert isinstance(model, PARModel)
         report["cache"] = measure_cache(deployment.checkpoint, deployment.device, clock)
         _print_cache(report)
+    elif options.part == "training":
+        report["training"] = _training(deployment, options.clips, clock)
+        _print_training(report)
     else:
         report["steps"] = {
             name: measure_steps(deployment, name, fill, clock) for name in options.backend
@@ -164,6 +172,26 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
     print(f"memory: {json.dumps(report['memory'])}")
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _default_runs(part: str, device: torch.device) -> tuple[int, int]:
+    """Measured runs, and those left out before."""
+    if part == "training":
+        return TRAINING_RUNS, TRAINING_WARM_UP
+    if part == "cache" and device.type == "cpu":
+        return 5, 1
+    return MIN_RUNS, WARM_UP_RUNS
+
+
+def _training(deployment: Deployment, num_clips: int, clock: Clock) -> Result:
+    if num_clips < 1:
+        raise ValueError(f"--clips is {num_clips}; a step has at least one clip.")
+    model, device = deployment.checkpoint.model, deployment.device
+    assert isinstance(model, PARModel)
+    training = Training.make(model, num_clips, device)
+    gpu = gpu_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    peak = None if gpu is None else gpu.tflop_per_s
+    return measure_training(training, clock.num_runs, clock.num_warm_up, peak)
 
 
 def _deployment(options: BenchmarkOptions) -> Deployment:
@@ -288,6 +316,22 @@ def _print_cache(report: Result) -> None:
         print(
             f"CPU time: {cache['cached_ms']['cpu_time_p50']:.1f} ms against "
             f"{cache['uncached_ms']['cpu_time_p50']:.1f} ms: {cache['cpu_time_speed']:.1f} times"
+        )
+
+
+def _print_training(report: Result) -> None:
+    training = report["training"]
+    times = training["step_ms"]
+    print(
+        f"{report['what']}: a training step of {training['clips']} clips ({training['slots']} "
+        f"slots, {training['tokens']} tokens): p50 {times['p50']:.1f} ms, p95 {times['p95']:.1f} ms"
+        f" ({times['runs']} runs): {training['tokens_per_s']:.0f} tokens/s, "
+        f"{training['slots_per_s']:.1f} slots/s, {training['tflop_per_s']:.1f} TFLOP/s"
+    )
+    if "mfu" in training:
+        print(
+            f"model FLOP utilisation {training['mfu']:.1%} of "
+            f"{training['peak_tflop_per_s']:.0f} TFLOP/s (roofline.py's peak of this GPU)"
         )
 
 

@@ -186,7 +186,7 @@ def _measured(
         width = model_config.transformer.width
         side = SideTasks(width, num_scene, chunk if config.chunk_weight else None)
         loss = StepLoss(model, side, config, finetuning)
-        batch = _batch(model_config, num_clips, num_scene)
+        batch = full_clips(model_config, num_clips, num_scene)
         trained = [p for p in loss.parameters() if p.requires_grad]
         with _LiveBytes() as live:
             # Every token masked: the diffusion MLP then has the most to do.
@@ -203,7 +203,8 @@ def _bytes(tensors: list[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _batch(config: ModelConfig, num_clips: int, num_scene: int) -> TrainingBatch:
+def full_clips(config: ModelConfig, num_clips: int, num_scene: int) -> TrainingBatch:
+    """`num_clips` of the longest clips; all numbers are zero, all actions and frames valid."""
     clips, slots = num_clips, config.num_slots
     latent = (config.codec.latent_channels, config.latent_height, config.latent_width)
     chunk = (config.num_actions, config.action_width)

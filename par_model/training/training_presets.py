@@ -9,6 +9,7 @@ decay are NOVA's. The draws of t and the weights of Eq. 11 are in the model's `l
 
 from collections.abc import Mapping
 
+from par_model.config import ModelConfig
 from par_model.presets import PRESETS
 from par_model.training.clip_config import ClipConfig
 from par_model.training.policy_training_config import PolicyTrainingConfig
@@ -39,7 +40,12 @@ TRAINING_PRESETS = {"par_small": SMALL, "par_0_6b": FULL_SIZE}
 
 def training_preset(preset_name: str) -> str:
     """The key of TRAINING_PRESETS for a preset of the model."""
-    is_novas = PRESETS[preset_name].transformer == PRESETS["par_0_6b"].transformer
+    return training_preset_of_model(PRESETS[preset_name])
+
+
+def training_preset_of_model(model: ModelConfig) -> str:
+    """The same for a model's configuration, by the size of its transformer."""
+    is_novas = model.transformer == PRESETS["par_0_6b"].transformer
     return "par_0_6b" if is_novas else "par_small"
 
 

@@ -75,7 +75,7 @@ class StepLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.side = model, side
-        self._config, self._finetuning = config, finetuning
+        self.config, self._finetuning = config, finetuning
 
     def forward(
         self,
@@ -93,7 +93,7 @@ class StepLoss(nn.Module):
             mask_ratio: masked share of the frames' tokens; None: drawn from `generator`.
             scale: of all that is differentiated; several processes average their gradients.
         """
-        config, tuning = self._config, self._finetuning
+        config, tuning = self.config, self._finetuning
         if tuning is not None:
             batch = with_dropped_text(batch, self.model, tuning.text_dropout, generator)
         recompute = tuning is not None and tuning.checkpoint_gradients

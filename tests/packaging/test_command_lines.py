@@ -118,7 +118,7 @@ FLAGS = {
     "par_model.export_trt": "--checkpoint --preset --out --precision --steps --graphs --stage "
     "--route --opset",
     "par_model.benchmark": "--checkpoint --preset --backend --part --num-steps --fill --device "
-    "--threads --engines --runs --warm-up --json --compare",
+    "--threads --engines --runs --warm-up --json --compare --clips",
     "par_model.release": "--checkpoint --out --evaluation --graph --data --codec --note "
     "--sampling --context-slots",
     "par_model.video_generation": "--out --instruction --image --num-latents --num-steps "

@@ -56,7 +56,7 @@ def saved_bytes(num_clips: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = memory_plan._batch(TINY, num_clips, 0)
+    batch = memory_plan.full_clips(TINY, num_clips, 0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         total = loss(batch, None, 1.0, torch.Generator(), mask_ratio=1.0).total
     assert total.requires_grad
