@@ -82,7 +82,13 @@ def test_the_recording_replays_to_the_bit(
     assert replay([str(report / "recording.mcap")]) == 0, capsys.readouterr().out
 
 
-def test_a_checkpoint_without_prefixes_is_refused_before_anything_starts() -> None:
-    refused = run("sim", "mode:=realtime", "inference:=overlapped", timeout_s=RUN_TIMEOUT_S)
+def test_a_checkpoint_without_prefixes_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    from tests.ros.checkpoints import save_random_checkpoint
+
+    save_random_checkpoint(tmp_path / "random")
+    refused = run(
+        "sim", "mode:=realtime", "inference:=overlapped", f"checkpoint:={tmp_path / 'random'}",
+        timeout_s=RUN_TIMEOUT_S,
+    )  # fmt: skip
     assert refused.code == 2
     assert "was trained to go on from committed actions" in refused.error
