@@ -202,12 +202,10 @@ class PolicyTrainer:
         for number, micro in enumerate(step.micro, 1):
             # The validation's generators have stream 1.
             generator = step_generator(self.config.seed, self.step, 2 * micro.index, self.device)
-            batch, ratio = micro.batch.to(self.device), self._mask_ratio(micro.index)
-            # None beside a batch that only keeps the processes in step.
-            pictures = None if micro.pictures is None else micro.pictures.to(self.device)
+            micro, ratio = micro.to(self.device), self._mask_ratio(micro.index)
             with self.processes.adding_up(self.loss, number < len(step.micro)):
                 scale = float(self.processes.count)
-                loss = self.loss(batch, pictures, micro.share, generator, ratio, scale)
+                loss = self.loss(micro.batch, micro.pictures, micro.share, generator, ratio, scale)
                 loss.total.backward()
             total[:-1] += micro.share * loss.parts[:-1]
             total[-1:] += loss.parts[-1:]
