@@ -73,6 +73,7 @@ class SimArguments:
     )  # fmt: skip
     image_every: int = same_as(ManiSkillBridgeParameters, "image_every")
     inference: str = same_as(PolicyNodeParameters, "inference")
+    max_prefix_steps: int = same_as(PolicyNodeParameters, "max_prefix_steps")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     policy_delay: float = same_as(PolicyNodeParameters, "policy_delay")
     delay_jitter: float = same_as(PolicyNodeParameters, "delay_jitter")
@@ -131,6 +132,7 @@ class ArmArguments:
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
     inference: str = same_as(PolicyNodeParameters, "inference")
+    max_prefix_steps: int = same_as(PolicyNodeParameters, "max_prefix_steps")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     surprise: str = same_as(PolicyNodeParameters, "surprise")
     splice_s: float = same_as(

@@ -402,7 +402,9 @@ def _make_turn(
     max_skew_s = 0.0 if lockstep else parameters.max_skew_s
     overlap = None
     if parameters.inference == "overlapped":
-        overlap = OverlapSettings(spec.num_actions, spec.max_delay_steps, spec.step_s)
+        overlap = OverlapSettings(
+            spec.num_actions, spec.max_delay_steps, spec.step_s, parameters.max_prefix_steps
+        )
     assembler = AssemblerSettings(max_joint_skew_s=0.0)
     if not lockstep:
         assembler = AssemblerSettings(

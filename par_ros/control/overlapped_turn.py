@@ -46,11 +46,13 @@ class OverlapSettings:
         num_actions: L, actions of a slot.
         max_delay_steps: the most committed actions that it goes on from.
         step_s: time between two actions.
+        max_prefix_steps: committed actions that it is told at most; None: max_delay_steps.
     """
 
     num_actions: int
     max_delay_steps: int
     step_s: float
+    max_prefix_steps: int | None = None
 
     @property
     def horizon(self) -> int:
@@ -177,12 +179,12 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         return self._followed.at(stamp_ns - self._step_ns * np.arange(count - 1, -1, -1))
 
     def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
-        """What is followed in the first steps after the picture; to stand, before any chunk;
-        nothing, where it is not known."""
+        """What is followed in the first steps after the picture, as far as the policy is told; to
+        stand, before any chunk; nothing, where it is not known."""
         count = self.planned_steps
         times_ns = assembled.stamp_ns + self._step_ns * np.arange(1, count + 1)
         committed = self._followed.at(times_ns)
         if committed is None:
             standing = self._sent is None
             committed = np.tile(assembled.measured_joint_positions, (count if standing else 0, 1))
-        return committed
+        return committed[: self._overlap.max_prefix_steps]

@@ -60,6 +60,7 @@ from par_ros.topics import DIAGNOSTICS, ENGAGE, GUARD, GUARD_STATE, POLICY
 from par_ros.wire_records import GuardState, PolicyStatus
 
 _SAMPLE_PERIOD_S = 5.0
+_ALL_COMMITTED = 100
 # The first tenth warms up: caches fill, the middleware finds its peers.
 _WARM_UP_SHARE = 0.1
 _FLAT_SHARE = 0.02
@@ -208,7 +209,11 @@ def soak_graph(options: SoakOptions, folder: Path) -> NodeGraph:
     pace = options.pace
     graph = loopback_graph(
         LoopbackArguments(
-            backend=options.backend, checkpoint=options.checkpoint, inference=options.inference
+            backend=options.backend,
+            checkpoint=options.checkpoint,
+            inference=options.inference,
+            # paced_policy goes on from all that is committed.
+            max_prefix_steps=_ALL_COMMITTED,
         )
     )
     entries = []

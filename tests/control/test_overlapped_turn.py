@@ -31,10 +31,10 @@ SETTINGS = TurnSettings(
 class Rig:
     """A turn and what comes to it; step k is at START_NS + k * STEP_NS, in ROS and steady time."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: OverlapSettings = OVERLAP) -> None:
         self.now_ns = START_NS
         self.turn: OverlappedTurn = OverlappedTurn(
-            SETTINGS, OVERLAP, lambda picture: picture, lambda picture: picture, self.moment
+            SETTINGS, overlap, lambda picture: picture, lambda picture: picture, self.moment
         )
         self.turn.activate()
         self._noise = np.random.default_rng(0)
@@ -95,6 +95,21 @@ def test_a_picture_a_slot_later_is_asked_with_what_is_followed_until_an_answer()
     np.testing.assert_allclose(question.committed[:, 0], 1e-4 * np.arange(9, 14), atol=1e-12)
     executed = question.assembled.executed_actions
     np.testing.assert_allclose(executed[:, 0], 1e-4 * np.arange(1, 9), atol=1e-12)
+
+
+@pytest.mark.parametrize(("told", "expected"), [(0, 0), (3, 3), (10, 5)])
+def test_the_policy_is_told_no_more_committed_actions_than_asked_for(
+    told: int, expected: int
+) -> None:
+    """5 are committed, as above; the time at which it is asked does not change."""
+    rig = Rig(dataclasses.replace(OVERLAP, max_prefix_steps=told))
+    first = rig.ask(0)
+    assert first.committed.shape == (told, 3)
+    rig.follow(first, 3.4)
+    question = rig.ask(8)
+    np.testing.assert_allclose(
+        question.committed[:, 0], 1e-4 * np.arange(9, 9 + expected), atol=1e-12
+    )
 
 
 def test_the_longest_of_the_last_twenty_delays_counts() -> None:

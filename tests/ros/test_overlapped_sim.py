@@ -37,7 +37,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(checkpoint: Path, report: Path) -> Finished:
     return run(
         "sim", "episodes:=1", f"max_steps:={NUM_STEPS}", "mode:=realtime", "real_time_factor:=0.2",
-        "inference:=overlapped", "policy_delay:=0.2", f"checkpoint:={checkpoint}",
+        "inference:=overlapped", "max_prefix_steps:=10", "policy_delay:=0.2",
+        f"checkpoint:={checkpoint}",
         f"report:={report}", "predict_episodes:=0", "backend:=eager", "record:=true",
         timeout_s=RUN_TIMEOUT_S,
     )  # fmt: skip
