@@ -11,7 +11,7 @@ Times are wall time on one process, warm-up left out, the device waited for, ima
 to actions in host memory; the context is as full as stated. --part chooses what is measured:
 `control` (each graph and end to end), `cache` (the transformer with its cache against the same
 answer computed anew from all slots), `steps` (sampling steps 1 to 100), `training` (steps of the
-policy's training on synthetic clips, and how much of the device's peak they use). The bound is
+policy's training on synthetic clips, and how much of a GPU's peak they use). The bound is
 par_model.roofline's; on a CPU its peak and bandwidth are measured in the same run.
 """
 
@@ -191,7 +191,7 @@ def _training(deployment: Deployment, num_clips: int, clock: Clock) -> Result:
     training = Training.make(model, num_clips, device)
     gpu = gpu_of(torch.cuda.get_device_name()) if device.type == "cuda" else None
     peak = None if gpu is None else gpu.tflop_per_s
-    return measure_training(training, clock.num_runs, clock.num_warm_up, peak)
+    return measure_training(training, clock, peak)
 
 
 def _deployment(options: BenchmarkOptions) -> Deployment:

@@ -92,7 +92,7 @@ class PolicyNodeParameters(TimingParameters, SurpriseSettings):
     inference: str = parameter(
         "sequential",
         "sequential: a picture is answered after the running chunk has ended; overlapped: while it "
-        "runs, by a chunk that continues it (realtime only; needs a checkpoint whose "
+        "runs, by a chunk that takes over from it (realtime only; needs a checkpoint whose "
         "max_delay_steps is not 0; no predicted pictures)",
         choices=("sequential", "overlapped"),
     )

@@ -8,6 +8,8 @@ and the CUDA context.
 
 import dataclasses
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,17 +177,11 @@ def _measured(
     num_clips: int,
 ) -> _Measured:
     """Of a micro-batch of `num_clips` of the longest clips."""
-    chunk = (model_config.num_actions, model_config.action_width)
-    for diffusion in (model_config.frame_diffusion, model_config.action_diffusion):
-        # Schedules are kept: they must be real.
-        add_noise(diffusion, torch.zeros(1), torch.zeros(1), torch.zeros(1))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with tensors_without_data(model_config):
         model = PARModel(model_config)
         if finetuning is not None:
             prepare(model, finetuning)
-        width = model_config.transformer.width
-        side = SideTasks(width, num_scene, chunk if config.chunk_weight else None)
-        loss = StepLoss(model, side, config, finetuning)
+        loss = step_loss(model, config, finetuning, num_scene)
         batch = full_clips(model_config, num_clips, num_scene)
         trained = [p for p in loss.parameters() if p.requires_grad]
         with _LiveBytes() as live:
@@ -197,6 +193,29 @@ def _measured(
     peak = max(0, live.peak - gradients)
     count = sum(p.numel() for p in loss.parameters())
     return _Measured(count, _bytes([*loss.parameters(), *loss.buffers()]), gradients, peak)
+
+
+@contextmanager
+def tensors_without_data(config: ModelConfig) -> Iterator[None]:
+    """New modules and tensors have shapes and types alone, and so has what is computed of them."""
+    for diffusion in (config.frame_diffusion, config.action_diffusion):
+        # Schedules are kept: they must be real.
+        add_noise(diffusion, torch.zeros(1), torch.zeros(1), torch.zeros(1))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def step_loss(
+    model: PARModel,
+    config: PolicyTrainingConfig,
+    finetuning: FinetuningConfig | None,
+    num_scene: int,
+) -> StepLoss:
+    """Of one step, with new side tasks that read `num_scene` numbers of a scene."""
+    chunk = (model.config.num_actions, model.config.action_width)
+    width = model.config.transformer.width
+    side = SideTasks(width, num_scene, chunk if config.chunk_weight else None)
+    return StepLoss(model, side, config, finetuning)
 
 
 def _bytes(tensors: list[Any]) -> int:

@@ -11,25 +11,21 @@ dense bfloat16 peak.
 """
 
 import dataclasses
-import time
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from par_model.config import ModelConfig
-from par_model.diffusion import add_noise
 from par_model.frame_head import sample_mask_ratio
-from par_model.latency import summary
+from par_model.latency import Clock
 from par_model.model import PARModel, TrainingBatch
 from par_model.training.ema import WeightAverage
-from par_model.training.memory_plan import full_clips
+from par_model.training.memory_plan import full_clips, step_loss, tensors_without_data
 from par_model.training.policy_parts import parameter_groups
-from par_model.training.policy_training_config import PolicyTrainingConfig
-from par_model.training.side_tasks import SideTasks
 from par_model.training.training_presets import TRAINING_PRESETS, training_preset_of_model
 from par_model.training.training_step import StepLoss
 
@@ -50,7 +46,8 @@ class Training:
         """`model` moves to `device`, with the training defaults of its size."""
         config = TRAINING_PRESETS[training_preset_of_model(model.config)]
         # That of a loaded checkpoint is frozen.
-        loss = _step_loss(model.requires_grad_(True), config).to(device).train()
+        loss = step_loss(model.requires_grad_(True), config, None, num_scene=0)
+        loss = loss.to(device).train()
         return Training(
             model=model.config,
             loss=loss,
@@ -73,20 +70,12 @@ class Training:
 
 
 def measure_training(
-    training: Training, num_runs: int, num_warm_up: int, peak_tflop_per_s: float | None
+    training: Training, clock: Clock, peak_tflop_per_s: float | None
 ) -> dict[str, Any]:
-    """Times of `num_runs` steps, each waited for, and what follows from their median; `mfu` only
-    where the device's peak is given [TFLOP/s]. Every step masks the mean share of image tokens."""
-    device = training.batch.text_BTC.device
-    mask_ratio = mean_mask_ratio(training.model)
-    times_ms = []
-    for index in range(num_warm_up + num_runs):
-        started = time.perf_counter()
-        training.step(index, mask_ratio)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times_ms.append(1e3 * (time.perf_counter() - started))
-    times = summary(np.array(times_ms[num_warm_up:]))
+    """Times of steps, and what follows from their median; `mfu` only where the device's peak is
+    given [TFLOP/s]. Every step masks the mean share of image tokens."""
+    mask_ratio, indices = mean_mask_ratio(training.model), itertools.count()
+    times = clock.measure(lambda: training.step(next(indices), mask_ratio))
     clips, slots = training.batch.frame_valid_BN.shape
     tflop = step_tflop(training.model, training.loss, clips, mask_ratio)
     seconds = times["p50"] / 1e3
@@ -109,11 +98,8 @@ def measure_training(
 
 def step_tflop(model: ModelConfig, loss: StepLoss, num_clips: int, mask_ratio: float) -> float:
     """Work of one step's forward and backward pass [TFLOP]."""
-    for diffusion in (model.frame_diffusion, model.action_diffusion):
-        # Schedules are kept: they must be real.
-        add_noise(diffusion, torch.zeros(1), torch.zeros(1), torch.zeros(1))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        counted = _step_loss(PARModel(model), loss.config)
+    with tensors_without_data(model):
+        counted = step_loss(PARModel(model), loss.config, None, num_scene=0)
         batch = full_clips(model, num_clips, num_scene=0)
         with FlopCounterMode(display=False) as counter:
             counted(batch, None, 1.0, torch.Generator(), mask_ratio).total.backward()
@@ -128,12 +114,6 @@ def mean_mask_ratio(model: ModelConfig) -> float:
         sample_mask_ratio(loss.mask_ratio_low, loss.mask_ratio_std, generator) for _ in range(1000)
     ]
     return float(np.mean(draws))
-
-
-def _step_loss(model: PARModel, config: PolicyTrainingConfig) -> StepLoss:
-    chunk = (model.config.num_actions, model.config.action_width)
-    side = SideTasks(model.config.transformer.width, 0, chunk if config.chunk_weight else None)
-    return StepLoss(model, side, config, None)
 
 
 def _random(batch: TrainingBatch) -> TrainingBatch:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from par_model import benchmark
 from par_model.export.untrained import untrained_checkpoint
+from par_model.latency import Clock
 from par_model.presets import preset
 from par_model.training.throughput import (
     Training,
@@ -47,7 +48,7 @@ def test_a_step_trains_the_weights_and_their_average() -> None:
 
 
 def test_figures_follow_from_the_median_time() -> None:
-    result = measure_training(training(), num_runs=3, num_warm_up=1, peak_tflop_per_s=0.5)
+    result = measure_training(training(), Clock(torch.device("cpu"), 3, 1), peak_tflop_per_s=0.5)
     seconds = result["step_ms"]["p50"] / 1e3
     assert result["step_ms"]["runs"] == 3
     assert result["slots"] == 2 * TINY.num_slots
