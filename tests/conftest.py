@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tests run here: slow ones on request, gpu ones where there is a GPU. Skips say why.
+"""Which tests run here: long and slow ones on request, gpu ones where there is a GPU. Skips say why.
 
 `./par test` gives whole files to workers (pytest-xdist), so that a file's fixtures are made
 once.
@@ -19,7 +19,10 @@ LONG = ("sim", "ros", "processes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--run-long", action="store_true", help="run the tests marked long too")
+    parser.addoption(
+        "--run-slow", action="store_true", help="run the tests marked long or slow too"
+    )
 
 
 def pytest_configure() -> None:
@@ -44,6 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {}
     if not config.getoption("--run-slow"):
         reasons["slow"] = "takes minutes; run it with: ./par test --run-slow"
+        if not config.getoption("--run-long"):
+            reasons["long"] = "takes 15 s or more; run it with: ./par test --run-long"
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 

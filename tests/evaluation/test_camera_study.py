@@ -82,6 +82,7 @@ def test_too_few_pictures_give_no_error(episodes):
     assert len(table_row(few)) == len(HEADER)
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_the_command_watches_planners_and_writes_what_it_found(tmp_path, capsys):
     """Two PickCube episodes through two cameras."""

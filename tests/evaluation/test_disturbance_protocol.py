@@ -94,6 +94,7 @@ def test_a_policy_without_a_task_cannot_be_calibrated():
     assert [rollout.task for rollout in rollouts_of(first, known, 2)] == ["PickCube"] * 2
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_the_command_on_a_random_policy(checkpoint, tmp_path, capsys):  # noqa: F811
     """Nothing succeeds, so nothing can be calibrated; with thresholds by hand every kind runs once,

@@ -38,6 +38,7 @@ def test_streams_and_late_episodes_are_counted():
     assert rows[1][-1] == "2 of 5"
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_the_command_writes_each_state_once(checkpoint, tmp_path, capsys):  # noqa: F811
     file = tmp_path / "states.json"

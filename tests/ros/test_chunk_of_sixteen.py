@@ -14,7 +14,7 @@ import pytest
 
 from tests.ros.processes import Finished, run
 
-pytestmark = [pytest.mark.ros, pytest.mark.sim]
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.long]
 
 NUM_STEPS = 32
 FIRST_SEED = 20_241_201

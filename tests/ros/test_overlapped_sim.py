@@ -51,6 +51,7 @@ def episode(finished: Finished, report: Path) -> dict[str, Any]:
     return dict(episode)
 
 
+@pytest.mark.long
 def test_an_overlapped_run_never_holds(episode: dict[str, Any]) -> None:
     """A chunk every 8 steps of 48, the first of which comes after 4."""
     assert episode["steps"] == NUM_STEPS
@@ -60,6 +61,7 @@ def test_an_overlapped_run_never_holds(episode: dict[str, Any]) -> None:
     assert episode["missed_chunks"] == 0
 
 
+@pytest.mark.long
 def test_chunks_are_sent_with_their_delay(episode: dict[str, Any]) -> None:
     """200 ms after the picture in simulated time: a second of wall time, which the ledger, whose
     times would mix both clocks, leaves out."""
@@ -68,6 +70,7 @@ def test_chunks_are_sent_with_their_delay(episode: dict[str, Any]) -> None:
     assert episode["ledger_ms"] == []
 
 
+@pytest.mark.long
 def test_the_chunks_are_compared_with_the_arms_limits(episode: dict[str, Any]) -> None:
     """0.001 rad from the joints in a step: 0.4 rad/s^2 of 7.5."""
     shares = [share["acceleration"] for share in episode["limit_shares"]]
@@ -75,6 +78,7 @@ def test_the_chunks_are_compared_with_the_arms_limits(episode: dict[str, Any]) -
     assert 0.0 < max(shares) < 1.0
 
 
+@pytest.mark.long
 def test_the_recording_replays_to_the_bit(
     episode: dict[str, Any], report: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

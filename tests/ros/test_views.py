@@ -167,6 +167,7 @@ def test_further_cameras_that_cannot_be_read_are_refused() -> None:
     assert view_names("front, right") == VIEWS
 
 
+@pytest.mark.long
 @pytest.mark.sim
 @pytest.mark.usefixtures("own_domain")
 def test_two_views_run_through_the_graph_are_recorded_and_replayed(

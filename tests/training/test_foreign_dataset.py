@@ -358,6 +358,7 @@ def test_the_example_is_a_valid_mapping():
     assert len(read_mapping(example).joints) == 6
 
 
+@pytest.mark.long
 def test_it_is_shown_and_trained_on(folder, tmp_path, capsys):
     """par_tiny with 3 joints, 2 steps of each stage; the checkpoint knows arm and sentence."""
     data = write_mapping(folder)

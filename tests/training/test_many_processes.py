@@ -30,7 +30,7 @@ from tests.model.nova_folder import (
 )
 from tests.training.fixtures import record_noise
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 SIZE = dataclasses.replace(SMALL, image_size=(32, 32))
 NUM_STEPS = 20

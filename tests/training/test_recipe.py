@@ -115,6 +115,7 @@ def test_each_round_is_read_by_what_comes_after_it(tmp_path):
     assert other["policy"][0].words[other["policy"][0].words.index("--seed") + 1] == "4"
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_a_tiny_recipe_from_nothing_to_a_card(tmp_path, capsys, monkeypatch):
     """The measurement fails at first; the same command goes on with it. Then a step is changed."""
@@ -147,6 +148,7 @@ def test_a_tiny_recipe_from_nothing_to_a_card(tmp_path, capsys, monkeypatch):
     assert main(words) == 0
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_a_tiny_recipe_through_two_cameras(tmp_path, monkeypatch):
     """Every stage reads and writes both views, from demonstrations to a measured checkpoint."""

@@ -258,6 +258,7 @@ def test_a_killed_run_with_pictures_ends_with_the_same_bits(tmp_path, parts_with
         train(fewer, tmp_path / "killed", config)
 
 
+@pytest.mark.long
 def test_frames_are_trained_before_the_policy_by_command(tmp_path):
     """2 steps of `frames` change what sees and leave the action head as it was drawn; `policy`
     starts from them, with the scenes beside it."""

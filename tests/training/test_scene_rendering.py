@@ -28,6 +28,7 @@ def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
     assert not (tmp_path / "scenes").exists()
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_a_set_that_goes_on_equals_one_made_at_once(tmp_path, capsys):
     """Two shards of 3 scenes, two cameras: made at once; and the second after the first, with the

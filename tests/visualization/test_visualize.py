@@ -174,6 +174,7 @@ def test_joint_targets_are_filmed_at_another_size():
     assert (frames[0] != frames[-1]).any()
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_a_policy_that_never_succeeds_is_not_filmed(tmp_path, capsys):
     checkpoint = tmp_path / "tiny"
@@ -237,6 +238,7 @@ def save_tiny(checkpoint):
     save_checkpoint(checkpoint, **parts)
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_every_figure_of_a_random_policy(tmp_path, capsys):
     """par_tiny, 20 steps: two whole chunks and a half; its failure is filmed at 0, 8 and 16."""
