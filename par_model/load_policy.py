@@ -4,6 +4,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import TimestepSpacing
 from par_model.graphs.contract import context_slots, require_static
 from par_model.graphs.goldens import replay, rollout_steps
-from par_model.graphs.manifest import FILE_NAME, sha256_of
+from par_model.graphs.manifest import FILE_NAME, Precision, sha256_of
 from par_model.graphs.policy_graphs import PolicyGraphs, as_float32
 from par_model.policy import PARPolicy
 
-BACKENDS = ("auto", "tensorrt", "compiled", "openvino", "onnx", "eager")
-# These run the cached export on a CPU.
+BACKENDS = ("auto", "tensorrt", "compiled", "openvino", "openvino-int8", "onnx", "eager")
+# These run the cached export on a CPU in float32: any checkpoint's answers stay within 1e-4.
 _ON_EXPORT = ("openvino", "onnx")
 # Where the documented `export_trt` command writes: one folder for each checkpoint.
 ENGINES = Path("trt_engines")
@@ -305,12 +306,14 @@ def _onnx(deployment: Deployment) -> StaticGraphs:
     return _on_export(deployment, "onnx", OnnxRuntime)
 
 
-def _openvino(deployment: Deployment) -> StaticGraphs:
+def _openvino(deployment: Deployment, precision: Precision = "fp32") -> StaticGraphs:
     try:
         from par_model.backends.openvino import OpenVinoRuntime
     except ImportError as error:
         raise _not_installed("OpenVINO", "onnx onnxscript openvino", error) from error
-    return _on_export(deployment, "openvino", OpenVinoRuntime)
+    return _on_export(
+        deployment, "openvino", functools.partial(OpenVinoRuntime, precision=precision)
+    )
 
 
 def _on_export(
@@ -408,7 +411,8 @@ def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> St
     from par_model.export.verify import verify_goldens
 
     graphs = StaticGraphs(deployment.checkpoint, runtime, _eager(deployment))
-    verify_goldens(graphs, folder, runtime.manifest)  # type: ignore[attr-defined]
+    precision = getattr(runtime, "precision", None)
+    verify_goldens(graphs, folder, runtime.manifest, precision)  # type: ignore[attr-defined]
     if deployment.device.type == "cuda":
         _run_every_graph(graphs)
     return graphs
@@ -418,6 +422,7 @@ _MAKERS: dict[str, Callable[[Deployment], PolicyGraphs]] = {
     "tensorrt": _tensorrt,
     "compiled": _compiled,
     "openvino": _openvino,
+    "openvino-int8": functools.partial(_openvino, precision="int8"),
     "onnx": _onnx,
     "eager": _eager,
 }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from par_model.graphs.contract import GraphSpec
-from par_model.graphs.manifest import Manifest, verify_files
+from par_model.graphs.manifest import Manifest, Precision, verify_files
 
 # Importing openvino sends an event to its makers unless this module is missing; a robot's program
 # calls nobody.
@@ -21,6 +21,9 @@ from openvino import opset13  # noqa: E402
 from openvino.frontend.onnx import ConversionExtension  # noqa: E402
 
 _Array = np.ndarray[Any, np.dtype[Any]]
+# Smaller matrices take no time.
+_LEAST_ROUNDED = 4096
+_INT8_GROUP = 32
 
 
 class OpenVinoRuntime:
@@ -29,8 +32,9 @@ class OpenVinoRuntime:
     Args:
         folder: ONNX files beside their manifest.json, whose hashes are checked.
         num_threads: of one graph; None is as many as PyTorch uses.
-        arithmetic: what OpenVINO computes in: "f32", "bf16" or "f16"; inputs and outputs stay
-            float32.
+        precision: "fp32", or "int8" for linear layers: their matrices are rounded to 8 bits with
+            one scale an output, their inputs at each run with one scale for 32 numbers. Attention
+            and convolutions stay float32.
 
     Raises:
         ValueError: a file is missing or changed, the folder is not float32, or this OpenVINO
@@ -38,13 +42,13 @@ class OpenVinoRuntime:
     """
 
     def __init__(
-        self, folder: Path, num_threads: int | None = None, arithmetic: str = "f32"
+        self, folder: Path, num_threads: int | None = None, precision: Precision = "fp32"
     ) -> None:
         self.manifest = Manifest.read(folder)
         if self.manifest.precision != "fp32":
             raise ValueError(
-                f"{folder} holds {self.manifest.precision} graphs, and OpenVINO takes float32 ones "
-                "and rounds by itself; export with --precision fp32."
+                f"{folder} holds {self.manifest.precision} graphs, and OpenVINO takes float32 "
+                "ones; export with --precision fp32."
             )
         verify_files(folder, self.manifest)
         core = openvino.Core()
@@ -52,20 +56,23 @@ class OpenVinoRuntime:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": arithmetic,
+            # It would take bfloat16 by itself where the CPU has it.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _INT8_GROUP if precision == "int8" else 0,
             # The arm has other processes, which a pinned thread would have to share its core with.
             "ENABLE_CPU_PINNING": False,
         }
-        self._arithmetic = arithmetic
+        self.precision = precision
         self._specs = {spec.name: spec for spec in self.manifest.graphs}
         self._graphs = {
-            name: CompiledGraph(core, folder / f"{name}.onnx", spec, settings)
+            name: CompiledGraph(core, folder / f"{name}.onnx", spec, settings, precision)
             for name, spec in self._specs.items()
         }
 
     @property
     def name(self) -> str:
-        return f"OpenVINO {openvino.__version__.split('-')[0]} on cpu, {self._arithmetic}"
+        rounded = ", int8" if self.precision == "int8" else ""
+        return f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{rounded}"
 
     def allocate_cache(self) -> dict[str, _Array]:
         step = self._specs["step"]
@@ -82,11 +89,20 @@ class CompiledGraph:
     """A graph whose inputs are buffers of ours. Instead of a whole cache it gives the rows that
     are new in it, which are then written at `position`."""
 
-    def __init__(self, core: Any, path: Path, spec: GraphSpec, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        core: Any,
+        path: Path,
+        spec: GraphSpec,
+        settings: dict[str, Any],
+        precision: Precision = "fp32",
+    ) -> None:
         self._spec = spec
         self._aliases = dict(spec.aliases)
         try:
             model = _with_rows_for_caches(core.read_model(path), spec)
+            if precision == "int8":
+                _round_weights(model)
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ValueError(
@@ -123,6 +139,27 @@ class CompiledGraph:
             # The cache is kept beside the request, so its id stays its own.
             self._requests[key] = request, cache
         return self._requests[key][0]
+
+
+def _round_weights(model: Any) -> None:
+    """Linear layers' matrices to int8 with a scale an output, as OpenVINO's products in int8 take
+    them."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        source = node.input_value(1).get_node()
+        if source.get_type_name() != "Constant":
+            continue
+        matrix = source.get_data()
+        if matrix.ndim != 2 or matrix.size < _LEAST_ROUNDED:
+            continue
+        inputs = 1 if node.get_attributes()["transpose_b"] else 0
+        scale = np.abs(matrix).max(axis=inputs, keepdims=True) / 127
+        scale = np.maximum(scale, np.finfo(np.float32).tiny)
+        rounded = np.round(matrix / scale).astype(np.int8)
+        restored = opset13.convert(opset13.constant(rounded), "f32")
+        restored = opset13.multiply(restored, opset13.constant(scale.astype(np.float32)))
+        node.input(1).replace_source_output(restored.output(0))
 
 
 def _tensor_scatter(node: Any) -> list[Any]:

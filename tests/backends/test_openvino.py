@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from par_model.backends.static_graphs import StaticGraphs
 from par_model.graphs.manifest import Manifest
-from tests.backends.runtimes import require_onnx, require_openvino
+from tests.backends.runtimes import eager, require_onnx, require_openvino
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,21 @@ def test_only_the_new_rows_of_a_cache_are_written(export_folder):
     for rows in cache.values():
         written = np.any(rows != 7.0, axis=(0, 1, 3))
         assert np.flatnonzero(written).tolist() == list(range(15, 15 + length))
+
+
+def test_int8_is_close_and_says_so(checkpoint, export_folder):
+    """Linear layers in int8: other numbers than float32's, within the bounds of the goldens."""
+    require_openvino()
+    from par_model.backends.openvino import OpenVinoRuntime
+    from par_model.export.verify import verify_goldens
+
+    runtime = OpenVinoRuntime(export_folder(), num_threads=1, precision="int8")
+    assert runtime.name.endswith("on cpu, int8")
+    graphs = StaticGraphs(checkpoint, runtime, eager(checkpoint))
+    found = verify_goldens(graphs, export_folder(), runtime.manifest, "int8")
+    assert found["actions"].max_abs > 1e-4
+    with pytest.raises(ValueError, match="allowed is at most 1e-4"):
+        verify_goldens(graphs, export_folder(), runtime.manifest)
 
 
 def test_a_folder_of_another_precision_is_refused(export_folder, tmp_path):
