@@ -21,7 +21,7 @@ from openvino import opset13  # noqa: E402
 from openvino.frontend.onnx import ConversionExtension  # noqa: E402
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-# Smaller matrices take no time.
+# Smaller matrices take no time, and what they read and write are joint angles.
 _LEAST_ROUNDED = 4096
 _INT8_GROUP = 32
 

@@ -49,17 +49,19 @@ def test_only_the_new_rows_of_a_cache_are_written(export_folder):
         assert np.flatnonzero(written).tolist() == list(range(15, 15 + length))
 
 
-def test_int8_is_close_and_says_so(checkpoint, export_folder):
+def test_int8_is_close_and_says_so(checkpoint, export_folder, monkeypatch):
     """Linear layers in int8: other numbers than float32's, within the bounds of the goldens."""
     require_openvino()
     from par_model.backends.openvino import OpenVinoRuntime
     from par_model.export.verify import verify_goldens
 
+    # par_tiny's matrices are smaller than what is rounded in earnest.
+    monkeypatch.setattr("par_model.backends.openvino._LEAST_ROUNDED", 512)
     runtime = OpenVinoRuntime(export_folder(), num_threads=1, precision="int8")
     assert runtime.name.endswith("on cpu, int8")
     graphs = StaticGraphs(checkpoint, runtime, eager(checkpoint))
     found = verify_goldens(graphs, export_folder(), runtime.manifest, "int8")
-    assert found["actions"].max_abs > 1e-4
+    assert found["action_context"].max_abs > 1e-3
     with pytest.raises(ValueError, match="allowed is at most 1e-4"):
         verify_goldens(graphs, export_folder(), runtime.manifest)
 
