@@ -21,6 +21,7 @@ from openvino import opset13  # noqa: E402
 from openvino.frontend.onnx import ConversionExtension  # noqa: E402
 
 _Array = np.ndarray[Any, np.dtype[Any]]
+_VERSION = openvino.__version__.split("-")[0]
 # Smaller matrices take no time, and what they read and write are joint angles.
 _LEAST_ROUNDED = 4096
 _INT8_GROUP = 32
@@ -72,7 +73,7 @@ class OpenVinoRuntime:
     @property
     def name(self) -> str:
         rounded = ", int8" if self.precision == "int8" else ""
-        return f"OpenVINO {openvino.__version__.split('-')[0]} on cpu{rounded}"
+        return f"OpenVINO {_VERSION} on cpu{rounded}"
 
     def allocate_cache(self) -> dict[str, _Array]:
         step = self._specs["step"]
@@ -106,7 +107,7 @@ class CompiledGraph:
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ValueError(
-                f"OpenVINO {openvino.__version__} cannot run {path} ({str(error).strip()}); "
+                f"OpenVINO {_VERSION} cannot run {path} ({' '.join(str(error).split())}); "
                 "install the version in constraints.txt, or choose backend 'onnx' or 'eager'."
             ) from error
         owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
