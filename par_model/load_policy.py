@@ -4,6 +4,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import TimestepSpacing
 from par_model.graphs.contract import context_slots, require_static
 from par_model.graphs.goldens import replay, rollout_steps
-from par_model.graphs.manifest import FILE_NAME, sha256_of
+from par_model.graphs.manifest import FILE_NAME, Precision, sha256_of
 from par_model.graphs.policy_graphs import PolicyGraphs, as_float32
 from par_model.policy import PARPolicy
 
-BACKENDS = ("auto", "tensorrt", "compiled", "onnx", "eager")
+BACKENDS = ("auto", "tensorrt", "compiled", "openvino", "openvino-int8", "onnx", "eager")
+# These run the cached export on a CPU in float32: any checkpoint's answers stay within 1e-4.
+_ON_EXPORT = ("openvino", "onnx")
 # Where the documented `export_trt` command writes: one folder for each checkpoint.
 ENGINES = Path("trt_engines")
 _MOST_PARAMETERS_EXPORTED_UNASKED = 100_000_000
@@ -74,8 +77,8 @@ def load_policy(
     Args:
         path: the checkpoint folder.
         backend: one of BACKENDS. "auto" takes on a GPU the first that works of tensorrt, compiled
-            and eager; on a CPU the faster of onnx and eager, measured once a machine. It logs
-            which and why. The first load of a checkpoint on a CPU exports it to ONNX into the
+            and eager; on a CPU the fastest of openvino, onnx and eager, measured once a machine. It
+            logs which and why. The first load of a checkpoint on a CPU exports it to ONNX into the
             cache (15 s for par_small), unless it is large or the packages are missing.
         num_steps: sampling steps of the action head; None is the checkpoint's default.
         sampler: of the action head, "ddim", "dpmsolver++" or "ddpm"; None is the checkpoint's
@@ -206,26 +209,28 @@ def _auto_on_cpu(deployment: Deployment) -> PolicyGraphs:
     try:
         require_static(config, config.sampling.action_sampler)
         _require_small_or_exported(deployment)
-        onnx = _onnx(deployment)
-        times = _cpu_times(deployment, onnx)
     except ValueError as reason:
-        _log.warning("backend auto: not onnx: %s", reason)
+        _log.warning("backend auto: not %s: %s", " or ".join(_ON_EXPORT), reason)
         return _eager_after_all(deployment)
+    candidates: dict[str, PolicyGraphs] = {}
+    for name in _ON_EXPORT:
+        try:
+            candidates[name] = _MAKERS[name](deployment)
+        except ValueError as reason:
+            _log.warning("backend auto: not %s: %s", name, reason)
+    if not candidates:
+        return _eager_after_all(deployment)
+    candidates["eager"] = _eager(deployment)
+    text = as_float32(deployment.checkpoint.instructions.embeddings_ITC[0].float())
+    with _cache_folder(deployment) as folder:
+        times = control_step_ms(candidates, text, folder, cpu_name())
     fastest = min(times, key=lambda name: times[name])
     _log.info(
         "backend auto: %s, as a control step took %s when it was measured on this CPU",
         fastest,
         " and ".join(f"{ms:.1f} ms with {name}" for name, ms in times.items()),
     )
-    return onnx if fastest == "onnx" else _eager(deployment)
-
-
-def _cpu_times(deployment: Deployment, onnx: PolicyGraphs) -> dict[str, float]:
-    """Of a control step, by runtime, in milliseconds."""
-    text = as_float32(deployment.checkpoint.instructions.embeddings_ITC[0].float())
-    candidates = {"onnx": onnx, "eager": _eager(deployment)}
-    with _cache_folder(deployment) as folder:
-        return control_step_ms(candidates, text, folder, cpu_name())
+    return candidates[fastest]
 
 
 def _eager_after_all(deployment: Deployment) -> TorchEager:
@@ -256,7 +261,7 @@ def _require_small_or_exported(deployment: Deployment) -> None:
 
 
 def _cached_export_path(deployment: Deployment) -> Path:
-    folder: Path = _onnx_modules()[1].cached_export_folder(
+    folder: Path = _exporter().cached_export_folder(
         deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
     )
     return folder
@@ -265,7 +270,7 @@ def _cached_export_path(deployment: Deployment) -> Path:
 @contextlib.contextmanager
 def _cache_folder(deployment: Deployment) -> Iterator[Path]:
     """Path of the ONNX export, locked for this process."""
-    cached_export = _onnx_modules()[1]
+    cached_export = _exporter()
     folder = _cached_export_path(deployment)
     try:
         with cached_export.lock(folder):
@@ -277,28 +282,53 @@ def _cache_folder(deployment: Deployment) -> Iterator[Path]:
         ) from error
 
 
-def _onnx_modules() -> tuple[ModuleType, ModuleType]:
-    """backends.onnx and export.cached_export, which need optional packages."""
+def _exporter() -> ModuleType:
+    """export.cached_export, which needs optional packages."""
     try:
-        from par_model.backends import onnx
         from par_model.export import cached_export
     except ImportError as error:
-        raise ValueError(
-            f"ONNX Runtime or the exporter is not installed ({error}); "
-            "pip install onnx onnxscript onnxruntime, or choose backend 'eager'."
-        ) from error
-    return onnx, cached_export
+        raise _not_installed("the exporter", "onnx onnxscript", error) from error
+    return cached_export
+
+
+def _not_installed(what: str, packages: str, error: ImportError) -> ValueError:
+    return ValueError(
+        f"{what} is not installed ({error}); pip install {packages}, or choose backend 'eager'."
+    )
 
 
 def _onnx(deployment: Deployment) -> StaticGraphs:
-    onnx, cached_export = _onnx_modules()
+    try:
+        from par_model.backends.onnx import OnnxRuntime
+    except ImportError as error:
+        packages = "onnx onnxscript onnxruntime"
+        raise _not_installed("ONNX Runtime", packages, error) from error
+    return _on_export(deployment, "onnx", OnnxRuntime)
+
+
+def _openvino(deployment: Deployment, precision: Precision = "fp32") -> StaticGraphs:
+    try:
+        from par_model.backends.openvino import OpenVinoRuntime
+    except ImportError as error:
+        raise _not_installed("OpenVINO", "onnx onnxscript openvino", error) from error
+    return _on_export(
+        deployment, "openvino", functools.partial(OpenVinoRuntime, precision=precision)
+    )
+
+
+def _on_export(
+    deployment: Deployment, backend: str, runtime: Callable[[Path], GraphRuntime]
+) -> StaticGraphs:
+    """A runtime of the cached export, which is made now if there is none."""
     if deployment.device.type != "cpu":
-        raise ValueError("backend 'onnx' runs on the CPU; use device 'cpu', or another backend.")
+        raise ValueError(
+            f"backend {backend!r} runs on the CPU; use device 'cpu', or another backend."
+        )
     with _cache_folder(deployment):
-        folder = cached_export.cached_export(
+        folder = _exporter().cached_export(
             deployment.checkpoint, deployment.name, deployment.sha256, deployment.num_steps
         )
-    return _verified(deployment, onnx.OnnxRuntime(folder), folder)
+    return _verified(deployment, runtime(folder), folder)
 
 
 def _tensorrt(deployment: Deployment) -> StaticGraphs:
@@ -381,7 +411,8 @@ def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> St
     from par_model.export.verify import verify_goldens
 
     graphs = StaticGraphs(deployment.checkpoint, runtime, _eager(deployment))
-    verify_goldens(graphs, folder, runtime.manifest)  # type: ignore[attr-defined]
+    precision = getattr(runtime, "precision", None)
+    verify_goldens(graphs, folder, runtime.manifest, precision)  # type: ignore[attr-defined]
     if deployment.device.type == "cuda":
         _run_every_graph(graphs)
     return graphs
@@ -390,6 +421,8 @@ def _verified(deployment: Deployment, runtime: GraphRuntime, folder: Path) -> St
 _MAKERS: dict[str, Callable[[Deployment], PolicyGraphs]] = {
     "tensorrt": _tensorrt,
     "compiled": _compiled,
+    "openvino": _openvino,
+    "openvino-int8": functools.partial(_openvino, precision="int8"),
     "onnx": _onnx,
     "eager": _eager,
 }

@@ -76,7 +76,8 @@ class PolicyNodeParameters(TimingParameters, SurpriseSettings):
     )
     backend: str = parameter(
         "auto",
-        "runtime of the network: tensorrt, compiled, onnx or eager; auto: the fastest that works",
+        "runtime of the network: tensorrt, compiled, openvino, openvino-int8, onnx or eager; auto: "
+        "the fastest that works",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU if there is one")
     engines: str = parameter(

@@ -166,9 +166,9 @@ def require_close(
 ) -> None:
     """Raises ValueError naming the output that is out of its bounds.
 
-    fp32: 1e-4 everywhere. fp16 and bf16: contexts by cosine (0.999); actions by cosine (0.99) and
-    within 0.05, 5 % of a standard deviation; each bound at least twice what PyTorch itself
-    deviates in that precision, where `usual` says it.
+    fp32: 1e-4 everywhere. fp16, bf16 and int8: contexts by cosine (0.999); actions by cosine
+    (0.99) and within 0.05, 5 % of a standard deviation; each bound at least twice what PyTorch
+    itself deviates in that precision, where `usual` says it.
     """
     for name, deviation in found.items():
         finite = np.isfinite(deviation.max_abs) and np.isfinite(deviation.cosine)

@@ -16,7 +16,8 @@ import torch
 from par_model.graphs.contract import CONTRACT_VERSION, GraphSpec, TensorSpec
 from par_model.json_file import file_in, read_object, shown, texts_of
 
-Precision = Literal["fp32", "fp16", "bf16"]
+# int8: of the weights of linear layers, by a runtime; an export holds the others.
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = tuple(DTYPES)
 FILE_NAME = "manifest.json"

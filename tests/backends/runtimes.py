@@ -29,6 +29,7 @@ RUNTIMES = (
     "tensorrt stand-in",
     "tensorrt stand-in, copying",
     pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("openvino", marks=pytest.mark.slow),
     pytest.param("compiled", marks=pytest.mark.slow),
     pytest.param("compiled on gpu", marks=pytest.mark.gpu),
     pytest.param("tensorrt on gpu", marks=pytest.mark.gpu),
@@ -58,6 +59,11 @@ def make_runtime(name, checkpoint, export_folder):
         from par_model.backends.onnx import OnnxRuntime
 
         return StaticGraphs(checkpoint, OnnxRuntime(export_folder()), eager(checkpoint))
+    if name == "openvino":
+        require_openvino()
+        from par_model.backends.openvino import OpenVinoRuntime
+
+        return StaticGraphs(checkpoint, OpenVinoRuntime(export_folder()), eager(checkpoint))
     if name == "compiled":
         if shutil.which("c++") is None and shutil.which("g++") is None:
             pytest.skip("torch.compile on a CPU needs a C++ compiler")
@@ -102,6 +108,11 @@ def require_onnx():
     for module in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed (pip install '.[export]')")
+
+
+def require_openvino():
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed (pip install '.[openvino]')")
 
 
 def export_fused(checkpoint, folder):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runtime answers, and what is said about the others."""
 
+import importlib.util
 import json
 import logging
 import sys
@@ -50,8 +51,11 @@ def test_auto_says_why_it_is_eager(folder, caplog, monkeypatch):
     with monkeypatch.context() as patch:
         # An entry of None makes the import fail as a missing package does.
         patch.setitem(sys.modules, "onnxruntime", None)
-        patch.delitem(sys.modules, "par_model.backends.onnx", raising=False)
+        patch.setitem(sys.modules, "openvino", None)
+        for name in ("onnx", "openvino"):
+            patch.delitem(sys.modules, f"par_model.backends.{name}", raising=False)
         assert_eager(folder, caplog, "pip install onnx onnxscript onnxruntime")
+        assert "backend auto: not openvino: OpenVINO is not installed" in caplog.text
     require_onnx()
     with monkeypatch.context() as patch:
         (folder / "file").touch()
@@ -65,7 +69,7 @@ def assert_eager(folder, caplog, words):
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert load_policy(folder).backend == "torch eager on cpu"
-    assert "backend auto: not onnx: " in caplog.text
+    assert "backend auto: not " in caplog.text
     assert words in caplog.text
     assert "backend auto: eager, the slowest" in caplog.text
 
@@ -89,18 +93,20 @@ def test_an_onnx_runtime_that_is_too_old_is_a_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_auto_exports_and_takes_the_faster_by_the_first_measurement(folder, caplog):
-    """Both give the same actions to 1e-4; the times that decide are kept and can be read."""
+def test_auto_exports_and_takes_the_fastest_by_the_first_measurement(folder, caplog):
+    """All give the same actions to 1e-4; the times that decide are kept and can be read."""
     require_onnx()
     on_a_cpu()
+    names = {"onnx": "ONNX Runtime", "eager": "torch eager"}
+    if importlib.util.find_spec("openvino") is not None:
+        names["openvino"] = "OpenVINO"
     reference = chunk_of(load_policy(folder, backend="eager"))
     with caplog.at_level(logging.INFO):
         first = load_policy(folder)
     assert "exporting tiny to ONNX, this once" in caplog.text
     kept = next(folder.parent.glob("cache/onnx/*/control_step_ms.json"))
     times = json.loads(kept.read_text())["control_step_ms"]
-    assert set(times) == {"onnx", "eager"}
-    names = {"onnx": "ONNX Runtime", "eager": "torch eager"}
+    assert set(times) == set(names)
     assert first.backend.startswith(names[min(times, key=times.get)])
     np.testing.assert_allclose(chunk_of(first), reference, atol=1e-4)
     for fastest in names:
@@ -126,7 +132,7 @@ def test_a_missing_compiler_is_a_sentence(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("backend", "words"),
-    [("tensorrt", "needs a CUDA GPU"), ("quantum", "choose one of auto, tensorrt, compiled, onnx")],
+    [("tensorrt", "needs a CUDA GPU"), ("quantum", "choose one of auto, tensorrt, compiled")],
 )
 def test_a_backend_that_cannot_run_is_refused(folder, backend, words):
     with pytest.raises(ValueError, match=words):

@@ -21,7 +21,7 @@ from par_model.checkpoint import load_checkpoint
 from par_model.interface import Observation
 from par_model.load_policy import load_policy
 from par_model.policy import PARPolicy
-from tests.backends.runtimes import CPU, require_onnx
+from tests.backends.runtimes import CPU, require_onnx, require_openvino
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints/par_small"
 GOLDEN = Path(__file__).with_name("shipped_golden.json")
@@ -33,6 +33,7 @@ BACKENDS = (
     "eager",
     "static",
     pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("openvino", marks=pytest.mark.slow),
     pytest.param("compiled", marks=pytest.mark.slow),
 )
 
@@ -73,6 +74,9 @@ def policy(request):
         return static_policy()
     if request.param == "onnx":
         require_onnx()
+    if request.param == "openvino":
+        require_onnx()
+        require_openvino()
     if request.param == "compiled" and shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("torch.compile on a CPU needs a C++ compiler")
     return load_policy(CHECKPOINT, backend=request.param, device="cpu")

@@ -32,7 +32,7 @@ AROUND_THE_MODEL = tuple(
     for name in ("training", "evaluation", "backends", "export", "visualization", "simulation")
 )
 HEAVY = {
-    "torch", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "onnxruntime", "diffusers",
+    "torch", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "onnxruntime", "openvino", "diffusers",
     "transformers", "mani_skill", "sapien", "gymnasium", "cv2",
 }  # fmt: skip
 # coal is called hppfcl with pin 2.
