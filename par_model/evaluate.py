@@ -57,11 +57,12 @@ from par_model.evaluation.rollouts import (
 )
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
+from par_model.seam import SeamSettings
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.evaluate"
-_OF_DELAY = ("policy_delay", "delay_jitter", "arm_file")
+_OF_DELAY = ("policy_delay", "delay_jitter", "seam_fade_steps", "seam_smoothness", "arm_file")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ class EvaluateOptions:
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
+    # protocol delay, overlapped inference: steps in which a chunk fades in over the running one
+    seam_fade_steps: int = 0
+    # protocol delay, overlapped inference: weight of squared second differences of what is
+    # followed against its squared distance to the chunk
+    seam_smoothness: float = 0.0
     # protocol delay: the arm's acceleration and jerk limits
     arm_file: Annotated[
         Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
@@ -285,7 +291,8 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     names = _task_names(options)
     spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
     delays_s = options.policy_delay or delay_protocol.DELAYS_S
-    timings = delay_protocol.cells(spec, delays_s, options.delay_jitter)
+    seam = SeamSettings(options.seam_fade_steps, options.seam_smoothness)
+    timings = delay_protocol.cells(spec, delays_s, options.delay_jitter, seam)
     for timing in timings:
         timing.require_possible(spec)
     arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
@@ -305,7 +312,11 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     rollouts_json = [result.to_json() for result in results]
     _finish(
         options,
-        {"protocol": "delay", "delay_jitter_s": options.delay_jitter}
+        {
+            "protocol": "delay",
+            "delay_jitter_s": options.delay_jitter,
+            "seam": dataclasses.asdict(seam),
+        }
         | content
         | _described(options)
         | provenance(command)
@@ -457,6 +468,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
         "protocol": options.protocol,
         "record_targets": options.record_targets,
         "delay_jitter": options.delay_jitter,
+        "seam": [options.seam_fade_steps, options.seam_smoothness],
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}
