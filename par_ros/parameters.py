@@ -47,6 +47,7 @@ from par_ros.control.settings import (
     value_type,
     values_of,
 )
+from par_ros.joined_chunk import SeamParameters
 from par_ros.resources import resource
 from par_ros.surprise_settings import SurpriseSettings
 
@@ -55,7 +56,7 @@ ParameterValue = Scalar | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class PolicyNodeParameters(TimingParameters, SurpriseSettings):
+class PolicyNodeParameters(TimingParameters, SeamParameters, SurpriseSettings):
     """policy_node."""
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
