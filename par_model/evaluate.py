@@ -62,7 +62,7 @@ from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASK
 from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.evaluate"
-_OF_DELAY = ("policy_delay", "delay_jitter", "seam_fade_steps", "seam_smoothness", "arm_file")
+_OF_DELAY = ("policy_delay", "delay_jitter", "seam", "arm_file")
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,8 @@ class EvaluateOptions:
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
-    # protocol delay, overlapped inference: steps in which a chunk fades in over the running one
-    seam_fade_steps: int = 0
-    # protocol delay, overlapped inference: weight of squared second differences of what is
-    # followed against its squared distance to the chunk
-    seam_smoothness: float = 0.0
+    # protocol delay, overlapped inference: as policy_node's seam_fade_steps and seam_smoothness
+    seam: Annotated[tuple[int, float], arg(metavar="STEPS WEIGHT")] = (0, 0.0)
     # protocol delay: the arm's acceleration and jerk limits
     arm_file: Annotated[
         Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
@@ -290,11 +287,8 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     )
     names = _task_names(options)
     spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
-    delays_s = options.policy_delay or delay_protocol.DELAYS_S
-    seam = SeamSettings(options.seam_fade_steps, options.seam_smoothness)
-    timings = delay_protocol.cells(spec, delays_s, options.delay_jitter, seam)
-    for timing in timings:
-        timing.require_possible(spec)
+    seam = SeamSettings(*options.seam)
+    timings = delay_protocol.cells(spec, options.policy_delay, options.delay_jitter, seam)
     arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
     read_motion_limits(arm_file)
     rollouts = [
@@ -309,18 +303,13 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     ]
     results = _run(options, rollouts)
     content = delay_protocol.delay_content(results, spec.step_s)
-    rollouts_json = [result.to_json() for result in results]
     _finish(
         options,
-        {
-            "protocol": "delay",
-            "delay_jitter_s": options.delay_jitter,
-            "seam": dataclasses.asdict(seam),
-        }
+        {"protocol": "delay", "delay_jitter_s": options.delay_jitter, "seam": options.seam}
         | content
         | _described(options)
         | provenance(command)
-        | {"rollouts": rollouts_json},
+        | {"rollouts": [result.to_json() for result in results]},
     )
     table = plain_table(delay_protocol.table_lines(content))
     print(f"{table}\n\n{delay_protocol.METHOD}", flush=True)
@@ -467,8 +456,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
-        "delay_jitter": options.delay_jitter,
-        "seam": [options.seam_fade_steps, options.seam_smoothness],
+        "delay": [options.delay_jitter, *options.seam],
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}

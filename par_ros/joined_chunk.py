@@ -11,8 +11,16 @@ from par_ros.control.settings import parameter
 
 @dataclass(frozen=True)
 class SeamParameters:
-    """The settings of policy_node that are about seams."""
+    """The settings of policy_node that are about where one chunk takes over from another."""
 
+    max_prefix_steps: int = parameter(
+        0,
+        "overlapped inference: committed actions that the policy is told to go on from, at most "
+        "the checkpoint's max_delay_steps; with more the wanted motion jumps less from chunk to "
+        "chunk, and the included policy succeeds less often",
+        minimum=0,
+        maximum=100,
+    )
     seam_fade_steps: int = parameter(
         0,
         "overlapped inference: actions in which a chunk fades in over the one that runs, as far as "

@@ -97,14 +97,6 @@ class PolicyNodeParameters(TimingParameters, SeamParameters, SurpriseSettings):
         "max_delay_steps is not 0; no predicted pictures)",
         choices=("sequential", "overlapped"),
     )
-    max_prefix_steps: int = parameter(
-        0,
-        "overlapped inference: committed actions that the policy is told to go on from, at most "
-        "the checkpoint's max_delay_steps; with more the wanted motion jumps less from chunk to "
-        "chunk, and the included policy succeeds less often",
-        minimum=0,
-        maximum=100,
-    )
     image_transport: str = parameter(
         "auto",
         "pictures that are read: raw (Image), compressed (CompressedImage, on <image>/compressed) "

@@ -36,21 +36,27 @@ METHOD = (
 
 def cells(
     spec: PolicySpec,
-    delays_s: Sequence[float],
+    delays_s: Sequence[float] | None,
     jitter_s: float,
     seam: SeamSettings = _PLAIN_SEAM,
 ) -> list[Timing]:
-    """Every kind of inference that the policy is able to, at every delay; the reference first."""
+    """Every kind of inference that the policy is able to, at every delay; the reference first.
+
+    delays_s: None: DELAYS_S. Raises ValueError for what a policy cannot do at all.
+    """
     possible: list[Inference] = [
         name for name in INFERENCES if name != "overlapped" or spec.max_delay_steps
     ]
-    delays = sorted({0.0, *delays_s})
+    delays = sorted({0.0, *(delays_s or DELAYS_S)})
     # Without delay nothing jitters: these cells are the references.
-    return [
+    timings = [
         Timing(name, delay_s, jitter_s if delay_s else 0.0, seam)
         for name in possible
         for delay_s in delays
     ]
+    for timing in timings:
+        timing.require_possible(spec)
+    return timings
 
 
 def delay_content(results: Sequence[RolloutResult], step_s: float) -> dict[str, Any]:
