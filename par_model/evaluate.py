@@ -57,11 +57,12 @@ from par_model.evaluation.rollouts import (
 )
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
+from par_model.seam import SeamSettings
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 from par_model.weights_hash import weights_hash
 
 PROGRAM = "python -m par_model.evaluate"
-_OF_DELAY = ("policy_delay", "delay_jitter", "arm_file")
+_OF_DELAY = ("policy_delay", "delay_jitter", "seam", "arm_file")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class EvaluateOptions:
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
+    # protocol delay, overlapped inference: as policy_node's seam_fade_steps and seam_smoothness
+    seam: Annotated[tuple[int, float], arg(metavar="STEPS WEIGHT")] = (0, 0.0)
     # protocol delay: the arm's acceleration and jerk limits
     arm_file: Annotated[
         Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
@@ -284,10 +287,8 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     )
     names = _task_names(options)
     spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
-    delays_s = options.policy_delay or delay_protocol.DELAYS_S
-    timings = delay_protocol.cells(spec, delays_s, options.delay_jitter)
-    for timing in timings:
-        timing.require_possible(spec)
+    seam = SeamSettings(*options.seam)
+    timings = delay_protocol.cells(spec, options.policy_delay, options.delay_jitter, seam)
     arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
     read_motion_limits(arm_file)
     rollouts = [
@@ -302,14 +303,13 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     ]
     results = _run(options, rollouts)
     content = delay_protocol.delay_content(results, spec.step_s)
-    rollouts_json = [result.to_json() for result in results]
     _finish(
         options,
-        {"protocol": "delay", "delay_jitter_s": options.delay_jitter}
+        {"protocol": "delay", "delay_jitter_s": options.delay_jitter, "seam": options.seam}
         | content
         | _described(options)
         | provenance(command)
-        | {"rollouts": rollouts_json},
+        | {"rollouts": [result.to_json() for result in results]},
     )
     table = plain_table(delay_protocol.table_lines(content))
     print(f"{table}\n\n{delay_protocol.METHOD}", flush=True)
@@ -456,7 +456,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
-        "delay_jitter": options.delay_jitter,
+        "delay": [options.delay_jitter, *options.seam],
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}

@@ -74,6 +74,8 @@ class SimArguments:
     image_every: int = same_as(ManiSkillBridgeParameters, "image_every")
     inference: str = same_as(PolicyNodeParameters, "inference")
     max_prefix_steps: int = same_as(PolicyNodeParameters, "max_prefix_steps")
+    seam_fade_steps: int = same_as(PolicyNodeParameters, "seam_fade_steps")
+    seam_smoothness: float = same_as(PolicyNodeParameters, "seam_smoothness")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     policy_delay: float = same_as(PolicyNodeParameters, "policy_delay")
     delay_jitter: float = same_as(PolicyNodeParameters, "delay_jitter")
@@ -133,6 +135,8 @@ class ArmArguments:
     engines: str = same_as(PolicyNodeParameters, "engines")
     inference: str = same_as(PolicyNodeParameters, "inference")
     max_prefix_steps: int = same_as(PolicyNodeParameters, "max_prefix_steps")
+    seam_fade_steps: int = same_as(PolicyNodeParameters, "seam_fade_steps")
+    seam_smoothness: float = same_as(PolicyNodeParameters, "seam_smoothness")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     surprise: str = same_as(PolicyNodeParameters, "surprise")
     splice_s: float = same_as(

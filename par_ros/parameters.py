@@ -47,6 +47,7 @@ from par_ros.control.settings import (
     value_type,
     values_of,
 )
+from par_ros.joined_chunk import SeamParameters
 from par_ros.resources import resource
 from par_ros.surprise_settings import SurpriseSettings
 
@@ -55,7 +56,7 @@ ParameterValue = Scalar | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class PolicyNodeParameters(TimingParameters, SurpriseSettings):
+class PolicyNodeParameters(TimingParameters, SeamParameters, SurpriseSettings):
     """policy_node."""
 
     checkpoint: str = parameter("", "folder of the checkpoint to load")
@@ -96,14 +97,6 @@ class PolicyNodeParameters(TimingParameters, SurpriseSettings):
         "runs, by a chunk that takes over from it (realtime only; needs a checkpoint whose "
         "max_delay_steps is not 0; no predicted pictures)",
         choices=("sequential", "overlapped"),
-    )
-    max_prefix_steps: int = parameter(
-        0,
-        "overlapped inference: committed actions that the policy is told to go on from, at most "
-        "the checkpoint's max_delay_steps; with more the wanted motion jumps less from chunk to "
-        "chunk, and the included policy succeeds less often",
-        minimum=0,
-        maximum=100,
     )
     image_transport: str = parameter(
         "auto",

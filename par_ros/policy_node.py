@@ -52,6 +52,7 @@ from par_ros.control.policy_turn import (
     TurnSettings,
 )
 from par_ros.control.timeline import Moment
+from par_ros.joined_chunk import joined
 from par_ros.leaving import leave_at_once_when_asked
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
@@ -320,14 +321,12 @@ class PolicyNode(LifecycleNode):
 
         self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, is_wanted)
         with self._lock:
+            seam = turn.seam(question, self._now())
+            chunk = joined(chunk, seam, self._settings.of_seams())
             if not turn.send(question, chunk.joint_positions):
                 return
-            self._outputs.publish_chunk(chunk, question, self._settings, num_steps)
-            received_s, sent_s = pending.received_ns / messages.NANOSECONDS, time.monotonic()
-            self._report.answer(ended_s - started_s, sent_s - received_s, num_steps)
-            picture_s = question.asked_ns / messages.NANOSECONDS - question.age_s
-            moments = received_s, started_s, ended_s, sent_s
-            self._report.ledger.send(pending.stamp_ns, picture_s, moments)
+            self._outputs.publish_chunk(chunk, question, self._settings, num_steps, seam)
+            self._report.sent(question, (started_s, ended_s, time.monotonic()), num_steps)
             predicts = self._settings.predict_images and self._report.budget.may_predict(
                 policy.spec.num_actions * policy.spec.step_s
             )
@@ -403,7 +402,11 @@ def _make_turn(
     overlap = None
     if parameters.inference == "overlapped":
         overlap = OverlapSettings(
-            spec.num_actions, spec.max_delay_steps, spec.step_s, parameters.max_prefix_steps
+            spec.num_actions,
+            spec.max_delay_steps,
+            spec.step_s,
+            parameters.max_prefix_steps,
+            joins_chunks=parameters.of_seams().changes_chunks,
         )
     assembler = AssemblerSettings(max_joint_skew_s=0.0)
     if not lockstep:

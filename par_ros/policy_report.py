@@ -3,6 +3,7 @@
 
 import time
 from collections import Counter, deque
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from par_ros.control.camera_check import CAMERA_FAULTS
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.latency_budget import LatencyBudget
 from par_ros.control.observation_assembler import Refusal
+from par_ros.control.policy_turn import Question
 from par_ros.policy_inputs import InputState
 from par_ros.wire_records import PolicyStatus, Surprise
 
@@ -103,6 +105,17 @@ class PolicyReport:
         self._clear_refusals()
         self._observation_age_s = age_s
         self._num_context_resets += starts_anew
+
+    def sent(
+        self, question: Question[Any], moments_s: tuple[float, float, float], num_steps: int | None
+    ) -> None:
+        """The question's chunk was sent; moments_s: when the policy began, when it had its answer
+        and when that was sent, steady time; num_steps: as in answer()."""
+        started_s, ended_s, sent_s = moments_s
+        received_s = question.pending.received_ns / messages.NANOSECONDS
+        self.answer(ended_s - started_s, sent_s - received_s, num_steps)
+        picture_s = question.asked_ns / messages.NANOSECONDS - question.age_s
+        self.ledger.send(question.pending.stamp_ns, picture_s, (received_s, *moments_s))
 
     def answer(self, inference_s: float, latency_s: float, num_steps: int | None = None) -> None:
         """A chunk was sent: time in the policy, and from the picture's arrival; num_steps: as the

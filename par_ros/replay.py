@@ -22,13 +22,15 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from tyro.conf import Positional, arg
 
 from par_model.command_line import default_is, parse
-from par_model.interface import Observation, Policy, stack_views
+from par_model.interface import ActionChunk, Observation, Policy, stack_views
+from par_model.seam import Seam, SeamSettings
 from par_ros import messages
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.settings import validate
 from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay, joint_samples
+from par_ros.joined_chunk import joined
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
 from par_ros.output_files import write_text
 from par_ros.parameters import PolicyNodeParameters
@@ -135,7 +137,7 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             row.num_recorded -= 1
             continue
         policy.observe(observation)
-        answer = act(policy, observed.committed, observed.num_steps)
+        answer = _joined(act(policy, observed.committed, observed.num_steps), observed)
         row.num_replayed += 1
         stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:
@@ -147,6 +149,14 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             "executed actions are not in the recording, or the context before them is not)"
         )
     return row
+
+
+def _joined(chunk: ActionChunk, observed: Observed) -> ActionChunk:
+    """As it was joined then to the motion that it took over from."""
+    if observed.seam_followed is None or observed.seam_running is None:
+        return chunk
+    seam = Seam(observed.seam_followed, observed.seam_running)
+    return joined(chunk, seam, SeamSettings(observed.seam_fade_steps, observed.seam_smoothness))
 
 
 class _ObservationBuilder:

@@ -153,6 +153,9 @@ class Observed(_Record):
             the committed ones [d, J]; None in sequential inference, and for what was not shown.
         view_stamps_ns: of the pictures of a policy's further views, in their order.
         num_steps: sampling steps of the answer; None: the policy's own number.
+        seam_followed, seam_running: overlapped inference: what the answer was joined to, as in
+            par_model.seam.Seam; None where it was not.
+        seam_fade_steps, seam_smoothness: how, as in par_model.seam.SeamSettings.
     """
 
     source = "observed"
@@ -167,13 +170,20 @@ class Observed(_Record):
     committed: FloatArray | None = None
     num_steps: int | None = None
     view_stamps_ns: tuple[int, ...] = ()
+    seam_followed: FloatArray | None = None
+    seam_running: FloatArray | None = None
+    seam_fade_steps: int = 0
+    seam_smoothness: float = 0.0
 
-    # A record of a policy with one view has no field view_stamps_ns.
+    # A record of a policy with one view has no field view_stamps_ns; one of a chunk that was not
+    # joined to anything none of a seam.
 
     def to_values(self) -> dict[str, str]:
         values = super().to_values()
         if not self.view_stamps_ns:
             del values["view_stamps_ns"]
+        if self.seam_followed is None:
+            values = {key: text for key, text in values.items() if not key.startswith("seam_")}
         return values
 
 

@@ -15,10 +15,12 @@ from par_model.evaluation.limit_shares import LimitShares, share_beyond
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import paired_difference_interval, wilson_interval
 from par_model.interface import PolicySpec
+from par_model.seam import SeamSettings
 
 DELAYS_S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 NUM_ROLLOUTS = 100
 _NUM_RESAMPLES = 2000
+_PLAIN_SEAM = SeamSettings()
 
 METHOD = (
     "Cells share initial states and policy seeds. Success: Wilson's interval; difference: to "
@@ -32,18 +34,29 @@ METHOD = (
 )
 
 
-def cells(spec: PolicySpec, delays_s: Sequence[float], jitter_s: float) -> list[Timing]:
-    """Every kind of inference that the policy is able to, at every delay; the reference first."""
+def cells(
+    spec: PolicySpec,
+    delays_s: Sequence[float] | None,
+    jitter_s: float,
+    seam: SeamSettings = _PLAIN_SEAM,
+) -> list[Timing]:
+    """Every kind of inference that the policy is able to, at every delay; the reference first.
+
+    delays_s: None: DELAYS_S. Raises ValueError for what a policy cannot do at all.
+    """
     possible: list[Inference] = [
         name for name in INFERENCES if name != "overlapped" or spec.max_delay_steps
     ]
-    delays = sorted({0.0, *delays_s})
+    delays = sorted({0.0, *(delays_s or DELAYS_S)})
     # Without delay nothing jitters: these cells are the references.
-    return [
-        Timing(name, delay_s, jitter_s if delay_s else 0.0)
+    timings = [
+        Timing(name, delay_s, jitter_s if delay_s else 0.0, seam)
         for name in possible
         for delay_s in delays
     ]
+    for timing in timings:
+        timing.require_possible(spec)
+    return timings
 
 
 def delay_content(results: Sequence[RolloutResult], step_s: float) -> dict[str, Any]:

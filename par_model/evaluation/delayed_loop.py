@@ -5,11 +5,13 @@ sequential: the arm stands from the picture until the chunk arrives, and runs it
 the next picture is taken. overlapped: the next picture is taken while a chunk runs, early enough
 for the answer to arrive before the chunk ends; the answer is timed from its picture and takes over
 when it arrives. What it says of the steps before that is dropped; with a prefix, the answer is told
-the actions of those steps and goes on from them. See docs/lab_notebook/overlap.md.
+the actions of those steps and goes on from them. How it is joined to the running motion is said in
+par_model/seam.py. See docs/lab_notebook/overlap.md.
 
 Shapes: J joints; L actions of a slot; the horizon as in PolicySpec.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -20,10 +22,12 @@ import numpy as np
 
 from par_model.evaluation.direct_loop import EpisodeResult, EpisodeWatcher, require_same_rate
 from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
+from par_model.seam import NUM_BEFORE, Seam, SeamSettings, join
 from par_model.simulation.maniskill_env import ManiSkillArm
 
 Inference = Literal["sequential", "overlapped", "overlapped_without_prefix"]
 INFERENCES: tuple[Inference, ...] = ("sequential", "overlapped_without_prefix", "overlapped")
+_PLAIN_SEAM = SeamSettings()
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class Timing:
         inference: see above.
         policy_delay_s: from a picture until its answer can be followed, rounded to control steps.
         delay_jitter_s: each answer's delay is drawn evenly from this far around it.
+        seam: overlapped: how a chunk is joined to the motion that it takes over from.
     """
 
     inference: Inference = "sequential"
     policy_delay_s: float = 0.0
     delay_jitter_s: float = 0.0
+    seam: SeamSettings = _PLAIN_SEAM
 
     def require_possible(self, spec: PolicySpec) -> None:
         """Raise ValueError where the policy was not trained for it, or a number is negative."""
@@ -212,8 +218,18 @@ class _Episode:
         if pending.ended(self._now):
             self._num_late += 1
             return
-        self._running = pending
+        chunk = join(pending.chunk, self._seam(pending.first_step), self._timing.seam)
+        self._running = dataclasses.replace(pending, chunk=chunk)
         self._begins.append(self._now)
+
+    def _seam(self, first_step: int) -> Seam:
+        """Where the chunk of the picture in step `first_step` takes over now."""
+        stood = np.repeat(self._start[None], NUM_BEFORE, axis=0)
+        followed = np.stack([*stood, *self._targets])[first_step:]
+        running = self._running
+        # To stand, before there is a chunk, is no wish.
+        left = running.first_step + len(running.chunk) - self._now if self._begins else 0
+        return Seam(followed, running.targets(self._now, max(0, left)))
 
     def _is_time_to_ask(self) -> bool:
         """A slot after the last picture; earlier where the running chunk would end meanwhile."""

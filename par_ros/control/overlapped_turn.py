@@ -4,7 +4,8 @@
 A picture is answered a slot after the one before, or earlier, where the running motion would end
 before an answer can come. The policy is told what the arm follows in the first steps after the
 picture, as many as its answers took lately and one more, and goes on from there. What the policy
-remembers between two pictures is what the guard reported of that time.
+remembers between two pictures is what the guard reported of that time; that is also what its answer
+is joined to (par_model/seam.py).
 
 Shapes: J joints; L actions of a slot; d committed actions.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from par_model.seam import NUM_BEFORE, Seam
 from par_ros.control.followed_actions import FollowedActions
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import AssembledObservation, ImageArray, Refusal
@@ -24,6 +26,7 @@ from par_ros.control.policy_turn import (
     PendingPicture,
     PictureType,
     PolicyTurn,
+    Question,
     TurnSettings,
 )
 from par_ros.control.timeline import Moment
@@ -47,12 +50,14 @@ class OverlapSettings:
         max_delay_steps: the most committed actions that it goes on from.
         step_s: time between two actions.
         max_prefix_steps: committed actions that it is told at most; None: max_delay_steps.
+        joins_chunks: whether its chunks are joined to the motion that they take over from.
     """
 
     num_actions: int
     max_delay_steps: int
     step_s: float
     max_prefix_steps: int | None = None
+    joins_chunks: bool = False
 
     @property
     def horizon(self) -> int:
@@ -94,6 +99,7 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         super()._forget_motion()
         self._followed.forget()
         self._ends_ns: int | None = None
+        self._holds = False
         # The newest picture that the policy was shown, and the newest chunk that was reported on.
         self._shown_ns: int | None = None
         self._told_ns = 0
@@ -110,7 +116,7 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         """Take what is followed from the report's first point on."""
         sent = self._sent
         assert sent is not None
-        self._told_ns = stamp_ns
+        self._told_ns, self._holds = stamp_ns, holds
         self._note_report(stamp_ns, executed)
         self._ends_ns = (
             self._followed.rests_ns if holds else stamp_ns + self._overlap.horizon * self._step_ns
@@ -129,6 +135,30 @@ class OverlappedTurn(PolicyTurn[PictureType]):
             if apart_rad > _MAX_APART_RAD:
                 self._lose_track()
         self._followed.add(stamp_ns, executed.times_s, executed.positions)
+
+    def seam(self, question: Question[PictureType], now: Moment) -> Seam | None:
+        """Where an answer that is sent now takes over; None where it is not known what the arm
+        follows, or chunks are not joined. After a lost context, and where the arm is held, the
+        running chunk wants nothing.
+        """
+        if not self._overlap.joins_chunks:
+            return None
+        stamp_ns, horizon = question.pending.stamp_ns, self._overlap.horizon
+        first_row = min(max(0, (now.ros_ns - stamp_ns) // self._step_ns), horizon)
+        rows = np.arange(-NUM_BEFORE, horizon)
+        times_ns = stamp_ns + self._step_ns * (rows + 1)
+        targets = self._followed.at(times_ns)
+        if targets is None:
+            if self._sent is not None:
+                return None
+            # To stand, before any chunk.
+            targets = np.tile(question.assembled.measured_joint_positions, (len(rows), 1))
+        is_wanted = rows >= first_row
+        if self._ends_ns is None or self._holds or question.starts_anew:
+            is_wanted[:] = False
+        else:
+            is_wanted &= times_ns <= self._ends_ns + _TOLERANCE_NS
+        return Seam(targets[rows < first_row], targets[is_wanted])
 
     def _is_due(self, stamp_ns: int) -> bool:
         """Whether a picture of this stamp is answered; notes a lost context."""

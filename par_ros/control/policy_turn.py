@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from par_model.seam import Seam
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.camera_set import CameraSet, ViewSettings
 from par_ros.control.joint_states import JointReading
@@ -316,6 +317,10 @@ class PolicyTurn(Generic[PictureType]):
             return False
         self._sent = SentChunk(question.pending.stamp_ns, positions, acknowledged=False)
         return True
+
+    def seam(self, question: Question[PictureType], now: Moment) -> Seam | None:
+        """Where an answer that is sent now takes over from a running motion; None: from none."""
+        return None
 
     def lose_context(self) -> None:
         """The policy refused an observation: it starts anew with the next one."""

@@ -229,3 +229,76 @@ def test_after_a_clock_that_was_set_back_the_policy_starts_anew() -> None:
     assert question.assembled.executed_actions is None
     rig.follow(question, 104.4)
     assert rig.ask(109).assembled.executed_actions is not None
+
+
+JOINING = dataclasses.replace(OVERLAP, joins_chunks=True)
+
+
+def test_before_the_first_chunk_an_answer_goes_on_from_standing() -> None:
+    """Sent 3.4 steps after the picture: the steps up to the picture and 3 after it."""
+    rig = Rig(JOINING)
+    question = rig.ask(0)
+    rig.at(3.4)
+    seam = rig.turn.seam(question, rig.moment)
+    assert seam is not None
+    np.testing.assert_array_equal(seam.followed, np.tile([0.1, 0.2, 0.04], (5, 1)))
+    assert seam.running.shape == (0, 3)
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0, 3.4, 9.9, 30.0])
+def test_an_answer_goes_on_from_what_was_reported_where_it_is_sent(late: float) -> None:
+    """Picture at step 8; the running chunk has actions for the steps 1 .. 18."""
+    rig = Rig(JOINING)
+    rig.follow(rig.ask(0), 3.4)
+    question = rig.ask(8)
+    rig.at(8 + late)
+    seam = rig.turn.seam(question, rig.moment)
+    assert seam is not None
+    first = min(int(late), 18)
+    assert seam.first_row == first
+    followed = 1e-4 * np.minimum(np.arange(7, 9 + first), 18)
+    np.testing.assert_allclose(seam.followed[:, 0], followed, atol=1e-12)
+    running = 1e-4 * np.arange(9 + first, 19)
+    np.testing.assert_allclose(seam.running[:, 0], running, atol=1e-12)
+
+
+def test_an_arm_that_is_held_wants_nothing_more() -> None:
+    rig = Rig(JOINING)
+    first = rig.ask(0)
+    rig.follow(first, 3.4)
+    question = rig.ask(8)
+    executed = JointTrajectory(JOINTS, np.array([0.45]), np.full((1, 3), 0.0009))
+    rig.turn.take_executed_actions(first.pending.stamp_ns, executed, rig.moment, holds=True)
+    seam = rig.turn.seam(question, rig.moment)
+    assert seam is not None
+    assert seam.running.shape == (0, 3)
+
+
+def test_after_a_lost_context_an_answer_goes_on_from_where_the_arm_is_and_from_no_wish() -> None:
+    """The policy refused an observation; what the arm follows is known."""
+    rig = Rig(JOINING)
+    rig.follow(rig.ask(0), 3.4)
+    rig.turn.lose_context()
+    question = rig.ask(8)
+    assert question.starts_anew
+    seam = rig.turn.seam(question, rig.moment)
+    assert seam is not None
+    np.testing.assert_allclose(seam.followed[:, 0], 1e-4 * np.arange(7, 9), atol=1e-12)
+    assert seam.running.shape == (0, 3)
+
+
+def test_where_reports_were_lost_nothing_is_joined() -> None:
+    """None of the second chunk until 26 steps after its picture."""
+    rig = Rig(JOINING)
+    rig.follow(rig.ask(0), 3.4)
+    second = rig.ask(8)
+    assert rig.turn.send(second, rig.targets(second, 1.0))
+    assert rig.turn.free(rig.moment) is None
+    question = rig.ask(35)
+    assert question.starts_anew
+    assert rig.turn.seam(question, rig.moment) is None
+
+
+def test_chunks_are_joined_where_that_is_asked_for_only() -> None:
+    rig = Rig()
+    assert rig.turn.seam(rig.ask(0), rig.moment) is None
