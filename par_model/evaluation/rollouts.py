@@ -212,7 +212,7 @@ def run_rollouts(
     done = {result.key for result in log.results}
     remaining = [rollout for rollout in rollouts if rollout.key not in done]
     if remaining:
-        with contextlib.closing(run_jobs(_run_rollout, remaining, workers)) as results:
+        with contextlib.closing(run_jobs(run_rollout, remaining, workers)) as results:
             for result in results:
                 log.append(result)
                 report(result)
@@ -229,7 +229,8 @@ _worker_arms: dict[tuple[object, ...], Any] = {}
 _worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
-def _run_rollout(rollout: Rollout) -> RolloutResult:
+def run_rollout(rollout: Rollout) -> RolloutResult:
+    """One job; runs in a worker."""
     policy = _worker_policy(rollout)
     if rollout.watch:
         return _watched_result(rollout, policy)

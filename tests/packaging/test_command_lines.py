@@ -17,6 +17,7 @@ from par_model import (
     collect,
     convert_nova,
     describe,
+    episode_rate,
     evaluate,
     export_trt,
     import_lerobot,
@@ -41,6 +42,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.evaluate": evaluate.EvaluateOptions,
     "par_model.calibrate": calibrate.CalibrateOptions,
     "par_model.collect": collect.CollectOptions,
+    "par_model.episode_rate": episode_rate.EpisodeRateOptions,
     "par_model.export_trt": export_trt.ExportOptions,
     "par_model.benchmark": benchmark.BenchmarkOptions,
     "par_model.release": release.ReleaseOptions,
@@ -116,6 +118,8 @@ FLAGS = {
     "--hold-steps --image-size --show --sheet --on-policy --max-steps --disturbed-starts --views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
     "--json",
+    "par_model.episode_rate": f"{WORKERS} --task --checkpoint --backend --episodes --warm-up "
+    "--model-workers",
     "par_model.export_trt": "--checkpoint --preset --out --precision --steps --graphs --stage "
     "--route --opset",
     "par_model.benchmark": "--checkpoint --preset --backend --part --num-steps --fill --device "
