@@ -73,20 +73,19 @@ def test_ray_keeps_the_contract(nodes):
 
 @pytest.mark.sim
 def test_two_nodes_give_the_bytes_of_one_process(nodes, checkpoint, tmp_path):  # noqa: F811
-    """4 demonstrations, an on-policy round of 2, 2 shards of scenes, 3 episodes of a policy."""
+    """An on-policy round of 2, 2 shards of scenes, 3 episodes of a policy."""
     scenes = ("--tasks", "PushCube", "--num-scenes", 4, "--scenes-per-shard", 2)
     policy = ("--checkpoint", checkpoint, "--task", "PushCube", "--episodes", 3, "--max-steps", 16)
     round_1 = ("--task", "PushCube", "--on-policy", checkpoint, "--num-demos", 2, "--max-steps", 16)
     round_1 += ("--disturbed-starts", 1, "--image-size", 32)
     for name, engine in (("here", ("--num-workers", 1)), ("ray", on(nodes))):
         out = tmp_path / name
-        run(collect_command(out / "data", 4, *engine))
         run(command("collect", *round_1, "--out", out / "round", *engine))
         run(command("perception", "scenes", *scenes, "--out", out / "scenes", *engine))
         words = (*policy, "--backend", "eager", "--record-targets", "--json", out / "result.json")
         run(command("evaluate", *words, *engine))
     here, there = tmp_path / "here", tmp_path / "ray"
-    for folder in ("data", "round", "scenes"):
+    for folder in ("round", "scenes"):
         assert len(contents(here / folder)) > 2
         assert contents(here / folder) == contents(there / folder), folder
     assert measured(here / "result.json") == measured(there / "result.json")
