@@ -129,6 +129,8 @@ setup(
         "torch-trt": ["torch-tensorrt==2.13.0", "tensorrt>=11.0,<11.1"],
         # Compiles the exported graphs without a GPU; proprietary, so only who wants it installs it.
         "trt-rtx": ["tensorrt-rtx==1.7.1.116"],
+        # --engine ray: jobs on many machines
+        "scale": ["ray>=2.60"],
         "test": [
             # launch_testing's plugin breaks with 9
             "pytest<9",

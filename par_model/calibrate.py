@@ -5,12 +5,11 @@
 
 Runs undisturbed episodes in the simulator and writes C/surprise.json (par_model/surprise.py) from
 the successful ones. No other file of the checkpoint changes. An interrupted run is continued by the
-same command; the result does not depend on --num-workers.
+same command; the result does not depend on --num-workers and --engine.
 """
 
-import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +34,7 @@ from par_model.surprise import (
     conformal_threshold,
 )
 from par_model.weights_hash import weights_hash
+from par_model.worker_options import WorkerOptions
 
 PROGRAM = "python -m par_model.calibrate"
 FIRST_SEED = FIRST_SELECTION_SEED + 2000
@@ -42,7 +42,7 @@ MAX_STEPS = 200
 
 
 @dataclass(frozen=True)
-class CalibrateOptions:
+class CalibrateOptions(WorkerOptions):
     """The command line."""
 
     # folder of the checkpoint
@@ -53,8 +53,6 @@ class CalibrateOptions:
     out: Annotated[Path | None, arg(metavar="FILE"), default_is(f"{FILE_NAME} in DIR")] = None
     # what runs the network, as load_policy
     backend: str = "auto"
-    # processes; the default is one per core
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +79,7 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     )  # fmt: skip
     rollouts = _rollouts(first, load_rollout_policy(first).spec, options.episodes)
     log = RolloutLog(out.with_name(out.name + ".episodes.jsonl"), settings)
-    results = run_rollouts(rollouts, log, options.num_workers, _report)
+    results = run_rollouts(rollouts, log, options, _report)
     thresholds = {
         TASKS[name].instruction: _thresholds([r for r in results if r.task == name])
         for name in dict.fromkeys(result.task for result in results)

@@ -17,14 +17,14 @@ in the middle of an episode, with and without surprise, and a rule without a mod
 (`python -m par_model.calibrate` first). ablations: the checkpoints RUNS/NAME/checkpoint that
 `python -m par_model.train ablations --out RUNS` wrote, the paper's Table 3 with our rows.
 
-An interrupted run is continued by the same command. The result does not depend on --num-workers.
+An interrupted run is continued by the same command. The result does not depend on
+--num-workers and --engine.
 """
 
 import dataclasses
 import json
-import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,13 +60,14 @@ from par_model.json_file import read_object
 from par_model.seam import SeamSettings
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 from par_model.weights_hash import weights_hash
+from par_model.worker_options import WorkerOptions
 
 PROGRAM = "python -m par_model.evaluate"
 _OF_DELAY = ("policy_delay", "delay_jitter", "seam", "arm_file")
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(WorkerOptions):
     """The command line."""
 
     # folder of the checkpoint; of protocol ablations: the folder RUNS
@@ -137,12 +138,11 @@ class EvaluateOptions:
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
     # seed of the policy's sampling
     policy_seed: int = 0
-    # processes; the default is one per core
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     # keep every commanded joint target [rad; m for the gripper]
     record_targets: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_some("--cells", self.cells)
 
 
@@ -472,7 +472,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
             flush=True,
         )
 
-    return run_rollouts(rollouts, log, options.num_workers, report)
+    return run_rollouts(rollouts, log, options, report)
 
 
 def _finish(options: EvaluateOptions, content: dict[str, Any]) -> None:

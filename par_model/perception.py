@@ -16,10 +16,9 @@ history: the chunk's error with the policy's own history, none, a disturbed and 
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,13 +52,14 @@ from par_model.training.scene_set import (
     SceneTable,
 )
 from par_model.weights_hash import weights_hash
+from par_model.worker_options import WorkerOptions
 
 PROGRAM = "python -m par_model.perception"
 _SHEET_COLUMNS, _SHEET_ROWS = 12, 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesOptions:
+class ScenesOptions(WorkerOptions):
     """Render random scenes with positions. The same command continues a rendering that was stopped
     or killed, and a larger --num-scenes extends one."""
 
@@ -74,16 +74,15 @@ class ScenesOptions:
     cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = (SHIPPED_VIEW.name,)
     # scenes per file
     scenes_per_shard: int = SCENES_PER_SHARD
-    # processes, one thread each; the default is one per core
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_some("--tasks", self.tasks)
         require_some("--cameras", self.cameras)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CamerasOptions:
+class CamerasOptions(WorkerOptions):
     """Measure how much each camera misses during the planners' episodes, and how well places can
     be told from what it sees; with pairs of the first camera and each other one."""
 
@@ -97,10 +96,9 @@ class CamerasOptions:
     episodes: int = 100
     # the first reset seed; by default the first one of model selection
     first_seed: int = FIRST_SELECTION_SEED
-    # processes, one thread each; the default is one per core
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_some("--tasks", self.tasks)
         require_some("--cameras", self.cameras)
 
@@ -203,7 +201,7 @@ def run_scenes(options: ScenesOptions) -> None:
                 bar.update(num_pictures)
 
             bar.update(total - _num_missing(rendering, options.out))
-            render_scenes(rendering, options.out, options.num_workers, report)
+            render_scenes(rendering, options.out, options, report)
 
 
 def _num_missing(rendering: SceneRendering, out: Path) -> int:
@@ -221,8 +219,8 @@ def run_cameras(options: CamerasOptions) -> None:
     ]
     episodes = []
     with (
+        contextlib.closing(watch_episodes(jobs, options)) as watched,
         tqdm(total=len(jobs), desc="cameras", unit="episode") as bar,
-        contextlib.closing(watch_episodes(jobs, options.num_workers)) as watched,
     ):
         for episode in watched:
             bar.update()

@@ -302,7 +302,7 @@ def run_recipe(options: RecipeOptions) -> None:
     # The commands that are stages import this module.
     from par_model.training.recipe_run import open_run
 
-    run = open_run(options.file, options.out, options.num_workers, options.threads, options.seed)
+    run = open_run(options.file, options.out, options, options.threads, options.seed)
     if options.plan:
         print(run.plan())
     else:

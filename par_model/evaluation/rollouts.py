@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many episodes of one checkpoint: over processes, and resumable.
+"""Many episodes of one checkpoint: over processes or machines, and resumable.
 
 Each finished episode is appended to a log (one JSON object a line) beside the result file, so that
 a killed run repeats none of them. The log opens with what was measured; a run with other settings
@@ -31,6 +31,7 @@ from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.tasks import task as task_by_name
 from par_model.simulation.worker_pool import run_jobs
+from par_model.worker_options import WorkerOptions
 
 # Task, seed, policy seed, sampler, sampling steps, inference, delay, disturbance: what tells the
 # rollouts of one run apart.
@@ -197,7 +198,7 @@ class RolloutLog:
 def run_rollouts(
     rollouts: Sequence[Rollout],
     log: RolloutLog,
-    num_workers: int,
+    workers: WorkerOptions,
     report: Callable[[RolloutResult], None],
 ) -> list[RolloutResult]:
     """Run what the log lacks; all results in the order of `rollouts`. Blocks until done.
@@ -211,8 +212,7 @@ def run_rollouts(
     done = {result.key for result in log.results}
     remaining = [rollout for rollout in rollouts if rollout.key not in done]
     if remaining:
-        num_workers = min(num_workers, len(remaining))
-        with contextlib.closing(run_jobs(_run_rollout, remaining, num_workers)) as results:
+        with contextlib.closing(run_jobs(run_rollout, remaining, workers)) as results:
             for result in results:
                 log.append(result)
                 report(result)
@@ -229,7 +229,8 @@ _worker_arms: dict[tuple[object, ...], Any] = {}
 _worker_policies: dict[tuple[object, ...], Policy] = {}
 
 
-def _run_rollout(rollout: Rollout) -> RolloutResult:
+def run_rollout(rollout: Rollout) -> RolloutResult:
+    """One job; runs in a worker."""
     policy = _worker_policy(rollout)
     if rollout.watch:
         return _watched_result(rollout, policy)

@@ -20,6 +20,7 @@ from par_model.simulation.demonstrations import (
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.scene_cameras import SceneCameras
 from par_model.simulation.worker_pool import run_jobs
+from par_model.worker_options import WorkerOptions
 
 # A picture answers this many control steps.
 PICTURE_STEPS = 8
@@ -75,10 +76,10 @@ class _WatchingArm(ManiSkillArm):
 
 
 def watch_episodes(
-    episodes: Iterable[EpisodeToWatch], num_workers: int
+    episodes: Iterable[EpisodeToWatch], workers: WorkerOptions
 ) -> Iterator[WatchedEpisode | None]:
     """In the order in which they finish; None where the planner finds no way."""
-    return run_jobs(_watch, episodes, num_workers)
+    return run_jobs(_watch, episodes, workers)
 
 
 _worker_arms: dict[tuple[str, tuple[CameraView, ...]], _WatchingArm] = {}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that each keep one simulator, for jobs that are independent of each other."""
+"""Processes that each keep one simulator, for jobs that are independent of each other: on this
+machine, or on those of a Ray cluster (ray_engine.py)."""
 
 import multiprocessing
 import os
@@ -11,20 +12,41 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from par_model.worker_options import WorkerOptions
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: WorkerOptions
 ) -> Iterator[Result]:
     """Results in the order in which jobs finish; closing the iterator stops the workers.
 
     A job is taken from `jobs` only when a worker is free. An error in a job is raised here.
-    Workers end with this process, also when it is killed. Raises ValueError if a worker dies.
+    Workers end with this process, also when it is killed.
+
+    Args:
+        function: of an importable module, not of the program that was started: a worker imports
+            it.
+        jobs, and what `function` returns: whatever pickle takes.
+
+    Raises:
+        ValueError: a worker died (local), no machine is left or reached, or Ray is not installed.
     """
-    if num_workers < 1:
-        raise ValueError(f"the number of workers must be at least 1, got {num_workers}.")
+    if workers.num_workers is not None and workers.num_workers < 1:
+        raise ValueError(f"the number of workers must be at least 1, got {workers.num_workers}.")
+    if workers.engine == "ray":
+        # Imports Ray, which is an extra.
+        from par_model.simulation.ray_engine import run_on_ray
+
+        return run_on_ray(function, jobs, workers.num_workers, workers.cluster)
+    return _run_here(function, jobs, workers.num_processes)
+
+
+def _run_here(
+    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+) -> Iterator[Result]:
     # torch and SAPIEN do not survive a fork.
     pool = ProcessPoolExecutor(
         num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker

@@ -26,10 +26,12 @@ import yaml
 
 from par_model.command_line import parse
 from par_model.simulation.tasks import task as task_by_name
+from par_model.worker_options import WorkerOptions
 
 RECIPE_KEYS = ("name", "tasks", "seed", "common", "stages")
 # Of a stage, and no option of its command.
 _STAGE_KEYS = ("stage", "name", "minutes")
+_WORKERS = tuple(field.name for field in fields(WorkerOptions))
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,10 @@ KINDS = {
     "collect": StageKind(
         "collect",
         None,
-        ("task", "out", "on_policy", "num_workers", "show", "sheet", "max_steps",
-         "disturbed_starts"),
+        ("task", "out", "on_policy", "show", "sheet", "max_steps", "disturbed_starts", *_WORKERS),
         per_task=True,
     ),
-    "scenes": StageKind("perception", "scenes", ("out", "tasks", "num_workers")),
+    "scenes": StageKind("perception", "scenes", ("out", "tasks", *_WORKERS)),
     "codec": StageKind(
         "train", "codec", (*_TRAIN, "data", "out", "scenes", "start_from"), takes_common=True
     ),
@@ -72,11 +73,11 @@ KINDS = {
     "on_policy": StageKind(
         "collect",
         None,
-        ("task", "out", "on_policy", "num_workers", "show", "sheet", "noise_share", "hold_steps"),
+        ("task", "out", "on_policy", "show", "sheet", "noise_share", "hold_steps", *_WORKERS),
         per_task=True,
     ),
     "release": StageKind("release", None, ("checkpoint", "out", "evaluation", "data", "codec")),
-    "evaluate": StageKind("evaluate", None, ("checkpoint", "json", "num_workers")),
+    "evaluate": StageKind("evaluate", None, ("checkpoint", "json", *_WORKERS)),
     "card": StageKind(
         "release",
         None,
@@ -215,21 +216,21 @@ def _refusal(options: Any, words: Sequence[str]) -> str | None:
     return None
 
 
-def stage_commands(recipe: Recipe, out: Path, num_workers: int, threads: int) -> Commands:
+def stage_commands(recipe: Recipe, out: Path, workers: WorkerOptions, threads: int) -> Commands:
     """The command lines of each stage, by its name.
 
     Raises ValueError for a stage that needs another one before it.
     """
-    wiring = _Wiring(recipe, out, num_workers, threads)
+    wiring = _Wiring(recipe, out, workers, threads)
     return {stage.name: wiring.commands(stage) for stage in recipe.stages}
 
 
 class _Wiring:
     """What the stages so far have made."""
 
-    def __init__(self, recipe: Recipe, out: Path, num_workers: int, threads: int) -> None:
+    def __init__(self, recipe: Recipe, out: Path, workers: WorkerOptions, threads: int) -> None:
         self._recipe, self._out = recipe, out
-        self._workers, self._threads = ["--num-workers", str(num_workers)], str(threads)
+        self._workers, self._threads = workers.words(), str(threads)
         self._made: dict[str, list[str]] = {}
 
     def commands(self, stage: RecipeStage) -> list[Command]:

@@ -37,6 +37,7 @@ from par_model.training.stage_options import (
     PolicyOptions,
     ProbeOptions,
 )
+from par_model.worker_options import WorkerOptions
 
 STATE_FILE = "recipe.json"
 # What each kind of stage reads.
@@ -139,7 +140,7 @@ class RecipeRun:
 
 
 def open_run(
-    file: Path, out: Path, num_workers: int, threads: int, seed: int | None = None
+    file: Path, out: Path, workers: WorkerOptions, threads: int, seed: int | None = None
 ) -> RecipeRun:
     """The recipe `file` in folder `out`, all its command lines checked; with another `seed` than
     the file's where one is given.
@@ -149,7 +150,7 @@ def open_run(
     recipe = read_recipe(file)
     if seed is not None:
         recipe = dataclasses.replace(recipe, seed=seed)
-    commands = stage_commands(recipe, out, num_workers, threads)
+    commands = stage_commands(recipe, out, workers, threads)
     check_options(recipe, STAGE_OPTIONS, commands)
     return RecipeRun(recipe, commands, out)
 

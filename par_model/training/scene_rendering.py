@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders random scenes into a scene set: one job a shard, in processes that keep a simulator."""
+"""Renders random scenes into a scene set: one job a shard, in processes that keep a simulator.
+
+A worker returns a shard's file; the command that was started writes it."""
 
 import contextlib
 import gc
@@ -23,10 +25,12 @@ from par_model.simulation.worker_pool import run_jobs
 from par_model.training.scene_set import (
     SCENES_PER_SHARD,
     SceneRow,
+    encoded_shard,
     shard_path,
     start_scene_set,
-    write_shard,
+    store_shard,
 )
+from par_model.worker_options import WorkerOptions
 
 # Raise when the same number would give another scene.
 _RECIPE_VERSION = 1
@@ -89,15 +93,18 @@ class SceneRendering:
         }
 
 
-def render_scenes(rendering: SceneRendering, out: Path, num_workers: int, report: Report) -> None:
+def render_scenes(
+    rendering: SceneRendering, out: Path, workers: WorkerOptions, report: Report
+) -> None:
     """Render into OUT/TASK what is missing there. Blocks until done."""
     rendering.validate()
     folder = out / rendering.task
     start_scene_set(folder, rendering.settings())
-    missing = [_Job(rendering, folder, shard) for shard in rendering.missing_shards(out)]
-    with contextlib.closing(run_jobs(_render_shard, missing, num_workers)) as results:
-        for num_pictures, work_s in results:
-            report(num_pictures, work_s / num_pictures)
+    missing = [_Job(rendering, shard) for shard in rendering.missing_shards(out)]
+    with contextlib.closing(run_jobs(_render_shard, missing, workers)) as results:
+        for shard in results:
+            store_shard(folder, shard.number, shard.content)
+            report(shard.num_pictures, shard.work_s / shard.num_pictures)
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,17 @@ class _Job:
     """One shard for a worker."""
 
     rendering: SceneRendering
-    folder: Path
     shard: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What a worker made: the file's content, how many pictures it has and how long they took."""
+
+    number: int
+    content: bytes
+    num_pictures: int
+    work_s: float
 
 
 @dataclass(frozen=True)
@@ -134,8 +150,8 @@ def _studio(rendering: SceneRendering) -> _Studio:
     return _studios[key]
 
 
-def _render_shard(job: _Job) -> tuple[int, float]:
-    """(pictures, seconds); runs in a worker."""
+def _render_shard(job: _Job) -> _Shard:
+    """Runs in a worker."""
     studio = _studio(job.rendering)
     started = time.monotonic()
     rows: list[SceneRow] = []
@@ -145,8 +161,8 @@ def _render_shard(job: _Job) -> tuple[int, float]:
         looks = studio.cameras.capture()
         for view, look in zip(job.rendering.views, looks, strict=True):
             rows.append(_row(studio.arm, scene, view, look))
-    write_shard(job.folder, job.shard, rows)
-    return len(rows), time.monotonic() - started
+    content = encoded_shard(rows)
+    return _Shard(job.shard, content, len(rows), time.monotonic() - started)
 
 
 def _row(arm: ManiSkillArm, scene: RandomScene, view: CameraView, look: Look) -> SceneRow:

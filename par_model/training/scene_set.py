@@ -171,11 +171,21 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def write_shard(folder: Path, shard: int, rows: Sequence[SceneRow]) -> None:
     """Write one shard; a kill at any moment leaves no half of it."""
+    store_shard(folder, shard, encoded_shard(rows))
+
+
+def store_shard(folder: Path, shard: int, content: bytes) -> None:
+    """Write what `encoded_shard` made."""
+    _replace(shard_path(folder, shard), content)
+
+
+def encoded_shard(rows: Sequence[SceneRow]) -> bytes:
+    """A shard's file."""
     table = pa.Table.from_pylist([_stored(row) for row in rows], _SCHEMA)
     buffer = io.BytesIO()
     # The pictures are compressed already; zstd makes little of the rest.
     pq.write_table(table, buffer, compression="zstd", row_group_size=_PART)
-    _replace(shard_path(folder, shard), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _stored(row: SceneRow) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from par_model.training.ablations import ABLATIONS, FULL
 from par_model.training.codec_training import CodecTrainingConfig
 from par_model.training.position_probe import ProbeConfig
 from par_model.training.training_presets import FULL_SIZE, SMALL
+from par_model.worker_options import WorkerOptions
 
 # Reset pictures of the probe, a task.
 NUM_PROBE_PICTURES = 1800
@@ -323,7 +324,7 @@ class AblationsOptions(LearningOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(WorkerOptions):
     """Run all stages of a recipe file, from nothing to a measured checkpoint. The same command goes
     on where it was stopped or killed; a recipe that was changed needs another --out."""
 
@@ -335,8 +336,6 @@ class RecipeOptions:
     seed: Annotated[int | None, default_is("the recipe's")] = None
     # only say which stages there are, how long they take, what is done, and the commands
     plan: bool = False
-    # processes of what is not training; the default is one a core
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     # CPU threads of torch; the default is one a core
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 

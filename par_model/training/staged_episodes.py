@@ -9,6 +9,7 @@ A folder appears by one rename after all its files are written, so that a proces
 moment leaves no half episode. `lerobot_dataset.assemble` turns the folders into a data set.
 """
 
+import io
 import json
 import os
 import shutil
@@ -204,15 +205,25 @@ def stage_episode(
     path: Path, episode: Episode, fps: int, views: tuple[str, ...] = DEFAULT_VIEWS
 ) -> None:
     """Write one episode, whose frames are of these views; it is there whole or not at all."""
-    assert episode.frames is not None
     assert episode.seed is not None
-    folder = episode_folder(path, episode.seed)
-    writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
-    for view, frames in split_views(episode.frames, views).items():
-        write_video(writing / f"{view}.mp4", frames, fps, LOSSLESS)
+    stage_files(path, episode.seed, episode_files(episode, fps, views))
+
+
+def episode_files(
+    episode: Episode, fps: int, views: tuple[str, ...] = DEFAULT_VIEWS
+) -> dict[str, bytes]:
+    """The files of an episode's folder by name; its frames are of these views."""
+    assert episode.frames is not None
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for view, frames in split_views(episode.frames, views).items():
+            video = Path(folder) / f"{view}.mp4"
+            write_video(video, frames, fps, LOSSLESS)
+            files[video.name] = video.read_bytes()
     optional = {"teaches": episode.teaches, "policy_actions": episode.policy_actions}
+    steps = io.BytesIO()
     np.savez(
-        writing / "steps.npz",
+        steps,
         measured_joint_positions=episode.measured_joint_positions,
         actions=episode.actions,
         executed_actions=episode.executed_actions,
@@ -226,7 +237,17 @@ def stage_episode(
         "num_steps": episode.num_steps,
         "instruction": episode.instruction,
     }
-    (writing / "episode.json").write_text(json.dumps(about) + "\n")
+    files["steps.npz"] = steps.getvalue()
+    files["episode.json"] = f"{json.dumps(about)}\n".encode()
+    return files
+
+
+def stage_files(path: Path, seed: int, files: dict[str, bytes]) -> None:
+    """Write what `episode_files` made; it is there whole or not at all."""
+    folder = episode_folder(path, seed)
+    writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing_"))
+    for name, content in files.items():
+        (writing / name).write_bytes(content)
     # mkdtemp makes folders that only the owner can read.
     writing.chmod(0o755)
     writing.rename(folder)

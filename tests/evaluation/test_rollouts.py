@@ -8,6 +8,7 @@ import pytest
 from par_model.evaluation import paper_protocol
 from par_model.evaluation.result_file import summary
 from par_model.evaluation.rollouts import Rollout, RolloutLog, RolloutResult, run_rollouts
+from par_model.worker_options import WorkerOptions
 
 SETTINGS = {"checkpoint_sha256": "aa", "max_steps": 200}
 
@@ -47,7 +48,7 @@ def test_finished_episodes_are_not_run_again(tmp_path):
     seen = []
 
     # No worker can be started for these: the checkpoint does not exist.
-    results = run_rollouts([rollout(1), rollout(3)], log, 2, seen.append)
+    results = run_rollouts([rollout(1), rollout(3)], log, WorkerOptions(), seen.append)
 
     assert [entry.seed for entry in results] == [1, 3]
     assert [entry.seed for entry in seen] == [3, 1]

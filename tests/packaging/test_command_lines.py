@@ -17,6 +17,7 @@ from par_model import (
     collect,
     convert_nova,
     describe,
+    episode_rate,
     evaluate,
     export_trt,
     import_lerobot,
@@ -41,6 +42,7 @@ OPTIONS: dict[str, Any] = {
     "par_model.evaluate": evaluate.EvaluateOptions,
     "par_model.calibrate": calibrate.CalibrateOptions,
     "par_model.collect": collect.CollectOptions,
+    "par_model.episode_rate": episode_rate.EpisodeRateOptions,
     "par_model.export_trt": export_trt.ExportOptions,
     "par_model.benchmark": benchmark.BenchmarkOptions,
     "par_model.release": release.ReleaseOptions,
@@ -95,6 +97,7 @@ LEARNING = (
     "--micro-slots --memory --plan --data-workers --log-every --save-every"
 )
 JUDGED = "--evaluation-episodes"
+WORKERS = "--num-workers --engine --ray-address"
 FIGURE = "--out --task --threads"
 EPISODES = "--checkpoint --seed --backend --max-steps --context-slots"
 PREDICTION = f"{EPISODES} --policy-seed"
@@ -106,15 +109,17 @@ FLAGS = {
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
-    "par_model.train recipe": "--out --seed --plan --num-workers --threads",
-    "par_model.evaluate": "--checkpoint --protocol --json --task --episodes --first-seed "
-    "--max-steps --num-steps --sampler --spacing --backend --cells --policy-delay --delay-jitter "
-    "--arm-file --context-slots --policy-seed --num-workers --record-targets --streams",
-    "par_model.calibrate": "--checkpoint --episodes --out --backend --num-workers",
-    "par_model.collect": "--task --num-demos --out --first-seed --noise-share --hold-steps "
-    "--image-size --num-workers --show --sheet --on-policy --max-steps --disturbed-starts --views",
+    "par_model.train recipe": f"--out --seed --plan --threads {WORKERS}",
+    "par_model.evaluate": f"{WORKERS} --checkpoint --protocol --json --task --episodes "
+    "--first-seed --max-steps --num-steps --sampler --spacing --backend --cells --policy-delay "
+    "--delay-jitter --arm-file --context-slots --policy-seed --record-targets --streams",
+    "par_model.calibrate": f"--checkpoint --episodes --out --backend {WORKERS}",
+    "par_model.collect": f"{WORKERS} --task --num-demos --out --first-seed --noise-share "
+    "--hold-steps --image-size --show --sheet --on-policy --max-steps --disturbed-starts --views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
     "--json",
+    "par_model.episode_rate": f"{WORKERS} --task --checkpoint --backend --episodes --warm-up "
+    "--model-workers",
     "par_model.export_trt": "--checkpoint --preset --out --precision --steps --graphs --stage "
     "--route --opset",
     "par_model.benchmark": "--checkpoint --preset --backend --part --num-steps --fill --device "
@@ -130,10 +135,9 @@ FLAGS = {
     "par_model.visualize attention": f"{FIGURE} {PREDICTION} --chunk",
     "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
     "par_model.perception scenes": "--out --num-scenes --tasks --cameras --scenes-per-shard "
-    "--num-workers",
+    f"{WORKERS}",
     "par_model.perception show": "--scenes --sheet",
-    "par_model.perception cameras": "--json --cameras --tasks --episodes --first-seed "
-    "--num-workers",
+    "par_model.perception cameras": f"--json --cameras --tasks --episodes --first-seed {WORKERS}",
     "par_model.perception readout": "--checkpoint --scenes --data --json --max-pictures "
     "--max-episodes --mlp-steps --seed --threads",
     "par_model.perception history": "--checkpoint --data --json --max-episodes --seed --threads",

@@ -18,6 +18,7 @@ from par_model.presets import PRESETS
 from par_model.train import main
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.recipe_run import open_run
+from par_model.worker_options import WorkerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERA = "tiny=0.6,0.7,0.6:0,0,0.12:0.65:32x32"
@@ -74,7 +75,7 @@ def test_the_included_recipes_are_read_and_planned(name, tmp_path, capsys):
 
 def test_the_short_recipe_is_expected_to_end_within_90_minutes(tmp_path):
     file = ROOT / "config" / "recipes" / "push_short.yaml"
-    recipe = open_run(file, tmp_path, 2, 2).recipe
+    recipe = open_run(file, tmp_path, WorkerOptions(), 2).recipe
     assert sum(stage.minutes for stage in recipe.stages) < 90
 
 
@@ -105,13 +106,13 @@ def test_what_is_no_recipe_is_one_sentence(recipe, sentence, tmp_path, capsys):
 
 
 def test_each_round_is_read_by_what_comes_after_it(tmp_path):
-    commands = open_run(write(tmp_path, TINY), tmp_path / "run", 1, 1).commands
+    commands = open_run(write(tmp_path, TINY), tmp_path / "run", WorkerOptions(), 1).commands
     assert str(tmp_path / "run/data/PushCube_round_1") not in commands["policy"][0].words
     second = commands["policy_1"][0].words
     assert str(tmp_path / "run/data/PushCube_round_1") in second
     assert second[second.index("--from") + 1] == str(tmp_path / "run/policy/checkpoint")
     assert second[second.index("--seed") + 1] == "3"
-    other = open_run(write(tmp_path, TINY), tmp_path / "run", 1, 1, seed=4).commands
+    other = open_run(write(tmp_path, TINY), tmp_path / "run", WorkerOptions(), 1, seed=4).commands
     assert other["policy"][0].words[other["policy"][0].words.index("--seed") + 1] == "4"
 
 

@@ -242,12 +242,12 @@ def save_tiny(checkpoint):
 @pytest.mark.sim
 def test_every_figure_of_a_random_policy(tmp_path, capsys):
     """par_tiny, 20 steps: two whole chunks and a half; its failure is filmed at 0, 8 and 16."""
-    from par_model.evaluation.rollouts import Rollout, _run_rollout
+    from par_model.evaluation.rollouts import Rollout, run_rollout
 
     checkpoint, out = tmp_path / "tiny", tmp_path / "figures"
     save_tiny(checkpoint)
     rollout = Rollout(str(checkpoint), "PushCube", 10000, 0, 20, None, None, False, backend="eager")
-    failed = _run_rollout(rollout)
+    failed = run_rollout(rollout)
     assert not failed.success
     settings = {
         "checkpoint": str(checkpoint),
