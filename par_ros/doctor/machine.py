@@ -54,7 +54,16 @@ def ros() -> str:
             f"({place}), and two ROS installations do not mix; unset ROS_DISTRO in a new shell, or "
             "make the environment again with ./par setup."
         )
-    return f"{distribution or 'wheels'}, rclpy in {place}"
+    return f"{distribution or _wheels()}, rclpy in {place}"
+
+
+def _wheels() -> str:
+    """As "jazzy wheels": the name of the package that brought rclpy has the distribution's."""
+    for package in importlib.metadata.distributions():
+        name = package.metadata["Name"] or ""
+        if name.startswith("ros-") and name.endswith("-rclpy"):
+            return f"{name.split('-')[1]} wheels"
+    return "wheels"
 
 
 def middleware() -> str:
