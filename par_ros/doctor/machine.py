@@ -13,12 +13,11 @@ from pathlib import Path
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from par_ros.graph_environment import vulkan_environment
+from par_ros.graph_environment import FASTDDS_PROFILES, vulkan_environment
 from par_ros.participants import domain_id, require_room
 
 _PYTHONS = ((3, 10), (3, 12))
 _RANGES = ("SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT")
-_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _VULKAN_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 # A segment of config/fastdds_shm.xml for each of six processes, and some.
 _MIN_SHARED_MEMORY_MB = 128
@@ -91,7 +90,7 @@ def participants() -> str:
 
 def dds_profile() -> str:
     """The Fast DDS profile, where one is named."""
-    named = {name: os.environ[name] for name in _PROFILE_VARIABLES if os.environ.get(name)}
+    named = {name: os.environ[name] for name in FASTDDS_PROFILES if os.environ.get(name)}
     for name, path in named.items():
         try:
             ElementTree.parse(path)
