@@ -25,6 +25,20 @@ EXECUTABLES = (
     "viewer_node",
 )
 
+# Named alike in every distribution; constraints.txt and constraints-kilted.txt have the versions.
+ROS_WHEELS = (
+    "ros-sensor-msgs",
+    "ros-trajectory-msgs",
+    "ros-std-msgs",
+    "ros-std-srvs",
+    "ros-diagnostic-msgs",
+    "ros-lifecycle-msgs",
+    "ros-rosgraph-msgs",
+    "ros-rcl-interfaces",
+    "ros-builtin-interfaces",
+    "ros-ament-index-python",
+)
+
 
 def shared_files(folder: str) -> list[tuple[str, list[str]]]:
     """(folder under the install prefix, files) for every folder in `folder` that holds files."""
@@ -95,20 +109,10 @@ setup(
             "pillow",
             "plotly",
         ],
-        # For machines without a ROS 2 installation; on one, these would shadow the system's.
-        "ros": [
-            "ros-kilted-rclpy[fastrtps]==9.1.2",
-            "ros-sensor-msgs",
-            "ros-trajectory-msgs",
-            "ros-std-msgs",
-            "ros-std-srvs",
-            "ros-diagnostic-msgs",
-            "ros-lifecycle-msgs",
-            "ros-rosgraph-msgs",
-            "ros-rcl-interfaces",
-            "ros-builtin-interfaces",
-            "ros-ament-index-python",
-        ],
+        # For machines without a ROS 2 installation; on one, these would shadow the system's. One of
+        # the two: their packages have the same names.
+        "ros": ["ros-jazzy-rclpy[fastrtps]==7.1.6", *ROS_WHEELS],
+        "ros-kilted": ["ros-kilted-rclpy[fastrtps]==9.1.2", *ROS_WHEELS],
         # pyarrow 26 needs numpy 2
         "train": [
             "av",

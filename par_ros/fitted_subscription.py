@@ -12,6 +12,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from par_ros.sequence_sources import SequenceSources
 from par_ros.topic_check import is_named, node_name, topic_problem
 from par_ros.topics import IMAGE, message_type_name
 
@@ -76,6 +77,7 @@ class FittedSubscription:
         self._on_message = on_message
         self._raw = raw
         self._names: dict[bytes, str] = {}
+        self._sequences = SequenceSources()
         self.candidate = candidates[0]
         # The overrides are written into it.
         wanted = qos.reliability
@@ -143,6 +145,7 @@ class FittedSubscription:
                 return
             self.destroy()
         self.candidate = candidate
+        self._sequences = SequenceSources()
         try:
             self._subscription = self._subscribe(qos)
         except rclpy_implementation.RCLError:
@@ -168,6 +171,9 @@ class FittedSubscription:
         """The publisher's name; where the middleware does not tell, its frame."""
         gid = info.get("publisher_gid")
         if gid is None:
+            number = info.get("publication_sequence_number")
+            if number is not None:
+                return self._source_by_number(number)
             return "" if self._raw else f"frame {message.header.frame_id!r}"
         key = bytes(gid["data"])
         if key not in self._names:
@@ -177,6 +183,14 @@ class FittedSubscription:
                 if is_named(endpoint)
             }
         return self._names.get(key, "")
+
+    def _source_by_number(self, number: int) -> str:
+        sources = self._sequences
+        index = sources.index(number)
+        if sources.is_named(index):
+            return sources.name(index, set())
+        found = self._publishers(self.candidate)
+        return sources.name(index, {node_name(one) for one in found if is_named(one)})
 
     def _on_incompatible(self, event: Any) -> None:
         self._node.get_logger().warning(

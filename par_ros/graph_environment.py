@@ -8,7 +8,8 @@ from pathlib import Path
 from par_ros.resources import resource
 
 _DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-_FASTDDS_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+# Fast DDS 2 (Humble, Jazzy) reads FASTRTPS_..., Fast DDS 3 (from Kilted on) the other one.
+FASTDDS_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _VULKAN_DRIVERS = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 _LIBRARIES = "LD_LIBRARY_PATH"
 
@@ -18,8 +19,10 @@ def graph_environment(fastdds_profile: bool, domain_id: int | None) -> dict[str,
     environment = {}
     if _DISCOVERY_RANGE not in os.environ:
         environment[_DISCOVERY_RANGE] = "LOCALHOST"
-    if fastdds_profile and _FASTDDS_PROFILE not in os.environ:
-        environment[_FASTDDS_PROFILE] = str(resource("config/fastdds_shm.xml"))
+    if fastdds_profile:
+        users = [os.environ[name] for name in FASTDDS_PROFILES if name in os.environ]
+        profile = users[0] if users else str(resource("config/fastdds_shm.xml"))
+        environment |= {name: profile for name in FASTDDS_PROFILES if name not in os.environ}
     if domain_id is not None:
         environment["ROS_DOMAIN_ID"] = str(domain_id)
     return environment

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -33,6 +33,7 @@ from par_ros.gripper_actions import (
     gripper_actions,
     outcome_of,
 )
+from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
 from par_ros.process import read_together, report_error, run_node, transition
 from par_ros.topics import DIAGNOSTICS, GRIPPER_TRAJECTORY, JOINT_STATES
@@ -44,7 +45,7 @@ _STEP_PERIOD_S = 0.02
 _DIAGNOSTICS_PERIOD_S = 1.0
 
 
-class GripperAdapterNode(LifecycleNode):
+class GripperAdapterNode(ManagedNode):
     """One action of one gripper; see docs/reference/gripper_adapter.md."""
 
     def __init__(self, **options: Any) -> None:

@@ -9,7 +9,7 @@ of them, and what a part of control takes in that part. YAML is read here and no
 import dataclasses
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -482,8 +482,9 @@ def _or_infinite(limit: float | None, sign: float) -> float:
 
 
 def _check_changes(
-    owner: str, parameters_type: type[Any], changes: "list[Parameter[Any]]"
+    owner: str, parameters_type: type[Any], changes: Iterable[Any]
 ) -> SetParametersResult:
+    """changes: rclpy's Parameter, which takes type arguments in Kilted only."""
     fields = {field.name: field for field in dataclasses.fields(parameters_type)}
     for change in changes:
         if change.name in fields:

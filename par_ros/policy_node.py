@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -54,6 +54,7 @@ from par_ros.control.policy_turn import (
 from par_ros.control.timeline import Moment
 from par_ros.joined_chunk import joined
 from par_ros.leaving import leave_at_once_when_asked
+from par_ros.lifecycle import ManagedNode
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
 from par_ros.picture_encodings import is_grey
@@ -92,7 +93,7 @@ _GREY = (
 )
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(ManagedNode):
     """`load_policy` makes the policy from the parameters; it runs in configure."""
 
     def __init__(self, load_policy: LoadPolicy) -> None:

@@ -15,7 +15,7 @@ import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -24,6 +24,7 @@ from par_ros import messages
 from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.supervision import Supervision
 from par_ros.controllers import ControllerQueries, command_topics
+from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
 from par_ros.topics import (
@@ -42,7 +43,7 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 _CONTROLLERS_PERIOD_S = 2.0
 
 
-class RealArmNode(LifecycleNode):
+class RealArmNode(ManagedNode):
     """Listens to arm, guard and controller manager; its one act is to disengage the guard."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
 from rclpy.subscription import Subscription
@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from par_ros import messages
 from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
+from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import RecorderNodeParameters, declare
 from par_ros.process import report_error, run_node, transition
 from par_ros.recording import RecordingWriter
@@ -59,7 +60,7 @@ _MATCH_TIMEOUT_S = 10.0
 _MATCH_POLL_S = 0.02
 
 
-class RecorderNode(LifecycleNode):
+class RecorderNode(ManagedNode):
     """Writes every message of its topics, as it came, to one file."""
 
     def __init__(self) -> None:

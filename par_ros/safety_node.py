@@ -11,13 +11,14 @@ survives them all.
 import sys
 
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from par_ros.control.command import Reply
 from par_ros.control.guard import StopLatch
 from par_ros.guard_session import GuardSession
+from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import SafetyNodeParameters, declare
 from par_ros.process import ClockReader, report_error, run_node, transition
 from par_ros.topics import DISENGAGE, E_STOP, E_STOP_STATE, ENGAGE, GUARD, RESET_STOP, STOP
@@ -30,7 +31,7 @@ _NOT_ACTIVE = (
 )
 
 
-class SafetyNode(LifecycleNode):
+class SafetyNode(ManagedNode):
     """Has a guard while it is configured, and the emergency stop always."""
 
     def __init__(self) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from par_ros.graph_environment import vulkan_environment
+from par_ros.graph_environment import FASTDDS_PROFILES, vulkan_environment
 from par_ros.participants import domain_id, require_room
 
 _PYTHONS = ((3, 10), (3, 12))
 _RANGES = ("SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT")
-_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _VULKAN_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 # A segment of config/fastdds_shm.xml for each of six processes, and some.
 _MIN_SHARED_MEMORY_MB = 128
@@ -54,7 +53,16 @@ def ros() -> str:
             f"({place}), and two ROS installations do not mix; unset ROS_DISTRO in a new shell, or "
             "make the environment again with ./par setup."
         )
-    return f"{distribution or 'wheels'}, rclpy in {place}"
+    return f"{distribution or _wheels()}, rclpy in {place}"
+
+
+def _wheels() -> str:
+    """As "jazzy wheels": the name of the package that brought rclpy has the distribution's."""
+    for package in importlib.metadata.distributions():
+        name = package.metadata["Name"] or ""
+        if name.startswith("ros-") and name.endswith("-rclpy"):
+            return f"{name.split('-')[1]} wheels"
+    return "wheels"
 
 
 def middleware() -> str:
@@ -82,7 +90,7 @@ def participants() -> str:
 
 def dds_profile() -> str:
     """The Fast DDS profile, where one is named."""
-    named = {name: os.environ[name] for name in _PROFILE_VARIABLES if os.environ.get(name)}
+    named = {name: os.environ[name] for name in FASTDDS_PROFILES if os.environ.get(name)}
     for name, path in named.items():
         try:
             ElementTree.parse(path)

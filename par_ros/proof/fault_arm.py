@@ -10,12 +10,13 @@ import os
 import random
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -122,7 +123,7 @@ class FaultArmNode(Node):
             self._say(OwnStep(self._controller.cycle + 1))
         self._say(WorldTaken(self._world.number))
 
-    def _on_trajectory(self, message: JointTrajectoryMessage, info: MessageInfo) -> None:
+    def _on_trajectory(self, message: JointTrajectoryMessage, info: Mapping[str, Any]) -> None:
         self._take(message, int(info["source_timestamp"]))
         self._catch_up()
 

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import rclpy
-from rclpy.subscription import MessageInfo
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from tyro.conf import arg
 
@@ -152,7 +152,7 @@ class LatencyRig(FaultRig):
             JOINT_TRAJECTORY.reader_qos.profile(),
         )
 
-    def _on_trajectory(self, message: JointTrajectoryMessage, info: MessageInfo) -> None:
+    def _on_trajectory(self, message: JointTrajectoryMessage, info: Mapping[str, Any]) -> None:
         self._sent_ns.append(int(info["source_timestamp"]))
 
     def measure(self, num_chunks: int) -> Times:

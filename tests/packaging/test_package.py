@@ -2,6 +2,7 @@
 """package.xml, setup.py and the tree agree: version, ROS imports, executables, pins."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def setup_answers(*options: str) -> list[str]:
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     return result.stdout.splitlines()
+
+
+def extras() -> dict[str, list[str]]:
+    """The requirements of each extra of setup.py."""
+    program = (
+        "import json, setuptools, distutils.core\n"
+        "made = distutils.core.run_setup('setup.py', ['--quiet'], stop_after='init')\n"
+        "print(json.dumps(made.extras_require))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return dict(json.loads(result.stdout))
 
 
 def imported_packages(folder: Path) -> set[str]:
@@ -126,16 +141,41 @@ def test_every_executable_has_a_main() -> None:
     assert functions - {"_run"} == set(executables), "setup.py starts each by executables.py"
 
 
+def pins(file: str, *, included: bool = True) -> dict[str, str]:
+    """Versions by name, those of the files that it names with -c too."""
+    found: dict[str, str] = {}
+    for line in (ROOT / file).read_text().splitlines():
+        if line.startswith("-c "):
+            more = pins(line.removeprefix("-c ")) if included else {}
+        else:
+            more = dict([line.split(";")[0].strip().split("==")]) if line[:1] != "#" else {}
+        assert not found.keys() & more.keys(), f"{file} pins twice"
+        found |= more
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "distribution", "extra"),
+    [("constraints.txt", "jazzy", "ros"), ("constraints-kilted.txt", "kilted", "ros-kilted")],
+)
+def test_each_distribution_pins_all_of_its_ros_wheels(
+    file: str, distribution: str, extra: str
+) -> None:
+    own = pins(file, included=False)
+    assert all(name.startswith("ros-") for name in own), "the rest belongs in constraints-common"
+    wheels = extras()[extra]
+    assert wheels[0] == f"ros-{distribution}-rclpy[fastrtps]=={own[f'ros-{distribution}-rclpy']}"
+    assert set(wheels[1:]) <= own.keys()
+    others = {name for name in pins("constraints-common.txt") if name.startswith("ros-")}
+    assert others == {"ros-foonathan-memory-vendor", "ros-wheels-bootstrapper"}
+
+
 def test_pins_are_below_what_breaks() -> None:
     """numpy 2 crashes the motion planner, pytest 9 launch_testing, setuptools 80 colcon."""
-    pins = dict(
-        line.split(";")[0].strip().split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
-    major = {name: int(version.split(".")[0]) for name, version in pins.items()}
+    versions = pins("constraints.txt")
+    major = {name: int(version.split(".")[0]) for name, version in versions.items()}
     assert major["numpy"] < 2
     assert major["pytest"] < 9
     assert major["setuptools"] < 80
     assert major["opencv-python"] < 5
-    assert pins["torch"] == "2.13.0", "a local suffix would exclude the CPU or the CUDA build"
+    assert versions["torch"] == "2.13.0", "a local suffix would exclude the CPU or the CUDA build"

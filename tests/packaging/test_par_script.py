@@ -64,12 +64,30 @@ def test_without_a_fitting_python_one_sentence(tmp_path: Path) -> None:
 def test_a_ros_that_is_not_sourced_is_named(tmp_path: Path) -> None:
     """ROS_DISTRO set, but python3 cannot import rclpy: the wheels must not silently step in."""
     environment = bare_environment(tmp_path, programs=SHELL_TOOLS)
-    environment |= {"ROS_DISTRO": "kilted", "PAR_PYTHON": str(base_python())}
+    environment |= {"ROS_DISTRO": "jazzy", "PAR_PYTHON": str(base_python())}
     result = run_par("setup", environment=environment)
     assert result.returncode == 1
-    assert "ROS_DISTRO is kilted" in result.stderr
+    assert "ROS_DISTRO is jazzy" in result.stderr
     assert "setup.bash" in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_a_distribution_without_wheels_is_refused(tmp_path: Path) -> None:
+    environment = bare_environment(tmp_path, programs=SHELL_TOOLS)
+    result = run_par("setup", environment={**environment, "PAR_ROS_DISTRO": "humble"})
+    assert result.returncode == 1
+    assert result.stderr == (
+        "par: PAR_ROS_DISTRO is 'humble', but PyPI has the ROS 2 wheels of jazzy and kilted only: "
+        "choose one of these, or source a ROS 2 installation.\n"
+    )
+
+
+def test_other_wheels_than_the_sourced_ros_are_refused(tmp_path: Path) -> None:
+    environment = bare_environment(tmp_path, programs=SHELL_TOOLS)
+    environment |= {"PAR_ROS_DISTRO": "kilted", "ROS_DISTRO": "jazzy"}
+    result = run_par("setup", environment=environment)
+    assert result.returncode == 1
+    assert result.stderr.startswith("par: PAR_ROS_DISTRO is kilted, but ROS 2 jazzy is sourced")
 
 
 def test_setup_refuses_what_it_does_not_know() -> None:
@@ -196,6 +214,56 @@ def test_python_goes_on_where_no_driver_can_be_had(tmp_path: Path) -> None:
     assert "could not set up a Vulkan software driver" in first.stderr
     assert first.stderr.endswith("par: going on without the simulator\n")
     assert (second.returncode, second.stdout, second.stderr) == (0, "python -V\n", "")
+
+
+# Says what it was given; knows the wheels of one distribution, until they are uninstalled.
+RECORDING_PYTHON = """#!/bin/bash
+folder=$(dirname -- "$(dirname -- "$0")")
+echo "$*" >>"$folder/asked"
+case $* in
+*" list "*)
+    [ -e "$folder/uninstalled" ] ||
+        printf '%s\\n' numpy==1.26.4 ros-jazzy-rclpy==7.1.6 ros-rclpy==7.1.6
+    ;;
+*" uninstall "*) touch "$folder/uninstalled" ;;
+esac
+"""
+
+
+def test_kilted_has_an_environment_of_its_own_that_shares_the_files(tmp_path: Path) -> None:
+    """`.venv` is copied as links, its scripts name the copy, and the ROS 2 wheels are replaced."""
+    root = tmp_path / "a check out"
+    default = root / ".venv"
+    (default / "bin").mkdir(parents=True)
+    for name in ("par", "setup.py", "constraints-kilted.txt", "constraints-common.txt"):
+        shutil.copy(ROOT / name, root)
+    (default / "pyvenv.cfg").write_text(f"include-system-site-packages = false\n# {default}\n")
+    (default / "library.so").write_bytes(b"\0")
+    (default / ".par-packages-sim,export,ros").touch()
+    (default / "bin" / "python").write_text(RECORDING_PYTHON)
+    (default / "bin" / "pytest").write_text(f'exec "{default}/bin/python" "$@"\n')
+    for script in (default / "bin").iterdir():
+        script.chmod(0o755)
+    environment = bare_environment(tmp_path, programs=(*SHELL_TOOLS, "cp", "touch"))
+    del environment["PAR_VENV"]
+    environment["PAR_ROS_DISTRO"] = "kilted"
+    result = subprocess.run(
+        ["bash", str(root / "par"), "setup"],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    kilted = root / ".venv-kilted"
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (0, f"par: ready: {kilted}")
+    assert (kilted / "library.so").samefile(default / "library.so")
+    assert f'"{kilted}/bin/python"' in (kilted / "bin" / "pytest").read_text()
+    assert f'"{default}/bin/python"' in (default / "bin" / "pytest").read_text()
+    assert not (kilted / ".par-packages-sim,export,ros").exists()
+    assert (kilted / ".par-packages-sim,export,ros-kilted").exists()
+    asked = (kilted / "asked").read_text().splitlines()
+    (uninstalled,) = (line for line in asked if " uninstall " in line)
+    assert uninstalled.endswith(" ros-jazzy-rclpy ros-rclpy")
+    (installed,) = (line for line in asked if " install " in line)
+    assert f"-c {root}/constraints-kilted.txt -e {root}[sim,export,ros-kilted]" in installed
+    assert asked.index(uninstalled) < asked.index(installed)
 
 
 def base_python() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from par_ros.graph_environment import FASTDDS_PROFILES
 from tests.ros.processes import ROOT
 
 NUM_PICTURES = 40
@@ -56,7 +57,7 @@ else:
 @pytest.mark.ros
 def test_large_pictures_arrive(free_domain: str) -> None:
     profile = ROOT / "config/fastdds_shm.xml"
-    variables = {**os.environ, "FASTDDS_DEFAULT_PROFILES_FILE": str(profile)}
+    variables = {**os.environ, **dict.fromkeys(FASTDDS_PROFILES, str(profile))}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, name],

@@ -325,7 +325,7 @@ def test_a_misspelt_argument_is_refused_and_a_parent_file_s_is_not(
     recording_launch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["robto:=slow.yaml", "dry_run:=false"]
-    command = ["/opt/ros/kilted/bin/ros2", "launch", "par_ros"]
+    command = ["/opt/ros/jazzy/bin/ros2", "launch", "par_ros"]
     monkeypatch.setattr(sys, "argv", [*command, "real_arm.launch.py", *words])
     with pytest.raises(ValueError, match=r"^real_arm: 'robto' is not an argument; the arguments"):
         performed("real_arm", {"checkpoint": str(tmp_path)})

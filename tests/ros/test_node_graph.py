@@ -22,6 +22,7 @@ from par_ros.graph_arguments import (
     SimArguments,
     parse_arguments,
 )
+from par_ros.graph_environment import FASTDDS_PROFILES
 from par_ros.graph_runner import command_line
 from par_ros.node_graph import (
     GRAPHS,
@@ -297,20 +298,23 @@ def test_an_unknown_arm_is_one_sentence_before_anything_starts(checkpoint: str) 
 def test_environment_stays_on_this_machine_and_respects_the_users(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for variable in ("ROS_AUTOMATIC_DISCOVERY_RANGE", *FASTDDS_PROFILES):
         monkeypatch.delenv(variable, raising=False)
     arguments = SimArguments(checkpoint=checkpoint, domain_id=42)
     environment = sim_graph(arguments).environment
     assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    assert Path(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).is_file()
+    for variable in FASTDDS_PROFILES:
+        assert Path(environment[variable]).is_file()
     assert environment["ROS_DOMAIN_ID"] == "42"
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
     monkeypatch.setenv("VK_DRIVER_FILES", "mine.json")
-    assert set(sim_graph(arguments).environment) == {"ROS_DOMAIN_ID"}
+    users, other = FASTDDS_PROFILES
+    monkeypatch.setenv(users, "mine.xml")
+    environment = sim_graph(arguments).environment
+    assert environment == {"ROS_DOMAIN_ID": "42", other: "mine.xml"}
     off = dataclasses.replace(arguments, fastdds_profile=False)
-    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
-    assert "FASTDDS_DEFAULT_PROFILES_FILE" not in sim_graph(off).environment
+    monkeypatch.delenv(users)
+    assert not set(FASTDDS_PROFILES) & set(sim_graph(off).environment)
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,9 @@ def test_it_goes_through_its_lifecycle_and_ends_well(rig: GuardRig) -> None:
     assert "not active" in refused.message
     assert rig.change(Transition.TRANSITION_CLEANUP)
     assert rig.change(Transition.TRANSITION_CONFIGURE)
+    assert not rig.change(Transition.TRANSITION_CONFIGURE)
     assert rig.change(Transition.TRANSITION_ACTIVATE)
+    assert not rig.change(Transition.TRANSITION_ACTIVATE)
     rig.engage()
     process = rig.processes["safety_node"]
     process.send_signal(signal.SIGINT)
