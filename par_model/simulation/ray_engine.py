@@ -38,8 +38,6 @@ _LOST_AFTER_S = 20.0
 _CONNECT_S = 3.0
 # What an episode depends on.
 _VERSIONED = ("mani-skill", "sapien", "mplib", "toppra", "numpy", "torch", "av", "pyarrow")
-# Begins Ray's error where the module of a job's function is missing.
-_IMPORT_FAILED = "failed to import on the worker"
 _AGAIN = "run the same command again to go on from what is finished."
 
 
@@ -167,13 +165,15 @@ class _Cluster:
                 # Its machine was lost meanwhile, and the job runs again.
                 self.num_cpus()
             except ray.exceptions.RayTaskError as error:
-                if _IMPORT_FAILED in str(error.cause):
-                    raise ValueError(
-                        f"a worker at {error.ip} cannot import par_model "
-                        f"({_last_line(error.cause)}); `ray start` every machine in the checkout, "
-                        "with its Python environment."
-                    ) from error
                 raise error.cause from error
+            except ray.exceptions.RaySystemError as error:
+                if "No module named" not in str(error):
+                    raise
+                raise ValueError(
+                    f"a worker of the cluster cannot import the program ({_first_line(error)}); "
+                    "start the command in the checkout, and on every machine `ray start` with the "
+                    "checkout's Python environment."
+                ) from error
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                 raise ValueError(
                     f"a job lost its worker {_MAX_RETRIES + 1} times (out of memory, or killed); "
@@ -191,16 +191,8 @@ def _answers(address: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return _lines(error)[0].rstrip(".")
-
-
-def _last_line(error: BaseException) -> str:
-    return _lines(error)[-1].rstrip(".")
-
-
-def _lines(error: BaseException) -> list[str]:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines or [type(error).__name__]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _work(program: _Program, function: Callable[[Job], Result], job: Job) -> Result:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real Ray nodes of one CPU each, as processes on this machine; every wait has an end."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 90.0
@@ -22,7 +25,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _COMMON = (
-    # `ray start` stays the parent: one process group is one machine.
+    # `ray start` stays the parent: one session is one machine.
     "--block",
     *("--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000"),
     # Random ports: two nodes share this machine's.
@@ -60,10 +63,12 @@ class RayNodes:
 
     def kill(self, number: int) -> None:
         """All processes of a node at once, as if its machine lost power; 0 is the head."""
-        try:
-            os.killpg(self._nodes[number].pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        # The parent first, so that it starts nothing again. Workers have process groups of their
+        # own, and would go on for a while without their node.
+        self._nodes[number].kill()
+        for process in _of_session(self._nodes[number].pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self._nodes[number].wait(timeout=20)
 
     def _start(self, *words: str) -> None:
@@ -82,6 +87,15 @@ class RayNodes:
         while "Ray runtime started" not in log.read_text():
             assert node.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.1)
+
+
+def _of_session(session: int) -> list[int]:
+    found = []
+    for process in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process) == session:
+                found.append(process)
+    return found
 
 
 def python_path() -> str:

@@ -62,11 +62,13 @@ def measured(file: Path) -> list[dict]:
     return [episode | {"chunk_latencies_ms": None} for episode in episodes]
 
 
-def test_ray_keeps_the_contract(nodes):
+def test_ray_keeps_the_contract_and_runs_lost_jobs_again(nodes, tmp_path):
     program = (
-        "from par_model.worker_options import WorkerOptions as Workers\n"
-        "from tests.simulation.worker_jobs import check_contract\n"
-        f"check_contract(Workers(num_workers=2, engine='ray', ray_address='{nodes.address}'))\n"
+        "from par_model.worker_options import WorkerOptions\n"
+        "from tests.simulation.worker_jobs import check_contract, check_lost_workers\n"
+        f"on = WorkerOptions(num_workers=2, engine='ray', ray_address='{nodes.address}')\n"
+        "check_contract(on)\n"
+        f"check_lost_workers('{tmp_path}', on)\n"
     )
     run([sys.executable, "-c", program])
 

@@ -4,6 +4,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -32,6 +33,28 @@ def fail_at_three(number: int) -> int:
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+def die_once(marker: str) -> str:
+    """Kills its process (-9) unless the file `marker` is there, which it makes."""
+    try:
+        open(marker, "x").close()
+    except FileExistsError:
+        return marker
+    return die(marker)
+
+
+def die(marker: str) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(f"still alive, {marker}")
+
+
+def check_lost_workers(folder: str, workers: WorkerOptions) -> None:
+    """Raises AssertionError for an engine that does not run a lost worker's job again."""
+    markers = [f"{folder}/{number}" for number in range(4)]
+    assert sorted(run_jobs(die_once, markers, workers)) == markers
+    with pytest.raises(ValueError, match="a job lost its worker 6 times"):
+        list(run_jobs(die, markers, workers))
 
 
 def check_contract(workers: WorkerOptions) -> None:
