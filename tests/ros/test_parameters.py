@@ -89,9 +89,7 @@ def test_later_values_outside_the_rules_are_refused(ros: None, name: str, value:
         (Parameter("checkpoint", value=3), "checkpoint must be text"),
     ],
 )
-def test_wrong_start_values_are_one_sentence(
-    ros: None, override: Parameter, sentence: str
-) -> None:
+def test_wrong_start_values_are_one_sentence(ros: None, override: Parameter, sentence: str) -> None:
     node = Node("policy_node", parameter_overrides=[override])
     with pytest.raises(ValueError, match=f"^policy_node: {sentence}"):
         declare(node, PolicyNodeParameters)
