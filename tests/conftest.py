@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tests run here: long and slow ones on request, gpu ones where there is a GPU. Skips say why.
+"""Which tests run here: long and slow ones on request, gpu ones on a GPU. Skips say why.
 
 `./par test` gives whole files to workers (pytest-xdist), so that a file's fixtures are made
 once.
