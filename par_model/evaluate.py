@@ -129,7 +129,7 @@ class EvaluateOptions(WorkerOptions):
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
     # protocol delay, overlapped inference: as policy_node's seam_fade_steps and seam_smoothness
-    seam: Annotated[tuple[int, float], arg(metavar="STEPS WEIGHT")] = (0, 0.0)
+    seam: Annotated[tuple[int, float] | None, arg(metavar="STEPS WEIGHT"), default_is("0 0")] = None
     # protocol delay: the arm's acceleration and jerk limits
     arm_file: Annotated[
         Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
@@ -284,6 +284,7 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
         episodes=delay_protocol.NUM_ROLLOUTS,
         first_seed=FIRST_MEASUREMENT_SEED,
         max_steps=200,
+        seam=(0, 0.0),
     )
     names = _task_names(options)
     spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
@@ -456,7 +457,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
-        "delay": [options.delay_jitter, *options.seam],
+        "delay": [options.delay_jitter, *(options.seam or ())],
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}

@@ -332,7 +332,8 @@ def test_realtime_refusal_is_reported_and_survived(make_graph: Callable[..., Gra
     graph.world.show(now_ns(graph))
     wait_for(lambda: any(s.values.get("refused_policy") == "1" for s in graph.world.diagnostics))
     status = graph.world.diagnostics[-1]
-    assert status.level == messages.WARN
+    # An error where pictures were refused for longer, since joint states were missing at first.
+    assert status.level in (messages.WARN, messages.ERROR)
     assert status.values["last_refusal"] == "the policy does not like it."
     graph.policy.error = None
     graph.world.show(now_ns(graph))
