@@ -18,7 +18,7 @@ from tests.simulation.ray_nodes import ROOT, RayNodes
 from tests.simulation.test_collect import contents
 
 pytest.importorskip("ray", reason="needs the extra `scale`: pip install 'par_ros[scale]'")
-pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(900)]
 
 # No command takes so long on two shared cores; none may hang.
 PATIENCE_S = 200.0
