@@ -77,8 +77,7 @@ class PolicyNodeParameters(TimingParameters, SeamParameters, SurpriseSettings):
     )
     backend: str = parameter(
         "auto",
-        "runtime of the network: tensorrt, compiled, openvino, openvino-int8, onnx or eager; auto: "
-        "the fastest that works",
+        "runtime: tensorrt, compiled, openvino, openvino-int8, onnx or eager; auto: the fastest",
     )
     device: str = parameter("auto", "cpu or cuda; auto takes the GPU if there is one")
     engines: str = parameter(
