@@ -48,10 +48,10 @@ class Timing:
 
     def require_possible(self, spec: PolicySpec) -> None:
         """Raise ValueError where the policy was not trained for it, or a number is negative."""
-        if self.policy_delay_s < 0.0 or self.delay_jitter_s < 0.0:
+        if min(self.policy_delay_s, self.delay_jitter_s, self.smoothness) < 0.0:
             raise ValueError(
-                f"policy_delay {self.policy_delay_s:g} s and delay_jitter {self.delay_jitter_s:g} "
-                "s must not be negative."
+                f"policy_delay {self.policy_delay_s:g} s, delay_jitter {self.delay_jitter_s:g} s "
+                f"and seam_smoothness {self.smoothness:g} must not be negative."
             )
         if spec.observation_mode == "clip":
             raise ValueError(

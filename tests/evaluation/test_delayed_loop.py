@@ -144,6 +144,8 @@ def test_what_a_policy_was_not_trained_for_is_refused():
         run_delayed_episode(CountingArm(), plain, Timing("overlapped", 0.1), 4, 20)
     with pytest.raises(ValueError, match=r"must not be negative"):
         run_delayed_episode(CountingArm(), plain, Timing("sequential", -0.1), 4, 20)
+    with pytest.raises(ValueError, match=r"seam_smoothness -1 must not be negative"):
+        run_delayed_episode(CountingArm(), plain, Timing(smoothness=-1.0), 4, 20)
     plain.spec = dataclasses.replace(plain.spec, observation_mode="clip")
     with pytest.raises(ValueError, match=r"sees in clips"):
         run_delayed_episode(CountingArm(), plain, Timing(), 4, 20)
