@@ -57,13 +57,12 @@ from par_model.evaluation.rollouts import (
 )
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
-from par_model.seam import SeamSettings
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
 from par_model.weights_hash import weights_hash
 from par_model.worker_options import WorkerOptions
 
 PROGRAM = "python -m par_model.evaluate"
-_OF_DELAY = ("policy_delay", "delay_jitter", "seam", "arm_file")
+_OF_DELAY = ("policy_delay", "delay_jitter", "seam_smoothness", "arm_file")
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ class EvaluateOptions(WorkerOptions):
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
     delay_jitter: float = 0.0
-    # protocol delay, overlapped inference: as policy_node's seam_fade_steps and seam_smoothness
-    seam: Annotated[tuple[int, float] | None, arg(metavar="STEPS WEIGHT"), default_is("0 0")] = None
+    # protocol delay, overlapped inference: as policy_node's seam_smoothness
+    seam_smoothness: Annotated[float | None, default_is("0: not joined")] = None
     # protocol delay: the arm's acceleration and jerk limits
     arm_file: Annotated[
         Path | None, arg(metavar="FILE"), default_is("config/arms/<the checkpoint's arm>.yaml")
@@ -284,12 +283,12 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
         episodes=delay_protocol.NUM_ROLLOUTS,
         first_seed=FIRST_MEASUREMENT_SEED,
         max_steps=200,
-        seam=(0, 0.0),
+        seam_smoothness=0.0,
     )
     names = _task_names(options)
     spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
-    seam = SeamSettings(*options.seam)
-    timings = delay_protocol.cells(spec, options.policy_delay, options.delay_jitter, seam)
+    smoothness = options.seam_smoothness
+    timings = delay_protocol.cells(spec, options.policy_delay, options.delay_jitter, smoothness)
     arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
     read_motion_limits(arm_file)
     rollouts = [
@@ -306,7 +305,7 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
     content = delay_protocol.delay_content(results, spec.step_s)
     _finish(
         options,
-        {"protocol": "delay", "delay_jitter_s": options.delay_jitter, "seam": options.seam}
+        {"protocol": "delay", "delay_jitter_s": options.delay_jitter}
         | content
         | _described(options)
         | provenance(command)
@@ -439,7 +438,8 @@ def _rollout(options: EvaluateOptions, name: str, seed: int, policy_seed: int) -
 
 def _settings(options: EvaluateOptions) -> dict[str, Any]:
     """What a result depends on; what was not asked for is the checkpoint's."""
-    asked = {name: getattr(options, name) for name in ("sampler", "backend", "spacing")}
+    names = ("sampler", "backend", "spacing", "seam_smoothness")
+    asked = {name: getattr(options, name) for name in names}
     return {
         "checkpoint": str(options.checkpoint),
         "checkpoint_sha256": checkpoint_hash(options.checkpoint),
@@ -457,7 +457,7 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
     settings = _settings(options) | {
         "protocol": options.protocol,
         "record_targets": options.record_targets,
-        "delay": [options.delay_jitter, *(options.seam or ())],
+        "delay_jitter": options.delay_jitter,
     }
     log = RolloutLog(_log_path(options.json), settings)
     count = {"done": 0, "successes": 0}

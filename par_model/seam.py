@@ -2,19 +2,15 @@
 """How a chunk goes on from the motion that it takes over from.
 
 A chunk that is answered while the arm moves begins elsewhere than the arm is, and goes at another
-speed. Two things make one motion of it, both of them arithmetic on the rows that are still to be
-followed; the policy knows nothing of it and is told what was followed, as always.
-
-Fade: in the first K rows the running chunk's wishes for the same moments turn evenly into the new
-ones, as far as the running chunk reaches. Smoothing: the arm joints' rows x are those for which
-|x - c|^2 + smoothness |second differences of x|^2 is least, two targets before them included (by
-Whittaker: x goes on from a position and a speed). The gripper is never changed: half of an
+speed. Smoothing makes one motion of it: the arm joints' rows x that are still to be followed are
+those for which |x - c|^2 + smoothness |second differences of x|^2 is least, the two targets before
+them included (Whittaker's smoother: x goes on from a position and a speed). The policy knows
+nothing of it and is told what was followed, as always. The gripper is not changed: half of an
 opening is no grasp.
 
-Shapes: H rows of a chunk, J joints (gripper last); row k is due k + 1 steps after the picture.
+Shapes: H rows of a chunk, J joints (gripper last); row k is due k + 1 steps after the picture; d
+rows are due before the chunk takes over.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,82 +20,32 @@ from par_model.interface import FloatArray
 NUM_BEFORE = 2
 
 
-@dataclass(frozen=True)
-class SeamSettings:
-    """What is done where a chunk takes over.
+def join(chunk: FloatArray, followed: FloatArray, smoothness: float) -> FloatArray:
+    """The chunk [H, J] as it goes on from what was followed; itself where no row is left to follow.
 
-    Attributes:
-        fade_steps: K, rows in which the running chunk turns into the new one; 0: none.
-        smoothness: weight of squared second differences against squared changes; 0: no smoothing.
-    """
-
-    fade_steps: int = 0
-    smoothness: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a negative number."""
-        if self.fade_steps < 0 or not 0.0 <= self.smoothness < np.inf:
-            raise ValueError(
-                f"fade_steps {self.fade_steps} and smoothness {self.smoothness:g} must be 0 or "
-                "more, and finite."
-            )
-
-    @property
-    def changes_chunks(self) -> bool:
-        """Whether anything is done at all."""
-        return self.fade_steps > 0 or self.smoothness > 0.0
-
-
-@dataclass(frozen=True)
-class Seam:
-    """Where a chunk takes over.
-
-    Attributes:
+    Args:
         followed: float64 [NUM_BEFORE + d, J], what the arm was told in the two steps up to the
-            chunk's picture and in the d steps after it: row d of the chunk takes over.
-        running: float64 [R, J], what the chunk before wants from that step on, to its end.
+            chunk's picture and in the d steps after it, which become the chunk's first rows.
+        smoothness: weight of squared second differences against squared changes; 0: the rows from
+            d on stay as they are.
+
+    Raises:
+        ValueError: the two steps before the picture are missing; a negative smoothness, or none
+            that is finite.
     """
-
-    followed: FloatArray
-    running: FloatArray
-
-    def __post_init__(self) -> None:
-        """Raise ValueError where the two steps before the picture are missing."""
-        if len(self.followed) < NUM_BEFORE:
-            raise ValueError(
-                f"a seam needs {NUM_BEFORE} targets or more, got {len(self.followed)}."
-            )
-
-    @property
-    def first_row(self) -> int:
-        """d, the first row of the chunk that is followed."""
-        return len(self.followed) - NUM_BEFORE
-
-
-def join(chunk: FloatArray, seam: Seam, settings: SeamSettings) -> FloatArray:
-    """The chunk [H, J] as it goes on from the seam: the rows before that are what was followed.
-
-    With settings that change nothing, and where no row is left to follow, the chunk itself.
-    """
-    first = seam.first_row
-    if not settings.changes_chunks or first >= len(chunk):
+    if len(followed) < NUM_BEFORE:
+        raise ValueError(f"a seam needs {NUM_BEFORE} targets or more, got {len(followed)}.")
+    if not 0.0 <= smoothness < np.inf:
+        raise ValueError(f"smoothness must be 0 or more, and finite; got {smoothness:g}.")
+    first = len(followed) - NUM_BEFORE
+    if first >= len(chunk):
         return chunk
     joined = chunk.copy()
-    joined[:first] = seam.followed[NUM_BEFORE:]
-    arm = joined[first:, :-1]
-    _fade(arm, seam.running[:, :-1], settings.fade_steps)
-    if settings.smoothness > 0.0:
-        arm[:] = _smooth(arm, seam.followed[-NUM_BEFORE:, :-1], settings.smoothness)
+    joined[:first] = followed[NUM_BEFORE:]
+    if smoothness > 0.0:
+        arm = joined[first:, :-1]
+        arm[:] = _smooth(arm, followed[-NUM_BEFORE:, :-1], smoothness)
     return joined
-
-
-def _fade(rows: FloatArray, running: FloatArray, num_steps: int) -> None:
-    """Weights k / (K + 1) of the new rows [N, J], k = 1 .. K, as far as `running` [R, J] reaches;
-    in place."""
-    count = min(num_steps, len(running), len(rows))
-    weights = (np.arange(1, count + 1) / (count + 1))[:, None]
-    # Equal rows stay as they are, to the bit.
-    rows[:count] = running[:count] + weights * (rows[:count] - running[:count])
 
 
 def _smooth(rows: FloatArray, before: FloatArray, smoothness: float) -> FloatArray:

@@ -4,8 +4,8 @@
 import dataclasses
 from dataclasses import dataclass
 
-from par_model.interface import ActionChunk
-from par_model.seam import Seam, SeamSettings, join
+from par_model.interface import ActionChunk, FloatArray
+from par_model.seam import join
 from par_ros.control.settings import parameter
 
 
@@ -21,13 +21,6 @@ class SeamParameters:
         minimum=0,
         maximum=100,
     )
-    seam_fade_steps: int = parameter(
-        0,
-        "overlapped inference: actions in which a chunk fades in over the one that runs, as far as "
-        "that one reaches; the gripper does not fade; 0: none",
-        minimum=0,
-        maximum=100,
-    )
     seam_smoothness: float = parameter(
         0.0,
         "overlapped inference: weight of the squared second differences of the arm joints' targets "
@@ -37,13 +30,10 @@ class SeamParameters:
         maximum=1e4,
     )
 
-    def of_seams(self) -> SeamSettings:
-        """These alone."""
-        return SeamSettings(self.seam_fade_steps, self.seam_smoothness)
 
-
-def joined(chunk: ActionChunk, seam: Seam | None, settings: SeamSettings) -> ActionChunk:
-    """The chunk as it goes on from the seam; itself without one."""
-    if seam is None:
+def joined(chunk: ActionChunk, followed: FloatArray | None, smoothness: float) -> ActionChunk:
+    """The chunk as par_model.seam.join joins it to what was followed; None: itself."""
+    if followed is None:
         return chunk
-    return dataclasses.replace(chunk, joint_positions=join(chunk.joint_positions, seam, settings))
+    positions = join(chunk.joint_positions, followed, smoothness)
+    return dataclasses.replace(chunk, joint_positions=positions)

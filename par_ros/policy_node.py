@@ -322,11 +322,11 @@ class PolicyNode(ManagedNode):
 
         self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, is_wanted)
         with self._lock:
-            seam = turn.seam(question, self._now())
-            chunk = joined(chunk, seam, self._settings.of_seams())
+            followed = turn.followed_until(question, self._now())
+            chunk = joined(chunk, followed, self._settings.seam_smoothness)
             if not turn.send(question, chunk.joint_positions):
                 return
-            self._outputs.publish_chunk(chunk, question, self._settings, num_steps, seam)
+            self._outputs.publish_chunk(chunk, question, self._settings, num_steps, followed)
             self._report.sent(question, (started_s, ended_s, time.monotonic()), num_steps)
             predicts = self._settings.predict_images and self._report.budget.may_predict(
                 policy.spec.num_actions * policy.spec.step_s
@@ -407,7 +407,7 @@ def _make_turn(
             spec.max_delay_steps,
             spec.step_s,
             parameters.max_prefix_steps,
-            joins_chunks=parameters.of_seams().changes_chunks,
+            joins_chunks=parameters.seam_smoothness > 0.0,
         )
     assembler = AssemblerSettings(max_joint_skew_s=0.0)
     if not lockstep:

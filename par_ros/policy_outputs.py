@@ -6,8 +6,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import ActionChunk, ImageArray, PolicySpec
-from par_model.seam import Seam
+from par_model.interface import ActionChunk, FloatArray, ImageArray, PolicySpec
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.policy_turn import PendingPicture, Question
@@ -48,22 +47,22 @@ class PolicyOutputs:
         question: Question[Picture],
         parameters: PolicyNodeParameters,
         num_steps: int | None,
-        seam: Seam | None,
+        followed: FloatArray | None,
     ) -> None:
-        """Send the chunk with the stamp of its picture, and what it was computed from; seam: what
-        it was joined to."""
+        """Send the chunk with the stamp of its picture, and what it was computed from; followed:
+        what it was joined to."""
         times_s = chunk.step_s * np.arange(1, len(chunk.joint_positions) + 1)
         trajectory = JointTrajectory(chunk.joint_names, times_s, chunk.joint_positions)
         stamp_ns = question.pending.stamp_ns
         self._chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
-        self._publish_observed(question, parameters, num_steps, seam)
+        self._publish_observed(question, parameters, num_steps, followed)
 
     def _publish_observed(
         self,
         question: Question[Picture],
         parameters: PolicyNodeParameters,
         num_steps: int | None,
-        seam: Seam | None,
+        followed: FloatArray | None,
     ) -> None:
         """For replay."""
         shown = question.assembled
@@ -79,9 +78,7 @@ class PolicyOutputs:
             committed=question.committed,
             view_stamps_ns=question.pending.stamps_ns[1:],
             num_steps=num_steps,
-            seam_followed=None if seam is None else seam.followed,
-            seam_running=None if seam is None else seam.running,
-            seam_fade_steps=parameters.seam_fade_steps,
+            seam_followed=followed,
             seam_smoothness=parameters.seam_smoothness,
         )
         status = messages.Status(self.name, messages.OK, "observed", observed.to_values())

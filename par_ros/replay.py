@@ -22,8 +22,7 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from tyro.conf import Positional, arg
 
 from par_model.command_line import default_is, parse
-from par_model.interface import ActionChunk, Observation, Policy, stack_views
-from par_model.seam import Seam, SeamSettings
+from par_model.interface import Observation, Policy, stack_views
 from par_ros import messages
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -137,7 +136,8 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             row.num_recorded -= 1
             continue
         policy.observe(observation)
-        answer = _joined(act(policy, observed.committed, observed.num_steps), observed)
+        answer = act(policy, observed.committed, observed.num_steps)
+        answer = joined(answer, observed.seam_followed, observed.seam_smoothness)
         row.num_replayed += 1
         stamp_ns = observed.stamp_ns
         for message in chunks.get(stamp_ns, ())[:1]:
@@ -149,14 +149,6 @@ def _replay_policy(recorded: Recorded, policy: Policy) -> Comparison:
             "executed actions are not in the recording, or the context before them is not)"
         )
     return row
-
-
-def _joined(chunk: ActionChunk, observed: Observed) -> ActionChunk:
-    """As it was joined then to the motion that it took over from."""
-    if observed.seam_followed is None or observed.seam_running is None:
-        return chunk
-    seam = Seam(observed.seam_followed, observed.seam_running)
-    return joined(chunk, seam, SeamSettings(observed.seam_fade_steps, observed.seam_smoothness))
 
 
 class _ObservationBuilder:

@@ -153,9 +153,8 @@ class Observed(_Record):
             the committed ones [d, J]; None in sequential inference, and for what was not shown.
         view_stamps_ns: of the pictures of a policy's further views, in their order.
         num_steps: sampling steps of the answer; None: the policy's own number.
-        seam_followed, seam_running: overlapped inference: what the answer was joined to, as in
-            par_model.seam.Seam; None where it was not.
-        seam_fade_steps, seam_smoothness: how, as in par_model.seam.SeamSettings.
+        seam_followed, seam_smoothness: overlapped inference: what the answer was joined to and how,
+            as par_model.seam.join takes it; None where it was not.
     """
 
     source = "observed"
@@ -171,8 +170,6 @@ class Observed(_Record):
     num_steps: int | None = None
     view_stamps_ns: tuple[int, ...] = ()
     seam_followed: FloatArray | None = None
-    seam_running: FloatArray | None = None
-    seam_fade_steps: int = 0
     seam_smoothness: float = 0.0
 
     # A record of a policy with one view has no field view_stamps_ns; one of a chunk that was not
@@ -183,7 +180,7 @@ class Observed(_Record):
         if not self.view_stamps_ns:
             del values["view_stamps_ns"]
         if self.seam_followed is None:
-            values = {key: text for key, text in values.items() if not key.startswith("seam_")}
+            del values["seam_followed"], values["seam_smoothness"]
         return values
 
 

@@ -15,12 +15,10 @@ from par_model.evaluation.limit_shares import LimitShares, share_beyond
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.evaluation.statistics import paired_difference_interval, wilson_interval
 from par_model.interface import PolicySpec
-from par_model.seam import SeamSettings
 
 DELAYS_S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 NUM_ROLLOUTS = 100
 _NUM_RESAMPLES = 2000
-_PLAIN_SEAM = SeamSettings()
 
 METHOD = (
     "Cells share initial states and policy seeds. Success: Wilson's interval; difference: to "
@@ -38,7 +36,7 @@ def cells(
     spec: PolicySpec,
     delays_s: Sequence[float] | None,
     jitter_s: float,
-    seam: SeamSettings = _PLAIN_SEAM,
+    smoothness: float = 0.0,
 ) -> list[Timing]:
     """Every kind of inference that the policy is able to, at every delay; the reference first.
 
@@ -50,7 +48,7 @@ def cells(
     delays = sorted({0.0, *(delays_s or DELAYS_S)})
     # Without delay nothing jitters: these cells are the references.
     timings = [
-        Timing(name, delay_s, jitter_s if delay_s else 0.0, seam)
+        Timing(name, delay_s, jitter_s if delay_s else 0.0, smoothness)
         for name in possible
         for delay_s in delays
     ]

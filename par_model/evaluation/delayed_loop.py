@@ -22,12 +22,11 @@ import numpy as np
 
 from par_model.evaluation.direct_loop import EpisodeResult, EpisodeWatcher, require_same_rate
 from par_model.interface import ActionChunk, FloatArray, Observation, Policy, PolicySpec
-from par_model.seam import NUM_BEFORE, Seam, SeamSettings, join
+from par_model.seam import NUM_BEFORE, join
 from par_model.simulation.maniskill_env import ManiSkillArm
 
 Inference = Literal["sequential", "overlapped", "overlapped_without_prefix"]
 INFERENCES: tuple[Inference, ...] = ("sequential", "overlapped_without_prefix", "overlapped")
-_PLAIN_SEAM = SeamSettings()
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,21 @@ class Timing:
         inference: see above.
         policy_delay_s: from a picture until its answer can be followed, rounded to control steps.
         delay_jitter_s: each answer's delay is drawn evenly from this far around it.
-        seam: overlapped: how a chunk is joined to the motion that it takes over from.
+        smoothness: overlapped: with which a chunk is joined to the motion that it takes over from;
+            0: it is not.
     """
 
     inference: Inference = "sequential"
     policy_delay_s: float = 0.0
     delay_jitter_s: float = 0.0
-    seam: SeamSettings = _PLAIN_SEAM
+    smoothness: float = 0.0
 
     def require_possible(self, spec: PolicySpec) -> None:
         """Raise ValueError where the policy was not trained for it, or a number is negative."""
-        if self.policy_delay_s < 0.0 or self.delay_jitter_s < 0.0:
+        if min(self.policy_delay_s, self.delay_jitter_s, self.smoothness) < 0.0:
             raise ValueError(
-                f"policy_delay {self.policy_delay_s:g} s and delay_jitter {self.delay_jitter_s:g} "
-                "s must not be negative."
+                f"policy_delay {self.policy_delay_s:g} s, delay_jitter {self.delay_jitter_s:g} s "
+                f"and seam_smoothness {self.smoothness:g} must not be negative."
             )
         if spec.observation_mode == "clip":
             raise ValueError(
@@ -218,18 +218,17 @@ class _Episode:
         if pending.ended(self._now):
             self._num_late += 1
             return
-        chunk = join(pending.chunk, self._seam(pending.first_step), self._timing.seam)
-        self._running = dataclasses.replace(pending, chunk=chunk)
+        if self._timing.smoothness > 0.0:
+            followed = self._followed_from(pending.first_step - NUM_BEFORE)
+            chunk = join(pending.chunk, followed, self._timing.smoothness)
+            pending = dataclasses.replace(pending, chunk=chunk)
+        self._running = pending
         self._begins.append(self._now)
 
-    def _seam(self, first_step: int) -> Seam:
-        """Where the chunk of the picture in step `first_step` takes over now."""
+    def _followed_from(self, step: int) -> FloatArray:
+        """The targets of the steps from `step` on, -NUM_BEFORE or later; the arm stood before."""
         stood = np.repeat(self._start[None], NUM_BEFORE, axis=0)
-        followed = np.stack([*stood, *self._targets])[first_step:]
-        running = self._running
-        # To stand, before there is a chunk, is no wish.
-        left = running.first_step + len(running.chunk) - self._now if self._begins else 0
-        return Seam(followed, running.targets(self._now, max(0, left)))
+        return np.stack([*stood, *self._targets])[step + NUM_BEFORE :]
 
     def _is_time_to_ask(self) -> bool:
         """A slot after the last picture; earlier where the running chunk would end meanwhile."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from par_model.seam import NUM_BEFORE, Seam
+from par_model.seam import NUM_BEFORE
 from par_ros.control.followed_actions import FollowedActions
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import AssembledObservation, ImageArray, Refusal
@@ -99,7 +99,6 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         super()._forget_motion()
         self._followed.forget()
         self._ends_ns: int | None = None
-        self._holds = False
         # The newest picture that the policy was shown, and the newest chunk that was reported on.
         self._shown_ns: int | None = None
         self._told_ns = 0
@@ -116,7 +115,7 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         """Take what is followed from the report's first point on."""
         sent = self._sent
         assert sent is not None
-        self._told_ns, self._holds = stamp_ns, holds
+        self._told_ns = stamp_ns
         self._note_report(stamp_ns, executed)
         self._ends_ns = (
             self._followed.rests_ns if holds else stamp_ns + self._overlap.horizon * self._step_ns
@@ -136,29 +135,19 @@ class OverlappedTurn(PolicyTurn[PictureType]):
                 self._lose_track()
         self._followed.add(stamp_ns, executed.times_s, executed.positions)
 
-    def seam(self, question: Question[PictureType], now: Moment) -> Seam | None:
-        """Where an answer that is sent now takes over; None where it is not known what the arm
-        follows, or chunks are not joined. After a lost context, and where the arm is held, the
-        running chunk wants nothing.
-        """
+    def followed_until(self, question: Question[PictureType], now: Moment) -> FloatArray | None:
+        """What an answer that is sent now is joined to, as par_model.seam.join takes it; None where
+        it is not known what the arm follows, or chunks are not joined."""
         if not self._overlap.joins_chunks:
             return None
         stamp_ns, horizon = question.pending.stamp_ns, self._overlap.horizon
         first_row = min(max(0, (now.ros_ns - stamp_ns) // self._step_ns), horizon)
-        rows = np.arange(-NUM_BEFORE, horizon)
-        times_ns = stamp_ns + self._step_ns * (rows + 1)
-        targets = self._followed.at(times_ns)
-        if targets is None:
-            if self._sent is not None:
-                return None
+        steps = np.arange(1 - NUM_BEFORE, first_row + 1)
+        followed = self._followed.at(stamp_ns + self._step_ns * steps)
+        if followed is None and self._sent is None:
             # To stand, before any chunk.
-            targets = np.tile(question.assembled.measured_joint_positions, (len(rows), 1))
-        is_wanted = rows >= first_row
-        if self._ends_ns is None or self._holds or question.starts_anew:
-            is_wanted[:] = False
-        else:
-            is_wanted &= times_ns <= self._ends_ns + _TOLERANCE_NS
-        return Seam(targets[rows < first_row], targets[is_wanted])
+            followed = np.tile(question.assembled.measured_joint_positions, (len(steps), 1))
+        return followed
 
     def _is_due(self, stamp_ns: int) -> bool:
         """Whether a picture of this stamp is answered; notes a lost context."""

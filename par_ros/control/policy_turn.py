@@ -21,7 +21,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from par_model.seam import Seam
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.camera_set import CameraSet, ViewSettings
 from par_ros.control.joint_states import JointReading
@@ -318,8 +317,8 @@ class PolicyTurn(Generic[PictureType]):
         self._sent = SentChunk(question.pending.stamp_ns, positions, acknowledged=False)
         return True
 
-    def seam(self, question: Question[PictureType], now: Moment) -> Seam | None:
-        """Where an answer that is sent now takes over from a running motion; None: from none."""
+    def followed_until(self, question: Question[PictureType], now: Moment) -> FloatArray | None:
+        """What an answer that is sent now is joined to; None: to nothing."""
         return None
 
     def lose_context(self) -> None:

@@ -239,56 +239,31 @@ def test_before_the_first_chunk_an_answer_goes_on_from_standing() -> None:
     rig = Rig(JOINING)
     question = rig.ask(0)
     rig.at(3.4)
-    seam = rig.turn.seam(question, rig.moment)
-    assert seam is not None
-    np.testing.assert_array_equal(seam.followed, np.tile([0.1, 0.2, 0.04], (5, 1)))
-    assert seam.running.shape == (0, 3)
+    followed = rig.turn.followed_until(question, rig.moment)
+    np.testing.assert_array_equal(followed, np.tile([0.1, 0.2, 0.04], (5, 1)))
 
 
 @pytest.mark.parametrize("late", [0.0, 1.0, 3.4, 9.9, 30.0])
-def test_an_answer_goes_on_from_what_was_reported_where_it_is_sent(late: float) -> None:
-    """Picture at step 8; the running chunk has actions for the steps 1 .. 18."""
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_answer_goes_on_from_what_was_reported_until_it_is_sent(
+    late: float, is_lost: bool
+) -> None:
+    """Picture at step 8; also where the policy refused an observation and starts anew."""
     rig = Rig(JOINING)
     rig.follow(rig.ask(0), 3.4)
+    if is_lost:
+        rig.turn.lose_context()
     question = rig.ask(8)
+    assert question.starts_anew == is_lost
     rig.at(8 + late)
-    seam = rig.turn.seam(question, rig.moment)
-    assert seam is not None
-    first = min(int(late), 18)
-    assert seam.first_row == first
-    followed = 1e-4 * np.minimum(np.arange(7, 9 + first), 18)
-    np.testing.assert_allclose(seam.followed[:, 0], followed, atol=1e-12)
-    running = 1e-4 * np.arange(9 + first, 19)
-    np.testing.assert_allclose(seam.running[:, 0], running, atol=1e-12)
-
-
-def test_an_arm_that_is_held_wants_nothing_more() -> None:
-    rig = Rig(JOINING)
-    first = rig.ask(0)
-    rig.follow(first, 3.4)
-    question = rig.ask(8)
-    executed = JointTrajectory(JOINTS, np.array([0.45]), np.full((1, 3), 0.0009))
-    rig.turn.take_executed_actions(first.pending.stamp_ns, executed, rig.moment, holds=True)
-    seam = rig.turn.seam(question, rig.moment)
-    assert seam is not None
-    assert seam.running.shape == (0, 3)
-
-
-def test_after_a_lost_context_an_answer_goes_on_from_where_the_arm_is_and_from_no_wish() -> None:
-    """The policy refused an observation; what the arm follows is known."""
-    rig = Rig(JOINING)
-    rig.follow(rig.ask(0), 3.4)
-    rig.turn.lose_context()
-    question = rig.ask(8)
-    assert question.starts_anew
-    seam = rig.turn.seam(question, rig.moment)
-    assert seam is not None
-    np.testing.assert_allclose(seam.followed[:, 0], 1e-4 * np.arange(7, 9), atol=1e-12)
-    assert seam.running.shape == (0, 3)
+    followed = rig.turn.followed_until(question, rig.moment)
+    assert followed is not None
+    expected = 1e-4 * np.minimum(np.arange(7, 9 + min(int(late), 18)), 18)
+    np.testing.assert_allclose(followed[:, 0], expected, atol=1e-12)
 
 
 def test_where_reports_were_lost_nothing_is_joined() -> None:
-    """None of the second chunk until 26 steps after its picture."""
+    """None of the second chunk until 27 steps after its picture."""
     rig = Rig(JOINING)
     rig.follow(rig.ask(0), 3.4)
     second = rig.ask(8)
@@ -296,9 +271,9 @@ def test_where_reports_were_lost_nothing_is_joined() -> None:
     assert rig.turn.free(rig.moment) is None
     question = rig.ask(35)
     assert question.starts_anew
-    assert rig.turn.seam(question, rig.moment) is None
+    assert rig.turn.followed_until(question, rig.moment) is None
 
 
 def test_chunks_are_joined_where_that_is_asked_for_only() -> None:
     rig = Rig()
-    assert rig.turn.seam(rig.ask(0), rig.moment) is None
+    assert rig.turn.followed_until(rig.ask(0), rig.moment) is None

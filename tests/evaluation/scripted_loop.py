@@ -68,19 +68,6 @@ class TimedPolicy(ScriptedPolicy):
         return ActionChunk(chunk, PANDA.joint_names, 0.05, stamp_s)
 
 
-class ShiftedPolicy(TimedPolicy):
-    """Each chunk is `shift` above the one before."""
-
-    def __init__(self, targets, shift):
-        super().__init__(targets)
-        self.shift = shift
-
-    def act(self, committed=None):
-        chunk = super().act(committed)
-        above = self.shift * (len(self.observations) - 1)
-        return dataclasses.replace(chunk, joint_positions=chunk.joint_positions + above)
-
-
 class CountingArm:
     """Shows in its picture and in its joints how many steps it made, and keeps its targets."""
 

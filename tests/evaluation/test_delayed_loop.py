@@ -9,14 +9,8 @@ import pytest
 
 from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
 from par_model.evaluation.direct_loop import run_episode
-from par_model.seam import SeamSettings
 from par_model.simulation.maniskill_env import ManiSkillArm
-from tests.evaluation.scripted_loop import (
-    CountingArm,
-    ScriptedPolicy,
-    ShiftedPolicy,
-    TimedPolicy,
-)
+from tests.evaluation.scripted_loop import CountingArm, ScriptedPolicy, TimedPolicy
 
 TARGETS = np.tile(np.arange(1.0, 101.0)[:, None], (1, 8))
 
@@ -130,37 +124,18 @@ def test_jitter_is_drawn_once_for_a_seed_and_within_its_bounds():
     assert runs[0].seams == runs[1].seams
 
 
-@pytest.mark.parametrize("delay_steps", [0, 4, 10])
-def test_chunks_that_want_the_same_are_not_changed_by_a_fade(delay_steps):
-    plain = overlapped(delay_steps, "overlapped_without_prefix")[1]
-    policy = TimedPolicy(TARGETS)
-    timing = Timing("overlapped_without_prefix", 0.05 * delay_steps, seam=SeamSettings(6))
-    faded = run_delayed_episode(CountingArm(), policy, timing, 4, 60)
-    np.testing.assert_array_equal(faded.episode.joint_targets, plain.episode.joint_targets)
-
-
-def test_a_chunk_fades_in_over_the_running_one_and_is_told_of_it():
-    """Delay 4, K = 2: the second chunk, 3 rad above the first, takes over in step 12 and is whole
-    in step 14; its gripper is whole at once. The first begins from standing, without a fade."""
-    policy = ShiftedPolicy(TARGETS, shift=3.0)
-    timing = Timing("overlapped_without_prefix", 0.2, seam=SeamSettings(2))
-    result = run_delayed_episode(CountingArm(), policy, timing, 4, 24)
-    followed = result.episode.joint_targets
-    assert followed[:4, 0].tolist() == [0.0] * 4
-    assert followed[4:16, 0].tolist() == [5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 19]
-    assert followed[12:14, -1].tolist() == [16, 17]
-    np.testing.assert_array_equal(policy.observations[2].executed_actions, followed[8:16])
-
-
 def test_a_smoothed_motion_is_the_one_of_least_bends_from_standing_on():
     """Delay 4: the first chunk asks for 5, 6, .. at once; smoothed, it begins slowly."""
     policy = TimedPolicy(TARGETS)
-    timing = Timing("overlapped_without_prefix", 0.2, seam=SeamSettings(0, 10.0))
+    timing = Timing("overlapped_without_prefix", 0.2, smoothness=10.0)
     result = run_delayed_episode(CountingArm(), policy, timing, 4, 12)
     motion = np.concatenate(([0.0, 0.0], result.episode.joint_targets[:, 0]))
     assert np.abs(np.diff(motion, 2)).max() < 1.5
     assert (motion[:6] == 0.0).all()
     assert result.episode.joint_targets[4, -1] == 5.0
+    np.testing.assert_array_equal(
+        policy.observations[1].executed_actions, result.episode.joint_targets[:8]
+    )
 
 
 def test_what_a_policy_was_not_trained_for_is_refused():
@@ -169,6 +144,8 @@ def test_what_a_policy_was_not_trained_for_is_refused():
         run_delayed_episode(CountingArm(), plain, Timing("overlapped", 0.1), 4, 20)
     with pytest.raises(ValueError, match=r"must not be negative"):
         run_delayed_episode(CountingArm(), plain, Timing("sequential", -0.1), 4, 20)
+    with pytest.raises(ValueError, match=r"seam_smoothness -1 must not be negative"):
+        run_delayed_episode(CountingArm(), plain, Timing(smoothness=-1.0), 4, 20)
     plain.spec = dataclasses.replace(plain.spec, observation_mode="clip")
     with pytest.raises(ValueError, match=r"sees in clips"):
         run_delayed_episode(CountingArm(), plain, Timing(), 4, 20)

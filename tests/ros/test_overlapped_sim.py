@@ -38,7 +38,7 @@ def finished(checkpoint: Path, report: Path) -> Finished:
     return run(
         "sim", "episodes:=1", f"max_steps:={NUM_STEPS}", "mode:=realtime", "real_time_factor:=0.2",
         "inference:=overlapped", "max_prefix_steps:=10", "policy_delay:=0.2",
-        "seam_fade_steps:=4", "seam_smoothness:=3.0",
+        "seam_smoothness:=3.0",
         f"checkpoint:={checkpoint}",
         f"report:={report}", "predict_episodes:=0", "backend:=eager", "record:=true",
         timeout_s=RUN_TIMEOUT_S,
