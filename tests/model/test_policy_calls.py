@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from par_model.camera_fit import CameraFit
 from par_model.policy import PARPolicy
 from tests.backends.runtimes import eager, small_checkpoint
 from tests.model.fixtures import random_observation
@@ -142,3 +143,21 @@ def test_history_shows_the_newest_actions_at_the_slots_end(shown, count):
     assert not found[: 8 - count].any()
     executed_rows = np.asarray(told(calls).executed).reshape(8)
     assert executed_rows.tolist() == [False] * (8 - count) + [True] * count
+
+
+def test_a_chunk_is_of_its_picture_and_the_spec_of_the_checkpoint():
+    checkpoint = small_checkpoint()
+    parts = checkpoint.config, checkpoint.statistics, checkpoint.instructions, eager(checkpoint)
+    fit = CameraFit(crop="none")
+    policy = PARPolicy(*parts, camera_fit=fit)
+    policy.reset(policy.spec.instructions[0], 7)
+    policy.observe(random_observation(np.random.default_rng(0), policy.spec, 1.25))
+    assert policy.act().stamp_s == 1.25
+    assert policy.spec.arm == checkpoint.statistics.arm
+    assert policy.spec.camera_fit == fit
+
+
+def test_the_first_slot_shows_no_executed_action():
+    policy, calls, _ = make(max_delay_steps=10)
+    policy.observe(random_observation(np.random.default_rng(0), policy.spec, 0.0))
+    assert not np.asarray(told(calls).executed).any()
