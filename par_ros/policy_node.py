@@ -34,6 +34,7 @@ from par_model.interface import (
     PolicyEnded,
     PolicySpec,
 )
+from par_model.seam import NUM_BEFORE
 from par_ros import messages
 from par_ros.answer_delay import AnswerDelay
 from par_ros.chunk_ledger import ChunkLedger
@@ -407,7 +408,7 @@ def _make_turn(
             spec.max_delay_steps,
             spec.step_s,
             parameters.max_prefix_steps,
-            joins_chunks=parameters.seam_smoothness > 0.0,
+            num_joined=NUM_BEFORE if parameters.seam_smoothness > 0.0 else 0,
         )
     assembler = AssemblerSettings(max_joint_skew_s=0.0)
     if not lockstep:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from par_model.seam import NUM_BEFORE
 from par_ros.control.followed_actions import FollowedActions
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.control.observation_assembler import AssembledObservation, ImageArray, Refusal
@@ -50,14 +49,14 @@ class OverlapSettings:
         max_delay_steps: the most committed actions that it goes on from.
         step_s: time between two actions.
         max_prefix_steps: committed actions that it is told at most; None: max_delay_steps.
-        joins_chunks: whether its chunks are joined to the motion that they take over from.
+        num_joined: targets up to its picture that a chunk is joined to; 0: it is not joined.
     """
 
     num_actions: int
     max_delay_steps: int
     step_s: float
     max_prefix_steps: int | None = None
-    joins_chunks: bool = False
+    num_joined: int = 0
 
     @property
     def horizon(self) -> int:
@@ -138,11 +137,11 @@ class OverlappedTurn(PolicyTurn[PictureType]):
     def followed_until(self, question: Question[PictureType], now: Moment) -> FloatArray | None:
         """What an answer that is sent now is joined to, as par_model.seam.join takes it; None where
         it is not known what the arm follows, or chunks are not joined."""
-        if not self._overlap.joins_chunks:
+        if not self._overlap.num_joined:
             return None
         stamp_ns, horizon = question.pending.stamp_ns, self._overlap.horizon
         first_row = min(max(0, (now.ros_ns - stamp_ns) // self._step_ns), horizon)
-        steps = np.arange(1 - NUM_BEFORE, first_row + 1)
+        steps = np.arange(1 - self._overlap.num_joined, first_row + 1)
         followed = self._followed.at(stamp_ns + self._step_ns * steps)
         if followed is None and self._sent is None:
             # To stand, before any chunk.

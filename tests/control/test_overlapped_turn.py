@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from par_model.seam import NUM_BEFORE
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -231,7 +232,7 @@ def test_after_a_clock_that_was_set_back_the_policy_starts_anew() -> None:
     assert rig.ask(109).assembled.executed_actions is not None
 
 
-JOINING = dataclasses.replace(OVERLAP, joins_chunks=True)
+JOINING = dataclasses.replace(OVERLAP, num_joined=NUM_BEFORE)
 
 
 def test_before_the_first_chunk_an_answer_goes_on_from_standing() -> None:
