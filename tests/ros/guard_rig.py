@@ -209,6 +209,22 @@ class GuardRig:
         self.chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
         return stamp_ns
 
+    def follow(self, knots: FloatArray, reached: Callable[[], bool], what: str) -> None:
+        """Publish a chunk and wait until `reached`.
+
+        Again after a stop because the reference was silent: a busy machine may starve the arm's
+        process for 0.2 s.
+        """
+        self.publish(knots)
+
+        def is_reached() -> bool:
+            if self.state()["holding"] == "reference_silent":
+                self.engage()
+                self.publish(knots)
+            return reached()
+
+        self.wait_for(is_reached, what)
+
     def state(self) -> dict[str, str]:
         """What the guard said last on guard_state."""
         kept = self.received[GUARD_STATE.name]

@@ -31,17 +31,17 @@ def test_an_arm_is_moved_within_its_own_limits(name: str, free_domain: str) -> N
         rig.start_guard()
         rig.engage()
         gentle = rig.gentle_knots()
-        rig.publish(gentle)
-        rig.wait_for(
-            lambda: np.allclose(rig.positions()[:-1], gentle[-1, :-1], atol=1e-3), "moving"
+        rig.follow(
+            gentle,
+            lambda: np.allclose(rig.positions()[:-1], gentle[-1, :-1], atol=1e-3),
+            "moving",
         )
         last = rig.positions()
         ask = np.tile(last, (8, 1))
         way_rad = 3 * spec.limits.max_velocity[0] * 0.05 * np.arange(1, 9)
         ask[:, 0] += np.minimum(way_rad, 0.8 * spec.max_jump_rad)
-        rig.publish(ask)
         far = 0.7 * spec.max_jump_rad
-        rig.wait_for(lambda: rig.positions()[0] - last[0] > far, "the fast chunk")
+        rig.follow(ask, lambda: rig.positions()[0] - last[0] > far, "the fast chunk")
         states = [messages.read_joint_state(each) for each in rig.received[JOINT_STATES.name]]
         fastest = np.max([np.abs(state.velocities[:-1]) for state in states], axis=0)
         assert (fastest <= spec.limits.max_velocity + 1e-9).all()
