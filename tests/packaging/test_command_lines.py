@@ -112,7 +112,8 @@ FLAGS = {
     "par_model.train recipe": f"--out --seed --plan --threads {WORKERS}",
     "par_model.evaluate": f"{WORKERS} --checkpoint --protocol --json --task --episodes "
     "--first-seed --max-steps --num-steps --sampler --spacing --backend --cells --policy-delay "
-    "--seam --delay-jitter --arm-file --context-slots --policy-seed --record-targets --streams",
+    "--seam-smoothness --delay-jitter --arm-file --context-slots --policy-seed --record-targets "
+    "--streams",
     "par_model.calibrate": f"--checkpoint --episodes --out --backend {WORKERS}",
     "par_model.collect": f"{WORKERS} --task --num-demos --out --first-seed --noise-share "
     "--hold-steps --image-size --show --sheet --on-policy --max-steps --disturbed-starts --views",
