@@ -30,11 +30,14 @@ class SequenceSources:
     def name(self, index: int, publishers: set[str]) -> str:
         """One of the topic's publishers, another one for each index; empty while nobody is known.
 
-        Where no name is left, a publisher was started again; it has the first name then.
+        Where no name is left, a publisher was started again, or the graph does not know it yet: it
+        has the first name for the moment, and is not named.
         """
         if index not in self._names and publishers:
             free = sorted(publishers - set(self._names.values()))
-            self._names[index] = free[0] if free else min(publishers)
+            if not free:
+                return min(publishers)
+            self._names[index] = free[0]
         return self._names.get(index, "")
 
     def is_named(self, index: int) -> bool:

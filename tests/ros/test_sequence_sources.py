@@ -33,3 +33,11 @@ def test_each_has_one_name_and_a_restarted_one_its_own() -> None:
     assert sources.name(1, {"/camera", "/alpha"}) == "/alpha"
     assert [sources.name(index, set()) for index in (0, 1)] == ["/camera", "/alpha"]
     assert sources.name(2, {"/camera"}) == "/camera"
+
+
+def test_one_that_is_heard_before_the_graph_knows_it_gets_its_name_later() -> None:
+    sources = SequenceSources()
+    assert sources.name(0, {"/camera"}) == "/camera"
+    assert sources.name(1, {"/camera"}) == "/camera"
+    assert not sources.is_named(1)
+    assert sources.name(1, {"/camera", "/stranger"}) == "/stranger"
