@@ -11,10 +11,10 @@ import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from par_model.backends.host_graphs import Array, HostGraphs
 from par_model.graphs.contract import GraphSpec
 from par_model.graphs.manifest import Manifest, verify_files
 
-_Array = np.ndarray[Any, np.dtype[Any]]
 # What it raises for operators that it does not have, by version.
 _REFUSALS = (
     ort_errors.Fail,
@@ -25,7 +25,7 @@ _REFUSALS = (
 )
 
 
-class OnnxRuntime:
+class OnnxRuntime(HostGraphs):
     """GraphRuntime on a folder that `export_trt` wrote with precision fp32 or fp16.
 
     Args:
@@ -38,32 +38,20 @@ class OnnxRuntime:
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None) -> None:
-        self.manifest = Manifest.read(folder)
-        if self.manifest.precision == "bf16":
+        manifest = Manifest.read(folder)
+        if manifest.precision == "bf16":
             raise ValueError(
                 f"{folder} holds bf16 graphs, and ONNX Runtime on the CPU has no kernels for them; "
                 "export with --precision fp32."
             )
-        verify_files(folder, self.manifest)
-        self._specs = {spec.name: spec for spec in self.manifest.graphs}
-        self._graphs = {
-            name: BoundGraph(folder / f"{name}.onnx", spec, num_threads)
-            for name, spec in self._specs.items()
-        }
+        verify_files(folder, manifest)
+        super().__init__(
+            manifest, lambda spec: BoundGraph(folder / f"{spec.name}.onnx", spec, num_threads)
+        )
 
     @property
     def name(self) -> str:
         return f"ONNX Runtime {onnxruntime.__version__} on cpu"
-
-    def allocate_cache(self) -> dict[str, _Array]:
-        step = self._specs["step"]
-        inputs = {spec.name: spec for spec in step.inputs}
-        return {name: np.zeros(inputs[name].shape, inputs[name].dtype) for _, name in step.aliases}
-
-    def run(
-        self, graph: str, inputs: Mapping[str, Any], cache: dict[str, _Array] | None
-    ) -> dict[str, _Array]:
-        return self._graphs[graph].run(inputs, cache or {})
 
 
 class BoundGraph:
@@ -91,9 +79,9 @@ class BoundGraph:
         owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
         owned += [s for s in spec.outputs if s.name not in self._aliases]
         self._arrays = {s.name: np.zeros(s.shape, s.dtype) for s in owned}
-        self._bindings: dict[int, tuple[Any, Mapping[str, _Array]]] = {}
+        self._bindings: dict[int, tuple[Any, Mapping[str, Array]]] = {}
 
-    def run(self, inputs: Mapping[str, Any], cache: Mapping[str, _Array]) -> dict[str, _Array]:
+    def run(self, inputs: Mapping[str, Any], cache: Mapping[str, Array]) -> dict[str, Array]:
         for name, value in inputs.items():
             np.copyto(self._arrays[name], value, casting="same_kind")
         self._session.run_with_iobinding(self._binding(cache))
@@ -103,7 +91,7 @@ class BoundGraph:
             if spec.name not in self._aliases
         }
 
-    def _binding(self, cache: Mapping[str, _Array]) -> Any:
+    def _binding(self, cache: Mapping[str, Array]) -> Any:
         key = id(cache) if cache else 0
         if key not in self._bindings:
             binding = self._session.io_binding()
@@ -119,5 +107,5 @@ class BoundGraph:
         return self._bindings[key][0]
 
 
-def _bind(bind: Any, name: str, array: _Array) -> None:
+def _bind(bind: Any, name: str, array: Array) -> None:
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from par_model.backends.host_graphs import Array, HostGraphs
 from par_model.graphs.contract import GraphSpec
 from par_model.graphs.manifest import Manifest, Precision, verify_files
 
@@ -20,14 +21,13 @@ import openvino  # noqa: E402
 from openvino import opset13  # noqa: E402
 from openvino.frontend.onnx import ConversionExtension  # noqa: E402
 
-_Array = np.ndarray[Any, np.dtype[Any]]
 _VERSION = openvino.__version__.split("-")[0]
 # Smaller matrices take no time, and what they read and write are joint angles.
 _LEAST_ROUNDED = 4096
 _INT8_GROUP = 32
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(HostGraphs):
     """GraphRuntime on a folder that `export_trt` wrote with precision fp32.
 
     Args:
@@ -45,13 +45,13 @@ class OpenVinoRuntime:
     def __init__(
         self, folder: Path, num_threads: int | None = None, precision: Precision = "fp32"
     ) -> None:
-        self.manifest = Manifest.read(folder)
-        if self.manifest.precision != "fp32":
+        manifest = Manifest.read(folder)
+        if manifest.precision != "fp32":
             raise ValueError(
-                f"{folder} holds {self.manifest.precision} graphs, and OpenVINO takes float32 "
+                f"{folder} holds {manifest.precision} graphs, and OpenVINO takes float32 "
                 "ones; export with --precision fp32."
             )
-        verify_files(folder, self.manifest)
+        verify_files(folder, manifest)
         core = openvino.Core()
         core.add_extension(ConversionExtension("TensorScatter", _tensor_scatter))
         settings = {
@@ -64,26 +64,17 @@ class OpenVinoRuntime:
             "ENABLE_CPU_PINNING": False,
         }
         self.precision = precision
-        self._specs = {spec.name: spec for spec in self.manifest.graphs}
-        self._graphs = {
-            name: CompiledGraph(core, folder / f"{name}.onnx", spec, settings, precision)
-            for name, spec in self._specs.items()
-        }
+        super().__init__(
+            manifest,
+            lambda spec: CompiledGraph(
+                core, folder / f"{spec.name}.onnx", spec, settings, precision
+            ),
+        )
 
     @property
     def name(self) -> str:
         rounded = ", int8" if self.precision == "int8" else ""
         return f"OpenVINO {_VERSION} on cpu{rounded}"
-
-    def allocate_cache(self) -> dict[str, _Array]:
-        step = self._specs["step"]
-        inputs = {spec.name: spec for spec in step.inputs}
-        return {name: np.zeros(inputs[name].shape, inputs[name].dtype) for _, name in step.aliases}
-
-    def run(
-        self, graph: str, inputs: Mapping[str, Any], cache: dict[str, _Array] | None
-    ) -> dict[str, _Array]:
-        return self._graphs[graph].run(inputs, cache or {})
 
 
 class CompiledGraph:
@@ -112,9 +103,9 @@ class CompiledGraph:
             ) from error
         owned = [s for s in spec.inputs if s.name not in self._aliases.values()]
         self._arrays = {s.name: np.zeros(s.shape, s.dtype) for s in owned}
-        self._requests: dict[int, tuple[Any, Mapping[str, _Array]]] = {}
+        self._requests: dict[int, tuple[Any, Mapping[str, Array]]] = {}
 
-    def run(self, inputs: Mapping[str, Any], cache: Mapping[str, _Array]) -> dict[str, _Array]:
+    def run(self, inputs: Mapping[str, Any], cache: Mapping[str, Array]) -> dict[str, Array]:
         for name, value in inputs.items():
             np.copyto(self._arrays[name], value, casting="same_kind")
         request = self._request(cache)
@@ -130,7 +121,7 @@ class CompiledGraph:
                 cache[source][:, :, start : start + value.shape[2]] = value
         return results
 
-    def _request(self, cache: Mapping[str, _Array]) -> Any:
+    def _request(self, cache: Mapping[str, Array]) -> Any:
         key = id(cache) if cache else 0
         if key not in self._requests:
             request = self._compiled.create_infer_request()

@@ -4,9 +4,9 @@
 sequential: the arm stands from the picture until the chunk arrives, and runs its L actions; then
 the next picture is taken. overlapped: the next picture is taken while a chunk runs, early enough
 for the answer to arrive before the chunk ends; the answer is timed from its picture and takes over
-when it arrives. What it says of the steps before that is dropped; with a prefix, the answer is told
-the actions of those steps and goes on from them. How it is joined to the running motion is said in
-par_model/seam.py. See docs/lab_notebook/overlap.md.
+when it arrives. Rows of the answer that are due before it arrives are dropped. With a prefix, the
+policy is told the actions of those steps and continues them. `par_model/seam.py` describes how an
+answer can be joined to the running motion. See docs/lab_notebook/overlap.md.
 
 Shapes: J joints; L actions of a slot; the horizon as in PolicySpec.
 """
@@ -226,9 +226,9 @@ class _Episode:
         self._begins.append(self._now)
 
     def _followed_from(self, step: int) -> FloatArray:
-        """The targets of the steps from `step` on, -NUM_BEFORE or later; the arm stood before."""
-        stood = np.repeat(self._start[None], NUM_BEFORE, axis=0)
-        return np.stack([*stood, *self._targets])[step + NUM_BEFORE :]
+        """The targets of the steps from `step` on; the arm stood before step 0."""
+        stood = [self._start] * max(0, -step)
+        return np.stack([*stood, *self._targets[max(0, step) :]])
 
     def _is_time_to_ask(self) -> bool:
         """A slot after the last picture; earlier where the running chunk would end meanwhile."""
