@@ -135,7 +135,9 @@ def corrected(
         said["end too early"] = operator.call(SetBool, end, SetBool.Request(data=True))
         said["start"] = operator.call(Trigger, start, Trigger.Request())
         said["second start"] = operator.call(Trigger, start, Trigger.Request())
-        operator.wait_for(lambda: operator.num_executed(own=False) >= 4, "more of them")
+        # Counted from the episode's start on: the calls above take time of their own.
+        before = operator.num_executed(own=False)
+        operator.wait_for(lambda: operator.num_executed(own=False) >= before + 3, "more of them")
         operator.holds = True
         operator.wait_for(lambda: operator.num_executed(own=True) >= 9, "the operator's chunks")
         said["engage while held"] = operator.call(Trigger, ENGAGE.client_name, Trigger.Request())
