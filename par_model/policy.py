@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from par_model.attention_map import frame_map, shaded
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
 from par_model.graphs.policy_graphs import (
@@ -245,6 +246,19 @@ class PARPolicy:
         if not episode.slots:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
         return self._graphs.attention(episode.text, slot_inputs(episode.slots))
+
+    def attention_picture(self) -> ImageArray:
+        """The newest picture, uint8 [V H, W, 3], darker where the newest action tokens look less:
+        mean over layers, heads and actions. As slow as `attention`.
+
+        Raises:
+            ValueError: as `attention`.
+        """
+        weights_YHS = self.attention().mean(axis=2)
+        observation = self._started().observation
+        assert observation is not None
+        weights_rc = frame_map(weights_YHS, self.config).mean(axis=(0, 1))
+        return shaded(observation.image, weights_rc)
 
     def _started(self) -> _Episode:
         if self._episode is None:

@@ -17,6 +17,7 @@ from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.topics import (
     ACTION_CHUNK,
+    ATTENTION_IMAGE,
     CAMERA_INFO,
     DIAGNOSTICS,
     EPISODE_STATE,
@@ -42,10 +43,11 @@ def layout(arm: ArmSpec) -> dict[str, Any]:
 
     Topics have the names that they have without a namespace and without remaps.
     """
-    # Pictures and curves of what the policy sees (attention, surprise) are rows of this table.
+    # Pictures and curves of what the policy sees are rows of this table.
     seen = {
         "Image!camera": _image("Camera", IMAGE, CAMERA_INFO),
         "Image!predicted": _image("Predicted picture", PREDICTED_IMAGE),
+        "Image!attention": _image("Attention", ATTENTION_IMAGE),
     }
     told = {
         "StateTransitions!guard": _states(),

@@ -83,6 +83,7 @@ class SimArguments:
     backend: str = same_as(PolicyNodeParameters, "backend")
     device: str = same_as(PolicyNodeParameters, "device")
     engines: str = same_as(PolicyNodeParameters, "engines")
+    attention_images: bool = same_as(PolicyNodeParameters, "attention_images")
     predict_episodes: int = same_as(
         EpisodeNodeParameters, "predict_episodes",
         description="number of first episodes whose videos show the frames that the model predicts "

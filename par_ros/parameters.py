@@ -114,6 +114,9 @@ class PolicyNodeParameters(TimingParameters, SeamParameters, SurpriseSettings):
         "read at ~/reset",
         read_only=False,
     )
+    attention_images: bool = parameter(
+        False, "publish what each chunk's actions look at; read at ~/reset", read_only=False
+    )
     num_actions: int | None = same_as(
         GuardParameters, "num_actions", default=None,
         description="actions in a chunk; not set: the checkpoint's; another number is refused",

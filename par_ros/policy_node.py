@@ -48,11 +48,13 @@ from par_ros.control.observation_assembler import (
 from par_ros.control.overlapped_turn import OverlappedTurn, OverlapSettings
 from par_ros.control.policy_turn import (
     ClipSettings,
+    PendingPicture,
     PolicyTurn,
     Question,
     TurnSettings,
 )
 from par_ros.control.timeline import Moment
+from par_ros.drawn_pictures import draw, require_pictures, wanted_pictures
 from par_ros.joined_chunk import joined
 from par_ros.leaving import leave_at_once_when_asked
 from par_ros.lifecycle import ManagedNode
@@ -75,14 +77,7 @@ from par_ros.process import (
     transition,
 )
 from par_ros.surprise_watch import SurpriseWatch
-from par_ros.timed_policy import (
-    act,
-    clocks_agree,
-    latency_budget,
-    predict,
-    require_predictor,
-    warm_up,
-)
+from par_ros.timed_policy import act, clocks_agree, latency_budget, warm_up
 from par_ros.topics import POLICY, RESET_POLICY
 
 LoadPolicy = Callable[[PolicyNodeParameters], Policy]
@@ -126,8 +121,7 @@ class PolicyNode(ManagedNode):
                 self._policy = self._load_policy(self._settings)
                 require_same_chunk(self._policy.spec, self._settings)
                 require_inference(self._policy.spec, self._settings)
-                if self._settings.predict_images:
-                    require_predictor(self._policy)
+                require_pictures(self._policy, self._settings)
                 budget = latency_budget(self._policy, self._settings)
                 warm_up(self._policy, self._settings, budget)
                 self._watch = SurpriseWatch(self, self._policy, self._settings, self._report)
@@ -329,12 +323,17 @@ class PolicyNode(ManagedNode):
                 return
             self._outputs.publish_chunk(chunk, question, self._settings, num_steps, followed)
             self._report.sent(question, (started_s, ended_s, time.monotonic()), num_steps)
-            predicts = self._settings.predict_images and self._report.budget.may_predict(
-                policy.spec.num_actions * policy.spec.step_s
-            )
-        if predicts:
-            image = predict(policy, self._report.budget)
-            self._outputs.publish_prediction(image, pending, policy.spec)
+        self._draw(policy, pending)
+
+    def _draw(self, policy: Policy, pending: PendingPicture[Picture]) -> None:
+        """For people: what the chunk's time has room for."""
+        spec, budget = policy.spec, self._report.budget
+        due_s = time.monotonic() + spec.num_actions * spec.step_s
+        for kind in wanted_pictures(self._settings):
+            with self._lock:
+                fits = budget.may_draw(kind, due_s - time.monotonic())
+            if fits:
+                self._outputs.publish_drawn(draw(policy, kind, budget), kind, pending, spec)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error

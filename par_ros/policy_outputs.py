@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policy_node publishes: chunks, what they were computed from, predictions and its status."""
+"""What policy_node publishes: chunks, what they were computed from, drawn pictures, its status."""
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from par_model.interface import ActionChunk, FloatArray, ImageArray, PolicySpec
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.policy_turn import PendingPicture, Question
+from par_ros.drawn_pictures import ATTENTION, PREDICTION, PictureKind
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters
-from par_ros.topics import ACTION_CHUNK, DIAGNOSTICS, OBSERVED, PREDICTED_IMAGE
+from par_ros.topics import ACTION_CHUNK, ATTENTION_IMAGE, DIAGNOSTICS, OBSERVED, PREDICTED_IMAGE
 from par_ros.wire_records import Observed
 
 
@@ -26,9 +26,12 @@ class PolicyOutputs:
         self._chunks = node.create_lifecycle_publisher(
             JointTrajectoryMessage, ACTION_CHUNK.name, ACTION_CHUNK.writer_qos.profile()
         )
-        self._predicted_images = node.create_lifecycle_publisher(
-            Image, PREDICTED_IMAGE.name, PREDICTED_IMAGE.writer_qos.profile()
-        )
+        self._drawn = {
+            kind: node.create_lifecycle_publisher(
+                topic.message_type, topic.name, topic.writer_qos.profile()
+            )
+            for kind, topic in ((PREDICTION, PREDICTED_IMAGE), (ATTENTION, ATTENTION_IMAGE))
+        }
         self._observed, self._diagnostics = (
             node.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
             for topic in (OBSERVED, DIAGNOSTICS)
@@ -36,7 +39,7 @@ class PolicyOutputs:
 
     def destroy(self) -> None:
         """Stop publishing."""
-        for publisher in (self._chunks, self._predicted_images):
+        for publisher in (self._chunks, *self._drawn.values()):
             self._node.destroy_lifecycle_publisher(publisher)
         for publisher in (self._observed, self._diagnostics):
             self._node.destroy_publisher(publisher)
@@ -84,17 +87,21 @@ class PolicyOutputs:
         status = messages.Status(self.name, messages.OK, "observed", observed.to_values())
         self._observed.publish(messages.status_message(status))
 
-    def publish_prediction(
-        self, picture: ImageArray, pending: PendingPicture[Picture], spec: PolicySpec
+    def publish_drawn(
+        self,
+        picture: ImageArray,
+        kind: PictureKind,
+        pending: PendingPicture[Picture],
+        spec: PolicySpec,
     ) -> None:
-        """The pictures, uint8 [V H, W, 3], that the policy expects after its chunk's last action:
-        the first view's is published."""
-        predicted_ns = pending.stamp_ns + messages.seconds_to_ns(spec.num_actions * spec.step_s)
+        """Of the pictures, uint8 [V H, W, 3], the first view's. A prediction is stamped with the
+        end of the chunk's last action, which it shows."""
+        stamp_ns = pending.stamp_ns
+        if kind == PREDICTION:
+            stamp_ns += messages.seconds_to_ns(spec.num_actions * spec.step_s)
         frame_id = pending.pictures[0].header.frame_id
         picture = picture[: spec.image_height]
-        self._predicted_images.publish(
-            messages.array_to_image(picture, "rgb8", predicted_ns, frame_id)
-        )
+        self._drawn[kind].publish(messages.array_to_image(picture, "rgb8", stamp_ns, frame_id))
 
     def publish_status(self, status: messages.Status) -> None:
         """The node's entry in /diagnostics."""

@@ -14,6 +14,7 @@ from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.latency_budget import LatencyBudget
 from par_ros.control.observation_assembler import Refusal
 from par_ros.control.policy_turn import Question
+from par_ros.drawn_pictures import ATTENTION, PREDICTION
 from par_ros.policy_inputs import InputState
 from par_ros.wire_records import PolicyStatus, Surprise
 
@@ -159,7 +160,8 @@ class PolicyReport:
             **dict(self.ledger.percentile_texts()),
             "latency_budget_ms": _milliseconds(self.budget.budget_s),
             "answers_in_fewer_steps": str(self.budget.num_reduced),
-            "pictures_not_predicted": str(self.budget.num_skipped),
+            "pictures_not_predicted": str(self.budget.num_skipped[PREDICTION]),
+            "attention_not_drawn": str(self.budget.num_skipped[ATTENTION]),
             "surprise": "" if found is None else f"{found.surprise:.4f}",
             "new_inference_ms": _list_text(self.inference.take_new()),
         }

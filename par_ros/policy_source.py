@@ -14,8 +14,8 @@ from par_model.peers.lerobot_folder import is_lerobot
 from par_model.peers.lerobot_policy import load_lerobot_policy
 from par_model.surprise import SurpriseCalibration
 from par_ros.control.guard_settings import GuardParameters
+from par_ros.drawn_pictures import PICTURE_KINDS, require_pictures, wanted_pictures
 from par_ros.parameters import PolicyNodeParameters
-from par_ros.timed_policy import require_predictor
 
 
 def checkpoint_policy(parameters: PolicyNodeParameters) -> Policy:
@@ -71,9 +71,10 @@ def check_changes(
                 policy.spec.require_instruction(change.value)
                 if parameters.surprise != "off":
                     SurpriseCalibration.read(Path(parameters.checkpoint)).of(change.value)
-            elif policy is not None and change.name == "predict_images" and change.value:
-                require_predictor(policy)
-                require_inference(policy.spec, replace(parameters, predict_images=True))
+            elif policy is not None and change.name in PICTURE_KINDS and change.value:
+                asked = replace(parameters, **{change.name: True})
+                require_pictures(policy, asked)
+                require_inference(policy.spec, asked)
     except ValueError as error:
         return SetParametersResult(successful=False, reason=str(error))
     return SetParametersResult(successful=True)
@@ -94,9 +95,9 @@ def require_inference(spec: PolicySpec, parameters: PolicyNodeParameters) -> Non
             "policy_node: inference overlapped needs mode realtime; in lockstep physics waits for "
             "the policy, so nothing overlaps."
         )
-    if parameters.predict_images:
+    for kind in wanted_pictures(parameters):
         raise ValueError(
-            "policy_node: predict_images keeps the policy from its next answer; with inference "
+            f"policy_node: {kind} keeps the policy from its next answer; with inference "
             "overlapped it must be false."
         )
     if spec.max_delay_steps == 0:

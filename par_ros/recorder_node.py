@@ -31,6 +31,7 @@ from par_ros.process import report_error, run_node, transition
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
+    ATTENTION_IMAGE,
     END_EPISODE,
     EPISODE_MARKS,
     EXECUTED_ACTIONS,
@@ -52,6 +53,7 @@ from par_ros.wire_records import EpisodeMark
 _SYNC_PERIOD_S = 0.5
 # A picture that waits is a megabyte, anything else is small.
 _PICTURE_DEPTH = 20
+_PICTURES = (IMAGE, PREDICTED_IMAGE, ATTENTION_IMAGE)
 _DEPTH = 200
 # Without one of these nothing can be replayed; whatever else is written is waited for, too.
 _REQUIRED = (ACTION_CHUNK, OBSERVED, EXECUTED_ACTIONS, GUARD_INPUTS, JOINT_STATES)
@@ -189,7 +191,7 @@ class RecorderNode(ManagedNode):
         """Sensor data as REP-2003 reads it: a camera's driver may offer nothing better."""
         return Qos(
             reliable=topic.reader_qos.reliable or self._is_lockstep,
-            depth=_PICTURE_DEPTH if topic in (IMAGE, PREDICTED_IMAGE) else _DEPTH,
+            depth=_PICTURE_DEPTH if topic in _PICTURES else _DEPTH,
             transient_local=topic.reader_qos.transient_local,
         ).profile()
 

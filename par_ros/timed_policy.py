@@ -10,20 +10,12 @@ from par_model.interface import (
     RECENT_IMAGES,
     ActionChunk,
     FloatArray,
-    ImageArray,
     Observation,
     Policy,
 )
 from par_ros.control.latency_budget import LatencyBudget
+from par_ros.drawn_pictures import draw, wanted_pictures
 from par_ros.parameters import PolicyNodeParameters
-
-
-@runtime_checkable
-class FramePredictor(Protocol):
-    """A policy that can also draw what it expects to see next."""
-
-    def predict_frame(self) -> ImageArray:
-        """uint8 [H, W, 3]: the next observation after the chunk of the last act()."""
 
 
 @runtime_checkable
@@ -36,15 +28,6 @@ class AdjustableSampling(Protocol):
 
     def act(self, committed: FloatArray | None = None, num_steps: int | None = None) -> ActionChunk:
         """As Policy.act, in `num_steps` of them; None: its own."""
-
-
-def require_predictor(policy: Policy) -> None:
-    """Raise ValueError where `policy` cannot draw what it expects."""
-    if not isinstance(policy, FramePredictor):
-        raise ValueError(
-            "predict_images is true, but this policy cannot predict pictures; set "
-            "predict_images:=false."
-        )
 
 
 def clocks_agree(parameters: PolicyNodeParameters) -> bool:
@@ -69,15 +52,6 @@ def act(policy: Policy, committed: FloatArray | None, num_steps: int | None) -> 
     if num_steps is not None and isinstance(policy, AdjustableSampling):
         return policy.act(committed, num_steps)
     return policy.act(committed)
-
-
-def predict(policy: Policy, budget: LatencyBudget) -> ImageArray:
-    """The picture that the policy, a FramePredictor, expects."""
-    assert isinstance(policy, FramePredictor)
-    started_s = time.monotonic()
-    picture = policy.predict_frame()
-    budget.predicted(time.monotonic() - started_s)
-    return picture
 
 
 def warm_up(policy: Policy, parameters: PolicyNodeParameters, budget: LatencyBudget) -> None:
@@ -110,5 +84,6 @@ def warm_up(policy: Policy, parameters: PolicyNodeParameters, budget: LatencyBud
         if num_steps is not None:
             budget.warm_up(num_steps, time.monotonic() - started_s)
     is_waited_for = parameters.mode == "lockstep" or not parameters.num_warm_up
-    if parameters.predict_images and not is_waited_for:
-        predict(policy, budget)
+    if not is_waited_for:
+        for kind in wanted_pictures(parameters):
+            draw(policy, kind, budget)

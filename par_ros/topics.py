@@ -185,6 +185,12 @@ PREDICTED_IMAGE = Topic(
     "the frame that the model predicts for the next observation, of the first view; the stamp is "
     "the predicted time",
 )  # fmt: skip
+ATTENTION_IMAGE = Topic(
+    "attention_image", Image, _ANSWER, _ANSWER,
+    (POLICY,), (ANYONE,),
+    "with attention_images, after each chunk: the first view's picture that it answers, darker "
+    "where the chunk's actions look less (mean over layers and heads)",
+)  # fmt: skip
 SURPRISE = Topic(
     "surprise", DiagnosticStatus, _ANSWER, _ANSWER,
     (POLICY,), (ANYONE,),
@@ -266,6 +272,7 @@ TOPICS: tuple[Topic, ...] = (
     JOINT_TRAJECTORY_SHADOW,
     GRIPPER_TRAJECTORY_SHADOW,
     PREDICTED_IMAGE,
+    ATTENTION_IMAGE,
     SURPRISE,
     DIAGNOSTICS,
     OBSERVED,

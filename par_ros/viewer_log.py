@@ -18,7 +18,7 @@ from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.picture_encodings import ImageArray
 
-CAMERA, PREDICTED = "pictures/camera", "pictures/predicted"
+CAMERA, PREDICTED, ATTENTION = (f"pictures/{name}" for name in ("camera", "predicted", "attention"))
 LATENCY, EVENTS, JOINTS = "latency", "events", "joints"
 TIMELINE = "time"
 _MEASURED, _ASKED, _SENT, _LIMIT = (
@@ -101,10 +101,10 @@ class ViewerLog:
 
 
 def _blueprint(joints: Iterable[str]) -> rrb.Blueprint:
-    # A view of what the policy sees (attention, surprise) has its place in one of the columns.
     pictures = rrb.Vertical(
         rrb.Spatial2DView(origin=CAMERA, name="camera"),
         rrb.Spatial2DView(origin=PREDICTED, name="predicted picture"),
+        rrb.Spatial2DView(origin=ATTENTION, name="attention"),
         rrb.TimeSeriesView(origin=LATENCY, name="policy latency, ms"),
         rrb.TextLogView(origin=EVENTS, name="guard and nodes"),
     )

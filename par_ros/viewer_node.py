@@ -23,6 +23,7 @@ from par_ros.parameters import ViewerNodeParameters, declare, read_arm_spec
 from par_ros.process import run_node
 from par_ros.topics import (
     ACTION_CHUNK,
+    ATTENTION_IMAGE,
     DIAGNOSTICS,
     EXECUTED_ACTIONS,
     GUARD_STATE,
@@ -33,7 +34,7 @@ from par_ros.topics import (
     Qos,
     Topic,
 )
-from par_ros.viewer_log import CAMERA, PREDICTED, ViewerLog
+from par_ros.viewer_log import ATTENTION, CAMERA, PREDICTED, ViewerLog
 from par_ros.wire_records import GuardState, PolicyStatus
 
 _QOS = Qos(reliable=False, depth=5)
@@ -60,9 +61,9 @@ class ViewerNode(Node):
         self._camera = FittedSubscription(
             self, candidates, self._on_camera, _QOS.profile(), raw=True
         )
-        # What the policy sees (attention, surprise) is another row, with its method.
         for topic, show in (
             (PREDICTED_IMAGE, self._on_predicted),
+            (ATTENTION_IMAGE, self._on_attention),
             (JOINT_STATES, self._on_joints),
             (ACTION_CHUNK, self._on_chunk),
             (EXECUTED_ACTIONS, self._on_executed),
@@ -103,6 +104,9 @@ class ViewerNode(Node):
 
     def _on_predicted(self, message: Any) -> None:
         self._show_picture(PREDICTED, message)
+
+    def _on_attention(self, message: Any) -> None:
+        self._show_picture(ATTENTION, message)
 
     def _show_picture(self, entity: str, message: Any) -> None:
         picture = messages.image_to_rgb(message)

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from par_model.attention_map import KINDS, frame_map, shaded, token_kinds
 from par_model.config import ModelConfig
 from par_model.evaluation.direct_loop import run_episode
 from par_model.interface import ImageArray
@@ -25,13 +26,9 @@ from par_model.policy import PARPolicy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.scene_cameras import projected
 
-KINDS = ("instruction", "earlier frames", "earlier actions", "this frame", "own actions")
 _COLOURS = "magma"
 # Most weights are small; their square root is drawn.
 _NORM = PowerNorm(0.5, vmin=0.0)
-_SHADE = 0.75
-# A frame token with this weight is drawn as bright as the picture, or one with the most.
-_LEAST_SHOWN = 0.02
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -73,27 +70,11 @@ class AttentionRecord:
     shown: AttentionMap
 
 
-def token_kinds(config: ModelConfig, num_tokens: int) -> npt.NDArray[np.int64]:
-    """Index into KINDS of each of the context's S tokens."""
-    num_frame, length = config.num_frame_tokens, config.slot_length
-    place = np.arange(num_tokens - config.num_text_tokens)
-    is_action = place % length >= num_frame
-    is_newest = place >= len(place) - length
-    slots = np.where(is_newest, np.where(is_action, 4, 3), np.where(is_action, 2, 1))
-    return np.concatenate((np.zeros(config.num_text_tokens, np.int64), slots))
-
-
 def shares(weights_YHS: FloatArray, config: ModelConfig) -> npt.NDArray[np.float64]:
     """float64 [Y, H, 5]: the weight on each of KINDS."""
     kinds = token_kinds(config, weights_YHS.shape[-1])
     of_kind = [weights_YHS[..., kinds == kind].sum(axis=-1) for kind in range(len(KINDS))]
     return np.stack(of_kind, axis=-1).astype(np.float64)
-
-
-def frame_map(weights_YHS: FloatArray, config: ModelConfig) -> FloatArray:
-    """float32 [Y, H, rows, columns]: the weight on each frame token of the newest picture."""
-    newest = weights_YHS[..., token_kinds(config, weights_YHS.shape[-1]) == 3]
-    return newest.reshape(*newest.shape[:2], config.frame_rows, config.frame_columns)
 
 
 class _AttentionWatcher:
@@ -249,10 +230,5 @@ def _draw_tokens(figure: Any, weights_YHS: FloatArray, config: ModelConfig) -> N
 
 
 def _draw_map(axes: Axes, picture: ImageArray, weights_rc: FloatArray) -> None:
-    """The picture, darker where less is looked at; dark where nothing is."""
-    height, width = picture.shape[:2]
-    axes.imshow(picture)
-    shade = np.zeros((*weights_rc.shape, 4))
-    shade[..., 3] = _SHADE * (1.0 - weights_rc / max(float(weights_rc.max()), _LEAST_SHOWN))
-    axes.imshow(shade, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+    axes.imshow(shaded(picture, weights_rc))
     axes.set_axis_off()

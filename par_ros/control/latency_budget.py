@@ -7,13 +7,14 @@ while warming up, times the slowdown: the largest ratio of measured to warmed-up
 20 answers, at least 1. Left is the budget less the picture's age and less the longest of the last
 20 times from a chunk's sending until the guard had taken it.
 
-Predicted pictures. One is drawn where its time while warming up (without that, the first one's),
-times the slowdown, fits into the time until the next picture is due.
+Pictures that are drawn for people, of what is expected or looked at. One is drawn where its time
+while warming up (without that, the first one's), times the slowdown, fits into the time until the
+next picture is due.
 
 Without a budget (lockstep: physics waits) nothing gives way. Nothing here is thread-safe.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from par_ros.control.settings import parameter
@@ -28,7 +29,7 @@ class TimingParameters:
     latency_budget: float | None = parameter(
         None,
         "realtime: from a picture until its chunk takes effect; sampling steps (backend eager) and "
-        "predicted pictures give way to it; not set: with overlapped inference a step less than "
+        "drawn pictures give way to it; not set: with overlapped inference a step less than "
         "the checkpoint's largest delay, else max_image_age_s",
         unit="s", minimum=0.0, maximum=10.0,
     )  # fmt: skip
@@ -54,16 +55,17 @@ class LatencyBudget:
 
     Attributes:
         num_reduced: answers that were sampled in fewer steps than the policy's.
-        num_skipped: pictures that were not predicted.
+        num_skipped: pictures that were not drawn, by their kind.
     """
 
     def __init__(self, budget_s: float | None) -> None:
         """budget_s: from a picture until what it led to takes effect; None: nothing gives way."""
         self.budget_s = budget_s
-        self.num_reduced = self.num_skipped = 0
-        # Seconds by number of sampling steps, and of a predicted picture, while warming up.
+        self.num_reduced = 0
+        self.num_skipped: Counter[str] = Counter()
+        # Seconds by number of sampling steps, and of a drawn picture by its kind, at first.
         self._answer_s: dict[int, float] = {}
-        self._prediction_s: float | None = None
+        self._drawing_s: dict[str, float] = {}
         self._slowdowns: deque[float] = deque(maxlen=_NUM_KEPT)
         self._taken_s: deque[float] = deque(maxlen=_NUM_KEPT)
 
@@ -71,10 +73,9 @@ class LatencyBudget:
         """An answer in `num_steps` took so long; the shortest counts."""
         self._answer_s[num_steps] = min(duration_s, self._answer_s.get(num_steps, duration_s))
 
-    def predicted(self, duration_s: float) -> None:
-        """A predicted picture took so long; the first one counts."""
-        if self._prediction_s is None:
-            self._prediction_s = duration_s
+    def drew(self, kind: str, duration_s: float) -> None:
+        """A picture of this kind took so long; the first one counts."""
+        self._drawing_s.setdefault(kind, duration_s)
 
     def choose_steps(self, age_s: float) -> int | None:
         """The number of sampling steps for a picture of this age; None: the policy's own."""
@@ -100,12 +101,12 @@ class LatencyBudget:
         """The guard had taken a chunk so long after it was sent."""
         self._taken_s.append(duration_s)
 
-    def may_predict(self, left_s: float) -> bool:
-        """Whether a picture may be drawn when the next one is due in `left_s`."""
-        if self.budget_s is None or self._prediction_s is None:
+    def may_draw(self, kind: str, left_s: float) -> bool:
+        """Whether a picture of this kind may be drawn when the camera's next is due in `left_s`."""
+        if self.budget_s is None or kind not in self._drawing_s:
             return True
-        fits = self._prediction_s * self._slowdown <= left_s
-        self.num_skipped += not fits
+        fits = self._drawing_s[kind] * self._slowdown <= left_s
+        self.num_skipped[kind] += not fits
         return fits
 
     @property

@@ -16,7 +16,7 @@ def budget() -> LatencyBudget:
         made.warm_up(num_steps, duration_s + 1.0)
         made.warm_up(num_steps, duration_s)
         made.warm_up(num_steps, duration_s + 0.5)
-    made.predicted(0.2)
+    made.drew("predict_images", 0.2)
     return made
 
 
@@ -62,27 +62,35 @@ def test_a_fast_answer_promises_nothing(budget: LatencyBudget) -> None:
 def test_a_picture_is_predicted_where_it_is_done_before_the_next_is_due(
     budget: LatencyBudget,
 ) -> None:
-    assert budget.may_predict(0.4)
-    assert not budget.may_predict(0.19)
+    assert budget.may_draw("predict_images", 0.4)
+    assert not budget.may_draw("predict_images", 0.19)
     budget.answered(4, 0.45)
-    assert not budget.may_predict(0.4)
-    assert budget.num_skipped == 2
+    assert not budget.may_draw("predict_images", 0.4)
+    assert budget.num_skipped == {"predict_images": 2}
     # The first one's time counts: later ones have the slowdown in them.
-    budget.predicted(5.0)
-    assert budget.may_predict(0.6)
+    budget.drew("predict_images", 5.0)
+    assert budget.may_draw("predict_images", 0.6)
+
+
+def test_each_kind_of_picture_has_its_own_time(budget: LatencyBudget) -> None:
+    assert budget.may_draw("attention_images", 0.0)
+    budget.drew("attention_images", 0.05)
+    assert budget.may_draw("attention_images", 0.06)
+    assert not budget.may_draw("predict_images", 0.06)
+    assert budget.num_skipped["attention_images"] == 0
 
 
 def test_without_a_budget_nothing_gives_way() -> None:
     budget = LatencyBudget(None)
     budget.warm_up(8, 0.32)
-    budget.predicted(0.2)
+    budget.drew("predict_images", 0.2)
     assert budget.choose_steps(100.0) is None
-    assert budget.may_predict(0.0)
-    assert (budget.num_reduced, budget.num_skipped) == (0, 0)
+    assert budget.may_draw("predict_images", 0.0)
+    assert (budget.num_reduced, budget.num_skipped.total()) == (0, 0)
 
 
 def test_a_policy_that_was_not_warmed_up_answers_in_its_own_steps() -> None:
     budget = LatencyBudget(0.45)
     assert budget.choose_steps(0.3) is None
     budget.answered(None, 5.0)
-    assert budget.may_predict(0.0)
+    assert budget.may_draw("predict_images", 0.0)

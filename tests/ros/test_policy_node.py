@@ -81,6 +81,9 @@ class RecordingPolicy(FixedChunkPolicy):
     def predict_frame(self) -> ImageArray:
         return np.full((128, 128, 3), 7, np.uint8)
 
+    def attention_picture(self) -> ImageArray:
+        return self.observations[-1].image // 2
+
 
 class World(Node):
     """Camera, joint states and guard, as far as policy_node can see."""
@@ -96,10 +99,12 @@ class World(Node):
             )
         self.chunks: list[tuple[int, JointTrajectory]] = []
         self.predictions: list[int] = []
+        self.attention: list[tuple[int, ImageArray]] = []
         self.diagnostics: list[messages.Status] = []
         for topic, callback in (
             (topics.ACTION_CHUNK, self._on_chunk),
             (topics.PREDICTED_IMAGE, lambda m: self.predictions.append(messages.stamp_ns(m))),
+            (topics.ATTENTION_IMAGE, self._on_attention),
             (topics.DIAGNOSTICS, lambda m: self.diagnostics.extend(messages.read_diagnostics(m))),
         ):
             self.create_subscription(
@@ -110,6 +115,9 @@ class World(Node):
 
     def _on_chunk(self, message: JointTrajectoryMessage) -> None:
         self.chunks.append((messages.stamp_ns(message), messages.read_joint_trajectory(message)))
+
+    def _on_attention(self, message: Image) -> None:
+        self.attention.append((messages.stamp_ns(message), messages.image_to_rgb(message)))
 
     def show(self, stamp_ns: int, position: float = 0.5) -> None:
         """One picture and the joint states of its moment."""
@@ -298,17 +306,24 @@ def test_an_unknown_instruction_is_refused_when_it_is_set(
     assert graph.policy.resets[-1][0] == INSTRUCTION
 
 
-def test_pictures_that_a_policy_cannot_predict_are_refused_when_they_are_asked_for(
-    make_graph: Callable[..., Graph],
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("predict_images", "cannot predict pictures"),
+        ("attention_images", "cannot show what it looks at"),
+    ],
+)
+def test_pictures_that_a_policy_cannot_draw_are_refused_when_they_are_asked_for(
+    make_graph: Callable[..., Graph], name: str, sentence: str
 ) -> None:
     class Blind(RecordingPolicy):
-        predict_frame = None  # type: ignore[assignment]
+        predict_frame = attention_picture = None  # type: ignore[assignment]
 
     graph = make_graph("lockstep", policy=Blind())
     graph.activate()
-    (result,) = graph.node.set_parameters([Parameter("predict_images", value=True)])
+    (result,) = graph.node.set_parameters([Parameter(name, value=True)])
     assert not result.successful
-    assert "cannot predict pictures" in result.reason
+    assert sentence in result.reason
 
 
 def test_in_lockstep_a_refused_picture_ends_the_process(make_graph: Callable[..., Graph]) -> None:
@@ -489,6 +504,16 @@ def test_predictions_are_stamped_with_the_time_they_show(make_graph: Callable[..
     graph.world.show(START_NS)
     wait_for(lambda: graph.world.predictions)
     assert graph.world.predictions == [START_NS + CHUNK_NS]
+
+
+def test_what_is_looked_at_has_the_stamp_of_the_picture(make_graph: Callable[..., Graph]) -> None:
+    graph = make_graph("lockstep", attention_images=True)
+    graph.activate()
+    graph.world.show(START_NS)
+    wait_for(lambda: graph.world.attention)
+    ((stamp_ns, shown),) = graph.world.attention
+    assert stamp_ns == START_NS
+    np.testing.assert_array_equal(shown, graph.policy.observations[0].image // 2)
 
 
 def test_latencies_are_reported_once_each(make_graph: Callable[..., Graph]) -> None:

@@ -47,6 +47,7 @@ def test_answers_are_not_delayed_in_lockstep(delay: dict[str, Any]) -> None:
         (PLAIN, {}, "its max_delay_steps is 0"),
         (TRAINED, {"mode": "lockstep"}, "needs mode realtime"),
         (TRAINED, {"predict_images": True}, "predict_images keeps the policy"),
+        (TRAINED, {"attention_images": True}, "attention_images keeps the policy"),
     ],
 )
 def test_what_cannot_overlap_is_refused(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from par_model.attention_map import frame_map, token_kinds
 from par_model.checkpoint import save_checkpoint
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.instruction import code_table
@@ -18,7 +19,7 @@ from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.milestones import Milestones
 from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
-from par_model.visualization.attention import frame_map, shares, token_kinds
+from par_model.visualization.attention import shares
 from par_model.visualization.failures import by_kind, chosen_failures
 from par_model.visualization.moving_picture import (
     FilmedSuccess,
