@@ -13,7 +13,7 @@ from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.proof.hostile_clock import NANOSECONDS
 
-_STEP_S = 0.05
+STEP_S = 0.05
 Generator = np.random.Generator
 
 
@@ -48,7 +48,7 @@ class ChunkSource:
     ) -> RequestedChunk:
         if gripper is None:
             gripper = self._random.uniform(-0.02, 0.05, self._num_actions)
-        times_s = _STEP_S * self._numbers
+        times_s = STEP_S * self._numbers
         return RequestedChunk(
             stamp_ns, self._spec.joint_names, times_s, np.column_stack((arm, gripper))
         )
@@ -63,14 +63,14 @@ class ChunkSource:
         """Constant velocity of up to the limit and beyond."""
         share = self._random.uniform(-1.2, 1.2, self._spec.num_arm_joints)
         share *= self._random.choice([0.05, 0.3, 1.0])
-        step = _STEP_S * share * self._spec.limits.max_velocity
+        step = STEP_S * share * self._spec.limits.max_velocity
         return self._chunk(stamp_ns, self._positions + np.outer(self._numbers, step))
 
     def continuation(self, stamp_ns: int) -> RequestedChunk:
         """The speed changes smoothly: what a good policy asks for."""
         acceleration = self._random.uniform(-0.3, 0.3, self._spec.num_arm_joints)
         acceleration *= self._spec.limits.max_acceleration * self._random.choice([0.03, 0.2, 1.0])
-        times = _STEP_S * self._numbers[:, None]
+        times = STEP_S * self._numbers[:, None]
         moved = self._velocities * times + 0.5 * acceleration * times**2
         return self._chunk(stamp_ns, self._positions + moved)
 
@@ -101,7 +101,7 @@ class ChunkSource:
         goal = np.where(high, limits.max_position + 0.1, limits.min_position - 0.1)
         speed = self._random.uniform(0.2, 1.3) * limits.max_velocity
         left = np.abs(goal - self._positions)
-        way = np.minimum(_STEP_S * self._numbers[:, None] * speed, left)
+        way = np.minimum(STEP_S * self._numbers[:, None] * speed, left)
         return self._chunk(stamp_ns, self._positions + np.sign(goal - self._positions) * way)
 
     def anywhere(self, stamp_ns: int) -> RequestedChunk:

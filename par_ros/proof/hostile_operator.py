@@ -4,7 +4,6 @@
 import numpy as np
 
 from par_ros.proof.hostile_clock import NANOSECONDS
-from par_ros.proof.hostile_judge import KILLED
 from par_ros.proof.hostile_sensors import HostileSensors
 from par_ros.proof.hostile_world import HostileWorld
 
@@ -128,7 +127,7 @@ class HostileOperator:
             if killed:
                 self._killed_ns = world.now_ns
                 world.latched = False
-                world.watch_stop(KILLED, 1.0)
+                world.watch_killed()
             world.renew_guard(keeps_latch=not killed)
             self._engage_from_ns = world.now_ns + round(0.4 * NANOSECONDS)
 

@@ -17,6 +17,7 @@ from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.proof.guard_adapter import GuardMode, Instant, make_guard
 from par_ros.proof.hostile_arm import HostileArm
+from par_ros.proof.hostile_chunks import STEP_S
 from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_controller import HostileController, Rule
 from par_ros.proof.hostile_cycles import Cycles
@@ -39,9 +40,9 @@ _STEADY_BEGIN_NS = 5_000 * NANOSECONDS
 _ALLOWED_S = {"tracking_error": 1.5}
 _STOP_ALLOWED_S = 0.5
 _SIMULATOR_WAITS_S = 0.15
-# Nothing is sent after a clock step; the running motion ends by itself.
-_CLOCK_ALLOWED_S = 0.85
-_CHUNK_S = 0.4
+# What runs ends by itself: a chunk, and so long to rest.
+_TAIL_ALLOWED_S = 0.45
+_SENT_AHEAD_S = 0.15
 # A simulator in real time shows a control step so long before it samples its target; half of it is
 # the guard's own (par_ros.simulated_clock).
 _CLOCK_LEAD_NS = 12_000_000
@@ -205,17 +206,31 @@ class HostileWorld:
             self.history.faults.append((self.now_ns, "noticed"))
         self._num_noticed = noticed
 
+    @property
+    def _chunk_s(self) -> float:
+        return self.mode.num_actions * STEP_S
+
+    @property
+    def _own_end_s(self) -> float:
+        """Within this, what was sent last ends at rest, if nothing more is sent."""
+        return self._chunk_s + _TAIL_ALLOWED_S
+
+    def watch_killed(self) -> None:
+        """From now on there is no guard: what it sent last may have been for a later moment."""
+        self.watch_stop(KILLED, self._own_end_s + _SENT_AHEAD_S)
+
     def watch_stop(self, label: str, allowed_s: float = _STOP_ALLOWED_S) -> None:
         """From now on the command must come to rest."""
         stepped_ns = self.now_ns - NANOSECONDS
         if any(at_ns >= stepped_ns for at_ns, _ in self.history.clock_steps):
-            allowed_s, label = max(allowed_s, _CLOCK_ALLOWED_S), f"{label}{AFTER_CLOCK}"
+            # Nothing is sent after a clock step.
+            allowed_s, label = max(allowed_s, self._own_end_s), f"{label}{AFTER_CLOCK}"
         if self.mode.sim_clock:
             # The stop waits for the splice, which is longer there, and for two control steps.
             allowed_s += _SIMULATOR_WAITS_S
         if self.mode.lockstep:
             # Physics runs through its chunk first; the next answer stops it.
-            allowed_s, label = allowed_s + _CHUNK_S, f"{label}_lockstep"
+            allowed_s, label = allowed_s + self._chunk_s, f"{label}_lockstep"
         allowed_ns = round(allowed_s * NANOSECONDS)
         if label.startswith(KILLED):
             self._killed_until_ns = self.now_ns + allowed_ns
@@ -284,7 +299,7 @@ class HostileWorld:
         if any(at_ns >= given_ns for at_ns, _ in self.history.clock_steps):
             for watch in self.judge.watches:
                 if watch.stop_ns >= given_ns:
-                    watch.follow_clock_step(round(_CLOCK_ALLOWED_S * NANOSECONDS))
+                    watch.follow_clock_step(round(self._own_end_s * NANOSECONDS))
         self.call("withdraw", self.guard.withdraw, float(self.random.uniform(2e-4, 2e-3)))
 
     def _check_gripper(self, commands: FloatArray) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import ActionChunk
+from par_model.interface import ActionChunk, FloatArray
 from par_ros.control.policy_turn import Question
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.loopback_arm_node import LoopbackArmNode
@@ -76,9 +76,10 @@ class _LossyOutputs(PolicyOutputs):
         question: Question[Picture],
         parameters: PolicyNodeParameters,
         num_steps: int | None,
+        followed: FloatArray | None,
     ) -> None:
         if not self._lot.loses("chunk"):
-            super().publish_chunk(chunk, question, parameters, num_steps)
+            super().publish_chunk(chunk, question, parameters, num_steps, followed)
 
 
 class LossyPolicyNode(PolicyNode):
@@ -93,9 +94,9 @@ class LossyPolicyNode(PolicyNode):
         self._outputs.destroy()
         self._outputs = _LossyOutputs(self, self._lot)
 
-    def _on_image(self, message: Picture, publisher: str) -> None:
+    def _on_image(self, message: Picture, publisher: str, view: str) -> None:
         if not self._lot.loses("picture"):
-            super()._on_image(message, publisher)
+            super()._on_image(message, publisher, view)
 
     def _on_executed_actions(self, message: JointTrajectoryMessage) -> None:
         if not self._lot.loses("report"):

@@ -27,6 +27,8 @@ _SWING_RAD = 0.15
 _CHUNKS_PER_SWING = 8
 _OWN_SHARE = 0.1
 _SWING_S = 4.0
+# Pictures so far apart are of two runs: those of warming up are stamped from 0 on.
+_ANOTHER_RUN_S = 60.0
 
 
 class PacedPolicy:
@@ -40,7 +42,7 @@ class PacedPolicy:
         self._num_chunks = 0
         # Overlapped inference: where and when the swing began, whatever is reset.
         self._begin: tuple[FloatArray, float] | None = None
-        self._here = np.zeros(0)
+        self._here, self._seen_s = np.zeros(0), 0.0
         self.backend = getattr(policy, "backend", "")
 
     @property
@@ -58,8 +60,10 @@ class PacedPolicy:
             self._num_chunks = 0
         elif observation.executed_actions is not None:
             self._before = observation.executed_actions[-1]
-        if self._begin is None:
-            self._begin = observation.measured_joint_positions, observation.stamp_s
+        now_s = observation.stamp_s
+        if self._begin is None or abs(now_s - self._seen_s) > _ANOTHER_RUN_S:
+            self._begin = observation.measured_joint_positions, now_s
+        self._seen_s = now_s
         self._here = observation.measured_joint_positions
         self._policy.observe(observation)
 

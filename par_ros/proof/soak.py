@@ -22,6 +22,7 @@ import dataclasses
 import datetime
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -65,6 +66,8 @@ _ALL_COMMITTED = 100
 _WARM_UP_SHARE = 0.1
 _FLAT_SHARE = 0.02
 _ENGAGE_PERIOD_S = 2.0
+# Of the chunks, the guard refuses those that come while it is disengaged.
+_MAX_REFUSED_SHARE = 0.2
 _WATCHDOG_COUNTERS = (
     "hold_late",
     "late",
@@ -329,6 +332,7 @@ def _report(
     stops = watch.stops.explained(losses)
     unexplained = [stop for stop in stops if not stop.explained_by]
     is_undisturbed = not any(misses.values()) or options.is_disturbed
+    refused_share = counters.get("refused", 0) / max(counters.get("chunks", 0), 1)
     return {
         "command": _command(options),
         "passed": (
@@ -336,6 +340,8 @@ def _report(
             and is_undisturbed
             and not unexplained
             and not orphans
+            and counters.get("chunks", 0) > 0
+            and refused_share <= _MAX_REFUSED_SHARE
         ),
         "num_chunks": watch.num_chunks,
         "chunks_a_second": watch.num_chunks / duration_s,
@@ -347,6 +353,7 @@ def _report(
         },
         "memory_growth_share": growth,
         "memory_flat": max(growth.values()) <= _FLAT_SHARE,
+        "refused_share": refused_share,
         "watchdog_misses": misses,
         "guard_counters": counters,
         "ledger_ms": {
@@ -436,16 +443,18 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; 0 where memory was flat, no watchdog fired and no process was left."""
+    """0 where memory was flat, no watchdog fired, the arm moved and no process was left."""
     options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
-    with tempfile.TemporaryDirectory(prefix="par_soak_") as folder:
-        try:
-            with interruptible():
-                result = run_soak(options, Path(folder))
-        except Interrupted:
-            return 130
-        except (RunError, ValueError) as error:
-            return report_error(error)
+    # Kept where the run fails: the nodes' logs say why.
+    folder = Path(tempfile.mkdtemp(prefix="par_soak_"))
+    try:
+        with interruptible():
+            result = run_soak(options, folder)
+    except Interrupted:
+        return 130
+    except (RunError, ValueError) as error:
+        return report_error(error)
+    shutil.rmtree(folder)
     text = json.dumps(result, indent=1)
     if options.json is not None:
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -52,7 +52,8 @@ class StopList:
     def note(self, state: GuardState, reason: str, time_s: float) -> None:
         """Take a guard_state and its sentence."""
         before, self._before = self._before, state
-        was_engaged = before is not None and before.engaged
+        # A state that tells of a fault is that of a guard that was engaged.
+        was_engaged = before.engaged if before is not None else bool(state.fault)
         if state.engaged and not was_engaged:
             self._engaged_s = time_s
         if was_engaged and not state.engaged:

@@ -89,24 +89,25 @@ class LookAhead(FixedChunkPolicy):
         self.stamp_s = observation.stamp_s
 
 
+def test_a_fault_before_the_first_state_that_was_heard_is_a_stop() -> None:
+    assert stops_of((1.0, disengaged("jump"))) == [(1.0, "fault jump", "")]
+    assert stops_of((1.0, GuardState(False, False, "", ""))) == []
+
+
 def test_an_overlapped_soaks_chunks_go_on_from_each_other_within_limits() -> None:
     """From rest, 5 actions committed; accelerations below 7.5 rad/s^2, joint 2's limit."""
     inner: Policy = LookAhead()
     policy = PacedPolicy(inner, 1.0)
     policy.reset(inner.spec.instructions[0], 0)
+    # As policy_node warms it up: at the joints' zero, at time 0.
+    policy.observe(_observation(inner, np.zeros(8), 0.0))
+    policy.act(np.zeros((5, 8)))
+    policy.reset(inner.spec.instructions[0], 0)
     here = np.append(np.full(7, 0.3), 0.04)
     line = [here] * 3
     running = np.tile(here, (18, 1))
     for slot in range(20):
-        policy.observe(
-            Observation(
-                image=np.zeros((128, 128, 3), np.uint8),
-                measured_joint_positions=line[-1],
-                joint_names=inner.spec.joint_names,
-                stamp_s=0.4 * slot,
-                executed_actions=None,
-            )
-        )
+        policy.observe(_observation(inner, line[-1], 1e9 + 0.4 * slot))
         committed = running[8:13] if slot else running[:5]
         running = policy.act(committed).joint_positions
         np.testing.assert_array_equal(running[:5], committed)
@@ -114,3 +115,13 @@ def test_an_overlapped_soaks_chunks_go_on_from_each_other_within_limits() -> Non
     arm = np.array(line)[:, :7]
     assert np.abs(np.diff(arm, 2, axis=0)).max() / 0.05**2 < 7.5
     assert np.ptp(arm, axis=0).min() > 0.2
+
+
+def _observation(policy: Policy, joints: np.ndarray, stamp_s: float) -> Observation:
+    return Observation(
+        image=np.zeros((128, 128, 3), np.uint8),
+        measured_joint_positions=joints,
+        joint_names=policy.spec.joint_names,
+        stamp_s=stamp_s,
+        executed_actions=None,
+    )
