@@ -52,8 +52,8 @@ def test_a_healthy_loopback_graph(free_domain: str, monkeypatch: pytest.MonkeyPa
         while True:
             told = findings_of(finished := run(*words, "listen_s:=2"))
             said = str(told["statuses"]["text"])
-            # Until it has come up, and the guard has led the arm to where it begins.
-            came_up = finished.code == 0 and "settling" not in said
+            # Until guard and policy run, and the guard has led the arm to where it begins.
+            came_up = finished.code == 0 and "policy_node" in said and "settling" not in said
             if came_up or time.monotonic() > deadline_s:
                 break
             assert process.poll() is None, finish(process, 5.0).error
