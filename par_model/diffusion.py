@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from diffusers import (
+from torch import Tensor
+
+from par_model.config import DiffusionConfig
+from par_model.diffusers_parts import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
-from torch import Tensor
-
-from par_model.config import DiffusionConfig
 
 # (noisy sample, index of the sampling step) to the network's prediction.
 PredictNoise = Callable[[Tensor, int], Tensor]

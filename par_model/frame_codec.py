@@ -7,13 +7,13 @@ over the codec's stride; T frames and n latents of a clip.
 
 import copy
 
-import diffusers
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
 from par_model.config import FrameCodecConfig
+from par_model.diffusers_parts import AutoencoderKL
 from par_model.opensora_vae import OpenSoraVae, fold_in_time
 
 
@@ -156,7 +156,7 @@ def _to_bytes(pixels: Tensor) -> Tensor:
     return values.to(torch.uint8).movedim(-3, -1).contiguous()
 
 
-def _network(config: FrameCodecConfig) -> diffusers.AutoencoderKL | OpenSoraVae:
+def _network(config: FrameCodecConfig) -> AutoencoderKL | OpenSoraVae:
     if config.kind not in ("autoencoder_kl", "opensora_plan"):
         raise ValueError(
             f"frame codec kind {config.kind!r} is unknown to this version; it knows "
@@ -177,7 +177,7 @@ def _network(config: FrameCodecConfig) -> diffusers.AutoencoderKL | OpenSoraVae:
         )
     if config.kind == "opensora_plan":
         return OpenSoraVae(config)
-    return diffusers.AutoencoderKL(
+    return AutoencoderKL(
         in_channels=3 * config.pixel_fold**2,
         out_channels=3 * config.pixel_fold**2,
         down_block_types=("DownEncoderBlock2D",) * num_levels,

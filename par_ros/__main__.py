@@ -21,7 +21,6 @@ from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptib
 from par_ros.node_graph import GRAPHS, NodeGraph
 from par_ros.process import report_error
 from par_ros.proof.commands import PROOFS, run_proof
-from par_ros.replay import main as run_replay
 
 INTERRUPTED = 130
 REPLAY = "replay"
@@ -58,7 +57,10 @@ def main(words: list[str] | None = None) -> int:
     name, rest = words[0], words[1:]
     if name in PROOFS:
         return run_proof(name, rest)
+    # Imported where they are run: every command would wait for what they import.
     if name == REPLAY:
+        from par_ros.replay import main as run_replay
+
         return run_replay(rest)
     if name == TO_DATASET:
         # It needs the extra `train`.

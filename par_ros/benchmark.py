@@ -13,12 +13,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from par_model.interface import FloatArray, Observation
-from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, task
 from par_ros.control.settings import parameter
 from par_ros.fixed_chunk_node import IMAGE_SIZE, PANDA_TASKS, FixedChunkPolicy
@@ -28,6 +28,9 @@ from par_ros.node_graph import NodeEntry, NodeGraph
 from par_ros.output_files import write_text
 from par_ros.run_results import RESULTS_FILE, hardware
 from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
+
+if TYPE_CHECKING:
+    from par_model.simulation.maniskill_env import ManiSkillArm
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def run_benchmark(arguments: BenchArguments) -> StepRates:
 
 def direct_rates_hz(arguments: BenchArguments) -> tuple[float, ...]:
     """Step, read the joints and draw, with the same chunks, in this process."""
+    # Here: every command of par_ros imports this file, for its arguments.
+    from par_model.simulation.maniskill_env import ManiSkillArm
+
     with ManiSkillArm(task(arguments.task), image_size=IMAGE_SIZE) as arm:
         return tuple(
             _direct_rate_hz(arm, arguments.seed + index, arguments.steps)
@@ -93,7 +99,7 @@ def direct_rates_hz(arguments: BenchArguments) -> tuple[float, ...]:
         )
 
 
-def _direct_rate_hz(arm: ManiSkillArm, seed: int, num_steps: int) -> float:
+def _direct_rate_hz(arm: "ManiSkillArm", seed: int, num_steps: int) -> float:
     policy = FixedChunkPolicy()
     policy.reset(arm.task.instruction, 0)
     arm.reset(seed)

@@ -7,14 +7,14 @@ copied unchanged, so the physics is the same. The meshes go to a cache folder an
 """
 
 import hashlib
-import os
 import shutil
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import trimesh
+
+from par_model.simulation.made_once import made_once
 
 # Part of the triangles that is removed, and the size below which a mesh is left as it is: the
 # fingers are small already, and a policy must see where they are.
@@ -26,33 +26,10 @@ SMOOTH_ANGLE_RAD = 0.6
 _RECIPE_VERSION = 3
 
 
-def cache_folder() -> Path:
-    """$PAR_CACHE, or ~/.cache/par."""
-    return Path(os.environ.get("PAR_CACHE") or Path.home() / ".cache" / "par")
-
-
 def light_urdf(urdf: Path) -> Path:
-    """Path of a copy of `urdf` with light visual meshes; made on the first call (about 3 s).
-
-    Several processes may call this at once: each builds in a folder of its own and the first to
-    finish wins.
-    """
-    folder = cache_folder() / f"light_meshes_{_fingerprint(urdf)}"
-    target = folder / urdf.name
-    if target.exists():
-        return target
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix="light_meshes_building_"))
-    try:
-        _build(urdf, building)
-        try:
-            building.rename(folder)
-        except OSError:
-            if not target.exists():
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
+    """Path of a copy of `urdf` with light visual meshes; made on the first call (about 3 s)."""
+    folder = made_once(f"light_meshes_{_fingerprint(urdf)}", lambda made: _build(urdf, made))
+    return folder / urdf.name
 
 
 def _fingerprint(urdf: Path) -> str:

@@ -15,6 +15,7 @@ from par_model.interface import DEFAULT_VIEWS, FloatArray, ImageArray
 from par_model.simulation.camera_view import CameraView
 from par_model.simulation.further_cameras import FurtherCameras
 from par_model.simulation.light_meshes import light_urdf
+from par_model.simulation.light_shaders import light_shaders
 from par_model.simulation.robots import SimulatedRobot
 from par_model.simulation.task import Task
 from par_model.simulation.tasks import CONTROL_STEP_S
@@ -78,7 +79,7 @@ class ManiSkillArm:
         self._light_meshes = light_meshes and self.robot.has_light_meshes
         self.views = views
         first, *others = self.robot.named_views(views, image_size)
-        with _meshes(self.robot, self._light_meshes):
+        with _drawn(self.robot, self._light_meshes):
             self._env = _make_environment(self.task, first, step_s)
         self._other_cameras = FurtherCameras(self._env, tuple(others))
         self._camera = self._env._human_render_cameras["render_camera"]
@@ -92,7 +93,7 @@ class ManiSkillArm:
         the same seed and targets then end 0.4 mm apart after a grasp, depending on what ran before.
         With rebuild=False the scene is kept; use it to look at initial states only.
         """
-        with _meshes(self.robot, self._light_meshes):
+        with _drawn(self.robot, self._light_meshes):
             self._env.reset(seed=seed, options={"reconfigure": True} if rebuild else None)
         self._camera = self._env._human_render_cameras["render_camera"]
         for hidden in self._env._hidden_objects:
@@ -213,8 +214,10 @@ def _control_hz(step_s: float) -> int:
 
 
 @contextlib.contextmanager
-def _meshes(robot: SimulatedRobot, light: bool) -> Iterator[None]:
-    """ManiSkill takes the robot's file from its class whenever it builds a scene.
+def _drawn(robot: SimulatedRobot, light: bool) -> Iterator[None]:
+    """What a scene that is built inside is drawn with: shaders, and light meshes or not.
+
+    ManiSkill takes the robot's file from its class whenever it builds a scene.
 
     The stock file is put back afterwards: the planners read the class too, and other environments
     of this process must keep theirs.
@@ -225,7 +228,8 @@ def _meshes(robot: SimulatedRobot, light: bool) -> Iterator[None]:
     if light:
         agent.urdf_path = str(light_urdf(Path(stock_urdf)))
     try:
-        yield
+        with light_shaders():
+            yield
     finally:
         agent.urdf_path = stock_urdf
 

@@ -93,6 +93,22 @@ def test_control_imports_only_what_is_allowed() -> None:
     assert foreign == set()
 
 
+def test_a_checkpoint_is_loaded_without_what_diffusers_imports_beside_it() -> None:
+    """It would take longer than all else; afterwards it can be imported as ever."""
+    heavy = ("torch._dynamo", "transformers", "peft", "scipy.stats")
+    program = (
+        f"import sys, importlib, par_model.load_policy; heavy = {heavy}\n"
+        "print(*(name for name in heavy if name in sys.modules))\n"
+        "for name in heavy[:1] + heavy[3:]: importlib.import_module(name)\n"
+        "import torch; torch.compiler.disable(print)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert result.stdout.split() == []
+
+
 def test_of_scipy_control_imports_linear_algebra_only() -> None:
     """The graph knows packages, not what of them is imported."""
     imported = set()

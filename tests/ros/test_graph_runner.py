@@ -240,14 +240,12 @@ def test_sigterm_ends_every_process_a_hung_one_too(runner: "subprocess.Popen[str
     assert not children(runner.pid)
 
 
-def test_taken_name_is_refused(free_domain: str, checkpoint: str) -> None:
+def test_taken_name_is_refused(free_domain: str) -> None:
     context = Context()
     rclpy.init(args=[], context=context, domain_id=int(free_domain))
     node = Node("policy_node", context=context)
     try:
-        finished = run(
-            "loopback", f"checkpoint:={checkpoint}", f"domain_id:={free_domain}", "backend:=eager"
-        )
+        finished = finish(start_module("tests.ros.light_graph", free_domain), START_TIMEOUT_S)
     finally:
         node.destroy_node()
         context.try_shutdown()
@@ -367,6 +365,7 @@ def test_empty_checkpoint_folder_is_one_sentence(tmp_path: Path, free_domain: st
     assert len(finished.sentences) == 1
     assert str(tmp_path) in finished.sentences[0]
     assert "Traceback" not in finished.error
+    assert "`./par doctor` (python -m par_ros doctor) checks machine" in finished.error
 
 
 def test_unknown_instruction_is_one_sentence(checkpoint: str, free_domain: str) -> None:
