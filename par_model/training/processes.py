@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training by several processes: DistributedDataParallel under torchrun, gloo on CPUs, NCCL on
-GPUs. Without torchrun there is one process and nothing here does anything.
+"""A training by several processes: DistributedDataParallel or FSDP2 (sharding.py) under torchrun,
+gloo on CPUs, NCCL on GPUs. Without torchrun there is one process and nothing here does anything.
 
 The first process writes logs, states and checkpoints. A step's micro-batches, and their random
 numbers, are the same whatever the number of processes (batch_loader.py).
@@ -23,10 +23,12 @@ class Execution:
     Attributes:
         micro_slots: slots of a micro-batch at most, padding included; None: a step's whole batch.
         data_workers: processes that cut batches ahead; 0: the trainer does.
+        sharded: each process keeps a part of weights, gradients, moments and average.
     """
 
     micro_slots: int | None = None
     data_workers: int = 0
+    sharded: bool = False
 
     def going_on(self, stored: object) -> "Execution":
         """For a resumed run: its own micro-batches, with which its bits are the same, or smaller
@@ -67,9 +69,10 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, loss: nn.Module) -> nn.Module:
-        """The module whose backward pass averages gradients over the processes."""
-        if self.count == 1:
+    def wrap(self, loss: nn.Module, sharded: bool) -> nn.Module:
+        """The module whose backward pass averages gradients over the processes; a sharded one does
+        so after each micro-batch, by itself."""
+        if self.count == 1 or sharded:
             return loss
         # The tokens of other forms of the model (begin-of-video) have no gradient.
         return DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)

@@ -206,6 +206,11 @@ class LearningOptions(OutOptions):
     memory: Annotated[float | None, arg(metavar="GIB"), default_is("the device's")] = None
     # only print how much memory the training takes and how a step is divided
     plan: bool = False
+    # with --plan: among how many processes
+    processes: Annotated[int | None, default_is("torchrun's, else 1")] = None
+    # under torchrun: fsdp2 keeps a part of weights, gradients, moments and average in each process;
+    # none: each keeps them whole
+    sharding: Literal["none", "fsdp2"] = "none"
     # processes that cut batches ahead of the training
     data_workers: Annotated[int | None, default_is("4 with a GPU, else 0")] = None
     # write the losses to the log every so many steps
