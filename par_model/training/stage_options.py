@@ -277,6 +277,13 @@ class LearningOptions(OutOptions):
     # episodes per task and judgement; 0: none, the last checkpoint is then kept
     evaluation_episodes: int = _POLICY.num_evaluation_episodes
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.processes is not None and not self.plan:
+            raise ValueError("--processes is for --plan; torchrun's --nproc-per-node starts them.")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"--processes must be 1 or more, got {self.processes}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOptions(LearningOptions):

@@ -202,9 +202,9 @@ def write_vae(folder, config=VAE_CONFIG):
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
 
 
-def write_full_width(folder):
+def write_full_width(folder, image_size=FULL_WIDTH.image_size):
     """A folder of FULL_WIDTH with random weights: transformer, autoencoder, text encoder."""
-    size = FULL_WIDTH
+    size = replace(FULL_WIDTH, image_size=image_size)
     write_folder(folder, nova_config(size), random_tensors(transformer_shapes(size)))
     write_vae(folder / "vae", FULL_VAE_CONFIG)
     write_text_encoder(folder, size.text_width)
