@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from par_model.checkpoint import load_checkpoint
 from par_model.training.training_state import load_state
 from tests.model.nova_folder import write_full_width
-from tests.training.test_many_processes import finish, rank_of, run, start, wait_for_state
+from tests.training.test_many_processes import finish, rank_of, start, wait_for_state
+from tests.training.test_many_processes import run as run_within
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,8 +26,14 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
+# Of one command; an idle machine needs minutes.
+LIMIT_S = 1200
 SMALL_RUN = ["--steps", "4", "--save-every", "2", "--slots-per-batch", "8", "--log-every", "1"]
 SMALL_RUN += ["--variants", "1"]
+
+
+def run(words: list[str]) -> str:
+    return run_within(words, LIMIT_S)
 
 
 def module(name: str, *words: str) -> list[str]:
@@ -78,23 +86,25 @@ def test_two_processes_killed_and_stopped(folder: Path, more: list[str]) -> None
     small = [*SMALL_RUN, "--micro-slots", "4", "--evaluation-episodes", "0"]
     words = together(*common(folder), "--out", str(out), *small, *more)
     process = start(words)
-    wait_for_state(out, process)
+    wait_for_state(out, process, LIMIT_S)
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
-    code, output = finish(process)
+    code, output = finish(process, LIMIT_S)
     assert code != 0
     assert "The same command goes on from the last saved step" in output
 
-    process = start([*words, "--steps", "12"])
+    longer = [*words, "--steps", "12"]
+    process = start(longer)
     before = len(finished_steps(out))
     while len(finished_steps(out)) == before:
         assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    code, output = finish(process)
+    code, output = finish(process, LIMIT_S)
     state = load_state(out)
     assert code != 0, output
     assert state is not None
     assert state.values["step"] == finished_steps(out)[-1] < 12
 
-    run([*words, "--steps", "12"])
+    run(longer)
     assert set(finished_steps(out)) == set(range(1, 13))
     assert load_checkpoint(out / "checkpoint").config.transformer.width == 1024

@@ -85,17 +85,17 @@ def start(words: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> tuple[int, str]:
     try:
-        output, _ = process.communicate(timeout=LIMIT_S)
+        output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return process.returncode, output
 
 
-def run(words: list[str]) -> str:
-    code, output = finish(start(words))
+def run(words: list[str], limit_s: float = LIMIT_S) -> str:
+    code, output = finish(start(words), limit_s)
     assert code == 0, output
     return output
 
@@ -106,8 +106,8 @@ def weights(path: Path, out: str) -> dict[str, torch.Tensor]:
     return {n: v for n, v in state.tensors.items() if n.startswith("model.")}
 
 
-def wait_for_state(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LIMIT_S
+def wait_for_state(path: Path, process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
     while not (path / "state.safetensors").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

@@ -15,6 +15,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from par_model.checkpoint import load_checkpoint
+from par_model.training.batch_loader import BatchLoader, Division
 from par_model.training.policy_training import PolicyTrainer
 from par_model.training.processes import Execution
 from par_model.training.training_state import load_state
@@ -78,6 +79,25 @@ def train(folder: Path, *parts: Part) -> list[float]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("one")
     return folder / "run", train(folder, Part(1))
+
+
+def test_every_micro_batch_has_gradients_of_the_same_weights(tmp_path: Path) -> None:
+    """Also one without frames or actions that count: sharded processes gather together."""
+    trainer = PolicyTrainer(make_parts(tmp_path), CONFIG, tmp_path / "run", torch.device("cpu"))
+    batch = BatchLoader(trainer.sampler, Division(6), 0, False).next().micro[0].batch
+    empty = replace(
+        batch,
+        frame_valid_BN=torch.zeros_like(batch.frame_valid_BN),
+        action_valid_BNL=torch.zeros_like(batch.action_valid_BNL),
+    ).with_rows()
+    used = []
+    for one in (batch, empty):
+        trainer.weights.optimizer.zero_grad(set_to_none=True)
+        loss = trainer.loss(one, None, 1.0, torch.Generator().manual_seed(0))
+        loss.total.backward()
+        used.append({n for n, p in trainer.model.named_parameters() if p.grad is not None})
+    assert used[0] == used[1]
+    assert loss.parts[:2].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.processes
