@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from par_model.checkpoint import save_checkpoint
 from par_model.frame_head import sample_mask_ratio
@@ -78,7 +78,8 @@ class PolicyTrainer:
         num_scene = num_scene_numbers(parts, config)
         step_loss = self._new_loss(num_scene, start_from)
         self.weights = RunWeights(step_loss, config, self.processes, device, self.execution.sharded)
-        self.loss = self.processes.wrap(step_loss, self.execution.sharded)
+        self.step_loss = step_loss
+        self.loss: nn.Module = step_loss
         self.model, self.side = self.weights.model, self.weights.side
         self.average = self.weights.average
         shares = dict(config.task_shares)
@@ -125,14 +126,17 @@ class PolicyTrainer:
             self.step,
         )
         log = RunLog(self.folder) if self.processes.is_first else None
-        with (
-            stop_on_sigterm() as stop,
-            self.processes.others_may_end(),
-            self.loader.workers_may_die(),
-        ):
-            ended = self._steps(log, report, stop, stop_at)
-        if ended:
-            self._finish(log)
+        self.loss = self.processes.wrap(self.step_loss, self.execution.sharded)
+        try:
+            with self.processes.others_may_end():
+                with stop_on_sigterm() as stop, self.loader.workers_may_die():
+                    ended = self._steps(log, report, stop, stop_at)
+                if ended:
+                    self._finish(log)
+        finally:
+            # DistributedDataParallel ends before the process group. The other way round it ends
+            # gloo's thread, and waits for it while it holds the lock (GIL) that the thread needs.
+            self.loss = self.step_loss
 
     def _steps(
         self,
@@ -272,7 +276,7 @@ class PolicyTrainer:
         save_checkpoint(
             folder,
             config=self.parts.model,
-            model=self._plain(whole[0]),
+            model=merged_model(whole[0], self.parts.model),
             codec=self.parts.codec,
             statistics=self.parts.statistics,
             instructions=self.parts.instructions,
@@ -280,12 +284,6 @@ class PolicyTrainer:
             training=training,
         )
         self.weights.release()
-
-    def _plain(self, model: PARModel) -> PARModel:
-        """The model with its weights under its own names."""
-        if self.parts.finetuning is None:
-            return model
-        return merged_model(model, self.parts.model)
 
     def _save(self) -> None:
         """Store the state; the first process does, all must call it."""
