@@ -128,10 +128,14 @@ class PolicyTrainer:
         log = RunLog(self.folder) if self.processes.is_first else None
         self.loss = self.processes.wrap(self.step_loss, self.execution.sharded)
         try:
-            with self.processes.others_may_end():
-                with stop_on_sigterm() as stop, self.loader.workers_may_die():
-                    ended = self._steps(log, report, stop, stop_at)
-                if ended:
+            with (
+                stop_on_sigterm() as stop,
+                self.processes.others_may_end(),
+                self.loader.workers_may_die(),
+            ):
+                ended = self._steps(log, report, stop, stop_at)
+            if ended:
+                with self.processes.others_may_end():
                     self._finish(log)
         finally:
             # DistributedDataParallel ends before the process group. The other way round it ends

@@ -7,6 +7,8 @@ numbers, are the same whatever the number of processes (batch_loader.py).
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -108,12 +110,15 @@ class Processes:
 
     @contextmanager
     def others_may_end(self) -> Iterator[None]:
-        """Raises ValueError with a sentence where another process ended in a step."""
+        """Raises ValueError with a sentence where another process ended meanwhile. SIGTERM, which
+        torchrun then sends, is ignored from there on: the sentence is still to be printed."""
         try:
             yield
         except RuntimeError as error:
             if self.count == 1:
                 raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise ValueError(
                 f"process {self.rank} of {self.count} could not go on ({_first_line(error)}); "
                 "another process of this training has probably ended. The same command goes on "
