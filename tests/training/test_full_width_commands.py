@@ -42,7 +42,9 @@ def module(name: str, *words: str) -> list[str]:
 
 def together(*words: str) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, "--nproc-per-node", "2", "-m", "par_model.train", "policy", *words]
+    # A step of a busy machine may take longer than torchrun's 30 s.
+    torchrun += ["--nproc-per-node", "2", "--shutdown-timeout", "300"]
+    return [*torchrun, "-m", "par_model.train", "policy", *words]
 
 
 def finished_steps(out: Path) -> list[int]:

@@ -32,11 +32,11 @@ from tests.model.nova_folder import (
 )
 from tests.training.fixtures import record_noise
 
-pytestmark = [pytest.mark.processes, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.long, pytest.mark.timeout(1200)]
 
 SIZE = dataclasses.replace(SMALL, image_size=(32, 32))
 NUM_STEPS = 20
-LIMIT_S = 240
+LIMIT_S = 500
 ALONE = [sys.executable, "-m", "par_model.train"]
 SHARDED = ["--sharding", "fsdp2"]
 
