@@ -98,6 +98,7 @@ def test_sharding_divides_all_but_what_is_gathered() -> None:
     assert "gathered" not in whole.report()
 
 
+@pytest.mark.long
 def test_what_fits_only_sharded_is_said() -> None:
     """par_0_6b's 663 M parameters: float32 weights, average, gradients, moments are 12 GiB."""
     with pytest.raises(ValueError, match="--sharding fsdp2 divides them among the processes"):
