@@ -290,9 +290,13 @@ class FrameHead:
             mask_ratio: masked share of the tokens; None: drawn, which on a GPU waits for it.
         """
         loss = self._config.loss
-        count = max(1, round(loss.frame_fraction * valid_M.shape[0]))
-        if loss.frame_weight == 0 or valid_M.shape[0] == 0:
+        if loss.frame_weight == 0:
             return z_BSKC.new_zeros(())
+        none_counts = valid_M.shape[0] == 0
+        if none_counts:
+            # Of several processes each must use the same modules.
+            valid_M = valid_M.new_zeros(1)
+        count = max(1, round(loss.frame_fraction * valid_M.shape[0]))
         order = torch.rand(valid_M.shape[0], generator=generator, device=valid_M.device).argsort()
         chosen_M = valid_M[order[:count]]
         condition_MKC = self.clip_conditions(z_BSKC).flatten(0, 1)[chosen_M]
@@ -303,7 +307,8 @@ class FrameHead:
         z_MNC = self._image_encoder(tokens_MNE, visible, condition_MKC, checkpoint_gradients)
         rows_M1 = torch.arange(count, device=masked_MV.device)[:, None]
         z, tokens = z_MNC[rows_M1, masked_MV], tokens_MNE[rows_M1, masked_MV]
-        return self._decoder.loss(z.flatten(0, 1), tokens.flatten(0, 1), generator)
+        result = self._decoder.loss(z.flatten(0, 1), tokens.flatten(0, 1), generator)
+        return 0.0 * result if none_counts else result
 
     def observed_errors(
         self, condition_BKC: Tensor, latents_Bchw: Tensor, noise_DNE: Tensor, times_D: Tensor

@@ -13,6 +13,7 @@ runs all stages of a file, demonstrations and measurement included.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -253,7 +254,8 @@ def _print_plan(options: LearningOptions, ablation: str) -> None:
     device = training_device(options.device)
     plan = memory_plan(options, model, config, finetuning(options), device)
     assert plan is not None
-    print(plan.report())
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(plan.report())
 
 
 def run_frames(options: FramesOptions) -> None:

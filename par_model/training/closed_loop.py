@@ -72,6 +72,11 @@ class ClosedLoopQueue:
                 found.append(ClosedLoopResult(int(folder.name[5:]), counts, self.num_episodes))
         return found
 
+    @property
+    def judges(self) -> bool:
+        """Whether there are results, or will be."""
+        return bool(self.results() or (self.num_episodes and self._pending()))
+
     def best(self) -> ClosedLoopResult | None:
         """The highest score; of equals the latest."""
         results = self.results()

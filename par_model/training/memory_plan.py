@@ -24,6 +24,7 @@ from par_model.diffusion import add_noise
 from par_model.model import PARModel, TrainingBatch
 from par_model.training.finetuning import FinetuningConfig, prepare
 from par_model.training.policy_training_config import PolicyTrainingConfig
+from par_model.training.sharding import sharded_blocks
 from par_model.training.side_tasks import SideTasks
 from par_model.training.training_step import StepLoss
 
@@ -37,13 +38,17 @@ class MemoryPlan:
     """Bytes of a training, and how its step is divided to fit.
 
     Attributes:
-        weights, average, gradients, optimizer: of the model and the side tasks.
+        weights, average, gradients, optimizer: of the model and the side tasks; where they are
+            sharded, one process's part.
+        gathered: weights that are whole at the same time, and gradients before they are divided,
+            where they are sharded.
         activations_per_slot: at the peak of a micro-batch, for each slot of it.
         fixed_activations: at the same moment, whatever the slots.
         memory: what the device has.
         longest_clip: slots that a micro-batch holds at least.
         micro_slots, slots_per_batch: a micro-batch's slots, and a step's (the effective batch).
         num_processes: that share a step.
+        sharded: whether weights, average, gradients and moments are divided among the processes.
     """
 
     num_parameters: int
@@ -58,11 +63,13 @@ class MemoryPlan:
     slots_per_batch: int
     micro_slots: int
     num_processes: int = 1
+    gathered: int = 0
+    sharded: bool = False
 
     @property
     def fixed(self) -> int:
         """Bytes that no division of a step saves."""
-        parts = (self.weights, self.average, self.gradients, self.optimizer)
+        parts = (self.weights, self.average, self.gradients, self.optimizer, self.gathered)
         return sum(parts) + self.fixed_activations
 
     def total(self, micro_slots: int) -> int:
@@ -81,6 +88,7 @@ class MemoryPlan:
             ("their moving average", self.average),
             ("gradients", self.gradients),
             ("AdamW's moments", self.optimizer),
+            *([("gathered at a time", self.gathered)] if self.sharded else []),
             ("activations, fixed part", self.fixed_activations),
             (
                 f"activations of {self.micro_slots} slots",
@@ -89,6 +97,8 @@ class MemoryPlan:
             ("all", self.total(self.micro_slots)),
         ]
         lines = [f"{self.num_parameters / 1e6:.1f} M parameters"]
+        if self.sharded:
+            lines[0] += f", sharded over {self.num_processes} processes; of each process:"
         lines += [f"  {name:<28}{size / GIB:8.2f} GiB" for name, size in rows]
         shared = f" x {self.num_processes} processes" if self.num_processes > 1 else ""
         lines.append(
@@ -106,6 +116,7 @@ def plan_memory(
     memory: int,
     num_scene: int = 0,
     num_processes: int = 1,
+    sharded: bool = False,
 ) -> MemoryPlan:
     """The division of a step with the largest micro-batches that fit into `memory` bytes.
 
@@ -115,14 +126,15 @@ def plan_memory(
     longest = 1 if config.clips.single_slot_share == 1.0 else model.num_slots
     slots_per_batch = max(config.clips.slots_per_batch, longest)
     largest = max(longest, slots_per_batch // num_processes)
-    one, two = (_measured(model, config, finetuning, num_scene, clips) for clips in (1, 2))
+    one, two = (_measured(model, config, finetuning, num_scene, clips, sharded) for clips in (1, 2))
+    among = num_processes if sharded else 1
     per_slot = max(1, (two.peak - one.peak) // model.num_slots)
     plan = MemoryPlan(
         num_parameters=one.num_parameters,
-        weights=one.weights,
-        average=one.weights,
-        gradients=one.gradients,
-        optimizer=2 * one.gradients,
+        weights=-(-one.weights // among),
+        average=-(-one.weights // among),
+        gradients=-(-one.gradients // among),
+        optimizer=2 * -(-one.gradients // among),
         fixed_activations=max(0, one.peak - per_slot * model.num_slots),
         activations_per_slot=per_slot,
         memory=memory,
@@ -130,6 +142,8 @@ def plan_memory(
         slots_per_batch=slots_per_batch,
         micro_slots=longest,
         num_processes=num_processes,
+        gathered=one.gathered if sharded else 0,
+        sharded=sharded,
     )
     usable = int(HEADROOM * memory)
     if plan.total(longest) > usable:
@@ -151,6 +165,8 @@ def _even(slots: int, most: int, least: int) -> int:
 def _refusal(plan: MemoryPlan, finetuning: FinetuningConfig | None) -> str:
     full = finetuning is not None and finetuning.lora_rank is None
     hint = " --lora-rank 16 trains fewer weights," if full else ""
+    if not plan.sharded and plan.num_processes > 1:
+        hint += " --sharding fsdp2 divides them among the processes,"
     return (
         f"training does not fit: {plan.fixed / GIB:.1f} GiB of weights, average, gradients and "
         f"moments and {plan.longest_clip * plan.activations_per_slot / GIB:.1f} GiB for one clip "
@@ -167,6 +183,8 @@ class _Measured:
     gradients: int
     # bytes of activations at the peak of a forward and backward pass
     peak: int
+    # bytes of whole weights and gradients at the same time, where they are sharded
+    gathered: int
 
 
 def _measured(
@@ -175,6 +193,7 @@ def _measured(
     finetuning: FinetuningConfig | None,
     num_scene: int,
     num_clips: int,
+    sharded: bool,
 ) -> _Measured:
     """Of a micro-batch of `num_clips` of the longest clips."""
     with tensors_without_data(model_config):
@@ -182,6 +201,7 @@ def _measured(
         if finetuning is not None:
             prepare(model, finetuning)
         loss = step_loss(model, config, finetuning, num_scene)
+        loss.keeps_casts = not sharded
         batch = full_clips(model_config, num_clips, num_scene)
         trained = [p for p in loss.parameters() if p.requires_grad]
         with _LiveBytes() as live:
@@ -192,7 +212,16 @@ def _measured(
     # The peak is in the backward pass, most gradients exist by then; they are counted apart.
     peak = max(0, live.peak - gradients)
     count = sum(p.numel() for p in loss.parameters())
-    return _Measured(count, _bytes([*loss.parameters(), *loss.buffers()]), gradients, peak)
+    weights = _bytes([*loss.parameters(), *loss.buffers()])
+    return _Measured(count, weights, gradients, peak, _gathered_bytes(loss))
+
+
+def _gathered_bytes(loss: StepLoss) -> int:
+    """What FSDP2 makes whole: all that is outside of blocks, with its gradients and their copy that
+    is sent; two blocks (one is gathered ahead), with the gradients of one and their copy."""
+    blocks = [_bytes(list(block.parameters())) for block in sharded_blocks(loss.model)]
+    outside = _bytes(list(loss.parameters())) - sum(blocks)
+    return 3 * outside + 4 * max(blocks, default=0)
 
 
 @contextmanager

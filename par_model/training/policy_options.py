@@ -103,17 +103,34 @@ def memory_plan(
     given = options.memory
     memory = device_memory(device) if given is None else int(given * GIB)
     num_processes = int(os.environ["WORLD_SIZE"]) if is_under_torchrun() else 1
-    return plan_memory(model, config, finetuning, memory, num_processes=num_processes)
+    if options.plan and options.processes is not None:
+        num_processes = options.processes
+    return plan_memory(
+        model,
+        config,
+        finetuning,
+        memory,
+        num_processes=num_processes,
+        sharded=options.sharding == "fsdp2",
+    )
 
 
 def execution(options: LearningOptions, plan: MemoryPlan | None, device: torch.device) -> Execution:
-    """How the run is computed."""
+    """How the run is computed. Raises ValueError for options that do not go together."""
+    sharded = options.sharding == "fsdp2"
+    if sharded and not is_under_torchrun():
+        raise ValueError(
+            "--sharding fsdp2 divides the weights among processes: start the command by torchrun "
+            "(python -m torch.distributed.run), or leave it out."
+        )
+    if sharded and options.scenes:
+        raise ValueError("--sharding fsdp2 does not know --scenes; leave one of the two out.")
     micro_slots = options.micro_slots
     if micro_slots is None and plan is not None and plan.micro_slots < plan.slots_per_batch:
         micro_slots = plan.micro_slots
     if micro_slots is None and is_under_torchrun():
         raise ValueError("several processes need --micro-slots, or --memory to choose it from.")
-    return Execution(micro_slots, _num_data_workers(options, device))
+    return Execution(micro_slots, _num_data_workers(options, device), sharded)
 
 
 def _num_data_workers(options: LearningOptions, device: torch.device) -> int:

@@ -26,15 +26,10 @@ from par_model.training.batch_loader import BatchLoader, Division, StepBatch
 from par_model.training.checkpoint_card import model_card
 from par_model.training.clips import ClipSampler, TrainingEpisode
 from par_model.training.closed_loop import ClosedLoopQueue
-from par_model.training.ema import WeightAverage
-from par_model.training.finetuning import (
-    merged_model,
-    prepare,
-)
+from par_model.training.finetuning import merged_model, prepare
 from par_model.training.policy_parts import (
     PolicyParts,
     num_scene_numbers,
-    parameter_groups,
     picture_sampler,
     require_held_out,
     run_identity,
@@ -42,6 +37,7 @@ from par_model.training.policy_parts import (
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.processes import Execution, Processes
 from par_model.training.run_log import Progress, RunLog
+from par_model.training.run_weights import RunWeights
 from par_model.training.schedule import learning_rate_factor
 from par_model.training.side_tasks import SideTasks, scene_error_mm
 from par_model.training.start_weights import take_weights
@@ -49,12 +45,8 @@ from par_model.training.stopping import StopRequest, stop_on_sigterm
 from par_model.training.training_state import (
     TrainingState,
     load_state,
-    module_tensors,
-    optimizer_tensors,
     require_open_length,
     require_same_run,
-    restore_module,
-    restore_optimizer,
     save_state,
     step_generator,
 )
@@ -83,25 +75,13 @@ class PolicyTrainer:
         self.allow_other_data = allow_other_data
         self.parts, self.config, self.folder, self.device = parts, config, folder, device
         torch.manual_seed(config.seed)
-        self.model = PARModel(parts.model)
-        if parts.initial_weights is not None:
-            self.model.load_state_dict(parts.initial_weights)
-        if parts.finetuning is not None:
-            prepare(self.model, parts.finetuning)
-        self.model.to(device)
-        if start_from is not None:
-            take_weights(start_from, self.model)
         num_scene = num_scene_numbers(parts, config)
-        chunk = (parts.model.num_actions, parts.model.action_width)
-        self.side = SideTasks(
-            parts.model.transformer.width, num_scene, chunk if config.chunk_weight else None
-        ).to(device)
-        self.average = WeightAverage(self.model, config.average_decay)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(nn.ModuleList([self.model, self.side]), config.weight_decay),
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-        )
+        step_loss = self._new_loss(num_scene, start_from)
+        self.weights = RunWeights(step_loss, config, self.processes, device, self.execution.sharded)
+        self.step_loss = step_loss
+        self.loss: nn.Module = step_loss
+        self.model, self.side = self.weights.model, self.weights.side
+        self.average = self.weights.average
         shares = dict(config.task_shares)
         require_held_out(parts.validation_episodes, shares)
         self.sampler = self._sampler(parts.training_episodes, shares, num_scene)
@@ -109,13 +89,30 @@ class PolicyTrainer:
         held_out = self._sampler(
             parts.validation_episodes, shares, num_scene, self.execution.micro_slots
         )
-        self.validation = Validation(held_out, self.pictures, self.side, device)
+        self.validation = Validation(held_out, self.pictures, device)
         tasks = [task for task, share in config.task_shares if share]
         self.queue = ClosedLoopQueue(folder / "selection", tasks, config.num_evaluation_episodes)
         self.identity = run_identity(config, parts)
         self.step = 0
         self.num_steps = config.num_steps
         self.wall_s = 0.0
+
+    def _new_loss(self, num_scene: int, start_from: Path | None) -> StepLoss:
+        """With the weights that the run begins with."""
+        parts, config = self.parts, self.config
+        model = PARModel(parts.model)
+        if parts.initial_weights is not None:
+            model.load_state_dict(parts.initial_weights)
+        if parts.finetuning is not None:
+            prepare(model, parts.finetuning)
+        model.to(self.device)
+        if start_from is not None:
+            take_weights(start_from, model)
+        chunk = (parts.model.num_actions, parts.model.action_width)
+        side = SideTasks(
+            parts.model.transformer.width, num_scene, chunk if config.chunk_weight else None
+        ).to(self.device)
+        return StepLoss(model, side, config, parts.finetuning)
 
     def run(self, report: Callable[[Progress], None], stop_at: int | None = None) -> None:
         """Train to the end, or to step `stop_at` as a kill would, and write the checkpoint."""
@@ -128,19 +125,22 @@ class PolicyTrainer:
             self.pictures,
             self.step,
         )
-        loss = StepLoss(self.model, self.side, self.config, self.parts.finetuning)
-        self.loss = self.processes.wrap(loss)
         log = RunLog(self.folder) if self.processes.is_first else None
-        with (
-            stop_on_sigterm() as stop,
-            self.processes.others_may_end(),
-            self.loader.workers_may_die(),
-        ):
-            ended = self._steps(log, report, stop, stop_at)
-        if not ended:
-            return
-        if log is not None:
-            self._finish(log)
+        self.loss = self.processes.wrap(self.step_loss, self.execution.sharded)
+        try:
+            with (
+                stop_on_sigterm() as stop,
+                self.processes.others_may_end(),
+                self.loader.workers_may_die(),
+            ):
+                ended = self._steps(log, report, stop, stop_at)
+            if ended:
+                with self.processes.others_may_end():
+                    self._finish(log)
+        finally:
+            # DistributedDataParallel ends before the process group. The other way round it ends
+            # gloo's thread, and waits for it while it holds the lock (GIL) that the thread needs.
+            self.loss = self.step_loss
 
     def _steps(
         self,
@@ -174,26 +174,19 @@ class PolicyTrainer:
                     log.training(progress)
                     report(progress)
                 losses, last = [], now
-            if log is not None:
-                self._at_intervals(log, at_end)
+            self._at_intervals(log, at_end)
             if self.step == stop_at:
                 return False
             if self.processes.any(stop.asked) and not at_end:
-                if log is not None:
-                    self._save()
+                self._save()
                 raise KeyboardInterrupt
         return True
 
     def _train_step(self) -> Tensor:
         """One step; returns its losses, `loss_parts`, which are not waited for."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.optimizer.zero_grad(set_to_none=True)
         parts = self._backward(self.loader.next())
-        trained = [*self.model.parameters(), *self.side.parameters()]
-        torch.nn.utils.clip_grad_norm_(trained, self.config.gradient_clip)
-        self.optimizer.step()
-        self.average.update(self.model, self.step)
+        self.weights.step(self.step, self._learning_rate())
         return parts
 
     def _backward(self, step: StepBatch) -> Tensor:
@@ -233,37 +226,48 @@ class PolicyTrainer:
         fitting = int(self.config.hours * 3600.0 * self.step / self.wall_s)
         self.num_steps = self.processes.of_first(max(self.step, fitting))
 
-    def _at_intervals(self, log: RunLog, at_end: bool) -> None:
+    def _at_intervals(self, log: RunLog | None, at_end: bool) -> None:
+        """In every process; `log` in the first alone."""
         config = self.config
         if self.step % config.validate_every == 0 or at_end:
-            num_clips = config.num_validation_clips
-            log.validation(
-                self.step,
-                self.validation.losses(self.average.model, self.queue.tasks, num_clips),
-            )
+            self._validate(log)
         due = config.evaluate_every is not None and self.step % config.evaluate_every == 0
         due = due and self.step >= config.evaluate_from
         if config.num_evaluation_episodes and (due or at_end):
             self.save_checkpoint(self.queue.checkpoint_folder(self.step) / "checkpoint")
         if self.step % config.save_every == 0 or at_end:
             self._save()
-            if config.num_evaluation_episodes:
+            if config.num_evaluation_episodes and log is not None:
                 log.closed_loop(self.queue.poll())
 
-    def _finish(self, log: RunLog) -> None:
+    def _validate(self, log: RunLog | None) -> None:
+        whole, num_clips = self.weights.whole(), self.config.num_validation_clips
+        if whole is None or log is None:
+            return
+        log.validation(self.step, self.validation.losses(*whole, self.queue.tasks, num_clips))
+        self.weights.release()
+
+    def _finish(self, log: RunLog | None) -> None:
+        """In every process."""
+        target = self.folder / "checkpoint"
+        if not self.processes.of_first(int(self.queue.judges)):
+            self.save_checkpoint(target)
+            return
+        if log is None:
+            return
         if self.config.num_evaluation_episodes:
             log.closed_loop(self.queue.wait())
         best = self.queue.best()
-        target = self.folder / "checkpoint"
-        if best is None:
-            self.save_checkpoint(target)
-            return
+        assert best is not None
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.queue.checkpoint_folder(best.step) / "checkpoint", target)
         self.queue.drop_all_but(best.step)
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write the averaged weights as a checkpoint."""
+        """Write the averaged weights as a checkpoint; the first process does, all must call it."""
+        whole = self.weights.whole()
+        if whole is None or not self.processes.is_first:
+            return
         training = {
             "step": self.step,
             "num_steps": self.num_steps,
@@ -276,26 +280,18 @@ class PolicyTrainer:
         save_checkpoint(
             folder,
             config=self.parts.model,
-            model=self._plain_average(),
+            model=merged_model(whole[0], self.parts.model),
             codec=self.parts.codec,
             statistics=self.parts.statistics,
             instructions=self.parts.instructions,
             card=model_card(self.parts.model, training),
             training=training,
         )
-
-    def _plain_average(self) -> PARModel:
-        """The averaged weights under the model's own names."""
-        if self.parts.finetuning is None:
-            return self.average.model
-        return merged_model(self.average.model, self.parts.model)
+        self.weights.release()
 
     def _save(self) -> None:
-        tensors = module_tensors("model", self.model)
-        tensors |= module_tensors("average", self.average.model)
-        tensors |= optimizer_tensors(self.model, self.optimizer)
-        tensors |= module_tensors("side", self.side)
-        tensors |= optimizer_tensors(self.side, self.optimizer, "side.")
+        """Store the state; the first process does, all must call it."""
+        tensors = self.weights.tensors()
         values: dict[str, object] = {
             "step": self.step,
             "num_steps": self.num_steps,
@@ -305,7 +301,8 @@ class PolicyTrainer:
             "micro_slots": self.execution.micro_slots,
             "identity": self.identity,
         }
-        save_state(self.folder, TrainingState(tensors, values))
+        if self.processes.is_first:
+            save_state(self.folder, TrainingState(tensors, values))
 
     def _resume(self) -> None:
         state = load_state(self.folder)
@@ -313,11 +310,7 @@ class PolicyTrainer:
             return
         require_same_run(self.folder, state.values, self.identity, self.allow_other_data)
         require_open_length(self.folder, state.values, self.config.num_steps, self.config.hours)
-        restore_module("model", self.model, state.tensors)
-        restore_module("average", self.average.model, state.tensors)
-        restore_optimizer(self.model, self.optimizer, state.tensors)
-        restore_module("side", self.side, state.tensors)
-        restore_optimizer(self.side, self.optimizer, state.tensors, "side.")
+        self.weights.restore(state.tensors)
         values = state.values
         assert isinstance(values["step"], int)
         assert isinstance(values["wall_s"], float)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training by several processes: DistributedDataParallel under torchrun, gloo on CPUs, NCCL on
-GPUs. Without torchrun there is one process and nothing here does anything.
+"""A training by several processes: DistributedDataParallel or FSDP2 (sharding.py) under torchrun,
+gloo on CPUs, NCCL on GPUs. Without torchrun there is one process and nothing here does anything.
 
 The first process writes logs, states and checkpoints. A step's micro-batches, and their random
 numbers, are the same whatever the number of processes (batch_loader.py).
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,10 +25,12 @@ class Execution:
     Attributes:
         micro_slots: slots of a micro-batch at most, padding included; None: a step's whole batch.
         data_workers: processes that cut batches ahead; 0: the trainer does.
+        sharded: each process keeps a part of weights, gradients, moments and average.
     """
 
     micro_slots: int | None = None
     data_workers: int = 0
+    sharded: bool = False
 
     def going_on(self, stored: object) -> "Execution":
         """For a resumed run: its own micro-batches, with which its bits are the same, or smaller
@@ -67,9 +71,10 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, loss: nn.Module) -> nn.Module:
-        """The module whose backward pass averages gradients over the processes."""
-        if self.count == 1:
+    def wrap(self, loss: nn.Module, sharded: bool) -> nn.Module:
+        """The module whose backward pass averages gradients over the processes; a sharded one does
+        so after each micro-batch, by itself."""
+        if self.count == 1 or sharded:
             return loss
         # The tokens of other forms of the model (begin-of-video) have no gradient.
         return DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)
@@ -105,12 +110,15 @@ class Processes:
 
     @contextmanager
     def others_may_end(self) -> Iterator[None]:
-        """Raises ValueError with a sentence where another process ended in a step."""
+        """Raises ValueError with a sentence where another process ended meanwhile. SIGTERM, which
+        torchrun then sends, is ignored from there on: the sentence is still to be printed."""
         try:
             yield
         except RuntimeError as error:
             if self.count == 1:
                 raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise ValueError(
                 f"process {self.rank} of {self.count} could not go on ({_first_line(error)}); "
                 "another process of this training has probably ended. The same command goes on "

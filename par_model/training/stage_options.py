@@ -206,6 +206,11 @@ class LearningOptions(OutOptions):
     memory: Annotated[float | None, arg(metavar="GIB"), default_is("the device's")] = None
     # only print how much memory the training takes and how a step is divided
     plan: bool = False
+    # with --plan: among how many processes
+    processes: Annotated[int | None, default_is("torchrun's, else 1")] = None
+    # under torchrun: fsdp2 keeps a part of weights, gradients, moments and average in each process;
+    # none: each keeps them whole
+    sharding: Literal["none", "fsdp2"] = "none"
     # processes that cut batches ahead of the training
     data_workers: Annotated[int | None, default_is("4 with a GPU, else 0")] = None
     # write the losses to the log every so many steps
@@ -271,6 +276,13 @@ class LearningOptions(OutOptions):
     evaluate_every: int = _POLICY.evaluate_every or 0
     # episodes per task and judgement; 0: none, the last checkpoint is then kept
     evaluation_episodes: int = _POLICY.num_evaluation_episodes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.processes is not None and not self.plan:
+            raise ValueError("--processes is for --plan; torchrun's --nproc-per-node starts them.")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"--processes must be 1 or more, got {self.processes}.")
 
 
 @dataclass(frozen=True, kw_only=True)

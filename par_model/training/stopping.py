@@ -18,7 +18,8 @@ class StopRequest:
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[StopRequest]:
-    """Note SIGTERM inside the `with` block instead of ending by it.
+    """Note SIGTERM inside the `with` block instead of ending by it; a handler that the block set is
+    left as it is.
 
     Outside the main thread, where Python hears no signals, nothing is noted.
     """
@@ -34,4 +35,5 @@ def stop_on_sigterm() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is note:
+            signal.signal(signal.SIGTERM, before)

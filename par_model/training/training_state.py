@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from par_model.config import from_values
+from par_model.training.sharding import own_part
 
 FILE_NAME = "state.safetensors"
 _FORMAT = "par_training_state_1"
@@ -124,7 +125,8 @@ def restore_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -
             f"the training state does not fit {prefix}: missing {missing[:3]}, unknown "
             f"{unknown[:3]}; was the preset changed? Start in another folder."
         )
-    module.load_state_dict(found)
+    own = module.state_dict()
+    module.load_state_dict({name: own_part(value, own[name]) for name, value in found.items()})
 
 
 def optimizer_tensors(
@@ -144,9 +146,12 @@ def restore_optimizer(
     """The inverse of `optimizer_tensors`."""
     for name, parameter in module.named_parameters():
         for key, tensor in _moments(prefix + name, tensors):
-            # AdamW keeps its step count on the CPU.
-            device = "cpu" if key == "step" else parameter.device
-            optimizer.state[parameter][key] = tensor.to(device, copy=True)
+            # AdamW keeps its step count on the CPU, and whole.
+            if key == "step":
+                optimizer.state[parameter][key] = tensor.to("cpu", copy=True)
+            else:
+                own = own_part(tensor, parameter)
+                optimizer.state[parameter][key] = own.to(parameter.device, copy=True)
 
 
 def _moments(name: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -76,6 +76,8 @@ class StepLoss(nn.Module):
         super().__init__()
         self.model, self.side = model, side
         self.config, self._finetuning = config, finetuning
+        # Whether a weight cast to bfloat16 is kept to the end of the forward pass.
+        self.keeps_casts = True
 
     def forward(
         self,
@@ -99,7 +101,8 @@ class StepLoss(nn.Module):
         recompute = tuning is not None and tuning.checkpoint_gradients
         device = batch.text_BTC.device.type
         half = device == "cuda" or (tuning is not None and tuning.bf16)
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        keeps = self.keeps_casts
+        with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=keeps):
             losses, side = policy_losses(
                 self.model, self.side, batch, generator, recompute, mask_ratio
             )

@@ -28,15 +28,13 @@ class Validation:
         self,
         sampler: ClipSampler,
         pictures: ScenePictureSampler | None,
-        side: SideTasks,
         device: torch.device,
     ) -> None:
-        self._sampler, self._pictures = sampler, pictures
-        self._side, self._device = side, device
+        self._sampler, self._pictures, self._device = sampler, pictures, device
 
     @torch.no_grad()
     def losses(
-        self, model: PARModel, tasks: list[str], num_clips: int
+        self, model: PARModel, side: SideTasks, tasks: list[str], num_clips: int
     ) -> dict[str, dict[str, float]]:
         """By task and name, on `num_clips` clips at most; the side tasks are read by their heads
         as they are.
@@ -51,19 +49,21 @@ class Validation:
                 (f"{task}/single", single_slots(self._sampler, task, num_clips)),
             ):
                 if batches:
-                    results[name] = shown_losses(self._mean_losses(model, batches), self._side)
-        return results | self._picture_errors(model)
+                    results[name] = shown_losses(self._mean_losses(model, side, batches), side)
+        return results | self._picture_errors(model, side)
 
-    def _picture_errors(self, model: PARModel) -> dict[str, dict[str, float]]:
+    def _picture_errors(self, model: PARModel, side: SideTasks) -> dict[str, dict[str, float]]:
         """On scenes that are never drawn."""
         results = {}
         for index, pictures in enumerate(self._pictures.sets if self._pictures else ()):
             batch = self._pictures.held_out_batch(index, _NUM_HELD_OUT_PICTURES)
-            loss = picture_loss(model, self._side, batch.to(self._device))
+            loss = picture_loss(model, side, batch.to(self._device))
             results[f"{pictures.task}/pictures"] = {"picture_mm": scene_error_mm(float(loss))}
         return results
 
-    def _mean_losses(self, model: PARModel, batches: list[list[ClipPlan]]) -> StepLosses:
+    def _mean_losses(
+        self, model: PARModel, side: SideTasks, batches: list[list[ClipPlan]]
+    ) -> StepLosses:
         """Weighted by valid actions."""
         total, count = np.zeros(len(StepLosses._fields)), 0
         for index, plans in enumerate(batches):
@@ -72,7 +72,7 @@ class Validation:
             # The training's generators have even streams.
             generator = step_generator(_VALIDATION_SEED, index, 1, self._device)
             weight = int(batch.action_valid_BNL.sum())
-            both = policy_losses(model, self._side, batch, generator)
+            both = policy_losses(model, side, batch, generator)
             losses = numbers(loss_parts(*both, both[0].total.new_zeros(())))
             total += weight * np.array(losses)
             count += weight

@@ -4,7 +4,7 @@ independently of the table that is tested, with random values."""
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +25,7 @@ VAE_CONFIG = {
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
 }
+FULL_VAE_CONFIG = VAE_CONFIG | {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
 DDPM_CONFIG = {
     "_class_name": "DDPMScheduler",
     "num_train_timesteps": 1000,
@@ -54,6 +55,8 @@ class Size:
 
 
 PUBLISHED = Size(16, 32, 1024, 3, 1280, 2560, 256, 24, (480, 768))
+# All widths of the published weights, autoencoder included, with few blocks.
+FULL_WIDTH = replace(PUBLISHED, video_depth=2, image_depth=2)
 # A width that NOVA does not have; tests add its number of heads (4) to the known ones.
 SMALL = Size(2, 2, 64, 1, 48, 24, 5, 4, (64, 96))
 
@@ -181,20 +184,34 @@ def _write_shards(folder, base, tensors):
 
 
 def small_vae():
+    return _vae(VAE_CONFIG)
+
+
+def _vae(config):
     torch.manual_seed(7)
+    channels, layers = tuple(config["block_out_channels"]), config["layers_per_block"]
     return OpenSoraVae(
-        FrameCodecConfig("opensora_plan", 4, 8, 1, (32, 32, 32, 32), 1, 32, 0.18215, 2, 4)
+        FrameCodecConfig("opensora_plan", 4, 8, 1, channels, layers, 32, 0.18215, 2, 4)
     )
 
 
-def write_vae(folder):
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(VAE_CONFIG))
-    tensors = {name: value.contiguous() for name, value in small_vae().state_dict().items()}
+def write_vae(folder, config=VAE_CONFIG):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: value.contiguous() for name, value in _vae(config).state_dict().items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
 
 
-def write_text_encoder(folder):
+def write_full_width(folder, image_size=FULL_WIDTH.image_size):
+    """A folder of FULL_WIDTH with random weights: transformer, autoencoder, text encoder."""
+    size = replace(FULL_WIDTH, image_size=image_size)
+    write_folder(folder, nova_config(size), random_tensors(transformer_shapes(size)))
+    write_vae(folder / "vae", FULL_VAE_CONFIG)
+    write_text_encoder(folder, size.text_width)
+    return folder
+
+
+def write_text_encoder(folder, width=SMALL.text_width):
     """A Phi model of one layer and a tokenizer that knows four words; returns the model."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -202,7 +219,7 @@ def write_text_encoder(folder):
     phi = PhiForCausalLM(
         PhiConfig(
             vocab_size=8,
-            hidden_size=SMALL.text_width,
+            hidden_size=width,
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,

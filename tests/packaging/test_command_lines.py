@@ -94,7 +94,7 @@ LEARNING = (
     "--single-slot-share --offset-share --random-span-share --late-start-share --slow-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
     "--pictures-per-step --on-policy-share --decisive-weight "
-    "--micro-slots --memory --plan --data-workers --log-every --save-every"
+    "--micro-slots --memory --plan --processes --sharding --data-workers --log-every --save-every"
 )
 JUDGED = "--evaluation-episodes"
 WORKERS = "--num-workers --engine --ray-address"

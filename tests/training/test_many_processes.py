@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`torchrun ... -m par_model.train policy` on CPUs (gloo), from a NOVA folder of width 64: 20 steps
-of 2 and of 3 processes are those of one, and a killed or stopped run goes on."""
+of 2 and of 3 processes are those of one, also with weights sharded (FSDP2), and a killed or stopped
+run goes on, also with another number of processes. A test takes 15 to 40 s on two idle cores."""
 
 import dataclasses
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from par_model.checkpoint import load_checkpoint
 from par_model.convert_nova import main as convert
 from par_model.nova_config import _NUM_HEADS
 from par_model.simulation.tasks import TASKS
@@ -30,12 +32,13 @@ from tests.model.nova_folder import (
 )
 from tests.training.fixtures import record_noise
 
-pytestmark = [pytest.mark.processes, pytest.mark.long]
+pytestmark = [pytest.mark.processes, pytest.mark.long, pytest.mark.timeout(1200)]
 
 SIZE = dataclasses.replace(SMALL, image_size=(32, 32))
 NUM_STEPS = 20
-LIMIT_S = 120
+LIMIT_S = 500
 ALONE = [sys.executable, "-m", "par_model.train"]
+SHARDED = ["--sharding", "fsdp2"]
 
 
 def together(count: int) -> list[str]:
@@ -82,17 +85,17 @@ def start(words: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> tuple[int, str]:
     try:
-        output, _ = process.communicate(timeout=LIMIT_S)
+        output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return process.returncode, output
 
 
-def run(words: list[str]) -> str:
-    code, output = finish(start(words))
+def run(words: list[str], limit_s: float = LIMIT_S) -> str:
+    code, output = finish(start(words), limit_s)
     assert code == 0, output
     return output
 
@@ -103,8 +106,8 @@ def weights(path: Path, out: str) -> dict[str, torch.Tensor]:
     return {n: v for n, v in state.tensors.items() if n.startswith("model.")}
 
 
-def wait_for_state(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LIMIT_S
+def wait_for_state(path: Path, process: subprocess.Popen[str], limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
     while not (path / "state.safetensors").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -128,14 +131,75 @@ def losses(path: Path, out: str) -> list[float]:
     ]
 
 
+def assert_equals_one(path: Path, out: str, one: dict[str, torch.Tensor]) -> None:
+    """Losses of all steps within 1e-5, final weights within 1e-4 of one process's."""
+    curve, expected = losses(path, out), losses(path, "one")
+    assert len(curve) == len(expected)
+    assert curve == pytest.approx(expected, abs=1e-5)
+    found = weights(path, out)
+    assert found.keys() == one.keys()
+    assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
+
+
 def test_three_processes_train_like_one(folder: Path, one: dict[str, torch.Tensor]) -> None:
     """Two: what goes on after a kill and after SIGTERM, below."""
     run(command(together(3), folder, "of_3", "--log-every", "1"))
-    curve, expected = losses(folder, "of_3"), losses(folder, "one")
-    assert len(expected) == 2 * NUM_STEPS
-    assert curve == pytest.approx(expected, abs=1e-5)
-    found = weights(folder, "of_3")
-    assert max(float((found[name] - value).abs().max()) for name, value in one.items()) < 1e-4
+    assert len(losses(folder, "one")) == 2 * NUM_STEPS
+    assert_equals_one(folder, "of_3", one)
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora-rank", "2"]], ids=["all weights", "lora"])
+def test_sharded_processes_train_like_one(
+    folder: Path, one: dict[str, torch.Tensor], lora: list[str]
+) -> None:
+    """Checkpoint and state are whole, as one process writes them. Each process holds about half."""
+    alone, out = ("alone_lora", "sharded_lora") if lora else ("one", "sharded")
+    if lora:
+        run(command(ALONE, folder, alone, "--log-every", "1", *lora))
+    run(command(together(2), folder, out, "--log-every", "1", *SHARDED, *lora))
+    assert losses(folder, out) == pytest.approx(losses(folder, alone), abs=1e-5)
+    states = [load_state(folder / name) for name in (alone, out)]
+    assert states[0] is not None
+    assert states[1] is not None
+    expected, found = states[0].tensors, states[1].tensors
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        bound = 1e-4 if name.startswith(("model", "average", "side")) else 1e-2
+        assert found[name].shape == value.shape
+        assert float((found[name] - value).abs().max()) < bound, name
+    of_alone, of_sharded = (load_checkpoint(folder / n / "checkpoint") for n in (alone, out))
+    others = of_sharded.model.state_dict()
+    for name, value in of_alone.model.state_dict().items():
+        assert float((others[name] - value).abs().max()) < 1e-4, name
+    validation = [
+        [line for line in (folder / name / "log.jsonl").read_text().splitlines() if "valid" in line]
+        for name in (alone, out)
+    ]
+    assert len(validation[0]) == len(validation[1]) > 0
+
+
+def test_two_sharded_processes_stop_and_three_go_on(
+    folder: Path, one: dict[str, torch.Tensor]
+) -> None:
+    """SIGTERM to torchrun; other numbers are in test_number_of_processes.py."""
+    out, log = "two_to_three", ["--log-every", "1", *SHARDED]
+    process = start(command(together(2), folder, out, "--save-every", "1", *log))
+    wait_for_state(folder / out, process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    state = load_state(folder / out)
+    assert code != 0, output
+    assert state is not None
+    assert 0 < state.values["step"] < NUM_STEPS
+    run(command(together(3), folder, out, *log))
+    assert_equals_one(folder, out, one)
+
+
+def test_sharding_of_one_process_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(command([], folder, "refused", *SHARDED)) != 0
+    assert "start the command by torchrun" in capsys.readouterr().err
 
 
 def test_a_killed_process_ends_the_run_with_a_sentence_and_it_goes_on(

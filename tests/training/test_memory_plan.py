@@ -84,6 +84,29 @@ def test_steps_are_divided_evenly_into_what_fits() -> None:
     assert (shared.micro_slots, shared.accumulation) == (72, 1)
 
 
+def test_sharding_divides_all_but_what_is_gathered() -> None:
+    whole = plan_memory(CUT, FULL_SIZE, TUNING, 80 * GIB, num_processes=4)
+    plan = plan_memory(CUT, FULL_SIZE, TUNING, 80 * GIB, num_processes=4, sharded=True)
+    for name in ("weights", "average", "gradients", "optimizer"):
+        assert getattr(plan, name) == pytest.approx(getattr(whole, name) / 4, abs=8)
+    # Widest: a block of the image encoder (12 width^2) and a frame decoder's (8 of its width).
+    block = 4 * 12 * 1024**2
+    assert 4 * block < plan.gathered < 0.75 * 4 * whole.num_parameters * 3
+    assert plan.fixed < whole.fixed
+    assert "sharded over 4 processes; of each process:" in plan.report()
+    assert "gathered at a time" in plan.report()
+    assert "gathered" not in whole.report()
+
+
+@pytest.mark.long
+def test_what_fits_only_sharded_is_said() -> None:
+    """par_0_6b's 663 M parameters: float32 weights, average, gradients, moments are 12 GiB."""
+    with pytest.raises(ValueError, match="--sharding fsdp2 divides them among the processes"):
+        plan_memory(FULL, FULL_SIZE, TUNING, 14 * GIB, num_processes=8)
+    plan = plan_memory(FULL, FULL_SIZE, TUNING, 14 * GIB, num_processes=8, sharded=True)
+    assert plan.fixed < 5 * GIB
+
+
 def test_what_cannot_fit_is_refused_with_numbers() -> None:
     with pytest.raises(ValueError, match=r"for one clip of 4 slots are \d+\.\d GiB, and 90% of 1"):
         plan_memory(CUT, FULL_SIZE, TUNING, GIB)
@@ -102,6 +125,12 @@ def test_the_command_plans_without_data(capsys: pytest.CaptureFixture[str]) -> N
     words = ["all", "--preset", "par_tiny", "--data", "nowhere", "--out", "nowhere", "--steps", "1"]
     assert train([*words, "--plan", "--memory", "1"]) == 0
     assert "effective batch: 144 slots" in capsys.readouterr().out
+    sharded = ["--sharding", "fsdp2", "--processes", "2"]
+    assert train([*words, "--plan", "--memory", "1", *sharded]) == 0
+    assert "sharded over 2 processes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train([*words, *sharded])
+    assert "--processes is for --plan" in capsys.readouterr().err
     assert train([*words, "--plan", "--memory", "0.001"]) == 1
     message = capsys.readouterr().err
     assert "training does not fit" in message
