@@ -234,6 +234,7 @@ class LoopbackArmParameters:
     image_width: int = parameter(128, "width of the image", unit="px", minimum=1, maximum=4096)
     image_height: int = parameter(128, "height of the image", unit="px", minimum=1, maximum=4096)
     views: str = same_as(ManiSkillBridgeParameters, "views")
+    depth_views: str = parameter("", "those of them whose images are depth (16UC1), by commas")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Simulation:
         names = self.spec.joint_names
         turn = TurnSettings(names, 0.4, False, AssemblerSettings(), CameraCheckSettings())
         self.turn: PolicyTurn[ImageArray] = PolicyTurn(
-            turn, lambda picture: picture, lambda picture: picture, Moment(0, 0)
+            turn, lambda picture, view: picture, lambda picture, view: picture, Moment(0, 0)
         )
         self.turn.activate()
         self.pace = StepPace(0.05, float(graph[BRIDGE].parameters["clock_lead_s"]), 0.0)
