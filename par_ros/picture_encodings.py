@@ -185,9 +185,9 @@ def is_whole(file: bytes) -> bool:
 
 
 _DEPTH_FOR_COLOUR = (
-    "image encoding must be a colour encoding, got {!r}, a depth image: the policy's view is not "
-    "declared as depth; map the camera's colour topic, or use a policy whose config.json names the "
-    "view in depth_views."
+    "image encoding must be a colour encoding (rgb8, bgr8, ...), got {!r}; check which camera topic"
+    " is mapped: this is a depth image, and depth_views in the policy's config.json do not have the"
+    " view."
 )
 
 

@@ -25,8 +25,9 @@ from par_ros.control.step_pace import StepPace
 from par_ros.control.timeline import Moment
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.graph_arguments import SimArguments
+from par_ros.guarded_arm import read_guarded_arm
 from par_ros.node_graph import sim_graph
-from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.parameters import SafetyNodeParameters, guard_settings
 from par_ros.topics import BRIDGE, GUARD
 
 STEP_NS = 50_000_000
