@@ -166,7 +166,7 @@ def points_by_link(urdf: Path, mesh_folder: str) -> dict[str, FloatArray]:
 def _surface(shape: Any) -> FloatArray:
     """Points on a shape, or around it: [N, 3]."""
     if isinstance(shape, shapes.BVHModelBase):
-        corners = np.array([shape.vertices(index) for index in range(shape.num_vertices)])
+        corners = np.array(shape.vertices())
         triangles = [shape.tri_indices(index) for index in range(shape.num_tris)]
         return np.concatenate([_on_triangle(corners[[t[0], t[1], t[2]]]) for t in triangles])
     if isinstance(shape, shapes.Box):

@@ -119,7 +119,7 @@ def compressed_to_rgb(data: npt.NDArray[np.uint8], form: str) -> ImageArray:
     """
     lowered = form.lower()
     if "compresseddepth" in lowered:
-        raise ValueError(_DEPTH_FOR_COLOUR.format(form))
+        raise ValueError(_unknown_encoding(form))
     if not any(kind in lowered for kind in ("jpeg", "jpg", "png")):
         raise ValueError(
             f"a compressed picture must be jpeg or png, got format {form!r}; check the camera "
@@ -184,24 +184,18 @@ def is_whole(file: bytes) -> bool:
     return _PNG_END in file or file.rfind(_JPEG_END) > file.rfind(_JPEG_SCAN) >= 0
 
 
-_DEPTH_FOR_COLOUR = (
-    "image encoding must be a colour encoding (rgb8, bgr8, ...), got {!r}; check which camera topic"
-    " is mapped: this is a depth image, and depth_views in the policy's config.json do not have the"
-    " view."
-)
-
-
 def _unknown_encoding(encoding: str) -> str:
-    if encoding in DEPTH_LAYOUTS:
-        return _DEPTH_FOR_COLOUR.format(encoding)
     if encoding.startswith("8UC"):
         return (
             f"image encoding {encoding} does not name the order of its colours; set the camera "
             "driver's encoding to rgb8 or bgr8."
         )
+    what = "the driver's encoding"
+    if encoding.partition(";")[0] in DEPTH_LAYOUTS:
+        what = "depth_views in the policy's config.json, where a depth image's view must stand"
     return (
         f"image encoding must be a colour encoding ({', '.join(LAYOUTS)}), got {encoding!r}; check "
-        "which camera topic is mapped to camera/image_raw, and the driver's encoding."
+        f"which camera topic is mapped to the view, and {what}."
     )
 
 

@@ -99,6 +99,6 @@ def test_colour_where_depth_is_declared_and_the_reverse_is_refused_by_encoding()
         (packed, "'16UC1; c"),
     ):
         with pytest.raises(
-            ValueError, match=rf"must be a colour encoding .*got {found}.*a depth im"
+            ValueError, match=rf"must be a colour encoding .*got {found}.*depth_views"
         ):
             READER.read(message, "front")
