@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long the collision check of one chunk takes: `python -m tests.control.collision_benchmark`.
 
-The shapes of config/arms/panda.yaml, 2,000 random chunks from poses without collision: each joint to
-another target within 0.5 s, then at rest, sampled each millisecond as the guard's verifier does.
+The shapes of config/arms/panda.yaml, 2,000 random chunks from poses without collision: each joint
+to another target within 0.5 s, then at rest, sampled each millisecond as the guard's verifier does.
 """
 
 import dataclasses
