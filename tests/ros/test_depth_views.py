@@ -21,6 +21,7 @@ from par_model.depth_view import DepthView
 from par_model.interface import PolicySpec, split_views
 from par_model.load_policy import load_policy
 from par_ros import messages
+from par_ros.doctor.command import DoctorArguments, examine
 from par_ros.graph_arguments import LoopbackArguments, SimArguments
 from par_ros.node_graph import loopback_graph, sim_graph
 from par_ros.topics import camera_topics
@@ -169,12 +170,12 @@ def test_the_doctor_compares_each_view_s_encoding(checkpoint: Path, free_domain:
     publishing = threading.Thread(target=publish)
     publishing.start()
     try:
-        finished = run("doctor", "--json", "listen_s:=2", f"checkpoint:={checkpoint}")
+        findings = examine(DoctorArguments(listen_s=1.0, checkpoint=str(checkpoint)))
     finally:
         is_over.set()
         publishing.join()
         node.destroy_node()
         context.try_shutdown()
-    text = next(o["text"] for o in json.loads(finished.output) if o["name"] == "camera_picture")
+    text = next(one.text for one in findings if one.name == "camera_picture")
     assert text.startswith("view 'front_depth': image encoding must be depth (16UC1"), text
     assert "got 'rgb8'" in text

@@ -48,6 +48,7 @@ def test_a_policy_s_kind_of_view_must_be_the_camera_s() -> None:
             PANDA.named_views(VIEWS, 32, depth_views)
 
 
+@pytest.mark.long
 @pytest.mark.sim
 def test_distances_are_those_of_the_scene() -> None:
     """Of the cube's top and of four points of the table, within a pixel's extent."""
