@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from par_model.camera_fit import CameraFit
@@ -21,11 +21,14 @@ from par_model.video_file import LOSSLESS, read_video, write_video
 
 VIEW = DepthView("front_depth", 0.3, 1.8)
 DEPTH = dataclasses.replace(preset("par_tiny"), views=("front", "front_depth"), depth_views=(VIEW,))
+# On a loaded machine drawing the examples takes long.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RANGES = st.tuples(st.floats(0.0, 5.0), st.floats(0.05, 10.0)).map(
     lambda ends: DepthView("any", ends[0], ends[0] + ends[1])
 )
 
 
+@calm
 @given(RANGES, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20))
 def test_a_distance_in_the_range_is_off_by_half_a_level_at_most(
     view: DepthView, shares: list[float]
@@ -40,12 +43,14 @@ def test_a_distance_in_the_range_is_off_by_half_a_level_at_most(
     assert np.abs(view.to_metres(grey) - distances_m).max() <= view.level_m / 2 * 1.001 + 1e-6
 
 
+@calm
 @given(RANGES, st.lists(st.floats(0.001, 100.0), min_size=2, max_size=20))
 def test_what_is_nearer_is_never_darker(view: DepthView, distances_m: list[float]) -> None:
     levels = view.to_grey(np.array([sorted(distances_m)]))[0, :, 0].astype(int)
     assert (np.diff(levels) <= 0).all()
 
 
+@calm
 @given(st.lists(st.sampled_from([0.0, -0.5, np.nan, np.inf, -np.inf]), min_size=1, max_size=9))
 def test_what_is_no_measurement_is_0_and_nothing_else(distances_m: list[float]) -> None:
     grey = VIEW.to_grey(np.array([distances_m], np.float32))

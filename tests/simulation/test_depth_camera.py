@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A depth view of the simulator: distances along the optical axis in mm, aligned with the colours;
-recorded, and trained on.
+and recorded.
 
 A level is 5.9 mm (0.3 to 1.8 m); the cube's top is 2 cm above its middle, its edge 4 cm.
 """
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from par_model.checkpoint import load_checkpoint
 from par_model.collect import main as collect
 from par_model.depth_view import DepthView
 from par_model.interface import split_views
-from par_model.presets import PRESETS
 from par_model.simulation.camera_view import FRONT_DEPTH, SHIPPED_VIEW, CameraView, read_view
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.robots import PANDA
 from par_model.simulation.scene_cameras import SceneCameras, projected
-from par_model.train import main as train
 from par_model.training.lerobot_dataset import DEPTH_RANGE, open_episodes
 
 VIEWS = ("front", "front_depth")
@@ -79,13 +75,10 @@ def test_distances_are_those_of_the_scene() -> None:
 
 @pytest.mark.long
 @pytest.mark.sim
-def test_depth_is_recorded_and_trained_on(tmp_path, monkeypatch, capsys) -> None:
-    """Two demonstrations, pictures of 32; codec, latents and one step of par_tiny. The data set
-    says the range, the checkpoint takes it over, and data of another range is refused."""
+def test_depth_is_recorded(tmp_path) -> None:
+    """One demonstration, pictures of 32; the data set says the range."""
     out = tmp_path / "Push"
-    words = ["--task", "PushCube", "--num-demos", "2", "--out", str(out), "--image-size", "32"]
-    # Seed 24 is held out.
-    words += ["--first-seed", "23"]
+    words = ["--task", "PushCube", "--num-demos", "1", "--out", str(out), "--image-size", "32"]
     assert collect([*words, "--views", *VIEWS, "--num-workers", "1"]) == 0
     info = json.loads((out / "meta/info.json").read_text())["features"]
     assert info["observation.images.front_depth"]["info"][DEPTH_RANGE] == [0.3, 1.8]
@@ -100,23 +93,3 @@ def test_depth_is_recorded_and_trained_on(tmp_path, monkeypatch, capsys) -> None
         arm.reset(source.seeds[0])
         first = split_views(arm.capture(), VIEWS)["front_depth"]
     assert np.abs(frames[0].astype(int) - first).max() <= 1
-
-    two = dataclasses.replace(PRESETS["par_tiny"], views=VIEWS)
-    monkeypatch.setitem(PRESETS, "par_tiny", two)
-    common = ["--data", str(out), "--codec", str(tmp_path / "codec"), "--preset", "par_tiny"]
-    common += ["--variants", "1"]
-    codec = ["--codec-steps", "1", "--probe-tasks", "--out", str(tmp_path / "codec")]
-    policy = ["--steps", "1", "--evaluation-episodes", "0", "--evaluate-every", "0"]
-    policy += ["--scene-weight", "0", "--out", str(tmp_path / "run")]
-    for stage, options in (("codec", codec), ("latents", []), ("policy", policy)):
-        assert train([stage, *common, *options]) == 0, capsys.readouterr().err
-    checkpoint = tmp_path / "run" / "checkpoint"
-    assert load_checkpoint(checkpoint).config.depth_views == (DEPTH,)
-    assert "front_depth (depth, 0.3 to 1.8 m)" in (checkpoint / "README.md").read_text()
-
-    settings = out / "meta/info.json"
-    settings.write_text(settings.read_text().replace("0.3,\n", "0.4,\n"))
-    tuning = [*common[:4], "--finetune", str(checkpoint), "--out", str(tmp_path / "tuned")]
-    assert train(["policy", *tuning, *policy[:-2], "--variants", "1"]) == 1
-    said = capsys.readouterr().err
-    assert "view 'front_depth' is depth of 0.4 to 1.8 m and the policy takes depth of 0.3" in said
