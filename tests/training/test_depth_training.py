@@ -38,6 +38,7 @@ def record(folder: Path, range_m: list[float] | None) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_checkpoint_takes_the_range_of_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
