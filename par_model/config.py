@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from par_model.depth_view import DepthView
 from par_model.json_file import kind_of, shown
 from par_model.value_ranges import MAX_LEVELS, Range, require_ranges
 
@@ -183,6 +184,8 @@ class ModelConfig:
     image_width: _Pixels
     # names of the cameras; a slot has the frame tokens of all of them, view by view
     views: tuple[str, ...]
+    # those of the views that are depth, with their range
+    depth_views: tuple[DepthView, ...]
     codec: FrameCodecConfig
     # latent pixels per transformer token, each way; the image encoder's patch is half of it
     frame_patch: _Patch
@@ -367,6 +370,16 @@ class ModelConfig:
                 f"views are {list(self.views)}; more than one needs actions and observation_mode "
                 '"image".'
             )
+        self._require_depth_possible()
+
+    def _require_depth_possible(self) -> None:
+        names = [view.name for view in self.depth_views]
+        if len(set(names)) < len(names) or not set(names) <= set(self.views):
+            raise ValueError(
+                f"depth_views are {names}; each must be one of the views {list(self.views)}, once."
+            )
+        for view in self.depth_views:
+            view.validate()
 
     def _require_policy_or_video(self) -> None:
         if (self.num_actions == 0) != (self.first_slot == "bov"):
@@ -389,8 +402,19 @@ class ModelConfig:
             )
 
 
+def to_values(config: ModelConfig) -> dict[str, Any]:
+    """The configuration as JSON values. `depth_views` is left out where there is none: the files of
+    colour policies are those of earlier versions."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values if config.depth_views else _without(values, "depth_views")
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
 def to_json(config: ModelConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(to_values(config), indent=2) + "\n"
 
 
 def from_values(values: object) -> ModelConfig:
@@ -430,6 +454,7 @@ _MEANT_BEFORE = {
     "step_s": 0.05,
     "max_delay_steps": 0,
     "views": ["front"],
+    "depth_views": [],
     "motion_tokens": False,
 }
 
@@ -450,6 +475,8 @@ def _build(kind: type, values: object, where: str) -> Any:
     for name, value in values.items():
         if kind is ModelConfig and name in _NESTED:
             built[name] = _build(_NESTED[name], value, f"{where}.{name}")
+        elif kind is ModelConfig and name == "depth_views" and isinstance(value, list):
+            built[name] = tuple(_build(DepthView, one, f"{where}.{name}") for one in value)
         else:
             built[name] = tuple(value) if isinstance(value, list) else value
     return kind(**built)

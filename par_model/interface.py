@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_model.camera_fit import CameraFit
+from par_model.depth_view import DepthView
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
@@ -47,6 +48,7 @@ class PolicySpec:
         max_delay_steps: the most committed actions that the policy was trained to go on from; 0: it
             was not, and only sequential inference is possible.
         views: names of the V cameras, in the order in which their pictures are stacked.
+        depth_views: those of them whose pictures are depth, as DepthView.to_grey gives them.
     """
 
     arm: str
@@ -60,6 +62,7 @@ class PolicySpec:
     camera_fit: CameraFit = _DEFAULT_FIT
     max_delay_steps: int = 0
     views: tuple[str, ...] = DEFAULT_VIEWS
+    depth_views: tuple[DepthView, ...] = ()
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:

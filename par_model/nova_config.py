@@ -54,6 +54,7 @@ def model_config(
         image_height=height,
         image_width=width,
         views=("front",),
+        depth_views=(),
         codec=dataclasses.replace(
             codec_config(vae_folder),
             latent_channels=int(_number(values, "image_dim", path)),

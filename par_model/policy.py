@@ -94,6 +94,7 @@ class PARPolicy:
             camera_fit=camera_fit,
             max_delay_steps=config.max_delay_steps,
             views=config.views,
+            depth_views=config.depth_views,
         )
 
     @property

@@ -21,6 +21,7 @@ _PAR_SMALL = ModelConfig(
     image_height=128,
     image_width=128,
     views=("front",),
+    depth_views=(),
     codec=FrameCodecConfig(
         kind="autoencoder_kl",
         latent_channels=16,
@@ -120,6 +121,7 @@ _PAR_0_6B_P480 = ModelConfig(
     image_height=480,
     image_width=480,
     views=("front",),
+    depth_views=(),
     codec=FrameCodecConfig(
         kind="opensora_plan",
         latent_channels=4,
@@ -302,6 +304,10 @@ PRESETS: dict[str, ModelConfig] = {
     # for goals and cubes that the arm hides from the front (docs/lab_notebook/cameras.md)
     "par_small_two_views": dataclasses.replace(
         _PAR_SMALL, name="par_small_two_views", views=("front", "right")
+    ),
+    # the front camera's depth image beside its colours; the data set says its range
+    "par_small_depth": dataclasses.replace(
+        _PAR_SMALL, name="par_small_depth", views=("front", "front_depth")
     ),
     "par_small_noar": _without_transformer(_PAR_SMALL),
     "par_small_discrete": _without_diffusion(_PAR_SMALL),

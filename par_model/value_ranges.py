@@ -42,8 +42,10 @@ def _require_kind(what: str, value: object, hint: Any) -> None:
         if value is not None:
             _require_kind(what, value, parts[0])
     elif origin is tuple:
-        if not isinstance(value, tuple) or not 1 <= len(value) <= MAX_LEVELS:
-            raise ValueError(_not_that(what, value, f"a list of 1 to {MAX_LEVELS} values"))
+        # A list of objects may be empty: its default.
+        least = 0 if dataclasses.is_dataclass(parts[0]) else 1
+        if not isinstance(value, tuple) or not least <= len(value) <= MAX_LEVELS:
+            raise ValueError(_not_that(what, value, f"a list of {least} to {MAX_LEVELS} values"))
         for index, part in enumerate(value):
             _require_kind(f"{what}[{index}]", part, parts[0])
     elif origin is Literal:

@@ -16,6 +16,7 @@ from typing import Any
 from par_ros.benchmark import BenchArguments, run_benchmark
 from par_ros.control.settings import constraint_of, range_text
 from par_ros.doctor.command import DoctorArguments, run_doctor
+from par_ros.fit_capsules import FitCapsulesArguments, print_capsules
 from par_ros.graph_arguments import ArmArguments, parse_arguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import GRAPHS, NodeGraph
@@ -26,6 +27,7 @@ INTERRUPTED = 130
 REPLAY = "replay"
 TO_DATASET = "to_dataset"
 DOCTOR = "doctor"
+FIT_CAPSULES = "fit_capsules"
 BAD_USE = 2
 _SEE_DOCTOR = "`./par doctor` (python -m par_ros doctor) checks machine, graph, camera and arm."
 # Two arguments are limits of the guard; a reader must not take them for all.
@@ -108,7 +110,8 @@ def _commands() -> Mapping[str, Command]:
     }
     bench = Command(BenchArguments, lambda arguments, _: lambda: run_benchmark(arguments))
     doctor = Command(DoctorArguments, lambda arguments, _: lambda: _examine(arguments))
-    return {**commands, "bench": bench, DOCTOR: doctor}
+    fit = Command(FitCapsulesArguments, lambda arguments, _: lambda: print_capsules(arguments))
+    return {**commands, "bench": bench, DOCTOR: doctor, FIT_CAPSULES: fit}
 
 
 def _examine(arguments: DoctorArguments) -> None:

@@ -2,11 +2,13 @@
 """What the ManiSkill bridge publishes: clock, sensors, camera, and how far the episode is."""
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from rclpy.node import Node
 
-from par_model.interface import FloatArray, ImageArray, split_views
+from par_model.interface import FloatArray
+from par_model.simulation.further_cameras import DrawnPicture
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.simulated_episode import Episode, Reading
@@ -30,7 +32,6 @@ class BridgeOutputs:
     ) -> None:
         self._node = node
         self._name = messages.status_name(node)
-        self._views = views
         self._frame_ids = {view: f"{view}_camera_optical_frame" for view in views}
         self._frame_ids[views[0]] = camera_frame_id
         self._cameras = camera_topics(views)
@@ -67,22 +68,23 @@ class BridgeOutputs:
             messages.reference_message(joint_names[:-1], reading.command, reading.time_ns)
         )
 
-    def publish_picture(
+    def publish_pictures(
         self,
-        picture: ImageArray,
+        pictures: Mapping[str, DrawnPicture],
         camera_matrices: dict[str, FloatArray],
         episode: Episode,
         time_ns: int,
     ) -> None:
-        """uint8 [V H, W, 3] and each view's matrix [3, 3]; notes in the episode when they were
-        sent."""
-        for view, image in split_views(picture, self._views).items():
+        """Of each view RGB, uint8 [H, W, 3], or depth, uint16 [H, W] in mm, and its matrix [3, 3];
+        notes in the episode when they were sent."""
+        for view, image in pictures.items():
             (image_topic, info_topic), frame_id = self._cameras[view], self._frame_ids[view]
             height, width = image.shape[:2]
             self._publishers[info_topic.name].publish(
                 messages.camera_info(camera_matrices[view], height, width, time_ns, frame_id)
             )
-            message = messages.array_to_image(image, "rgb8", time_ns, frame_id)
+            encoding = "rgb8" if image.ndim == 3 else "16UC1"
+            message = messages.array_to_image(image, encoding, time_ns, frame_id)
             # A repeated picture was published when it was first published.
             episode.published_s.setdefault(time_ns, time.monotonic())
             self._publishers[image_topic.name].publish(message)

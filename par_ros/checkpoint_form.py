@@ -36,6 +36,14 @@ def checkpoint_views(checkpoint: Path) -> dict[str, Any]:
     return {"views": ",".join(config.views)}
 
 
+def checkpoint_depth_views(checkpoint: Path) -> dict[str, Any]:
+    """The same for those of its views that are depth."""
+    config = checkpoint_config(checkpoint)
+    if config is None or not config.depth_views:
+        return {}
+    return {"depth_views": ",".join(view.name for view in config.depth_views)}
+
+
 def require_further_views(checkpoint: Path, given: Collection[str]) -> None:
     """Raise ValueError for names that are not views of the checkpoint after its first; nothing is
     said of one that cannot be read."""

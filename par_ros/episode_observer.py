@@ -31,6 +31,7 @@ from par_ros.topics import (
     camera_topics,
     sensor_qos,
 )
+from par_ros.view_reader import picture_to_show
 from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus
 
 # The bridge's most steps an episode; applied_targets has a point for each.
@@ -229,7 +230,7 @@ class EpisodeObserver:
     ) -> None:
         if not self._keeps_pictures:
             return
-        picture = messages.image_to_rgb(message)
+        picture = picture_to_show(message)
         with self._lock:
             pictures_of(self._episode).setdefault(messages.stamp_ns(message), picture)
 

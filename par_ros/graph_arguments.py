@@ -56,6 +56,7 @@ class SimArguments:
         "keep them, as on a real arm; warn: they are reported only; none: they are not checked",
         choices=("enforce", "warn", "none"),
     )  # fmt: skip
+    collision_checks: str = same_as(SafetyNodeParameters, "collision_checks")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s", default=0.002,
         description="realtime: a chunk departs from the running motion this long after it arrived; "
@@ -138,6 +139,7 @@ class ArmArguments:
     seam_smoothness: float = same_as(PolicyNodeParameters, "seam_smoothness")
     latency_budget: float | None = same_as(PolicyNodeParameters, "latency_budget")
     surprise: str = same_as(PolicyNodeParameters, "surprise")
+    collision_checks: str = same_as(SafetyNodeParameters, "collision_checks")
     splice_s: float = same_as(
         SafetyNodeParameters, "splice_s",
         description="a chunk departs from the running motion this long after it arrived; until "

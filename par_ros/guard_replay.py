@@ -14,7 +14,8 @@ from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.settings import validate
 from par_ros.control.timeline import Moment
-from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.guarded_arm import read_guarded_arm
+from par_ros.parameters import SafetyNodeParameters, guard_settings
 from par_ros.recorded_messages import Recorded
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES, TELEOP_CHUNK
 from par_ros.wire_records import GuardInput

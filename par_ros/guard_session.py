@@ -17,11 +17,11 @@ from par_ros.control.joint_states import JointSample, JointStateSelector, Missin
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_outputs import GuardOutputs
+from par_ros.guarded_arm import read_guarded_arm
 from par_ros.parameters import (
     SafetyNodeParameters,
     expects_reference,
     guard_settings,
-    read_guarded_arm,
 )
 from par_ros.process import ClockReader
 from par_ros.reference_input import ReferenceInput

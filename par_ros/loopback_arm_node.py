@@ -39,6 +39,7 @@ _BAR_COLOURS = np.array(
     dtype=np.uint8,
 )  # fmt: skip
 _BACKGROUND = np.uint8(235)
+_NEAREST_MM = np.uint16(600)
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,16 @@ class LoopbackArmNode(Node):
             CONTROLLER_REFERENCE.name,
             CONTROLLER_REFERENCE.writer_qos.profile(),
         )
+        depth = view_names(self._settings.depth_views)
         self._cameras = [
-            tuple(
-                self.create_publisher(topic.message_type, topic.name, topic.writer_qos.profile())
-                for topic in pair
+            (
+                view in depth,
+                *(
+                    self.create_publisher(one.message_type, one.name, one.writer_qos.profile())
+                    for one in pair
+                ),
             )
-            for pair in camera_topics(view_names(self._settings.views)).values()
+            for view, pair in camera_topics(view_names(self._settings.views)).items()
         ]
 
     def _on_trajectory(self, message: JointTrajectoryMessage, follower: TrajectoryFollower) -> None:
@@ -156,9 +161,11 @@ class LoopbackArmNode(Node):
         matrix = np.array(
             [[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]]
         )
-        # Every camera sees the same.
-        for images, camera_infos in self._cameras:
-            images.publish(messages.array_to_image(picture, "rgb8", now_ns, frame_id))
+        # Every camera sees the same; the distances [mm] of a depth camera follow its brightness.
+        distances = picture.mean(axis=2).astype(np.uint16) + _NEAREST_MM
+        for is_depth, images, camera_infos in self._cameras:
+            seen = (distances, "16UC1") if is_depth else (picture, "rgb8")
+            images.publish(messages.array_to_image(*seen, now_ns, frame_id))
             camera_infos.publish(messages.camera_info(matrix, height, width, now_ns, frame_id))
 
     def _positions(self) -> FloatArray:

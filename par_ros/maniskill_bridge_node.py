@@ -30,7 +30,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
-from par_model.interface import ImageArray
+from par_model.simulation.further_cameras import DrawnPicture
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.task import Task
 from par_model.simulation.tasks import task as task_by_name
@@ -224,14 +224,14 @@ class ManiSkillBridgeNode(Node):
         reading: Reading | None = None
         for _ in range(self._settings.num_actions):
             self._advance(episode)
-            picture = self._picture_of(reading)
+            pictures = self._pictures_of(reading)
             previous, reading = reading, self._read_sensors(episode)
             if previous is not None:
-                self._publish_observation(episode, previous, picture)
+                self._publish_observation(episode, previous, pictures)
             if episode.finished:
                 break
         assert reading is not None
-        self._publish_observation(episode, reading, self._picture_of(reading))
+        self._publish_observation(episode, reading, self._pictures_of(reading))
         self._note_end(episode)
 
     def _require_patience(self, episode: Episode) -> None:
@@ -353,7 +353,7 @@ class ManiSkillBridgeNode(Node):
 
     def _observe(self, episode: Episode) -> None:
         reading = self._read_sensors(episode)
-        self._publish_observation(episode, reading, self._picture_of(reading))
+        self._publish_observation(episode, reading, self._pictures_of(reading))
 
     def _read_sensors(self, episode: Episode) -> Reading:
         """The joints now; where a picture is due, the drawing of it begins."""
@@ -364,20 +364,22 @@ class ManiSkillBridgeNode(Node):
         command = self._arm_follower.command
         return Reading(episode.time_ns, *self._arm.read_joints(), command, with_image)
 
-    def _picture_of(self, reading: Reading | None) -> ImageArray | None:
-        """The picture that belongs to the last reading, once it is drawn; None if it has none."""
+    def _pictures_of(self, reading: Reading | None) -> dict[str, DrawnPicture] | None:
+        """The views' pictures of the last reading, once they are drawn; None if it has none."""
         assert self._arm is not None
         if reading is None or not reading.with_image:
             return None
-        return self._arm.finish_capture()
+        return self._arm.drawn_pictures()
 
     def _publish_observation(
-        self, episode: Episode, reading: Reading, picture: ImageArray | None
+        self, episode: Episode, reading: Reading, pictures: dict[str, DrawnPicture] | None
     ) -> None:
         assert self._arm is not None
         self._outputs.publish_reading(reading, self._arm.joint_names)
-        if picture is not None:
-            self._outputs.publish_picture(picture, self._camera_matrices, episode, reading.time_ns)
+        if pictures is not None:
+            self._outputs.publish_pictures(
+                pictures, self._camera_matrices, episode, reading.time_ns
+            )
 
 
 def _require_picture_at_the_end(settings: ManiSkillBridgeParameters) -> None:

@@ -2,7 +2,7 @@
 """ROS messages <-> numpy: the only file that touches message fields.
 
 Stamps and durations are whole nanoseconds (`stamp_ns`), so that two stamps are equal or not.
-Pictures become RGB in picture_encodings.py.
+Pictures become RGB in picture_encodings.py, depth pictures metres in depth_pictures.py.
 """
 
 import array
@@ -26,7 +26,14 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import JointTrajectory, MotionState
 from par_ros.control.reference_watch import ReferenceSample
-from par_ros.picture_encodings import ImageArray, RawPicture, compressed_to_rgb, raw_to_rgb
+from par_ros.depth_pictures import Distances, compressed_to_metres, raw_to_metres
+from par_ros.picture_encodings import (
+    DEPTH_LAYOUTS,
+    ImageArray,
+    RawPicture,
+    compressed_to_rgb,
+    raw_to_rgb,
+)
 
 FloatArray = npt.NDArray[np.float64]
 # What a camera publishes.
@@ -99,15 +106,32 @@ def image_to_rgb(message: Picture) -> ImageArray:
     """
     if isinstance(message, CompressedImage):
         return compressed_to_rgb(image_bytes(message), message.format)
-    return raw_to_rgb(
-        RawPicture(
-            data=image_bytes(message),
-            encoding=message.encoding,
-            height=message.height,
-            width=message.width,
-            step=message.step,
-            is_bigendian=bool(message.is_bigendian),
-        )
+    return raw_to_rgb(_raw_picture(message))
+
+
+def image_to_metres(message: Picture) -> Distances:
+    """float32 [H, W], m, of a depth picture; 0, NaN and Inf where nothing was measured.
+
+    Raises ValueError as image_to_rgb, for what is not depth.
+    """
+    if isinstance(message, CompressedImage):
+        return compressed_to_metres(image_bytes(message), message.format)
+    return raw_to_metres(_raw_picture(message))
+
+
+def is_depth(message: Picture) -> bool:
+    """Whether a picture says that it holds distances."""
+    return image_encoding(message).partition(";")[0].strip() in DEPTH_LAYOUTS
+
+
+def _raw_picture(message: Image) -> RawPicture:
+    return RawPicture(
+        data=image_bytes(message),
+        encoding=message.encoding,
+        height=message.height,
+        width=message.width,
+        step=message.step,
+        is_bigendian=bool(message.is_bigendian),
     )
 
 

@@ -20,6 +20,7 @@ from par_model.peers.lerobot_folder import is_lerobot
 from par_model.simulation.tasks import task
 from par_ros.checkpoint_form import (
     checkpoint_chunk,
+    checkpoint_depth_views,
     checkpoint_views,
     overlapped_guard,
     require_further_views,
@@ -299,6 +300,7 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
             {
                 "arm": arguments.robot,
                 **checkpoint_views(Path(str(policy_parameters["checkpoint"]))),
+                **checkpoint_depth_views(Path(str(policy_parameters["checkpoint"]))),
             },
         ),
         NodeEntry(

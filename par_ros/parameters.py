@@ -29,7 +29,7 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from par_ros.control.arm_spec import CHECKS, ArmSpec, Check
+from par_ros.control.arm_spec import CHECKS, ArmSpec
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.camera_set import ViewSettings
 from par_ros.control.gripper_adapter import AdapterSettings
@@ -159,6 +159,12 @@ class SafetyNodeParameters(GuardParameters):
         "warn (report) or none",
         choices=("arm", *CHECKS),
     )
+    collision_checks: str = parameter(
+        "arm",
+        "collisions: as the arm file says (its section collision, where `enabled` is not false), "
+        "or with this section on or off",
+        choices=("arm", "on", "off"),
+    )
     reference: str = parameter(
         "controller_state",
         "topic from which the guard learns that the controller took a trajectory. "
@@ -237,6 +243,7 @@ class LoopbackArmParameters:
     image_width: int = parameter(128, "width of the image", unit="px", minimum=1, maximum=4096)
     image_height: int = parameter(128, "height of the image", unit="px", minimum=1, maximum=4096)
     views: str = same_as(ManiSkillBridgeParameters, "views")
+    depth_views: str = parameter("", "those of them whose images are depth (16UC1), by commas")
 
 
 @dataclass(frozen=True)
@@ -404,7 +411,7 @@ def read_arm_spec(arm: str) -> ArmSpec:
     """The arm called `arm` in config/arms, or of the file at that path. Raises ValueError."""
     if arm.endswith((".yaml", ".yml")) or "/" in arm:
         path = Path(os.path.expanduser(arm))
-        return ArmSpec.from_mapping(path.stem, read_yaml(path))
+        return ArmSpec.from_mapping(path.stem, read_yaml(path), path.parent)
     folder = resource("config/arms")
     known = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "template")
     if arm not in known:
@@ -412,16 +419,7 @@ def read_arm_spec(arm: str) -> ArmSpec:
             f"arm {arm!r} is unknown, config/arms holds {', '.join(known)}; give one of them, or "
             "the path of your own file (config/arms/template.yaml)."
         )
-    return ArmSpec.from_mapping(arm, read_yaml(folder / f"{arm}.yaml"))
-
-
-def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
-    """The guard's arm, with `limit_checks` in place of the file's own where it is set."""
-    spec = read_arm_spec(parameters.arm)
-    if parameters.limit_checks == "arm":
-        return spec
-    check = typing.cast(Check, parameters.limit_checks)
-    return dataclasses.replace(spec, acceleration_check=check, jerk_check=check)
+    return ArmSpec.from_mapping(arm, read_yaml(folder / f"{arm}.yaml"), folder)
 
 
 def expects_reference(parameters: SafetyNodeParameters) -> bool:

@@ -31,13 +31,13 @@ class RawPicture:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How an encoding lies in memory, and OpenCV's name of its conversion.
 
     Attributes:
         conversion: what follows cv2.COLOR_; empty: no library is needed.
         samples: samples a pixel in each row of the first plane.
-        sample_bytes: 1 or 2.
+        sample_bytes: 1, 2 or 4.
         half_plane: whether a plane of colour, half as high, follows.
         even_width, even_height: whether neighbours share their colour.
     """
@@ -50,34 +50,36 @@ class _Layout:
     even_height: bool = False
 
 
-_UYVY = _Layout("YUV2RGB_UYVY", 2, even_width=True)
-_YUYV = _Layout("YUV2RGB_YUYV", 2, even_width=True)
+_UYVY = Layout("YUV2RGB_UYVY", 2, even_width=True)
+_YUYV = Layout("YUV2RGB_YUYV", 2, even_width=True)
 _BAYER = {
-    f"bayer_{pattern}{8 * size}": _Layout(f"Bayer{pattern.upper()}2RGB", 1, size)
+    f"bayer_{pattern}{8 * size}": Layout(f"Bayer{pattern.upper()}2RGB", 1, size)
     for pattern in ("rggb", "bggr", "gbrg", "grbg")
     for size in (1, 2)
 }
-LAYOUTS: Mapping[str, _Layout] = {
-    "rgb8": _Layout("", 3),
-    "bgr8": _Layout("", 3),
-    "rgba8": _Layout("RGBA2RGB", 4),
-    "bgra8": _Layout("BGRA2RGB", 4),
-    "mono8": _Layout("GRAY2RGB", 1),
-    "rgb16": _Layout("", 3, 2),
-    "bgr16": _Layout("BGR2RGB", 3, 2),
-    "rgba16": _Layout("RGBA2RGB", 4, 2),
-    "bgra16": _Layout("BGRA2RGB", 4, 2),
-    "mono16": _Layout("GRAY2RGB", 1, 2),
+LAYOUTS: Mapping[str, Layout] = {
+    "rgb8": Layout("", 3),
+    "bgr8": Layout("", 3),
+    "rgba8": Layout("RGBA2RGB", 4),
+    "bgra8": Layout("BGRA2RGB", 4),
+    "mono8": Layout("GRAY2RGB", 1),
+    "rgb16": Layout("", 3, 2),
+    "bgr16": Layout("BGR2RGB", 3, 2),
+    "rgba16": Layout("RGBA2RGB", 4, 2),
+    "bgra16": Layout("BGRA2RGB", 4, 2),
+    "mono16": Layout("GRAY2RGB", 1, 2),
     # The names of image_encodings, and those that drivers use for the same bytes.
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
     "yuyv": _YUYV,
     "yuy2": _YUYV,
-    "nv12": _Layout("YUV2RGB_NV12", 1, half_plane=True, even_width=True, even_height=True),
-    "nv21": _Layout("YUV2RGB_NV21", 1, half_plane=True, even_width=True, even_height=True),
+    "nv12": Layout("YUV2RGB_NV12", 1, half_plane=True, even_width=True, even_height=True),
+    "nv21": Layout("YUV2RGB_NV21", 1, half_plane=True, even_width=True, even_height=True),
     **_BAYER,
 }
+# Distances, not colours: depth_pictures.py reads them.
+DEPTH_LAYOUTS: Mapping[str, Layout] = {"16UC1": Layout("", 1, 2), "32FC1": Layout("", 1, 4)}
 _GREY = ("mono8", "mono16")
 
 
@@ -95,14 +97,14 @@ def raw_to_rgb(picture: RawPicture) -> ImageArray:
     layout = LAYOUTS.get(picture.encoding)
     if layout is None:
         raise ValueError(_unknown_encoding(picture.encoding))
-    rows = _checked_rows(picture, layout)
+    rows = checked_rows(picture, layout)
     if picture.encoding in ("rgb8", "bgr8"):
         colours = rows.reshape(picture.height, picture.width, 3)
         return colours if picture.encoding == "rgb8" else colours[:, :, ::-1]
     if layout.sample_bytes == 2:
         order = ">" if picture.is_bigendian else "<"
         samples = rows.view(np.dtype(np.uint16).newbyteorder(order)).astype(np.uint16)
-        rows = _opencv().convertScaleAbs(samples, alpha=_EIGHT_OF_SIXTEEN_BITS)
+        rows = opencv().convertScaleAbs(samples, alpha=_EIGHT_OF_SIXTEEN_BITS)
     if layout.samples > 1:
         rows = rows.reshape(picture.height, picture.width, layout.samples)
     return _converted(rows, layout.conversion) if layout.conversion else rows
@@ -116,18 +118,20 @@ def compressed_to_rgb(data: npt.NDArray[np.uint8], form: str) -> ImageArray:
     ValueError for another format, and for a file that is damaged or cut off.
     """
     lowered = form.lower()
-    if "compresseddepth" in lowered or not any(kind in lowered for kind in ("jpeg", "jpg", "png")):
+    if "compresseddepth" in lowered:
+        raise ValueError(_unknown_encoding(form))
+    if not any(kind in lowered for kind in ("jpeg", "jpg", "png")):
         raise ValueError(
             f"a compressed picture must be jpeg or png, got format {form!r}; check the camera "
             "driver's image_transport parameters, and which topic is mapped."
         )
-    if not _is_whole(data.tobytes()):
+    if not is_whole(data.tobytes()):
         raise ValueError(
             f"a compressed picture of format {form!r} must be a whole JPEG or PNG file, its "
             f"{len(data)} bytes are cut off or another format; check the camera driver and the "
             "network."
         )
-    cv2 = _opencv()
+    cv2 = opencv()
     try:
         colours = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -143,8 +147,11 @@ def compressed_to_rgb(data: npt.NDArray[np.uint8], form: str) -> ImageArray:
     return picture
 
 
-def _checked_rows(picture: RawPicture, layout: _Layout) -> npt.NDArray[np.uint8]:
-    """uint8 [rows, bytes of a row], without the padding of the step."""
+def checked_rows(picture: RawPicture, layout: Layout) -> npt.NDArray[np.uint8]:
+    """uint8 [rows, bytes of a row], without the padding of the step.
+
+    Raises ValueError for a size, step or length that contradict each other.
+    """
     what = f"image {picture.encoding} of {picture.width} x {picture.height}"
     if not (picture.width and picture.height):
         raise ValueError(f"{what} is empty; check the camera driver.")
@@ -167,12 +174,12 @@ def _checked_rows(picture: RawPicture, layout: _Layout) -> npt.NDArray[np.uint8]
 
 
 def _converted(rows: npt.NDArray[Any], conversion: str) -> ImageArray:
-    cv2 = _opencv()
+    cv2 = opencv()
     picture: ImageArray = cv2.cvtColor(rows, getattr(cv2, f"COLOR_{conversion}"))
     return picture
 
 
-def _is_whole(file: bytes) -> bool:
+def is_whole(file: bytes) -> bool:
     """Whether the file's end is there: decoders fill up what is missing in silence."""
     return _PNG_END in file or file.rfind(_JPEG_END) > file.rfind(_JPEG_SCAN) >= 0
 
@@ -183,13 +190,16 @@ def _unknown_encoding(encoding: str) -> str:
             f"image encoding {encoding} does not name the order of its colours; set the camera "
             "driver's encoding to rgb8 or bgr8."
         )
+    what = "the driver's encoding"
+    if encoding.partition(";")[0] in DEPTH_LAYOUTS:
+        what = "depth_views in the policy's config.json, where a depth image's view must stand"
     return (
         f"image encoding must be a colour encoding ({', '.join(LAYOUTS)}), got {encoding!r}; check "
-        "which camera topic is mapped to camera/image_raw, and the driver's encoding."
+        f"which camera topic is mapped to the view, and {what}."
     )
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
     """OpenCV, imported at the first picture that needs it: the guard's process never does."""
     try:
         import cv2

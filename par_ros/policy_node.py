@@ -28,7 +28,6 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from par_model.interface import (
     RECENT_IMAGE_STRIDE,
     RECENT_IMAGES,
-    ImageArray,
     Observation,
     Policy,
     PolicyEnded,
@@ -79,6 +78,7 @@ from par_ros.process import (
 from par_ros.surprise_watch import SurpriseWatch
 from par_ros.timed_policy import act, clocks_agree, latency_budget, warm_up
 from par_ros.topics import POLICY, RESET_POLICY
+from par_ros.view_reader import ViewReader
 
 LoadPolicy = Callable[[PolicyNodeParameters], Policy]
 
@@ -432,15 +432,17 @@ def _make_turn(
         camera=camera,
         clip=clip if spec.observation_mode == "clip" else None,
         joint_prefix=parameters.joint_prefix,
-        views=ViewSettings(spec.views, 0.0 if lockstep else parameters.max_view_skew_s),
+        views=ViewSettings(
+            spec.views,
+            0.0 if lockstep else parameters.max_view_skew_s,
+            depth=tuple(view.name for view in spec.depth_views),
+        ),
     )
 
-    def fit(picture: ImageArray) -> ImageArray:
-        return spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
-
+    reader = ViewReader.of(spec)
     if overlap is not None:
-        return OverlappedTurn(settings, overlap, messages.image_to_rgb, fit, now)
-    return PolicyTurn(settings, messages.image_to_rgb, fit, now)
+        return OverlappedTurn(settings, overlap, reader.read, reader.fit, now)
+    return PolicyTurn(settings, reader.read, reader.fit, now)
 
 
 def _seed_of_next_context(seed: int) -> int:

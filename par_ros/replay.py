@@ -53,6 +53,7 @@ from par_ros.topics import (
     Topic,
     camera_topics,
 )
+from par_ros.view_reader import ViewReader
 from par_ros.wire_records import GuardInput, Observed
 
 _REPLAYED = (
@@ -156,6 +157,7 @@ class _ObservationBuilder:
 
     def __init__(self, recorded: Recorded, policy: Policy) -> None:
         self._spec = policy.spec
+        self._reader = ViewReader.of(policy.spec)
         self._images = {
             view: recorded.pictures(image)
             for view, (image, _) in camera_topics(policy.spec.views).items()
@@ -200,11 +202,8 @@ class _ObservationBuilder:
         )
 
     def _picture(self, view: str, stamp_ns: int) -> messages.ImageArray:
-        spec = self._spec
         message = decoded_picture(self._images[view][stamp_ns])
-        picture = messages.image_to_rgb(message)
-        fitted = spec.camera_fit.fit(picture, spec.image_height, spec.image_width)
-        return np.ascontiguousarray(fitted)
+        return self._reader.fit(self._reader.read(message, view), view)
 
 
 # Guard

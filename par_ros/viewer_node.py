@@ -34,6 +34,7 @@ from par_ros.topics import (
     Qos,
     Topic,
 )
+from par_ros.view_reader import picture_to_show
 from par_ros.viewer_log import ATTENTION, CAMERA, PREDICTED, ViewerLog
 from par_ros.wire_records import GuardState, PolicyStatus
 
@@ -109,7 +110,7 @@ class ViewerNode(Node):
         self._show_picture(ATTENTION, message)
 
     def _show_picture(self, entity: str, message: Any) -> None:
-        picture = messages.image_to_rgb(message)
+        picture = picture_to_show(message)
         self._log.show_picture(entity, picture, messages.stamp_ns(message))
 
     def _on_joints(self, message: Any) -> None:

@@ -26,7 +26,13 @@ from par_model.simulation.task import Task
 
 def arm_for(task: Task | str, spec: PolicySpec) -> ManiSkillArm:
     """The arm as a policy needs it: its views in its size, control steps of its duration."""
-    return ManiSkillArm(task, image_size=spec.image_height, step_s=spec.step_s, views=spec.views)
+    return ManiSkillArm(
+        task,
+        image_size=spec.image_height,
+        step_s=spec.step_s,
+        views=spec.views,
+        depth_views=spec.depth_views,
+    )
 
 
 class EpisodeWatcher(Protocol):

@@ -320,10 +320,14 @@ def _rollout_result(
 
 
 def _worker_arm(kind: type[Arm], task: str, spec: PolicySpec) -> Arm:
-    key = (kind, task, spec.image_height, spec.step_s, spec.views)
+    key = (kind, task, spec.image_height, spec.step_s, spec.views, spec.depth_views)
     if key not in _worker_arms:
         _worker_arms[key] = kind(
-            task, image_size=spec.image_height, step_s=spec.step_s, views=spec.views
+            task,
+            image_size=spec.image_height,
+            step_s=spec.step_s,
+            views=spec.views,
+            depth_views=spec.depth_views,
         )
     arm: Arm = _worker_arms[key]
     return arm

@@ -5,11 +5,14 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from par_model.depth_view import DepthView
+
 _NUMBER = r"-?\d+(?:\.\d*)?"
 _POINT = rf"{_NUMBER},{_NUMBER},{_NUMBER}"
 _SPELLING = re.compile(
     rf"(?P<name>[A-Za-z]\w*)=(?P<eye>{_POINT}):(?P<target>{_POINT}):(?P<fov>{_NUMBER})"
     r"(?::(?P<width>\d+)x(?P<height>\d+))?"
+    r"(?::depth=(?P<near>\d+(?:\.\d*)?),(?P<far>\d+(?:\.\d*)?))?"
 )
 _DEFAULT_PIXELS = 128
 
@@ -23,6 +26,7 @@ class CameraView:
         eye_m, target_m: where it stands and the point in the picture's middle, metres, world frame.
         fov_rad: vertical field of view.
         width, height: pixels.
+        depth_range_m: of a camera that measures distances; None: it sees colours.
     """
 
     name: str
@@ -31,6 +35,7 @@ class CameraView:
     fov_rad: float
     width: int = _DEFAULT_PIXELS
     height: int = _DEFAULT_PIXELS
+    depth_range_m: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.fov_rad < 3.0 or self.eye_m == self.target_m:
@@ -43,6 +48,13 @@ class CameraView:
                 f"the pictures of camera {self.name!r} must be multiples of 16 pixels, got "
                 f"{self.width} x {self.height}."
             )
+        if self.depth_view is not None:
+            self.depth_view.validate()
+
+    @property
+    def depth_view(self) -> DepthView | None:
+        """How its distances become grey levels; None for colours."""
+        return None if self.depth_range_m is None else DepthView(self.name, *self.depth_range_m)
 
     @property
     def focal_px(self) -> float:
@@ -51,11 +63,15 @@ class CameraView:
 
     def __str__(self) -> str:
         eye, target = (",".join(f"{x:g}" for x in point) for point in (self.eye_m, self.target_m))
-        return f"{self.name}={eye}:{target}:{self.fov_rad:g}:{self.width}x{self.height}"
+        depth = "" if self.depth_range_m is None else ":depth={:g},{:g}".format(*self.depth_range_m)
+        return f"{self.name}={eye}:{target}:{self.fov_rad:g}:{self.width}x{self.height}{depth}"
 
 
 # The included policy's camera.
 SHIPPED_VIEW = CameraView("front", (0.6, 0.7, 0.6), (0.0, 0.0, 0.12), 0.65)
+
+# Distances at the included policy's camera: all of the table within the arm's reach.
+FRONT_DEPTH = replace(SHIPPED_VIEW, name="front_depth", depth_range_m=(0.3, 1.8))
 
 # What the camera study looks through by default: other places, lenses and sizes.
 VIEWS: dict[str, CameraView] = {
@@ -79,15 +95,17 @@ VIEWS: dict[str, CameraView] = {
 
 
 def read_view(text: str) -> CameraView:
-    """A view by its name, or spelt `NAME=EX,EY,EZ:TX,TY,TZ:FOV[:WIDTHxHEIGHT]` (metres, rad,
-    pixels). Raises ValueError for anything else."""
+    """A view by its name, or spelt `NAME=EX,EY,EZ:TX,TY,TZ:FOV[:WIDTHxHEIGHT][:depth=NEAR,FAR]`
+    (metres, rad, pixels). Raises ValueError for anything else."""
     if text in VIEWS:
         return VIEWS[text]
+    if text == FRONT_DEPTH.name:
+        return FRONT_DEPTH
     match = _SPELLING.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"camera {text!r} is neither one of {', '.join(VIEWS)} nor spelt "
-            "NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT."
+            f"camera {text!r} is neither one of {', '.join((*VIEWS, FRONT_DEPTH.name))} nor spelt "
+            "NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT, of a depth camera with :depth=NEAR,FAR."
         )
     return CameraView(
         match["name"],
@@ -96,6 +114,7 @@ def read_view(text: str) -> CameraView:
         float(match["fov"]),
         int(match["width"] or _DEFAULT_PIXELS),
         int(match["height"] or _DEFAULT_PIXELS),
+        None if match["near"] is None else (float(match["near"]), float(match["far"])),
     )
 
 

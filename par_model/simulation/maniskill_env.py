@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from par_model.depth_view import DepthView
 from par_model.interface import DEFAULT_VIEWS, FloatArray, ImageArray
 from par_model.simulation.camera_view import CameraView
-from par_model.simulation.further_cameras import FurtherCameras
+from par_model.simulation.further_cameras import DrawnPicture, FurtherCameras, drawn, shown
 from par_model.simulation.light_meshes import light_urdf
 from par_model.simulation.light_shaders import light_shaders
 from par_model.simulation.robots import SimulatedRobot
@@ -63,6 +64,7 @@ class ManiSkillArm:
         light_meshes: bool = True,
         step_s: float = CONTROL_STEP_S,
         views: tuple[str, ...] = DEFAULT_VIEWS,
+        depth_views: tuple[DepthView, ...] | None = None,
     ) -> None:
         """Raises ValueError for an unknown view, and where physics cannot make a step of `step_s`.
 
@@ -70,6 +72,8 @@ class ManiSkillArm:
             image_size: height and width of a view's picture.
             step_s: duration of a control step.
             views: names of the robot's cameras (robots.py), in the order of their pictures.
+            depth_views: those that are depth for a policy, whose ranges are used; it is an error if
+                they are others than the robot's. None: as the robot's cameras are.
         """
         self.task = task_by_name(task) if isinstance(task, str) else task
         self.image_size = image_size
@@ -78,7 +82,8 @@ class ManiSkillArm:
         self.joint_names = self.robot.joint_names
         self._light_meshes = light_meshes and self.robot.has_light_meshes
         self.views = views
-        first, *others = self.robot.named_views(views, image_size)
+        self._camera_views = self.robot.named_views(views, image_size, depth_views)
+        first, *others = self._camera_views
         with _drawn(self.robot, self._light_meshes):
             self._env = _make_environment(self.task, first, step_s)
         self._other_cameras = FurtherCameras(self._env, tuple(others))
@@ -144,11 +149,22 @@ class ManiSkillArm:
             camera.take_picture()
 
     def finish_capture(self) -> ImageArray:
-        """Wait for the pictures that the last `start_capture` began: uint8 [V H, W, 3], RGB."""
-        picture = self._camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)
-        first = np.array(picture["rgb"][0].numpy(), dtype=np.uint8)
-        others = self._other_cameras.pictures()
-        return np.concatenate((first, *others)) if others else first
+        """Wait for the pictures that the last `start_capture` began: uint8 [V H, W, 3], RGB, and
+        the grey levels of depth views."""
+        drawn_views = zip(self.drawn_pictures().values(), self._camera_views, strict=True)
+        pictures = [shown(picture, view) for picture, view in drawn_views]
+        return pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
+
+    def drawn_pictures(self) -> dict[str, DrawnPicture]:
+        """The same by view, as cameras give them: uint8 [H, W, 3], RGB, or uint16 [H, W], mm."""
+        first = drawn(self._camera.camera, self._camera_views[0])
+        return dict(zip(self.views, (first, *self._other_cameras.pictures()), strict=True))
+
+    @property
+    def depth_views(self) -> tuple[DepthView, ...]:
+        """Those of the views that are depth."""
+        found = (view.depth_view for view in self._camera_views)
+        return tuple(view for view in found if view is not None)
 
     def camera_matrices(self) -> dict[str, FloatArray]:
         """Intrinsic matrix K of each view, float64 [3, 3], in pixels."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from par_model.depth_view import DepthView, depth_view_of
 from par_model.interface import FloatArray
-from par_model.simulation.camera_view import VIEWS, CameraView
+from par_model.simulation.camera_view import FRONT_DEPTH, VIEWS, CameraView
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,27 @@ class SimulatedRobot:
         """Joints without the gripper."""
         return len(self.joint_names) - 1
 
-    def named_views(self, names: tuple[str, ...], image_size: int) -> tuple[CameraView, ...]:
-        """The named views, with square pictures. Raises ValueError for a name that it lacks."""
+    def named_views(
+        self,
+        names: tuple[str, ...],
+        image_size: int,
+        depth_views: tuple[DepthView, ...] | None = None,
+    ) -> tuple[CameraView, ...]:
+        """The named views, with square pictures, and with a policy's ranges of depth where given.
+
+        Raises ValueError for a name that it lacks, and where a view is depth here and colour for
+        the policy, or the reverse.
+        """
         views = {view.name: view for view in self.views}
         if unknown := [name for name in names if name not in views]:
             raise ValueError(
                 f"the simulator's {self.name} has no view {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(views)}."
             )
-        return tuple(replace(views[name], width=image_size, height=image_size) for name in names)
+        found = [replace(views[name], width=image_size, height=image_size) for name in names]
+        if depth_views is None:
+            return tuple(found)
+        return tuple(_with_range(view, depth_view_of(depth_views, view.name)) for view in found)
 
     def to_action(self, joint_targets: FloatArray) -> FloatArray:
         """Joint targets (float64 [J], rad and m) -> ManiSkill's pd_joint_pos action."""
@@ -62,6 +75,16 @@ class SimulatedRobot:
         return joint_targets
 
 
+def _with_range(view: CameraView, depth: DepthView | None) -> CameraView:
+    if (view.depth_range_m is None) != (depth is None):
+        kinds = ("colour", "depth") if view.depth_range_m is None else ("depth", "colour")
+        raise ValueError(
+            f"the simulator's view {view.name!r} is {kinds[0]} and the policy's is {kinds[1]}; "
+            "check depth_views in the checkpoint's config.json, or name another view."
+        )
+    return view if depth is None else replace(view, depth_range_m=(depth.near_m, depth.far_m))
+
+
 PANDA = SimulatedRobot(
     name="panda",
     agent="Panda",
@@ -69,7 +92,7 @@ PANDA = SimulatedRobot(
     # ManiSkill's gripper action is -1 closed, 1 open: -0.01 m to 0.04 m.
     gripper_centre=0.015,
     gripper_half_range=0.025,
-    views=tuple(VIEWS.values()),
+    views=(*VIEWS.values(), FRONT_DEPTH),
     has_light_meshes=True,
 )
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from par_model.interface import FloatArray, ImageArray
 from par_model.simulation.camera_view import CameraView
-from par_model.simulation.further_cameras import add_camera
+from par_model.simulation.further_cameras import add_camera, drawn, shown
 from par_model.simulation.maniskill_env import ManiSkillArm
 
-# Textures of ManiSkill's shader "minimal"; the last channel of the second is the object's id.
-_TEXTURES = ["Color", "PositionSegmentation"]
+# A texture of ManiSkill's shader "minimal"; its last channel is the object's id.
+_IDS = ["PositionSegmentation"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Blob:
 
 @dataclass(frozen=True)
 class Look:
-    """One picture: uint8 [H, W, 3], RGB, and what it shows of the task's objects, by name."""
+    """One picture: uint8 [H, W, 3], RGB (of a depth view its grey levels), and what it shows of the
+    task's objects, by name."""
 
     image: ImageArray
     blobs: dict[str, Blob]
@@ -65,7 +66,8 @@ class SceneCameras:
             name: int(self._arm.scene_object(name)._objs[0].per_scene_id)
             for name in self._arm.task.position_names
         }
-        return [_look(camera, ids) for camera in self._cameras]
+        pairs = zip(self._cameras, self._views, strict=True)
+        return [_look(camera, view, ids) for camera, view in pairs]
 
 
 def pixel_blob(is_object_HW: npt.NDArray[np.bool_]) -> Blob:
@@ -90,9 +92,9 @@ def projected(view: CameraView, points_m: FloatArray) -> tuple[FloatArray, Float
     return columns, rows, depths_m
 
 
-def _look(camera: Any, ids: dict[str, int]) -> Look:
+def _look(camera: Any, view: CameraView, ids: dict[str, int]) -> Look:
     camera.take_picture()
-    color, segmentation = camera.get_picture(_TEXTURES)
+    (segmentation,) = camera.get_picture(_IDS)
     id_HW = segmentation[0, ..., 3].numpy()
     blobs = {name: pixel_blob(id_HW == number) for name, number in ids.items()}
-    return Look(np.array(color[0, ..., :3].numpy(), dtype=np.uint8), blobs)
+    return Look(shown(drawn(camera, view), view), blobs)

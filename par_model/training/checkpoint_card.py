@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 
 from par_model.config import ModelConfig
+from par_model.depth_view import depth_view_of
 
 # Entries of training.json that the card leaves out.
 _LONG = ("config", "codec")
@@ -19,9 +20,12 @@ def origin(training: Mapping[str, object]) -> str:
 def cameras(model: ModelConfig) -> str:
     """How many cameras of which size a policy has."""
     size = f"{model.image_width}x{model.image_height} pixels"
-    if model.num_views == 1:
+    if model.num_views == 1 and not model.depth_views:
         return f"one RGB camera of {size}"
-    return f"{model.num_views} RGB cameras ({', '.join(model.views)}) of {size} each"
+    if not model.depth_views:
+        return f"{model.num_views} RGB cameras ({', '.join(model.views)}) of {size} each"
+    found = (depth_view_of(model.depth_views, view) or view for view in model.views)
+    return f"{model.num_views} cameras ({', '.join(map(str, found))}) of {size} each"
 
 
 def model_card(model: ModelConfig, training: dict[str, object]) -> str:

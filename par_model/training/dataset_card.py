@@ -105,7 +105,7 @@ def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, 
             (
                 "camera",
                 f"{view['name']}, as large, eye {view['eye_m']} m, looks at {view['target_m']} m, "
-                f"vertical field of view {view['fov_rad']} rad",
+                f"vertical field of view {view['fov_rad']} rad{_depth(view)}",
             )
             for view in recording.get("further_cameras", ())
         ),
@@ -115,6 +115,13 @@ def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, 
             "(the rounding of the colour conversion)",
         ),
     ]
+
+
+def _depth(view: dict[str, Any]) -> str:
+    if "depth_range_m" not in view:
+        return ""
+    near_m, far_m = view["depth_range_m"]
+    return f"; depth: grey 255 is {near_m:g} m, 1 is {far_m:g} m, 0 no measurement"
 
 
 def _noise_rows(recording: dict[str, Any], noisy: Sequence[bool]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from par_model.depth_view import DepthView, depth_view_of
 from par_model.interface import FloatArray, ImageArray
 from par_model.training.lerobot_dataset import EpisodeSource, open_episodes
 
@@ -67,6 +68,8 @@ class DemonstrationSet:
         self.instructions = self._source.instructions
         self.fps = self._source.fps
         self.views = self._source.views
+        # Of a set of someone else no video is known to be depth.
+        self.depth_views: tuple[DepthView, ...] = getattr(self._source, "depth_views", ())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -92,6 +95,11 @@ class DemonstrationSet:
         frames = self._source.read(self._index_by_key[key], views=views).frames
         assert frames is not None
         return frames
+
+    def depth_of(self, views: tuple[str, ...]) -> tuple[DepthView, ...]:
+        """Those of the named views that are depth, in the order of the names."""
+        found = (depth_view_of(self.depth_views, view) for view in views)
+        return tuple(view for view in found if view is not None)
 
     def action_is_state(self, num_episodes: int = 3) -> bool:
         """Whether each action of the first episodes equals the measured joints of its step."""

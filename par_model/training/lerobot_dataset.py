@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from par_model.depth_view import DepthView
 from par_model.training.dataset_info import (
     DatasetInfo,
     read_episode_rows,
@@ -40,6 +41,8 @@ from par_model.training.staged_episodes import (
 from par_model.video_file import read_video
 
 _IMAGES = "observation.images."
+# In a video feature's info: the distances [m] of a depth view's grey levels 255 and 1.
+DEPTH_RANGE = "par.depth_range_m"
 # Where an episode lies.
 _EPISODE_COLUMNS = (
     "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index",
@@ -114,6 +117,7 @@ class LeRobotDataset:
         self.fps = int(self.info.fps)
         self.arm = self.info.robot_type
         self.views = _views(self.info)
+        self.depth_views = _depth_views(self.info, self.views)
         _require_features(self.info, ("observation.state", "action"))
         self.joint_names = _joint_names(self.info)
         self._tasks = read_tasks(self.info)
@@ -252,6 +256,20 @@ def _views(info: DatasetInfo) -> tuple[str, ...]:
             "(config/datasets/example.yaml)."
         )
     return views
+
+
+def _depth_views(info: DatasetInfo, views: tuple[str, ...]) -> tuple[DepthView, ...]:
+    """Those that state the distances of their grey levels."""
+    abouts = {view: info.features[video_feature(view)].get("info") or {} for view in views}
+    found = {view: about[DEPTH_RANGE] for view, about in abouts.items() if DEPTH_RANGE in about}
+    for view, limits_m in found.items():
+        is_range = isinstance(limits_m, list) and len(limits_m) == 2
+        if not is_range or not all(isinstance(limit_m, int | float) for limit_m in limits_m):
+            raise ValueError(
+                f"data set {info.path}: {DEPTH_RANGE} of {video_feature(view)} must be two "
+                f"distances in m, got {limits_m!r}; copy meta/info.json again."
+            )
+    return tuple(DepthView(view, *limits_m) for view, limits_m in found.items())
 
 
 def _joint_names(info: DatasetInfo) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from par_model.depth_view import DepthView, depth_view_of
 from par_model.training.dataset_card import dataset_card
-from par_model.training.lerobot_dataset import Array, video_feature
+from par_model.training.lerobot_dataset import DEPTH_RANGE, Array, video_feature
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
@@ -40,7 +41,7 @@ def assemble(path: Path, seeds: Sequence[int]) -> None:
     writing = path / STAGING_FOLDER / "writing_dataset"
     shutil.rmtree(writing, ignore_errors=True)
     episodes = [staged.read_seed(seed, with_frames=False) for seed in seeds]
-    features = _features(staged.settings, staged.views)
+    features = _features(staged.settings, staged.views, staged.depth_views)
 
     instructions = list(dict.fromkeys(episode.instruction for episode in episodes))
     columns = [_episode_columns(episode, staged.fps, instructions) for episode in episodes]
@@ -76,7 +77,9 @@ def _move_into_place(writing: Path, path: Path) -> None:
     writing.rmdir()
 
 
-def _features(settings: dict[str, Any], views: tuple[str, ...]) -> dict[str, Any]:
+def _features(
+    settings: dict[str, Any], views: tuple[str, ...], depth_views: tuple[DepthView, ...]
+) -> dict[str, Any]:
     joint_names, size = settings["joint_names"], settings["image_size"]
     environment_names = settings["environment_state_names"]
 
@@ -114,13 +117,23 @@ def _features(settings: dict[str, Any], views: tuple[str, ...]) -> dict[str, Any
         "next.success": scalar("bool"),
         "next.done": scalar("bool"),
         **on_policy,
-        **{video_feature(view): video for view in views},
+        **{
+            video_feature(view): _of_view(video, depth_view_of(depth_views, view)) for view in views
+        },
         "timestamp": scalar("float32"),
         "frame_index": scalar("int64"),
         "episode_index": scalar("int64"),
         "index": scalar("int64"),
         "task_index": scalar("int64"),
     }
+
+
+def _of_view(video: dict[str, Any], depth: DepthView | None) -> dict[str, Any]:
+    """The feature of a view. A depth view's says how its grey levels are distances; for others they
+    are pictures like all, so LeRobot's own mark of 16-bit depth stays unset."""
+    if depth is None:
+        return video
+    return video | {"info": video["info"] | {DEPTH_RANGE: [depth.near_m, depth.far_m]}}
 
 
 def _episode_columns(episode: Episode, fps: int, instructions: list[str]) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from par_model.depth_view import require_depth_views
 from par_model.evaluation.labelled_episodes import (
     PolicyActs,
     disturb_start,
@@ -108,6 +109,7 @@ def _require_fit(policy: Policy, arm: ManiSkillArm) -> None:
             "and a policy that takes single pictures."
         )
     require_views("the recording (--views)", arm.views, spec.views)
+    require_depth_views("the recording (--views)", arm.depth_views, spec.depth_views)
 
 
 # A worker keeps what is slow to make.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
+from par_model.depth_view import require_depth_views
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray, split_views
@@ -62,6 +63,7 @@ def read_start(options: DataOptions, ablation: str) -> Start:
         codec = load_codec(codec_folder(options))
         sets = demonstration_sets(options)
         model = _with_joints(model, len(sets[0].joint_names))
+        model = dataclasses.replace(model, depth_views=sets[0].depth_of(model.views))
         if codec.config != model.codec:
             raise ValueError(
                 f"the codec in {codec_folder(options)} has other numbers than {model.name}'s; "
@@ -148,6 +150,11 @@ def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> P
     joint_names, arm = sets[0].joint_names, sets[0].arm
     for demonstrations in sets:
         require_rate(demonstrations, model)
+        require_depth_views(
+            f"data set {demonstrations.path}",
+            demonstrations.depth_of(model.views),
+            model.depth_views,
+        )
         if (demonstrations.arm, demonstrations.joint_names) != (arm, joint_names):
             raise ValueError(
                 f"{demonstrations.path} has the arm {demonstrations.arm!r} with joints "

@@ -2,14 +2,13 @@
 """What a policy's training needs beside its numbers, and what is made of it at the start."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from par_model.config import ModelConfig
+from par_model.config import ModelConfig, to_values
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable
 from par_model.normalization import Statistics
@@ -50,7 +49,7 @@ def run_identity(config: PolicyTrainingConfig, parts: PolicyParts) -> dict[str, 
         **({} if tuning is None else {"finetuning": dataclasses.asdict(tuning)}),
         "config": config.identity(),
         "codec": codec_fingerprint(parts.codec),
-        "model": json.loads(json.dumps(dataclasses.asdict(parts.model))),
+        "model": to_values(parts.model),
         "statistics": parts.statistics.to_json_dict(),
         "episodes": [f"{e.task}:{e.steps.key}" for e in parts.training_episodes],
         "scenes": [pictures.name for pictures in parts.scene_pictures],

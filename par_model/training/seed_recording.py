@@ -97,6 +97,7 @@ def staging_settings(settings: CollectSettings) -> dict[str, Any]:
         "camera_eye_m": list(first.eye_m),
         "camera_target_m": list(first.target_m),
         "camera_fov_rad": first.fov_rad,
+        **{f"camera_{key}": value for key, value in _range(first).items()},
         **({"further_cameras": [_described(view) for view in others]} if others else {}),
         "first_seed": settings.first_seed,
         **(_noise(settings) if settings.on_policy is None else settings.on_policy.described()),
@@ -110,7 +111,13 @@ def _described(view: CameraView) -> dict[str, Any]:
         "eye_m": list(view.eye_m),
         "target_m": list(view.target_m),
         "fov_rad": view.fov_rad,
+        **_range(view),
     }
+
+
+def _range(view: CameraView) -> dict[str, Any]:
+    """Of a depth view, its levels' distances."""
+    return {} if view.depth_range_m is None else {"depth_range_m": list(view.depth_range_m)}
 
 
 def _noise(settings: CollectSettings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from par_model.depth_view import DepthView
 from par_model.interface import DEFAULT_VIEWS, split_views
 from par_model.simulation.robots import PANDA
 from par_model.video_file import LOSSLESS, Frames, read_video, write_video
@@ -91,6 +92,7 @@ class StagedEpisodes:
         self.joint_names: tuple[str, ...] = tuple(self.settings["joint_names"])
         self.fps: int = self.settings["fps"]
         self.views = recorded_views(self.settings)
+        self.depth_views = recorded_depth_views(self.settings)
         # Recordings of the Panda do not name it.
         self.arm: str = self.settings.get("arm", PANDA.name)
         self.seeds = sorted(int(folder.name[5:]) for folder in self._staging.glob("seed_??????"))
@@ -143,6 +145,19 @@ def recorded_views(settings: dict[str, Any]) -> tuple[str, ...]:
     """Names of a recording's views, in the order in which its frames are stacked."""
     first = settings.get("camera", DEFAULT_VIEWS[0])
     return (first, *(view["name"] for view in settings.get("further_cameras", ())))
+
+
+def recorded_depth_views(settings: dict[str, Any]) -> tuple[DepthView, ...]:
+    """Those of them that are depth."""
+    first = {
+        "name": settings.get("camera", DEFAULT_VIEWS[0]),
+        "depth_range_m": settings.get("camera_depth_range_m"),
+    }
+    return tuple(
+        DepthView(view["name"], *view["depth_range_m"])
+        for view in (first, *settings.get("further_cameras", ()))
+        if view.get("depth_range_m") is not None
+    )
 
 
 def chosen_views(

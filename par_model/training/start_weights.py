@@ -38,4 +38,5 @@ def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
         action_diffusion=like.action_diffusion,
         max_delay_steps=config.max_delay_steps or like.max_delay_steps,
         views=like.views if config.num_views == 1 else config.views,
+        depth_views=like.depth_views if config.num_views == 1 else config.depth_views,
     )

@@ -7,6 +7,7 @@ gripper). Units: rad, m, s.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -189,9 +190,12 @@ class ArmSpec:
         return (*self.arm_joint_names, self.gripper.joint_name)
 
     @staticmethod
-    def from_mapping(name: str, content: Mapping[str, object]) -> "ArmSpec":
-        """Build and check a spec. Raises ValueError naming the entry, and what was expected."""
-        return _ArmReader(name, content).read()
+    def from_mapping(name: str, content: Mapping[str, object], folder: Path = Path()) -> "ArmSpec":
+        """Build and check a spec of a file in `folder`.
+
+        Raises ValueError naming the entry, and what was expected.
+        """
+        return _ArmReader(name, content, folder).read()
 
     def validate(self) -> None:
         """Raise ValueError where the numbers cannot be those of an arm that the guard can stop."""
@@ -254,8 +258,8 @@ class ArmSpec:
 class _ArmReader:
     """Reads one mapping; every error message names the entry."""
 
-    def __init__(self, name: str, content: Mapping[str, object]) -> None:
-        self._name = name
+    def __init__(self, name: str, content: Mapping[str, object], folder: Path) -> None:
+        self._name, self._folder = name, folder
         self._content = content
 
     def read(self) -> ArmSpec:
@@ -390,7 +394,7 @@ class _ArmReader:
         if self._content.get("collision") is None:
             return None
         section = self._mapping(self._content, "collision")
-        return CollisionGeometry.from_mapping(self._name, section)
+        return CollisionGeometry.from_mapping(self._name, section, self._folder)
 
     def _corner(self, box: Mapping[str, object], key: str) -> FloatArray:
         values = box.get(key)

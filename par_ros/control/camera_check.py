@@ -43,7 +43,8 @@ class CameraCheckSettings:
     )  # fmt: skip
     # Mean over all pixels and channels.
     min_brightness: float = parameter(
-        8.0, "mean brightness below which a picture is black; 0 takes any", unit="of 255",
+        8.0, "mean brightness below which a picture is black; of depth: 255 times the share of "
+        "pixels with a measurement; 0 takes any", unit="of 255",
         minimum=0.0, maximum=255.0,
     )  # fmt: skip
 
@@ -52,10 +53,17 @@ class CameraCheck:
     """One camera since the last reset(). Times are the monotonic clock's, in seconds."""
 
     def __init__(
-        self, settings: CameraCheckSettings, now_s: float, topic_name: str = "camera/image_raw"
+        self,
+        settings: CameraCheckSettings,
+        now_s: float,
+        topic_name: str = "camera/image_raw",
+        *,
+        is_depth: bool = False,
     ) -> None:
-        """topic_name: of its pictures, as the node knows it."""
+        """topic_name: of its pictures, as the node knows it; is_depth: they are levels of depth, 0
+        where nothing was measured."""
         self._settings, self._topic_name = settings, topic_name
+        self._is_depth = is_depth
         self.reset(now_s)
 
     def reset(self, now_s: float) -> None:
@@ -188,6 +196,8 @@ class CameraCheck:
 
     def check_brightness(self, picture: ImageArray) -> Refusal | None:
         """Whether a picture, uint8 [H, W, 3], shows anything."""
+        if self._is_depth:
+            return self._check_measured(picture)
         brightness = float(picture.mean())
         if brightness >= self._settings.min_brightness:
             return None
@@ -195,4 +205,15 @@ class CameraCheck:
             "black",
             f"a picture must have a mean brightness of {self._settings.min_brightness:g} of 255, "
             f"this one has {brightness:.1f}; check the lens cap, the light and the exposure.",
+        )
+
+    def _check_measured(self, picture: ImageArray) -> Refusal | None:
+        """The same for depth: a pixel with a measurement is white, one without is black."""
+        share, least = float((picture > 0).mean()), self._settings.min_brightness / 255.0
+        if share >= least:
+            return None
+        return Refusal(
+            "black",
+            f"a depth picture must have measured {least:.1%} of its pixels (min_brightness), this "
+            f"one has {share:.1%}; check what covers the camera, and its range.",
         )

@@ -38,6 +38,9 @@ class ViewSettings:
         unit="s", minimum=0.0, maximum=1.0,
     )  # fmt: skip
 
+    # Of the names, those whose pictures are levels of depth.
+    depth: tuple[str, ...] = ()
+
     def image_topic(self, view: str) -> str:
         """Under which name the node knows a view's topic."""
         return "camera/image_raw" if view == self.names[0] else f"camera/{view}/image_raw"
@@ -58,15 +61,18 @@ class CameraSet(Generic[PictureType]):
         self,
         views: ViewSettings,
         settings: CameraCheckSettings,
-        read_picture: Callable[[PictureType], ImageArray],
-        fit_picture: Callable[[ImageArray], ImageArray],
+        read_picture: Callable[[PictureType, str], ImageArray],
+        fit_picture: Callable[[ImageArray, str], ImageArray],
         now_s: float,
     ) -> None:
         """read_picture and fit_picture: as PolicyTurn's."""
         self._views, self._settings = views, settings
         self._read_picture, self._fit_picture = read_picture, fit_picture
         self._checks = {
-            view: CameraCheck(settings, now_s, views.image_topic(view)) for view in views.names
+            view: CameraCheck(
+                settings, now_s, views.image_topic(view), is_depth=view in views.depth
+            )
+            for view in views.names
         }
         self.reset(now_s)
 
@@ -181,11 +187,11 @@ class CameraSet(Generic[PictureType]):
         """A picture of a view (None: the first) in the policy's size."""
         view = view or self._views.names[0]
         try:
-            image = self._read_picture(picture)
+            image = self._read_picture(picture, view)
         except ValueError as error:
             return self.named(Refusal("encoding", str(error)), view)
         try:
-            fitted = np.ascontiguousarray(self._fit_picture(image))
+            fitted = self._fit_picture(image, view)
         except ValueError as error:
             return self.named(Refusal("size", str(error)), view)
         height, width = image.shape[:2]

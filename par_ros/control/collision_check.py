@@ -49,6 +49,9 @@ class CollisionCheck:
         self._pairs = _add_pairs(self._bodies, self._model, geometry, joints)
         self._data = self._model.createData()
         self._body_data = self._bodies.createData()
+        # Taken out once: these objects are written to in place, and taking them out is half of the
+        # time of a set of distances.
+        self._results = list(self._body_data.distanceResults)
         self._columns = [self._model.joints[joint].idx_q for joint in joints]
         self._neutral: FloatArray = pinocchio.neutral(self._model)
         self._reaches_m = _reaches(self._model, self._bodies, joints)
@@ -72,7 +75,7 @@ class CollisionCheck:
         pinocchio.computeDistances(
             self._model, self._data, self._bodies, self._body_data, configuration
         )
-        return np.array([result.min_distance for result in self._body_data.distanceResults])
+        return np.array([result.min_distance for result in self._results])
 
     def why_not(self, positions: FloatArray) -> str:
         """Which bodies would meet on the way [M, J]; empty where none do.
@@ -82,8 +85,8 @@ class CollisionCheck:
         the motion: give them some milliseconds apart at most.
         """
         steps_MP = np.abs(np.diff(positions, axis=0)) @ self._reaches_m
-        travelled_PM = np.zeros((len(self._pairs), len(positions)))
-        np.cumsum(steps_MP.T, axis=1, out=travelled_PM[:, 1:])
+        travelled_MP = np.zeros((len(positions), len(self._pairs)))
+        np.cumsum(steps_MP, axis=0, out=travelled_MP[1:])
         distances_m = self.distances(positions[0])
         lowest_m = np.minimum(distances_m, self._margin_m) - 1e-6
         least, most = (share * self._margin_m for share in _SLACK_SHARES)
@@ -97,16 +100,27 @@ class CollisionCheck:
                 return f"{one} and {other} would be {distances_m[worst]:.3f} m apart"
             if moment == len(positions) - 1:
                 return ""
-            safe_m = travelled_PM[:, moment] + room_m + slack_m
-            next_m = travelled_PM[:, moment + 1]
-            if (next_m > travelled_PM[:, moment] + room_m + most).any():
+            safe_m = travelled_MP[moment] + room_m + slack_m
+            if (travelled_MP[moment + 1] > travelled_MP[moment] + room_m + most).any():
                 return f"{one} and {other} would move too fast, {distances_m[worst]:.3f} m apart"
             if num_looks == _MOST_LOOKS:
                 return f"{one} and {other} would stay near each other for too long to be verified"
-            rows = zip(travelled_PM, safe_m, strict=True)
-            beyond = min(int(row.searchsorted(limit, "right")) for row, limit in rows)
+            beyond = _first_beyond(travelled_MP, safe_m, moment + 1)
             moment, num_looks = max(beyond - 1, moment + 1), num_looks + 1
             distances_m = self.distances(positions[moment])
+
+
+def _first_beyond(travelled_MP: FloatArray, safe_m: FloatArray, first: int) -> int:
+    """The first moment from `first` on at which a pair has travelled further than is safe, M where
+    none does; what was travelled never decreases."""
+    last = len(travelled_MP)
+    while first < last:
+        middle = (first + last) // 2
+        if (travelled_MP[middle] > safe_m).any():
+            last = middle
+        else:
+            first = middle + 1
+    return first
 
 
 def _read_model(geometry: CollisionGeometry) -> pinocchio.Model:

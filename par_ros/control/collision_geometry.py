@@ -6,13 +6,14 @@ Metres; capsules in the frame of their link, boxes in the URDF's root frame.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from par_ros.control.joint_trajectory import FloatArray
 
-_ENTRIES = ("urdf", "mesh_folder", "margin_m", "capsules", "boxes", "ignore")
+_ENTRIES = ("enabled", "urdf", "mesh_folder", "margin_m", "capsules", "boxes", "ignore")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class CollisionGeometry:
         capsules: of the links; empty: the URDF's own collision shapes, meshes as convex hulls.
         boxes: of the scene.
         ignored: pairs of links, or link and box, that may touch.
+        enabled: False: the shapes are there, and nothing is checked.
     """
 
     urdf: str
@@ -53,13 +55,21 @@ class CollisionGeometry:
     capsules: tuple[LinkCapsule, ...]
     boxes: tuple[SceneBox, ...]
     ignored: frozenset[frozenset[str]]
+    enabled: bool = True
 
     @staticmethod
-    def from_mapping(arm: str, content: Mapping[str, Any]) -> "CollisionGeometry":
-        """The section `collision` of an arm file. Raises ValueError naming the entry."""
+    def from_mapping(
+        arm: str, content: Mapping[str, Any], folder: Path = Path()
+    ) -> "CollisionGeometry":
+        """The section `collision` of an arm file in `folder`, where a relative `urdf` begins.
+
+        Raises ValueError naming the entry.
+        """
         _known(arm, "collision", content, _ENTRIES, required=("urdf", "margin_m"))
         for key in ("urdf", "mesh_folder"):
             _require(isinstance(content.get(key, ""), str), arm, key, "text", content.get(key))
+        enabled = content.get("enabled", True)
+        _require(isinstance(enabled, bool), arm, "enabled", "true or false", enabled)
         margin_m = _number(arm, "margin_m", content["margin_m"])
         _require(margin_m > 0.0, arm, "margin_m", "positive", margin_m)
         capsules = tuple(_capsule(arm, entry) for entry in _list(arm, content, "capsules"))
@@ -70,12 +80,13 @@ class CollisionGeometry:
             two = isinstance(pair, list) and len(pair) == 2
             _require(two, arm, "ignore", "pairs of names", pair)
         return CollisionGeometry(
-            content["urdf"],
+            str(folder / content["urdf"]),
             content.get("mesh_folder", ""),
             margin_m,
             capsules,
             tuple(_box(arm, name, entry) for name, entry in boxes.items()),
             frozenset(frozenset(pair) for pair in ignored),
+            enabled,
         )
 
 

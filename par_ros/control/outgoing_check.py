@@ -50,6 +50,7 @@ class OutgoingCheck:
 
     def __init__(self, spec: ArmSpec) -> None:
         limits = spec.limits
+        self._has_shapes = spec.collision is not None
         self._collisions = _collision_check(spec)
         self._names = spec.arm_joint_names
         self._limits = limits
@@ -64,6 +65,8 @@ class OutgoingCheck:
     def collisions(self) -> str:
         """Whether collisions are looked at, for status messages."""
         if self._collisions is None:
+            if self._has_shapes:
+                return "off: the arm file's section collision is not enabled"
             return "off: the arm file has no section collision"
         return self._collisions.description
 
@@ -142,7 +145,7 @@ class OutgoingCheck:
 
 def _collision_check(spec: ArmSpec) -> "CollisionCheck | None":
     """pinocchio is loaded only for arms that have shapes."""
-    if spec.collision is None:
+    if spec.collision is None or not spec.collision.enabled:
         return None
     from par_ros.control.collision_check import CollisionCheck
 

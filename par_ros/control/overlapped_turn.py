@@ -76,8 +76,8 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         self,
         settings: TurnSettings,
         overlap: OverlapSettings,
-        read_picture: Callable[[PictureType], ImageArray],
-        fit_picture: Callable[[ImageArray], ImageArray],
+        read_picture: Callable[[PictureType, str], ImageArray],
+        fit_picture: Callable[[ImageArray, str], ImageArray],
         now: Moment,
     ) -> None:
         self._overlap = overlap

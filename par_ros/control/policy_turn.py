@@ -150,14 +150,15 @@ class PolicyTurn(Generic[PictureType]):
     def __init__(
         self,
         settings: TurnSettings,
-        read_picture: Callable[[PictureType], ImageArray],
-        fit_picture: Callable[[ImageArray], ImageArray],
+        read_picture: Callable[[PictureType, str], ImageArray],
+        fit_picture: Callable[[ImageArray, str], ImageArray],
         now: Moment,
     ) -> None:
         """Not active until activate().
 
         Args:
-            read_picture: makes uint8 [H, W, 3], RGB; raises ValueError for an unknown encoding.
+            read_picture: makes a view's picture uint8 [H, W, 3], RGB or levels of depth; raises
+                ValueError for an encoding that is not the view's.
             fit_picture: makes it the policy's size; raises ValueError where that is impossible.
         """
         self.settings = settings

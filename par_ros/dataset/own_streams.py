@@ -23,7 +23,8 @@ from par_ros.dataset.resampling import (
 )
 from par_ros.dataset.streams import Corrections, Span, Streams, spans_of
 from par_ros.fitted_subscription import COMPRESSED
-from par_ros.parameters import SafetyNodeParameters, read_guarded_arm
+from par_ros.guarded_arm import read_guarded_arm
+from par_ros.parameters import SafetyNodeParameters
 from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import header_stamp_ns
 from par_ros.recording import RecordedMessage

@@ -14,6 +14,7 @@ from sensor_msgs.msg import JointState
 
 from par_model.camera_fit import CameraFit
 from par_model.config import from_values
+from par_model.depth_view import depth_view_of
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros import messages
@@ -47,6 +48,7 @@ from par_ros.topics import (
     camera_topics,
     sensor_qos,
 )
+from par_ros.view_reader import ViewReader
 
 NAME = "par_doctor"
 _LOOK_PERIOD_S = 0.5
@@ -61,9 +63,7 @@ class Needs:
 
     spec: ArmSpec
     joint_prefix: str
-    fit: CameraFit
-    image_height: int
-    image_width: int
+    reader: ViewReader
     views: tuple[str, ...]
     chunk_s: float
 
@@ -73,16 +73,21 @@ class Needs:
         if is_lerobot(checkpoint):
             policy = read_lerobot_folder(checkpoint)[1]
             return Needs(
-                spec, joint_prefix, policy.camera_fit, policy.image_height, policy.image_width,
-                policy.views, policy.num_actions * policy.step_s,
+                spec, joint_prefix, ViewReader.of(policy), policy.views,
+                policy.num_actions * policy.step_s,
             )  # fmt: skip
         config = from_values(read_object(checkpoint / "config.json", _COPY))
         rule = checkpoint / "camera.json"
         fit = CameraFit.from_json(read_object(rule, _COPY)) if rule.is_file() else CameraFit()
+        reader = ViewReader(config.depth_views, fit, config.image_height, config.image_width)
         return Needs(
-            spec, joint_prefix, fit, config.image_height, config.image_width, config.views,
-            config.num_actions * float(config.step_s),
-        )  # fmt: skip
+            spec, joint_prefix, reader, config.views, config.num_actions * float(config.step_s)
+        )
+
+    def range_of(self, view: str) -> str:
+        """Of a depth view, which distances the policy tells apart."""
+        depth = depth_view_of(self.reader.depth_views, view)
+        return "" if depth is None else f", {depth.near_m:g} to {depth.far_m:g} m"
 
 
 @dataclass
@@ -106,10 +111,14 @@ class HeardCamera:
     """
 
     def __init__(
-        self, node: Node, topic: Topic, transport: str, clocks: ClockReader, needs: Needs
+        self, node: Node, view: str, topic: Topic, transport: str, clocks: ClockReader, needs: Needs
     ) -> None:
+        self.view = view
         self._clocks = clocks
-        self._check = CameraCheck(CameraCheckSettings(), time.monotonic(), topic.name)
+        is_depth = depth_view_of(needs.reader.depth_views, view) is not None
+        self._check = CameraCheck(
+            CameraCheckSettings(), time.monotonic(), topic.name, is_depth=is_depth
+        )
         self._assembler = ObservationAssembler(needs.spec.joint_names, AssemblerSettings())
         self.fitted = FittedSubscription(
             node, camera_candidates(node, transport, topic.name), self._take,
@@ -179,7 +188,7 @@ class Listener:
         )
         self.queries = ControllerQueries(node, needs.spec, self.supervision)
         self.cameras = {
-            view: HeardCamera(node, image, transport, self._clocks, needs)
+            view: HeardCamera(node, view, image, transport, self._clocks, needs)
             for view, (image, _) in camera_topics(needs.views).items()
         }
         node.create_subscription(
@@ -312,14 +321,14 @@ def camera_picture(listener: Listener) -> str:
 
     def look(heard: HeardCamera) -> str:
         message = heard.require_picture(listener.heard.duration_s)
-        picture = messages.image_to_rgb(message)
-        fitted = needs.fit.fit(picture, needs.image_height, needs.image_width)
+        picture = needs.reader.read(message, heard.view)
+        fitted = needs.reader.fit(picture, heard.view)
         refusal = heard.check_brightness(fitted)
         _require("" if refusal is None else refusal.reason)
         height, width = picture.shape[:2]
         return (
             f"{messages.image_encoding(message)} of {width} x {height}, fitted to "
-            f"{needs.image_width} x {needs.image_height}"
+            f"{needs.reader.image_width} x {needs.reader.image_height}{needs.range_of(heard.view)}"
         )
 
     return _each_view(listener, look)

@@ -46,7 +46,7 @@ class World:
             camera=CameraCheckSettings(max_silence_s=None, max_stall_s=None),
         )
         self.turn: OverlappedTurn = OverlappedTurn(
-            turn_settings, OVERLAP, lambda picture: picture, lambda picture: picture,
+            turn_settings, OVERLAP, lambda picture, view: picture, lambda picture, view: picture,
             self.rig.moment,
         )  # fmt: skip
         self.turn.activate()

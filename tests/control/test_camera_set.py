@@ -19,7 +19,7 @@ VIEWS = ("front", "right")
 SETTINGS = CameraCheckSettings(max_silence_s=1.0, max_stall_s=0.3)
 
 
-def read(number: int) -> np.ndarray:
+def read(number: int, view: str) -> np.ndarray:
     """A grey picture of that value, uint8 [4, 4, 3]; negative numbers have no known encoding."""
     if number < 0:
         raise ValueError("the encoding is unknown.")
@@ -27,7 +27,9 @@ def read(number: int) -> np.ndarray:
 
 
 def cameras(views=VIEWS, settings=SETTINGS, max_skew_s=0.03) -> CameraSet[int]:
-    return CameraSet(ViewSettings(views, max_skew_s), settings, read, lambda image: image, 0.0)
+    return CameraSet(
+        ViewSettings(views, max_skew_s), settings, read, lambda image, view: image, 0.0
+    )
 
 
 def take(camera_set, view, stamp_ms, number=100, now_s=None):

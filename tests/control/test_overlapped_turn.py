@@ -35,7 +35,11 @@ class Rig:
     def __init__(self, overlap: OverlapSettings = OVERLAP) -> None:
         self.now_ns = START_NS
         self.turn: OverlappedTurn = OverlappedTurn(
-            SETTINGS, overlap, lambda picture: picture, lambda picture: picture, self.moment
+            SETTINGS,
+            overlap,
+            lambda picture, view: picture,
+            lambda picture, view: picture,
+            self.moment,
         )
         self.turn.activate()
         self._noise = np.random.default_rng(0)

@@ -38,13 +38,13 @@ REALTIME = dataclasses.replace(
 Outcome = Question[ImageArray] | Refusal | None
 
 
-def read_picture(picture: ImageArray) -> ImageArray:
+def read_picture(picture: ImageArray, view: str) -> ImageArray:
     if picture.ndim != 3:
         raise ValueError("a picture must be rgb8.")
     return picture
 
 
-def fit_picture(picture: ImageArray) -> ImageArray:
+def fit_picture(picture: ImageArray, view: str) -> ImageArray:
     if picture.shape[0] < 8:
         raise ValueError("a picture must be at least 8 high.")
     return picture[:8, :8]

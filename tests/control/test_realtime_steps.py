@@ -25,8 +25,9 @@ from par_ros.control.step_pace import StepPace
 from par_ros.control.timeline import Moment
 from par_ros.control.trajectory_follower import TrajectoryFollower
 from par_ros.graph_arguments import SimArguments
+from par_ros.guarded_arm import read_guarded_arm
 from par_ros.node_graph import sim_graph
-from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.parameters import SafetyNodeParameters, guard_settings
 from par_ros.topics import BRIDGE, GUARD
 
 STEP_NS = 50_000_000
@@ -50,7 +51,7 @@ class Simulation:
         names = self.spec.joint_names
         turn = TurnSettings(names, 0.4, False, AssemblerSettings(), CameraCheckSettings())
         self.turn: PolicyTurn[ImageArray] = PolicyTurn(
-            turn, lambda picture: picture, lambda picture: picture, Moment(0, 0)
+            turn, lambda picture, view: picture, lambda picture, view: picture, Moment(0, 0)
         )
         self.turn.activate()
         self.pace = StepPace(0.05, float(graph[BRIDGE].parameters["clock_lead_s"]), 0.0)

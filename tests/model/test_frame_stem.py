@@ -47,6 +47,7 @@ def test_nova_has_none() -> None:
     assert {
         name for name, config in PRESETS.items() if config.frame_stem_channels
     } == {
-        "par_small", "par_small_overlap", "par_small_two_views", "par_small_noar",
+        "par_small", "par_small_overlap", "par_small_two_views", "par_small_depth",
+        "par_small_noar",
         "par_small_discrete", "par_tiny",
     }  # fmt: skip

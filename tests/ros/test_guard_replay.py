@@ -16,7 +16,8 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_replay import GuardReplay
-from par_ros.parameters import SafetyNodeParameters, guard_settings, read_guarded_arm
+from par_ros.guarded_arm import read_guarded_arm
+from par_ros.parameters import SafetyNodeParameters, guard_settings
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES, TELEOP_CHUNK, Topic
 from par_ros.wire_records import GuardInput
 from tests.control.arms import arm

@@ -237,9 +237,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(ending: str) -> None:
             compressed_to_rgb(file[:length], form)
 
 
-@pytest.mark.parametrize(
-    "form", ["", "h264", "16UC1; compressedDepth png", "rgb8; tiff compressed"]
-)
+@pytest.mark.parametrize("form", ["", "h264", "rgb8; tiff compressed"])
 def test_another_format_is_refused(form: str) -> None:
     with pytest.raises(ValueError, match="must be jpeg or png, got format"):
         compressed_to_rgb(np.zeros(9, np.uint8), form)

@@ -40,7 +40,8 @@ def test_the_full_size_is_trained_as_the_paper_states() -> None:
 def test_the_small_policy_keeps_its_numbers() -> None:
     """What par_small's runs were begun with; a resumed run compares them."""
     assert {name for name in PRESETS if training_preset(name) == "par_small"} == {
-        "par_small", "par_small_overlap", "par_small_two_views", "par_small_noar",
+        "par_small", "par_small_overlap", "par_small_two_views", "par_small_depth",
+        "par_small_noar",
         "par_small_discrete", "par_tiny",
     }  # fmt: skip
     small = config(name="par_small")
