@@ -47,7 +47,6 @@ from par_ros.control.observation_assembler import (
 from par_ros.control.overlapped_turn import OverlappedTurn, OverlapSettings
 from par_ros.control.policy_turn import (
     ClipSettings,
-    PendingPicture,
     PolicyTurn,
     Question,
     TurnSettings,
@@ -322,18 +321,14 @@ class PolicyNode(ManagedNode):
             if not turn.send(question, chunk.joint_positions):
                 return
             self._outputs.publish_chunk(chunk, question, self._settings, num_steps, followed)
-            self._report.sent(question, (started_s, ended_s, time.monotonic()), num_steps)
-        self._draw(policy, pending)
-
-    def _draw(self, policy: Policy, pending: PendingPicture[Picture]) -> None:
-        """For people: what the chunk's time has room for."""
-        spec, budget = policy.spec, self._report.budget
-        due_s = time.monotonic() + spec.num_actions * spec.step_s
+            sent_s = time.monotonic()
+            self._report.sent(question, (started_s, ended_s, sent_s), num_steps)
         for kind in wanted_pictures(self._settings):
             with self._lock:
-                fits = budget.may_draw(kind, due_s - time.monotonic())
+                fits = self._report.budget.may_draw(kind, _left_s(policy.spec, sent_s))
             if fits:
-                self._outputs.publish_drawn(draw(policy, kind, budget), kind, pending, spec)
+                picture = draw(policy, kind, self._report.budget)
+                self._outputs.publish_drawn(picture, kind, pending, policy.spec)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -391,6 +386,11 @@ class PolicyNode(ManagedNode):
             is_active=self._turn is not None and self._turn.is_active,
         )
         self._outputs.publish_status(status)
+
+
+def _left_s(spec: PolicySpec, since_s: float) -> float:
+    """Of a chunk's duration, what is left of it since then."""
+    return since_s + spec.num_actions * spec.step_s - time.monotonic()
 
 
 def _make_turn(

@@ -52,7 +52,10 @@ def light_shader(shaders: Path) -> Path | None:
     shader."""
     changed = {}
     for name, changes in _CHANGES.items():
-        text = (shaders / _SHADER / name).read_text(encoding="utf-8")
+        path = shaders / _SHADER / name
+        if not path.is_file():
+            return None
+        text = path.read_text(encoding="utf-8")
         for old, new in changes:
             if text.count(old) != 1:
                 return None

@@ -331,15 +331,13 @@ def _report(
     growth = {name: memory.growth() for name, memory in memories.items()}
     stops = watch.stops.explained(losses)
     unexplained = [stop for stop in stops if not stop.explained_by]
-    is_undisturbed = not any(misses.values()) or options.is_disturbed
     refused_share = counters.get("refused", 0) / max(counters.get("chunks", 0), 1)
     return {
         "command": _command(options),
         "passed": (
             max(growth.values()) <= _FLAT_SHARE
-            and is_undisturbed
-            and not unexplained
-            and not orphans
+            and (options.is_disturbed or not any(misses.values()))
+            and not (unexplained or orphans)
             and counters.get("chunks", 0) > 0
             and refused_share <= _MAX_REFUSED_SHARE
         ),

@@ -30,6 +30,7 @@ from par_ros.doctor.graph import GRAPH_CHECKS, Needs
 from par_ros.doctor.machine import MACHINE_CHECKS
 from par_ros.parameters import read_arm_spec
 from par_ros.participants import MAX_PARTICIPANTS, num_participants, require_room
+from par_ros.view_reader import ViewReader
 from tests.peers.folders import lerobot_folder
 from tests.ros.processes import Finished, finish, run, start_module
 
@@ -449,6 +450,6 @@ def test_a_lerobot_checkpoint_says_what_it_needs(tmp_path: Path) -> None:
     folder = lerobot_folder(tmp_path)
     policy = read_lerobot_folder(folder)[1]
     needs = Needs.of(folder, SPEC, "")
-    assert (needs.image_height, needs.image_width) == (policy.image_height, policy.image_width)
+    assert needs.reader == ViewReader.of(policy)
     assert needs.views == policy.views
     assert needs.chunk_s == pytest.approx(policy.num_actions * policy.step_s)
