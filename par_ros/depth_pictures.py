@@ -15,6 +15,7 @@ from par_ros.picture_encodings import (
     DEPTH_LAYOUTS,
     RawPicture,
     checked_rows,
+    decoded,
     is_whole,
     opencv,
 )
@@ -60,11 +61,7 @@ def compressed_to_metres(data: npt.NDArray[np.uint8], form: str) -> Distances:
     file = data[_CONFIG.size :]
     samples = None
     if len(data) > _CONFIG.size and is_whole(file.tobytes()):
-        cv2 = opencv()
-        try:
-            samples = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            samples = None
+        samples = decoded(file, opencv().IMREAD_UNCHANGED)
     if samples is None or samples.ndim != 2 or samples.dtype != np.uint16:
         raise ValueError(
             f"a compressed picture of format {form!r} must be a header of {_CONFIG.size} bytes and "

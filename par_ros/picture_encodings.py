@@ -132,10 +132,7 @@ def compressed_to_rgb(data: npt.NDArray[np.uint8], form: str) -> ImageArray:
             "network."
         )
     cv2 = opencv()
-    try:
-        colours = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        colours = None
+    colours = decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if colours is None:
         raise ValueError(
             f"a compressed picture of format {form!r} and {len(data)} bytes cannot be decoded; "
@@ -197,6 +194,17 @@ def _unknown_encoding(encoding: str) -> str:
         f"image encoding must be a colour encoding ({', '.join(LAYOUTS)}), got {encoding!r}; check "
         f"which camera topic is mapped to the view, and {what}."
     )
+
+
+def decoded(file: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[Any] | None:
+    """What cv2.imdecode makes of an image file; None for a damaged one, of which the caller tells.
+    OpenCV returns nothing for some damage and raises for other."""
+    cv2 = opencv()
+    try:
+        found: npt.NDArray[Any] | None = cv2.imdecode(file, flags)
+    except cv2.error:
+        return None
+    return found
 
 
 def opencv() -> Any:

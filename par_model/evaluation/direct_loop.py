@@ -8,7 +8,7 @@ target of the chunk's l-th control step, as float64, unchanged.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from par_model.interface import (
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.task import Task
 
+Arm = TypeVar("Arm", bound=ManiSkillArm)
 
-def arm_for(task: Task | str, spec: PolicySpec) -> ManiSkillArm:
+
+def arm_for(task: Task | str, spec: PolicySpec, kind: type[Arm] = ManiSkillArm) -> Arm:  # type: ignore[assignment]
     """The arm as a policy needs it: its views in its size, control steps of its duration."""
-    return ManiSkillArm(
+    return kind(
         task,
         image_size=spec.image_height,
         step_s=spec.step_s,

@@ -11,13 +11,19 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from par_model.config import TimestepSpacing
 from par_model.evaluation.delayed_loop import Timing, run_delayed_episode
-from par_model.evaluation.direct_loop import EpisodeResult, EpisodeWatcher, run_episode
+from par_model.evaluation.direct_loop import (
+    Arm,
+    EpisodeResult,
+    EpisodeWatcher,
+    arm_for,
+    run_episode,
+)
 from par_model.evaluation.limit_shares import chunks_shares, read_motion_limits
 from par_model.evaluation.milestones import MilestoneWatcher
 from par_model.evaluation.observation_watcher import ObservationWatcher
@@ -36,8 +42,6 @@ from par_model.worker_options import WorkerOptions
 # Task, seed, policy seed, sampler, sampling steps, inference, delay, disturbance: what tells the
 # rollouts of one run apart.
 RolloutKey = tuple[str, int, int, str | None, int | None, str | None, float | None, str | None]
-
-Arm = TypeVar("Arm", bound=ManiSkillArm)
 
 
 @dataclass(frozen=True)
@@ -322,13 +326,7 @@ def _rollout_result(
 def _worker_arm(kind: type[Arm], task: str, spec: PolicySpec) -> Arm:
     key = (kind, task, spec.image_height, spec.step_s, spec.views, spec.depth_views)
     if key not in _worker_arms:
-        _worker_arms[key] = kind(
-            task,
-            image_size=spec.image_height,
-            step_s=spec.step_s,
-            views=spec.views,
-            depth_views=spec.depth_views,
-        )
+        _worker_arms[key] = arm_for(task, spec, kind)
     arm: Arm = _worker_arms[key]
     return arm
 

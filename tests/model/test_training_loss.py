@@ -214,10 +214,9 @@ def test_a_schedule_that_is_given_is_used(model):
     own = model.predict_actions(z, noise, "ddim", 4)
     schedule = model.action_head.schedule("ddim", 4)
     torch.testing.assert_close(model.predict_actions(z, noise, "ddim", 4, schedule), own)
-    # Two steps' schedule ends after two of the four.
-    other = model.action_head.schedule("ddim", 2)
-    with pytest.raises((IndexError, AssertionError, RuntimeError, ValueError)):
-        torch.testing.assert_close(model.predict_actions(z, noise, "ddim", 4, other), own)
+    # Another head's modulation of the same steps.
+    other = random_model(DELAYED, seed=1).double().eval().action_head.schedule("ddim", 4)
+    assert (model.predict_actions(z, noise, "ddim", 4, other) - own).abs().max() > 1e-3
 
 
 def test_without_autoregression_there_is_no_transformer():

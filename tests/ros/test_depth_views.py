@@ -30,6 +30,7 @@ from tests.ros.processes import run
 from tests.ros.test_policy_inputs import Camera, feed, told
 from tests.ros.test_policy_node import Graph, RecordingPolicy
 from tests.ros.test_views import INSTRUCTION
+from tests.ros.view_rig import active_graph, view_cameras
 
 pytestmark = pytest.mark.ros
 
@@ -46,19 +47,14 @@ class DepthPolicy(RecordingPolicy):
 
 @pytest.fixture
 def graph(ros: None) -> Iterator[Graph]:
-    made = Graph("realtime", DepthPolicy(), has_camera=False, max_camera_silence_s=2.0)
-    assert made.node.trigger_configure().name == "SUCCESS"
-    assert made.node.trigger_activate().name == "SUCCESS"
-    yield made
-    made.stop()
+    with active_graph(DepthPolicy()) as made:
+        yield made
 
 
 @pytest.fixture
 def cameras() -> Iterator[dict[str, Camera]]:
-    made = {view: Camera(f"{view}_camera", Image, topic) for view, topic in TOPICS.items()}
-    yield made
-    for camera in made.values():
-        camera.stop()
+    with view_cameras(TOPICS) as made:
+        yield made
 
 
 def colour(camera: Camera) -> Image:

@@ -30,6 +30,7 @@ from tests.ros.checkpoints import save_random_checkpoint
 from tests.ros.processes import run
 from tests.ros.test_policy_inputs import TIMEOUT_S, Camera, feed, stamped, told
 from tests.ros.test_policy_node import Graph, RecordingPolicy, now_ns
+from tests.ros.view_rig import active_graph, view_cameras
 
 pytestmark = pytest.mark.ros
 
@@ -49,19 +50,14 @@ class TwoViewPolicy(RecordingPolicy):
 
 @pytest.fixture
 def graph(ros: None) -> Iterator[Graph]:
-    made = Graph("realtime", TwoViewPolicy(), has_camera=False, max_camera_silence_s=2.0)
-    assert made.node.trigger_configure().name == "SUCCESS"
-    assert made.node.trigger_activate().name == "SUCCESS"
-    yield made
-    made.stop()
+    with active_graph(TwoViewPolicy()) as made:
+        yield made
 
 
 @pytest.fixture
 def cameras() -> Iterator[dict[str, Camera]]:
-    made = {view: Camera(f"{view}_camera", Image, topic) for view, topic in TOPICS.items()}
-    yield made
-    for camera in made.values():
-        camera.stop()
+    with view_cameras(TOPICS) as made:
+        yield made
 
 
 def grey(view: str) -> Callable[[Camera], Image]:

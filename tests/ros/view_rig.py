@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy's graph without a camera of its own, and a camera for each view."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from sensor_msgs.msg import Image
+
+from tests.ros.test_policy_inputs import Camera
+from tests.ros.test_policy_node import Graph, RecordingPolicy
+
+
+@contextmanager
+def active_graph(policy: RecordingPolicy) -> Iterator[Graph]:
+    """Configured and active, in real time."""
+    made = Graph("realtime", policy, has_camera=False, max_camera_silence_s=2.0)
+    assert made.node.trigger_configure().name == "SUCCESS"
+    assert made.node.trigger_activate().name == "SUCCESS"
+    yield made
+    made.stop()
+
+
+@contextmanager
+def view_cameras(topics: Mapping[str, str]) -> Iterator[dict[str, Camera]]:
+    """By view; `topics`: their names by view."""
+    made = {view: Camera(f"{view}_camera", Image, topic) for view, topic in topics.items()}
+    yield made
+    for camera in made.values():
+        camera.stop()
