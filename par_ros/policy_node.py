@@ -170,9 +170,12 @@ class PolicyNode(ManagedNode):
                 self._turn.deactivate()
         return TransitionCallbackReturn.SUCCESS
 
+    def _make_outputs(self) -> PolicyOutputs:
+        return PolicyOutputs(self)
+
     def _create_interfaces(self) -> None:
         reliable = self._settings.mode == "lockstep"
-        self._outputs = PolicyOutputs(self)
+        self._outputs = self._make_outputs()
         self._inputs = PolicyInputs(
             self,
             views=self._policy.spec.views,

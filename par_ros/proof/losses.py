@@ -89,10 +89,8 @@ class LossyPolicyNode(PolicyNode):
         super().__init__(load_policy)
         self._lot = _Lot(self)
 
-    def _create_interfaces(self) -> None:
-        super()._create_interfaces()
-        self._outputs.destroy()
-        self._outputs = _LossyOutputs(self, self._lot)
+    def _make_outputs(self) -> PolicyOutputs:
+        return _LossyOutputs(self, self._lot)
 
     def _on_image(self, message: Picture, publisher: str, view: str) -> None:
         if not self._lot.loses("picture"):

@@ -15,7 +15,9 @@ near to them. The network, the messages and the watchdogs' deadlines stay as the
 HIGH sends every answer when its picture is so old, drawn evenly; --loss loses that share of the
 pictures, chunks, reports of the guard and trajectories. Every stop (the guard holds or disengages)
 is then named with the loss that explains it; one that nothing explains fails the run, a watchdog
-that a loss explains does not. The ledger's p50, p99 and p99.9 are of all chunks of the run.
+that a loss explains does not. With sequential inference the arm waits for every answer, so a delay
+explains its holds. The ledger's p50, p99 and p99.9 are of all chunks of the run. The time counts
+from when the guard is engaged.
 """
 
 import dataclasses
@@ -40,6 +42,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 from tyro.conf import arg
 
@@ -66,6 +69,7 @@ _ALL_COMMITTED = 100
 _WARM_UP_SHARE = 0.1
 _FLAT_SHARE = 0.02
 _ENGAGE_PERIOD_S = 2.0
+_MAX_ENGAGE_S = 60.0
 # Of the chunks, the guard refuses those that come while it is disengaged.
 _MAX_REFUSED_SHARE = 0.2
 _WATCHDOG_COUNTERS = (
@@ -159,8 +163,9 @@ class SoakWatch(Node):
         self.stops = StopList()
         self.ledger: list[tuple[float | None, ...]] = []
         self.num_missed = 0
+        self.is_engaged = False
+        self.why_not_engaged = "no guard_state has come"
         self._asked_s = 0.0
-        self._engaged = False
         self._engage = self.create_client(Trigger, ENGAGE.client_name)
         self.create_subscription(
             DiagnosticArray,
@@ -179,9 +184,9 @@ class SoakWatch(Node):
     def _on_guard_state(self, message: DiagnosticStatus) -> None:
         status = messages.read_status(message)
         state = GuardState.from_values(status.values)
-        self._engaged = state.engaged
+        self.is_engaged = state.engaged
         self.stops.note(state, status.message, time.time())
-        if not self._engaged:
+        if not self.is_engaged:
             self._engage_again()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -196,10 +201,15 @@ class SoakWatch(Node):
 
     def _engage_again(self) -> None:
         now_s = time.monotonic()
-        if not self.stops.stops or now_s - self._asked_s < _ENGAGE_PERIOD_S:
+        if now_s - self._asked_s < _ENGAGE_PERIOD_S:
             return
         self._asked_s = now_s
-        self._engage.call_async(Trigger.Request())
+        self._engage.call_async(Trigger.Request()).add_done_callback(self._on_reply)
+
+    def _on_reply(self, future: "Future[Trigger.Response]") -> None:
+        reply = future.result()
+        if reply is not None:
+            self.why_not_engaged = reply.message
 
     @property
     def num_chunks(self) -> int:
@@ -276,8 +286,9 @@ def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(watch)
         memories = {name: Memory(pid) for name, pid in _children(graph).items()}
-        started_s = next_s = time.monotonic()
         try:
+            _wait_until_engaged(watch, executor)
+            started_s = next_s = time.monotonic()
             while not _is_over(options, watch, time.monotonic() - started_s):
                 executor.spin_once(timeout_sec=0.2)
                 now_s = time.monotonic()
@@ -295,6 +306,17 @@ def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
     losses = losses_of(folder / "logs")
     durations_s = started_s - begin_s, ended_s - started_s
     return _report(options, watch, memories, orphans, losses, durations_s)
+
+
+def _wait_until_engaged(watch: SoakWatch, executor: SingleThreadedExecutor) -> None:
+    """Raises RunError with the guard's reason if it is not within a minute."""
+    deadline_s = time.monotonic() + _MAX_ENGAGE_S
+    while not watch.is_engaged:
+        executor.spin_once(timeout_sec=0.2)
+        if time.monotonic() > deadline_s:
+            raise RunError(
+                f"the guard was not engaged within {_MAX_ENGAGE_S:g} s: {watch.why_not_engaged}"
+            )
 
 
 def _is_over(options: SoakOptions, watch: SoakWatch, duration_s: float) -> bool:
@@ -329,7 +351,8 @@ def _report(
     counters = {name: int(text) for name, text in watch.guard.items() if text.isdigit()}
     misses = {name: counters.get(name, 0) for name in _WATCHDOG_COUNTERS}
     growth = {name: memory.growth() for name, memory in memories.items()}
-    stops = watch.stops.explained(losses)
+    waits = options.inference == "sequential" and options.delay[1] > 0.0
+    stops = watch.stops.explained(losses, waits=waits)
     unexplained = [stop for stop in stops if not stop.explained_by]
     refused_share = counters.get("refused", 0) / max(counters.get("chunks", 0), 1)
     return {
@@ -452,7 +475,10 @@ def main(arguments: list[str]) -> int:
         return 130
     except (RunError, ValueError) as error:
         return report_error(error)
-    shutil.rmtree(folder)
+    if result["passed"]:
+        shutil.rmtree(folder)
+    else:
+        print(f"The nodes' logs: {folder / 'logs'}", file=sys.stderr)
     text = json.dumps(result, indent=1)
     if options.json is not None:
         options.json.write_text(text + "\n", encoding="utf-8")

@@ -13,13 +13,14 @@ _NOTICED_S = 0.5
 _MISSED_S = 2.0
 # The first chunk after engaging.
 _FIRST_CHUNK_S = 2.0
+_LATE = "hold late"
 _TRAJECTORY = ("trajectory",)
 _MESSAGES = ("chunk", "report", "picture")
 # What explains a stop of this kind, and within which time before it.
 _CAUSES: dict[str, tuple[tuple[str, ...], float]] = {
     "fault not_taken": (_TRAJECTORY, _NOTICED_S),
     "hold unconfirmed": (_TRAJECTORY, _NOTICED_S),
-    "hold late": (_MESSAGES, _MISSED_S),
+    _LATE: (_MESSAGES, _MISSED_S),
     "fault dead_policy": (_MESSAGES, _MISSED_S),
 }
 
@@ -32,7 +33,7 @@ class Stop:
         time_s: ROS seconds.
         kind: "hold" or "fault" and the guard's word for the reason.
         reason: its sentence.
-        explained_by: the loss that led to it, or "engaging"; empty where nothing is known.
+        explained_by: the loss that led to it, "engaging" or "delay"; empty where nothing is known.
     """
 
     time_s: float
@@ -62,15 +63,20 @@ class StopList:
             by = "engaging" if time_s - self._engaged_s < _FIRST_CHUNK_S else ""
             self.stops.append(Stop(time_s, f"hold {state.holding}", reason, by))
 
-    def explained(self, losses: Sequence[Loss]) -> list[Stop]:
-        """The stops with the newest loss that explains each."""
-        return [_explained(stop, losses) for stop in self.stops]
+    def explained(self, losses: Sequence[Loss], *, waits: bool = False) -> list[Stop]:
+        """The stops with the newest loss that explains each.
+
+        waits: whether the arm waits for each answer, which is delayed.
+        """
+        return [_explained(stop, losses, waits) for stop in self.stops]
 
 
-def _explained(stop: Stop, losses: Sequence[Loss]) -> Stop:
+def _explained(stop: Stop, losses: Sequence[Loss], waits: bool) -> Stop:
     kinds, within_s = _CAUSES.get(stop.kind, ((), 0.0))
     for loss in reversed(losses):
         if loss.kind in kinds and 0.0 <= stop.time_s - loss.time_s <= within_s:
             by = f"{loss.kind} lost {stop.time_s - loss.time_s:.2f} s before"
             return Stop(stop.time_s, stop.kind, stop.reason, by)
+    if waits and stop.kind == _LATE:
+        return Stop(stop.time_s, stop.kind, stop.reason, "delay")
     return stop

@@ -60,6 +60,15 @@ def test_a_hold_right_after_engaging_is_explained_and_each_stop_counts_once() ->
     ]  # fmt: skip
 
 
+def test_with_sequential_inference_a_delay_explains_a_late_chunk_and_no_other_stop() -> None:
+    found = StopList()
+    for time_s, state in ((0.0, ENGAGED), (9.0, holding("late")), (9.1, ENGAGED),
+                          (12.0, disengaged("dead_policy"))):  # fmt: skip
+        found.note(state, "because", time_s)
+    assert [stop.explained_by for stop in found.explained((), waits=True)] == ["delay", ""]
+    assert [stop.explained_by for stop in found.explained(())] == ["", ""]
+
+
 def test_losses_are_read_from_the_logs(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text(
         "[INFO] [1732612346.500000000] [policy_node]: injected loss: chunk\nother\n"
