@@ -223,7 +223,13 @@ class EpisodeNode(Node):
             return
         path, episode = self._folder / result.video, self._episode
         with written_to_disk("the video", path):
-            write_episode_video(path, episode.pictures, episode.predictions, f"seed {result.seed}")
+            write_episode_video(
+                path,
+                episode.pictures,
+                episode.predictions,
+                episode.attention,
+                f"seed {result.seed}",
+            )
 
     # Other nodes
 

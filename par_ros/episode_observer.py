@@ -17,22 +17,24 @@ from par_ros import messages
 from par_ros.chunk_ledger import ledger_rows
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_motion import asked_shares, motion_of, seam_steps
-from par_ros.run_results import EpisodeResult, GuardChange, GuardEvent
+from par_ros.run_results import EpisodeResult, GuardChange, GuardEvent, SurpriseValue
 from par_ros.topics import (
     ACTION_CHUNK,
     APPLIED_TARGETS,
+    ATTENTION_IMAGE,
     DIAGNOSTICS,
     EPISODE_STATE,
     EXECUTED_ACTIONS,
     GUARD,
     POLICY,
     PREDICTED_IMAGE,
+    SURPRISE,
     Topic,
     camera_topics,
     sensor_qos,
 )
 from par_ros.view_reader import picture_to_show
-from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus
+from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus, Surprise
 
 # The bridge's most steps an episode; applied_targets has a point for each.
 _MOST_STEPS = 100_000
@@ -47,6 +49,8 @@ class ObservedEpisode:
     seed: int | None = None
     pictures: dict[str, dict[int, ImageArray]] = field(default_factory=dict)
     predictions: dict[int, ImageArray] = field(default_factory=dict)
+    attention: dict[int, ImageArray] = field(default_factory=dict)
+    surprises: dict[int, Surprise] = field(default_factory=dict)
     asked: dict[int, JointTrajectory] = field(default_factory=dict)
     executed: dict[int, JointTrajectory] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
@@ -132,6 +136,10 @@ class ObservedEpisode:
             video_times_s=tuple(map(since_start_s, sorted(next(iter(self.pictures.values()))))),
             surprise_warnings=self.surprise_warnings,
             surprise_stops=self.surprise_stops,
+            surprises=tuple(
+                SurpriseValue(since_start_s(stamp_ns), one.surprise, one.first, one.second)
+                for stamp_ns, one in sorted(self.surprises.items())
+            ),
         )
 
     def _changes(self, start_ns: int) -> list[GuardChange]:
@@ -175,6 +183,8 @@ class EpisodeObserver:
                 for view, (image, _) in camera_topics(views).items()
             ),
             (PREDICTED_IMAGE, self._on_predicted_image),
+            (ATTENTION_IMAGE, self._on_attention_image),
+            (SURPRISE, self._on_surprise),
             (ACTION_CHUNK, self._on_action_chunk),
             (EXECUTED_ACTIONS, self._on_executed_actions),
             (EPISODE_STATE, self._on_episode_state),
@@ -224,6 +234,14 @@ class EpisodeObserver:
 
     def _on_predicted_image(self, message: Any) -> None:
         self._keep_picture(lambda episode: episode.predictions, message)
+
+    def _on_attention_image(self, message: Any) -> None:
+        self._keep_picture(lambda episode: episode.attention, message)
+
+    def _on_surprise(self, message: Any) -> None:
+        found = Surprise.from_values(messages.read_status(message).values)
+        with self._lock:
+            self._episode.surprises[found.stamp_ns] = found
 
     def _keep_picture(
         self, pictures_of: Callable[[ObservedEpisode], dict[int, ImageArray]], message: Any
@@ -308,6 +326,6 @@ def _ordered(
 
 
 def _reader_qos(topic: Topic) -> Any:
-    if topic.message_type is Image and topic is not PREDICTED_IMAGE:
+    if topic.message_type is Image and topic not in (PREDICTED_IMAGE, ATTENTION_IMAGE):
         return sensor_qos(topic, reliable=True)
     return topic.reader_qos.profile()

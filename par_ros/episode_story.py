@@ -5,6 +5,7 @@ A row is a small plot with series of points; the page draws whatever rows it is 
 seconds from the episode's start.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,12 +31,12 @@ def story(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
         "duration_s": _rounded([step_s * episode.steps])[0],
         "video": episode.video,
         "video_times_s": _rounded(episode.video_times_s),
-        # What the policy sees (surprise, attention) is another row here.
         "rows": [
             _speed_row(episode, step_s),
             _gripper_row(episode, step_s),
             _chunk_row(episode),
             _guard_row(episode, step_s),
+            *_surprise_rows(episode),
         ],
     }
 
@@ -97,6 +98,26 @@ def _guard_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
     steps_s = [step_s * change.step for change in changes]
     rows.append(_series("changed target", "event", steps_s, [0.0] * len(changes), texts))
     return _row("guard", "", *rows)
+
+
+def _surprise_rows(episode: EpisodeResult) -> list[dict[str, Any]]:
+    """How unlikely each observation was, and the thresholds; nothing where none was judged. A
+    value that is no finite number stops the arm and has no place on an axis."""
+    values = [value for value in episode.surprises if math.isfinite(value.surprise)]
+    if not values:
+        return []
+    times_s = [value.time_s for value in values]
+    names = (("surprise", "surprise"), ("stop", "second"), ("warning", "first"))
+    return [
+        _row(
+            "surprise",
+            "error",
+            *(
+                _series(name, "line", times_s, [getattr(value, field) for value in values])
+                for name, field in names
+            ),
+        )
+    ]
 
 
 def _row(title: str, unit: str, *series: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One mp4 an episode: the cameras, beside what the model expected to see next."""
+"""One mp4 an episode: the cameras, beside what the model expected to see next and where its actions
+looked."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -22,19 +23,29 @@ def write_episode_video(
     path: Path,
     pictures: Mapping[str, Mapping[int, ImageArray]],
     predictions: Mapping[int, ImageArray],
+    attention: Mapping[int, ImageArray],
     caption: str,
 ) -> None:
     """Write the pictures (view -> stamp in ns -> uint8 [H, W, 3]) in the order of the first view's
     stamps; of the other views those that were taken last.
 
     Behind them stands the prediction for the same or the next later stamp of `predictions`; without
-    any predictions there is one panel a view. Plays at the pictures' own pace.
+    any predictions there is one panel a view. The last panel is the newest of `attention`, where
+    there is any. Plays at the pictures' own pace.
     """
     first, *others = pictures
     stamps = sorted(pictures[first])
     beside = {view: pictures[view] for view in others}
     frames = (
-        _frame(stamp_ns, stamps[0], pictures[first][stamp_ns], beside, predictions, caption)
+        np.concatenate(
+            (
+                _frame(
+                    stamp_ns, stamps[0], pictures[first][stamp_ns], beside, predictions, caption
+                ),
+                *_attention_panel(stamp_ns, stamps[0], attention),
+            ),
+            axis=1,
+        )
         for stamp_ns in stamps
     )
     write_video(path, frames, _frame_rate(stamps), FAST)
@@ -58,7 +69,7 @@ def _frame(
     time_s = (stamp_ns - start_ns) / 1e9
     panels = [_panel(picture, f"{caption}   camera, {time_s:.2f} s")]
     for view, seen in beside.items():
-        newest_ns = max((taken_ns for taken_ns in seen if taken_ns <= stamp_ns), default=None)
+        newest_ns = _newest(seen, stamp_ns)
         panels.append(_panel(None if newest_ns is None else seen[newest_ns], f"view {view}"))
     if predictions:
         later = [predicted for predicted in predictions if predicted >= stamp_ns]
@@ -68,6 +79,23 @@ def _frame(
         else:
             panels.append(_panel(None, "no prediction"))
     return np.concatenate(panels, axis=1)
+
+
+def _attention_panel(
+    stamp_ns: int, start_ns: int, attention: Mapping[int, ImageArray]
+) -> tuple[ImageArray, ...]:
+    """Where the newest chunk's actions looked; nothing without any attention."""
+    if not attention:
+        return ()
+    newest_ns = _newest(attention, stamp_ns)
+    if newest_ns is None:
+        return (_panel(None, "attention"),)
+    time_s = (newest_ns - start_ns) / 1e9
+    return (_panel(attention[newest_ns], f"attention of the chunk at {time_s:.2f} s"),)
+
+
+def _newest(stamps_ns: Mapping[int, ImageArray], until_ns: int) -> int | None:
+    return max((stamp_ns for stamp_ns in stamps_ns if stamp_ns <= until_ns), default=None)
 
 
 def _panel(picture: ImageArray | None, caption: str) -> ImageArray:

@@ -68,6 +68,22 @@ class GuardEvent:
 
 
 @dataclass(frozen=True)
+class SurpriseValue:
+    """How unlikely the model found one observation.
+
+    Attributes:
+        time_s: of the observation, from the episode's start.
+        surprise: wire_records.Surprise's.
+        first, second: its thresholds.
+    """
+
+    time_s: float
+    surprise: float
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
 class EpisodeResult:
     """One finished episode.
 
@@ -95,6 +111,7 @@ class EpisodeResult:
         video_times_s: when each frame of the video was taken, from the episode's start.
         surprise_warnings, surprise_stops: observations above the first threshold only, and above
             the second.
+        surprises: of each observation that was judged, in order of time.
     """
 
     seed: int
@@ -122,6 +139,7 @@ class EpisodeResult:
     video_times_s: tuple[float, ...]
     surprise_warnings: int = 0
     surprise_stops: int = 0
+    surprises: tuple[SurpriseValue, ...] = ()
 
 
 @dataclass(frozen=True)

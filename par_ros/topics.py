@@ -187,13 +187,13 @@ PREDICTED_IMAGE = Topic(
 )  # fmt: skip
 ATTENTION_IMAGE = Topic(
     "attention_image", Image, _ANSWER, _ANSWER,
-    (POLICY,), (ANYONE,),
+    (POLICY,), (EPISODES, ANYONE),
     "with attention_images, after each chunk: the first view's picture that it answers, darker "
     "where the chunk's actions look less (mean over layers and heads)",
 )  # fmt: skip
 SURPRISE = Topic(
     "surprise", DiagnosticStatus, _ANSWER, _ANSWER,
-    (POLICY,), (ANYONE,),
+    (POLICY,), (EPISODES, ANYONE),
     "with surprise:=report or stop, before each chunk that has a past: how unlikely the model "
     "finds the observation, and its two thresholds",
 )  # fmt: skip

@@ -18,9 +18,9 @@ from par_model.evaluation.limit_shares import MotionLimits
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_observer import EpisodeObserver, ObservedEpisode
-from par_ros.run_results import GuardEvent
+from par_ros.run_results import GuardEvent, SurpriseValue
 from par_ros.topics import GUARD
-from par_ros.wire_records import EpisodeState, GuardStatus
+from par_ros.wire_records import EpisodeState, GuardStatus, Surprise
 
 START_NS, STEP_S = 5_000_000_000, 0.05
 LIMITS = MotionLimits(np.full(2, 1e3), np.full(2, 1e5))
@@ -39,6 +39,7 @@ def test_times_are_counted_from_the_episodes_start() -> None:
         pictures={"front": {after_ns(time_s): picture for time_s in (0.1, 0.0)}},
         asked={after_ns(0.0): CHUNK, after_ns(0.4): CHUNK},
         guard_events=[(after_ns(0.15), "hold", "late")],
+        surprises={after_ns(0.4): Surprise(after_ns(0.4), 0.25, 0.2, 0.3)},
         state=state,
         applied=(START_NS, CHUNK),
     )
@@ -47,6 +48,7 @@ def test_times_are_counted_from_the_episodes_start() -> None:
     )
     assert (result.chunks, result.chunk_times_s) == (1, (0.0,))
     assert result.video_times_s == pytest.approx((0.0, 0.1))
+    assert result.surprises == (SurpriseValue(pytest.approx(0.4), 0.25, 0.2, 0.3),)
     assert result.guard_events == (GuardEvent(pytest.approx(0.15), "hold", "late"),)
 
 
@@ -55,7 +57,7 @@ def observer(free_domain: str) -> Iterator[EpisodeObserver]:
     context = Context()
     rclpy.init(args=[], context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]))
     node = Node("episode_node", context=context)
-    yield EpisodeObserver(node, keeps_pictures=False, views=("front",))
+    yield EpisodeObserver(node, keeps_pictures=True, views=("front",))
     node.destroy_node()
     context.try_shutdown()
 
@@ -72,3 +74,16 @@ def test_each_hold_and_change_of_the_guard_is_an_event(observer: EpisodeObserver
         (after_ns(1), "hold", "reason 1"),
         (after_ns(2), "change", "reason 2"),
     ]
+
+
+@pytest.mark.ros
+def test_surprise_and_attention_are_kept_by_their_stamps(observer: EpisodeObserver) -> None:
+    observer.begin(1)
+    found = Surprise(after_ns(0.4), 0.25, 0.2, 0.3)
+    status = messages.Status("policy_node", messages.WARN, "unlike", found.to_values())
+    observer._on_surprise(messages.status_message(status))
+    picture = np.full((4, 4, 3), 7, np.uint8)
+    observer._on_attention_image(messages.array_to_image(picture, "rgb8", after_ns(0.4), "camera"))
+    episode = observer.take()
+    assert episode.surprises == {after_ns(0.4): found}
+    np.testing.assert_array_equal(episode.attention[after_ns(0.4)], picture)

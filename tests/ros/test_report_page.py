@@ -41,7 +41,7 @@ def report(results: RunResults, tmp_path: Path) -> Path:  # noqa: F811
         }
         assert episode.video is not None
         write_episode_video(
-            tmp_path / episode.video, {"front": pictures}, {}, f"seed {episode.seed}"
+            tmp_path / episode.video, {"front": pictures}, {}, {}, f"seed {episode.seed}"
         )
     return write_report(results, tmp_path)
 
@@ -141,7 +141,10 @@ def test_a_click_in_the_plots_moves_slider_and_film(browser: Any, report: Path) 
         0.65, abs=SOON_S
     )
     assert film_time_s(browser) == pytest.approx(0.65, abs=SOON_S)
-    assert "chunk 2: 20.0 ms" in said(browser, "now.innerText")
+    values = said(browser, "now.innerText")
+    assert "chunk 2: 20.0 ms" in values
+    assert "surprise: 0.250" in values
+    assert "warning: 0.200" in values
 
 
 def test_the_film_moves_the_slider(browser: Any, report: Path) -> None:

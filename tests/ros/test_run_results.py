@@ -22,6 +22,7 @@ from par_ros.run_results import (
     GuardChange,
     GuardEvent,
     RunResults,
+    SurpriseValue,
     percentiles,
 )
 
@@ -52,6 +53,7 @@ def made_up_episode(index: int) -> EpisodeResult:
         step_rate_hz=50.0,
         video=f"episode_{100 + index}.mp4",
         video_times_s=tuple(0.1 * frame for frame in range(4 * (index + 1))),
+        surprises=(SurpriseValue(0.4, 0.25, 0.2, 0.3),) if index == 1 else (),
     )
 
 
@@ -157,6 +159,18 @@ def test_the_story_of_an_episode(results: RunResults) -> None:
     assert series["changed target"]["text"] == ["a: 1.0000 asked, 0.9000 sent"]
 
 
+def test_surprise_is_a_row_with_its_thresholds_where_it_was_judged(results: RunResults) -> None:
+    titles = [[row["title"] for row in story(one, 0.05)["rows"]] for one in results.episodes]
+    assert [("surprise" in found) for found in titles] == [False, True, False]
+    row = story(results.episodes[1], 0.05)["rows"][-1]
+    assert [(one["name"], one["x"], one["y"]) for one in row["series"]] == [
+        ("surprise", [0.4], [0.25]), ("stop", [0.4], [0.3]), ("warning", [0.4], [0.2])
+    ]  # fmt: skip
+    not_a_number = SurpriseValue(0.4, math.nan, 0.2, 0.3)
+    broken = dataclasses.replace(results.episodes[1], surprises=(not_a_number,))
+    assert story(broken, 0.05)["rows"][-1]["title"] == "guard"
+
+
 def test_an_episode_that_never_moved_has_a_story(results: RunResults) -> None:
     still = dataclasses.replace(
         results.episodes[0], steps=0, joint_targets=[], seams=(), video=None, video_times_s=()
@@ -185,7 +199,7 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
     blue[:, :, 2] = 200
     pictures = {1_000_000_000 + step * step_ns: grey for step in range(17)}
     predictions = {1_400_000_000: red, 1_800_000_000: blue}
-    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, predictions, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, predictions, {}, "seed 1")
     frames, rate = read_frames(tmp_path / "x.mp4")
     assert len(frames) == 17
     assert rate == pytest.approx(20.0)
@@ -198,20 +212,23 @@ def test_video_shows_the_camera_beside_the_prediction_for_that_time(tmp_path: Pa
 
 def test_video_without_predictions_is_one_panel(tmp_path: Path) -> None:
     pictures = {0: np.zeros((64, 64, 3), np.uint8)}
-    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, {}, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", {"front": pictures}, {}, {}, "seed 1")
     frames, _ = read_frames(tmp_path / "x.mp4")
     assert frames[0].shape == (PANEL_PX + CAPTION_PX, PANEL_PX, 3)
 
 
 def test_video_of_two_views_shows_both(tmp_path: Path) -> None:
-    """The second camera's newest picture stands beside the first one's; a prediction behind it."""
+    """The second camera's newest picture stands beside the first one's; a prediction behind it; at
+    the end where the newest chunk's actions looked, if there was a chunk yet."""
     grey, green, red = np.zeros((3, 64, 64, 3), np.uint8)
     grey[:], green[:, :, 1], red[:, :, 0] = 100, 200, 200
     pictures = {"front": {100: grey, 200: grey}, "right": {100: green}}
-    write_episode_video(tmp_path / "x.mp4", pictures, {300: red}, "seed 1")
+    write_episode_video(tmp_path / "x.mp4", pictures, {300: red}, {200: green}, "seed 1")
     frames, _ = read_frames(tmp_path / "x.mp4")
-    assert frames[1].shape == (PANEL_PX + CAPTION_PX, 3 * PANEL_PX, 3)
+    assert frames[1].shape == (PANEL_PX + CAPTION_PX, 4 * PANEL_PX, 3)
     middle = CAPTION_PX + PANEL_PX // 2
-    for panel, colour in enumerate(((100, 100, 100), (0, 200, 0), (200, 0, 0))):
+    for panel, colour in enumerate(((100, 100, 100), (0, 200, 0), (200, 0, 0), (0, 200, 0))):
         seen = frames[1][middle, PANEL_PX // 2 + panel * PANEL_PX]
         np.testing.assert_allclose(seen, colour, atol=30)
+    before = frames[0][middle, PANEL_PX // 2 + 3 * PANEL_PX]
+    np.testing.assert_allclose(before, (40, 40, 40), atol=12)
