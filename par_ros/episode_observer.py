@@ -95,11 +95,7 @@ class ObservedEpisode:
         start_ns, applied = self.applied
         end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
         asked, reports = (_ordered(one, applied.joint_names) for one in (self.asked, self.executed))
-        seams = seam_steps(reports, start_ns, step_s)
-        seams = tuple(seam for seam in seams if seam <= state.step)
-
-        def since_start_s(stamp_ns: int) -> float:
-            return (stamp_ns - start_ns) / messages.NANOSECONDS
+        seams = tuple(seam for seam in seam_steps(reports, start_ns, step_s) if seam <= state.step)
 
         chunk_stamps = sorted(stamp_ns for stamp_ns in self.asked if stamp_ns < end_ns)
         return EpisodeResult(
@@ -115,11 +111,8 @@ class ObservedEpisode:
                 change for change in self._changes(start_ns) if change.step <= state.step
             ),
             guard_reasons=tuple(self.guard_reasons),
-            guard_events=tuple(
-                GuardEvent(since_start_s(stamp_ns), kind, reason)
-                for stamp_ns, kind, reason in self.guard_events
-            ),
-            chunk_times_s=tuple(map(since_start_s, chunk_stamps)),
+            guard_events=self._events(start_ns),
+            chunk_times_s=tuple(_since_s(stamp_ns, start_ns) for stamp_ns in chunk_stamps),
             policy_latency_ms=tuple(self.policy_latency_ms),
             camera_to_trajectory_ms=state.camera_to_trajectory_ms,
             ledger_ms=ledger_rows(self.ledger_ms),
@@ -133,13 +126,25 @@ class ObservedEpisode:
             step_rate_hz=state.step_rate_hz,
             video=video,
             # The film has a frame for each picture of the first view.
-            video_times_s=tuple(map(since_start_s, sorted(next(iter(self.pictures.values()))))),
+            video_times_s=tuple(
+                _since_s(stamp_ns, start_ns)
+                for stamp_ns in sorted(next(iter(self.pictures.values())))
+            ),
             surprise_warnings=self.surprise_warnings,
             surprise_stops=self.surprise_stops,
-            surprises=tuple(
-                SurpriseValue(since_start_s(stamp_ns), one.surprise, one.first, one.second)
-                for stamp_ns, one in sorted(self.surprises.items())
-            ),
+            surprises=self._surprises(start_ns),
+        )
+
+    def _events(self, start_ns: int) -> tuple[GuardEvent, ...]:
+        return tuple(
+            GuardEvent(_since_s(stamp_ns, start_ns), kind, reason)
+            for stamp_ns, kind, reason in self.guard_events
+        )
+
+    def _surprises(self, start_ns: int) -> tuple[SurpriseValue, ...]:
+        return tuple(
+            SurpriseValue(_since_s(stamp_ns, start_ns), one.surprise, one.first, one.second)
+            for stamp_ns, one in sorted(self.surprises.items())
         )
 
     def _changes(self, start_ns: int) -> list[GuardChange]:
@@ -317,6 +322,10 @@ class EpisodeObserver:
             self._episode.guard_events.append((stamp_ns, kind, status.last_hold_reason))
         self._guard_counts = counts
         self._episode.guard_is_quiet = not status.engaged
+
+
+def _since_s(stamp_ns: int, start_ns: int) -> float:
+    return (stamp_ns - start_ns) / messages.NANOSECONDS
 
 
 def _ordered(

@@ -174,12 +174,11 @@ class PolicyNode(ManagedNode):
         return PolicyOutputs(self)
 
     def _create_interfaces(self) -> None:
-        reliable = self._settings.mode == "lockstep"
         self._outputs = self._make_outputs()
         self._inputs = PolicyInputs(
             self,
             views=self._policy.spec.views,
-            reliable=reliable,
+            reliable=self._settings.mode == "lockstep",
             transport=self._settings.image_transport,
             on_picture=self._on_image,
             on_joint_state=self._on_joint_state,

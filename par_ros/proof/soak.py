@@ -145,6 +145,14 @@ class Memory:
         self.resident_mib.append(int(sizes["Rss"]) / 1024)
         self.anonymous_mib.append(int(sizes["Anonymous"]) / 1024)
 
+    def to_json(self) -> dict[str, list[float]]:
+        """About a hundred of the samples."""
+        return {
+            "time_s": [round(value, 1) for value in _thinned(self.times_s)],
+            "resident": [round(value, 2) for value in _thinned(self.resident_mib)],
+            "anonymous": [round(value, 2) for value in _thinned(self.anonymous_mib)],
+        }
+
     def growth(self) -> float:
         """The last tenth of the samples against the tenth after the warm-up, as a share."""
         num = len(self.resident_mib)
@@ -389,14 +397,7 @@ def _report(
         "unexplained_stops": [dataclasses.asdict(stop) for stop in unexplained],
         "stops": [dataclasses.asdict(stop) for stop in stops],
         "orphans": orphans,
-        "memory_mib": {
-            name: {
-                "time_s": [round(value, 1) for value in _thinned(memory.times_s)],
-                "resident": [round(value, 2) for value in _thinned(memory.resident_mib)],
-                "anonymous": [round(value, 2) for value in _thinned(memory.anonymous_mib)],
-            }
-            for name, memory in memories.items()
-        },
+        "memory_mib": {name: memory.to_json() for name, memory in memories.items()},
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
     }
