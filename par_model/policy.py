@@ -26,6 +26,7 @@ from par_model.interface import (
     Observation,
     PolicySpec,
 )
+from par_model.misfit import Misfit, misfit
 from par_model.normalization import Statistics
 
 _DEFAULT_FIT = CameraFit()
@@ -43,7 +44,7 @@ class _Episode:
         slots: those that are in the cache.
         next_slot: index that the next slot gets.
         context, anchor: the runtime's context of the newest and of the first slot.
-        observation: the newest observation.
+        before, observation: the newest two observations.
         expected: what the context before the newest slot says of it; None where it was empty.
     """
 
@@ -55,6 +56,7 @@ class _Episode:
     next_slot: int = 0
     context: Any = None
     anchor: Any = None
+    before: Observation | None = None
     observation: Observation | None = None
     expected: Expectation | None = None
 
@@ -162,7 +164,7 @@ class PARPolicy:
         episode.expected = self._expectation(episode)
         slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
-        episode.observation = observation
+        episode.before, episode.observation = episode.observation, observation
 
     def act(self, committed: FloatArray | None = None, num_steps: int | None = None) -> ActionChunk:
         """Sample the chunk that answers the newest observation; as Policy.act.
@@ -228,6 +230,14 @@ class PARPolicy:
         if episode.expected is None:
             return None
         return self._graphs.observed_errors(episode.expected, episode.slots[-1].latent)
+
+    def misfit(self) -> Misfit | None:
+        """How badly the newest observation fits what was expected; None for the first since the
+        reset. Raises ValueError where there is no episode."""
+        errors, episode = self.observed_errors(), self._started()
+        if errors is None or episode.before is None or episode.observation is None:
+            return None
+        return misfit(episode.before, episode.observation, self._statistics.joint_deviation, errors)
 
     @staticmethod
     def _expectation(episode: _Episode) -> Expectation | None:

@@ -13,6 +13,7 @@ import pytest
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from par_model.misfit import Misfit
 from par_model.surprise import FILE_NAME, SurpriseCalibration, SurpriseThresholds
 from par_model.weights_hash import weights_hash
 from par_ros import messages, topics
@@ -39,9 +40,9 @@ class Foretelling(RecordingPolicy):
 
     surprise = 0.1
 
-    def observed_errors(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]] | None":
+    def misfit(self) -> Misfit | None:
         is_first = self.observations[-1].executed_actions is None
-        return None if is_first else np.full(64, self.surprise, np.float32)
+        return None if is_first else Misfit(np.full(64, self.surprise, np.float32), 0.0, 0.0)
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def test_report_never_acts(make: MakeGraph) -> None:
 
 def test_off_computes_nothing(make: MakeGraph) -> None:
     graph = make("lockstep")
-    graph.policy.observed_errors = lambda: pytest.fail("it was asked")  # type: ignore[method-assign]
+    graph.policy.misfit = lambda: pytest.fail("it was asked")  # type: ignore[method-assign]
     for index in range(3):
         answered(graph, index)
     assert graph.found == graph.calls == []
