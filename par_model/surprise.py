@@ -27,8 +27,8 @@ FORMAT_VERSION = 2
 # False alarms an undisturbed episode of the first and of the second threshold.
 RATES = (0.10, 0.05)
 _NUM_TOKENS = 4
-# Standard deviations of a joint that are as unlikely as a frame of which nothing was foretold
-# (docs/lab_notebook/surprise.md).
+# What counts as much as a frame of which nothing was foretold (an error of 1), in standard
+# deviations of a joint (docs/lab_notebook/surprise.md).
 _JOINTS_OFF, _STILL_MOTION = 1.0, 0.3
 _AGAIN = "calibrate it again with `python -m par_model.calibrate`"
 

@@ -36,6 +36,9 @@ class Foreteller(Protocol):
     def misfit(self) -> Misfit | None:
         """None for the first observation of a context."""
 
+    def foretell(self) -> None:
+        """Do what it can of the next `misfit`."""
+
 
 class SurpriseWatch:
     """Of one configured policy; `look` runs in the worker thread, while another one spins. With
@@ -110,6 +113,11 @@ class SurpriseWatch:
             self._disengage(self._stop)
         elif self._resume and (found is None or found.level < 2):
             self._resume = not _call(self._clients[ENGAGE.name])
+
+    def foretell(self) -> None:
+        """Prepare for the next `look`, once the chunk is sent."""
+        if self._settings.surprise != "off":
+            self._policy.foretell()
 
     def _disengage(self, why: str) -> None:
         log = self._node.get_logger()

@@ -10,8 +10,8 @@ from par_model.surprise import picture_change, surprise
 class ObservationWatcher:
     """`watched` has one number for each observation but the first:
 
-    step: control steps since the reset. surprise: `surprise.surprise` of the policy's
-    misfit; joints_off, still_motion: of it, see `misfit.Misfit`.
+    step: control steps since the reset. surprise: `surprise.surprise` of the policy's misfit.
+    joints_off, still_motion: of it, see `misfit.Misfit`.
     picture_change: `surprise.picture_change` from the observation before, the rule without a model.
     """
 

@@ -42,7 +42,9 @@ def test_errors_are_those_of_each_token_at_the_given_noise(frame_head):
     latents = torch.randn(shape, generator=generator)
     noise, times = surprise_draws(config)
     with torch.inference_mode():
-        errors = model.frame_head.observed_errors(condition, latents, noise, times)
+        errors = model.frame_head.observed_errors(
+            model.frame_head.foretell(condition), latents, noise, times
+        )
         tokens = patchify(latents, config.image_patch)
         hidden = model.image_encoder(tokens, torch.zeros(2, 0, dtype=torch.int64), condition)
         decoder = model.frame_decoder
