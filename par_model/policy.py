@@ -225,11 +225,8 @@ class PARPolicy:
 
     def observed_errors(self) -> Float32Array | None:
         """How badly the context before the newest observation foretold it: float32 [N], for each of
-        its image tokens (row-major); None for the first observation since the reset.
-
-        Raises:
-            ValueError: no episode.
-        """
+        its image tokens (row-major); None for the first observation since the reset. Raises
+        ValueError where there is no episode."""
         episode = self._started()
         if episode.expected is None:
             return None

@@ -346,7 +346,7 @@ class PolicyNode(ManagedNode):
     # Diagnostics
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Count and report an observation that is not answered; in lockstep, where nobody would ever
+        """Count and report an observation that is not answered; in lockstep, where nobody would
         send another one, end the process. Under the lock."""
         if self._settings.mode == "lockstep":
             self._fail(ValueError(refusal.reason))
