@@ -310,35 +310,39 @@ class FrameHead:
         result = self._decoder.loss(z.flatten(0, 1), tokens.flatten(0, 1), generator)
         return 0.0 * result if none_counts else result
 
-    def observed_errors(
-        self, condition_BKC: Tensor, latents_Bchw: Tensor, noise_DNE: Tensor, times_D: Tensor
-    ) -> Tensor:
-        """[B, N]: Eq. 4 of each image token of a latent that was observed, without any visible
-        token, mean over D given noises and diffusion times. For PAR-Discrete the squared error of
-        its one prediction, which reads no noise.
+    def foretell(self, condition_BKC: Tensor) -> Tensor:
+        """[B, N, C]: what the decoder is told of each image token of the next latent, without any
+        visible token.
 
         Args:
-            condition_BKC: Z_O of the slot before through `condition`.
+            condition_BKC: Z_O of a slot through `condition`.
+        """
+        shape = (len(condition_BKC), self._config.num_image_tokens, self._config.image_token_width)
+        none_visible = torch.zeros(shape[0], 0, dtype=torch.int64, device=condition_BKC.device)
+        return self._image_encoder(condition_BKC.new_zeros(shape), none_visible, condition_BKC)
+
+    def observed_errors(
+        self, z_BNC: Tensor, latents_Bchw: Tensor, noise_DNE: Tensor, times_D: Tensor
+    ) -> Tensor:
+        """[B, N]: Eq. 4 of each image token of a latent that was observed, mean over D given noises
+        and diffusion times. For PAR-Discrete the squared error of its one prediction, which reads
+        no noise.
+
+        Args:
+            z_BNC: what `foretell` said in the slot before.
         """
         tokens_BNE = patchify(latents_Bchw, self._config.image_patch)
-        batch_size, num_tokens = tokens_BNE.shape[:2]
-        none_visible = torch.zeros(batch_size, 0, dtype=torch.int64, device=tokens_BNE.device)
-        z_BNC = self._image_encoder(tokens_BNE, none_visible, condition_BKC)
         if isinstance(self._decoder, FrameRegressor):
             return (self._decoder(z_BNC) - tokens_BNE).square().mean(dim=-1)
-        num_draws = len(times_D)
-        clean = tokens_BNE.unsqueeze(1).expand(-1, num_draws, -1, -1).flatten(0, 2)
-        times = times_D.repeat_interleave(num_tokens).repeat(batch_size)
-        noise = noise_DNE.flatten(0, 1).repeat(batch_size, 1).to(clean.dtype)
-        noisy, target = add_noise(self._config.frame_diffusion, clean, noise, times)
-        z_condition = self._decoder.condition_proj(z_BNC).unsqueeze(1)
+        clean_DBNE = tokens_BNE.expand(len(times_D), -1, -1, -1)
+        noise_DBNE = noise_DNE[:, None].expand_as(clean_DBNE).to(clean_DBNE.dtype)
+        noisy, target = add_noise(self._config.frame_diffusion, clean_DBNE, noise_DBNE, times_D)
         predicted = self._decoder(
             noisy,
-            self._decoder.time_condition(times),
-            z_condition.expand(-1, num_draws, -1, -1).flatten(0, 2),
+            self._decoder.time_condition(times_D)[:, None, None],
+            self._decoder.condition_proj(z_BNC),
         )
-        errors = (predicted - target).square().mean(dim=-1)
-        return errors.view(batch_size, num_draws, num_tokens).mean(dim=1)
+        return (predicted - target).square().mean(dim=-1).mean(dim=0)
 
     def sample(
         self,

@@ -26,6 +26,7 @@ from par_model.interface import (
     Observation,
     PolicySpec,
 )
+from par_model.misfit import Misfit, misfit
 from par_model.normalization import Statistics
 
 _DEFAULT_FIT = CameraFit()
@@ -43,8 +44,10 @@ class _Episode:
         slots: those that are in the cache.
         next_slot: index that the next slot gets.
         context, anchor: the runtime's context of the newest and of the first slot.
-        observation: the newest observation.
-        expected: what the context before the newest slot says of it; None where it was empty.
+        before, observation: the newest two observations.
+        ahead: what the newest context says of the next slot, where it was asked.
+        expected, foretold: what the context before the newest slot says of it, and what was
+            computed ahead of that; None where it was empty.
     """
 
     noise: np.random.Generator
@@ -55,8 +58,11 @@ class _Episode:
     next_slot: int = 0
     context: Any = None
     anchor: Any = None
+    before: Observation | None = None
     observation: Observation | None = None
+    ahead: Any = None
     expected: Expectation | None = None
+    foretold: Any = None
 
 
 class PARPolicy:
@@ -159,10 +165,10 @@ class PARPolicy:
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
         latent = self._graphs.encode(self._pictures(episode, observation))
         slot = Slot(latent, actions, proprio, executed, clock)
-        episode.expected = self._expectation(episode)
+        episode.expected, episode.foretold = self._expectation(episode), episode.ahead
         slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
-        episode.observation = observation
+        episode.before, episode.observation, episode.ahead = episode.observation, observation, None
 
     def act(self, committed: FloatArray | None = None, num_steps: int | None = None) -> ActionChunk:
         """Sample the chunk that answers the newest observation; as Policy.act.
@@ -219,15 +225,28 @@ class PARPolicy:
 
     def observed_errors(self) -> Float32Array | None:
         """How badly the context before the newest observation foretold it: float32 [N], for each of
-        its image tokens (row-major); None for the first observation since the reset.
-
-        Raises:
-            ValueError: no episode.
-        """
+        its image tokens (row-major); None for the first observation since the reset. Raises
+        ValueError where there is no episode."""
         episode = self._started()
         if episode.expected is None:
             return None
-        return self._graphs.observed_errors(episode.expected, episode.slots[-1].latent)
+        if episode.foretold is None:
+            episode.foretold = self._graphs.foretell(episode.expected)
+        return self._graphs.observed_errors(episode.foretold, episode.slots[-1].latent)
+
+    def foretell(self) -> None:
+        """Do half the work of the next `misfit` now, when nobody waits for it; same result."""
+        episode = self._started()
+        expected = self._expectation(episode)
+        if expected is not None and episode.ahead is None:
+            episode.ahead = self._graphs.foretell(expected)
+
+    def misfit(self) -> Misfit | None:
+        """`observed_errors`, and what the newest two observations say; None and errors as there."""
+        errors, episode = self.observed_errors(), self._started()
+        if errors is None or episode.before is None or episode.observation is None:
+            return None
+        return misfit(episode.before, episode.observation, self._statistics.joint_deviation, errors)
 
     @staticmethod
     def _expectation(episode: _Episode) -> Expectation | None:

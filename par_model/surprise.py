@@ -19,20 +19,27 @@ import numpy as np
 
 from par_model.interface import ImageArray
 from par_model.json_file import read_object
+from par_model.misfit import Misfit
 from par_model.weights_hash import weights_hash
 
 FILE_NAME = "surprise.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # False alarms an undisturbed episode of the first and of the second threshold.
 RATES = (0.10, 0.05)
 _NUM_TOKENS = 4
+# What counts as much as a frame of which nothing was foretold (an error of 1), in standard
+# deviations of a joint (docs/lab_notebook/surprise.md).
+_JOINTS_OFF, _STILL_MOTION = 1.0, 0.3
 _AGAIN = "calibrate it again with `python -m par_model.calibrate`"
 
 
-def surprise(errors_N: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> float:
-    """Of `PARPolicy.observed_errors`: the mean of the largest few, so that a thing as small as a
-    cube counts."""
-    return float(np.sort(errors_N)[-_NUM_TOKENS:].mean())
+def surprise(misfit: Misfit) -> float:
+    """The largest of three, each in the unit of the first: the mean of the largest few errors of
+    the frame, so that a thing as small as a cube counts; joints off; motion in a still picture.
+    NaN where one of them is."""
+    frame = float(np.sort(misfit.frame_errors)[-_NUM_TOKENS:].mean())
+    parts = (frame, misfit.joints_off / _JOINTS_OFF, misfit.still_motion / _STILL_MOTION)
+    return float(np.max(parts))
 
 
 def picture_change(before: ImageArray, after: ImageArray) -> float:
@@ -106,6 +113,12 @@ class SurpriseCalibration:
         if not path.is_file():
             raise ValueError(f"{path} is missing, and with it the thresholds; {_AGAIN}.")
         values: Any = read_object(path, _AGAIN)
+        version = values.get("format_version")
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version} and this program reads {FORMAT_VERSION}, "
+                f"whose surprise is another number; {_AGAIN}."
+            )
         try:
             thresholds = {
                 instruction: SurpriseThresholds(**of_instruction)
@@ -114,11 +127,8 @@ class SurpriseCalibration:
             about, found = dict(values["about"]), str(values["weights_sha256"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no surprise calibration ({error!r}); {_AGAIN}.") from error
-        if values.get("format_version") != FORMAT_VERSION or found != weights_hash(checkpoint):
-            raise ValueError(
-                f"{path} is of other weights than the checkpoint's, or of another format version; "
-                f"{_AGAIN}."
-            )
+        if version != FORMAT_VERSION or found != weights_hash(checkpoint):
+            raise ValueError(f"{path} is of other weights than the checkpoint's; {_AGAIN}.")
         return SurpriseCalibration(found, thresholds, about)
 
     def of(self, instruction: str) -> SurpriseThresholds:

@@ -325,6 +325,7 @@ class PolicyNode(ManagedNode):
             self._outputs.publish_chunk(chunk, question, self._settings, num_steps, followed)
             sent_s = time.monotonic()
             self._report.sent(question, (started_s, ended_s, sent_s), num_steps)
+        self._watch.foretell()
         for kind in wanted_pictures(self._settings):
             with self._lock:
                 fits = self._report.budget.may_draw(kind, _left_s(policy.spec, sent_s))
@@ -344,10 +345,8 @@ class PolicyNode(ManagedNode):
     # Diagnostics
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Count and report an observation that is not answered. Under the lock.
-
-        In lockstep it ends the process: nobody would ever send another one.
-        """
+        """Count and report an observation that is not answered; in lockstep, where nobody would
+        send another one, end the process. Under the lock."""
         if self._settings.mode == "lockstep":
             self._fail(ValueError(refusal.reason))
         is_new_fault = self._report.refuse(refusal)

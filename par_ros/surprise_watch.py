@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
+from par_model.misfit import Misfit
 from par_model.surprise import SurpriseCalibration, surprise
 from par_ros import messages
 from par_ros.parameters import PolicyNodeParameters
@@ -31,10 +31,13 @@ class SurpriseStop(ValueError):
 
 @runtime_checkable
 class Foreteller(Protocol):
-    """A policy that knows how badly it foretold the newest observation."""
+    """A policy that knows how badly the newest observation fits what it expected."""
 
-    def observed_errors(self) -> "np.ndarray[Any, Any] | None":
-        """float32 [N]; None for the first observation of a context."""
+    def misfit(self) -> Misfit | None:
+        """None for the first observation of a context."""
+
+    def foretell(self) -> None:
+        """Do what it can of the next `misfit`."""
 
 
 class SurpriseWatch:
@@ -111,6 +114,11 @@ class SurpriseWatch:
         elif self._resume and (found is None or found.level < 2):
             self._resume = not _call(self._clients[ENGAGE.name])
 
+    def foretell(self) -> None:
+        """Prepare for the next `look`, once the chunk is sent."""
+        if self._settings.surprise != "off":
+            self._policy.foretell()
+
     def _disengage(self, why: str) -> None:
         log = self._node.get_logger()
         log.error(f"the guard is told to disengage: {why}")
@@ -123,11 +131,11 @@ class SurpriseWatch:
             raise SurpriseStop(why)
 
     def _judge(self, stamp_ns: int, instruction: str) -> Surprise | None:
-        errors = self._policy.observed_errors()
-        if errors is None:
+        misfit = self._policy.misfit()
+        if misfit is None:
             return None
         limits = self._calibration.of(instruction)
-        found = Surprise(stamp_ns, surprise(errors), limits.first, limits.second)
+        found = Surprise(stamp_ns, surprise(misfit), limits.first, limits.second)
         level = messages.WARN if found.level else messages.OK
         text = found.sentence() if found.level else "as expected"
         status = messages.Status(self._name, level, text, found.to_values())

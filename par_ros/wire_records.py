@@ -134,7 +134,7 @@ class Surprise(_Record):
         return (
             f"the observation is unlike what the model expected: its surprise is "
             f"{self.surprise:.3f}, the {which} threshold is {limit:.3f}; look at the scene, the "
-            "camera and the light"
+            "arm, the camera and the light"
         )
 
 

@@ -178,12 +178,14 @@ class StaticGraphs:
             self._eager(context), None if anchor is None else self._eager(anchor), seed
         )
 
-    def observed_errors(self, expected: Expectation, latent: Any) -> Float32Array:
-        """As PolicyGraphs.observed_errors, computed by PyTorch."""
+    def foretell(self, expected: Expectation) -> Tensor:
+        """As PolicyGraphs.foretell, computed by PyTorch."""
         anchor = None if expected.anchor is None else self._eager(expected.anchor)
-        return self._pictures.observed_errors(
-            Expectation(self._eager(expected.context), anchor), self._tensor(latent)
-        )
+        return self._pictures.foretell(Expectation(self._eager(expected.context), anchor))
+
+    def observed_errors(self, foretold: Tensor, latent: Any) -> Float32Array:
+        """As PolicyGraphs.observed_errors, computed by PyTorch."""
+        return self._pictures.observed_errors(foretold, self._tensor(latent))
 
     def attention(self, text: Float32Array, slots: SlotInputs) -> Float32Array:
         """As PolicyGraphs.attention, computed by PyTorch."""

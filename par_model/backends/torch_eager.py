@@ -182,13 +182,16 @@ class TorchEager:
         return picture
 
     @torch.inference_mode()
-    def observed_errors(self, expected: Expectation, latent: Tensor) -> Float32Array:
-        anchor = None if expected.anchor is None else expected.anchor.frame
+    def foretell(self, expected: Expectation) -> Tensor:
+        head, anchor = self.model.frame_head, expected.anchor
+        return head.foretell(
+            head.condition(expected.context.frame, None if anchor is None else anchor.frame)
+        )
+
+    @torch.inference_mode()
+    def observed_errors(self, foretold: Tensor, latent: Tensor) -> Float32Array:
         errors = self.model.frame_head.observed_errors(
-            self.model.frame_head.condition(expected.context.frame, anchor),
-            latent,
-            self._surprise_noise,
-            self._surprise_times,
+            foretold, latent, self._surprise_noise, self._surprise_times
         )
         return as_float32(errors[0])
 

@@ -10,7 +10,8 @@ from par_model.surprise import picture_change, surprise
 class ObservationWatcher:
     """`watched` has one number for each observation but the first:
 
-    step: control steps since the reset. surprise: `surprise.surprise` of the policy's errors.
+    step: control steps since the reset. surprise: `surprise.surprise` of the policy's misfit.
+    joints_off, still_motion: of it, see `misfit.Misfit`.
     picture_change: `surprise.picture_change` from the observation before, the rule without a model.
     """
 
@@ -18,19 +19,25 @@ class ObservationWatcher:
         self._arm, self._policy = arm, policy
         self._num_steps = 0
         self._before: ImageArray | None = None
-        self.watched: dict[str, list[float]] = {"step": [], "surprise": [], "picture_change": []}
+        names = ("step", "surprise", "joints_off", "still_motion", "picture_change")
+        self.watched: dict[str, list[float]] = {name: [] for name in names}
 
     def started(self) -> None:
         """Nothing was observed yet."""
 
     def chunk_chosen(self) -> None:
         picture = self._arm.capture()
-        errors = self._policy.observed_errors()
-        if errors is not None and self._before is not None:
-            self.watched["step"].append(self._num_steps)
-            self.watched["surprise"].append(round(surprise(errors), 5))
-            change = picture_change(self._before, picture)
-            self.watched["picture_change"].append(round(change, 3))
+        misfit = self._policy.misfit()
+        if misfit is not None and self._before is not None:
+            found = {
+                "step": self._num_steps,
+                "surprise": round(surprise(misfit), 5),
+                "joints_off": round(misfit.joints_off, 5),
+                "still_motion": round(misfit.still_motion, 5),
+                "picture_change": round(picture_change(self._before, picture), 3),
+            }
+            for name, value in found.items():
+                self.watched[name].append(value)
         self._before = picture
 
     def stepped(self) -> None:

@@ -154,9 +154,13 @@ class PolicyGraphs(Protocol):
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [V H, W, 3]."""
 
-    def observed_errors(self, expected: Expectation, latent: Any) -> Float32Array:
-        """How badly the context of the slot before foretold this latent, float32 [N] for its image
-        tokens: Eq. 4 at fixed noises and times."""
+    def foretell(self, expected: Expectation) -> Any:
+        """What `observed_errors` needs to know of the slot before: the part of its work that can be
+        done before the next latent is there."""
+
+    def observed_errors(self, foretold: Any, latent: Any) -> Float32Array:
+        """How badly this latent was foretold, float32 [N] for its image tokens: Eq. 4 at fixed
+        noises and times."""
 
     def attention(self, text: Float32Array, slots: SlotInputs) -> Float32Array:
         """What the newest slot's action tokens look at, float32 [layers, heads, L, S], over the

@@ -26,7 +26,7 @@ def test_control_part(tmp_path, capsys):
     assert benchmark.main([*arguments, "--json", str(path), "--warm-up", "2"]) == 0
     report = json.loads(path.read_text())
     entry = report["backends"]["eager"]
-    assert set(entry["ms"]) == {"encode", "extend", "act", "end_to_end", "surprise"}
+    assert set(entry["ms"]) == {"encode", "extend", "act", "end_to_end", "surprise", "foretell"}
     assert entry["ms"]["end_to_end"]["runs"] == 200
     assert entry["times_bound"] > 1
     assert report["context"] == {"filled_slots": 5, "slots": 6, "capacity_tokens": 75}

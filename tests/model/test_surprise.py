@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from par_model.frame_head import patchify, surprise_draws
+from par_model.interface import Observation
 from par_model.load_policy import load_policy
+from par_model.misfit import Misfit, joints_off, misfit, still_motion
 from par_model.presets import preset
 from par_model.surprise import (
     FILE_NAME,
@@ -40,7 +42,9 @@ def test_errors_are_those_of_each_token_at_the_given_noise(frame_head):
     latents = torch.randn(shape, generator=generator)
     noise, times = surprise_draws(config)
     with torch.inference_mode():
-        errors = model.frame_head.observed_errors(condition, latents, noise, times)
+        errors = model.frame_head.observed_errors(
+            model.frame_head.foretell(condition), latents, noise, times
+        )
         tokens = patchify(latents, config.image_patch)
         hidden = model.image_encoder(tokens, torch.zeros(2, 0, dtype=torch.int64), condition)
         decoder = model.frame_decoder
@@ -62,23 +66,33 @@ def test_errors_are_those_of_each_token_at_the_given_noise(frame_head):
 
 
 def test_only_the_first_observation_was_not_foretold_and_asking_changes_nothing(tiny_checkpoint):
-    """par_tiny remembers 6 observations: the last of 9 come after the context was rebased."""
-    runs = []
-    for is_asked in (True, False):
+    """par_tiny remembers 6 observations: the last of 9 come after the context was rebased. What is
+    computed ahead, even twice or before an observation that is not asked about, is the same."""
+    runs, all_errors = [], []
+    for is_asked, is_ahead in ((True, True), (True, False), (False, True), (False, False)):
         policy = load_policy(tiny_checkpoint, backend="eager", device="cpu")
         policy.reset(INSTRUCTIONS[0], 0)
-        world, executed, errors = np.random.default_rng(0), None, []
+        world, executed, found = np.random.default_rng(0), None, []
         for n in range(9):
+            if is_ahead:
+                policy.foretell()
             policy.observe(random_observation(world, policy.spec, 0.4 * n, executed))
             if is_asked:
-                errors.append(policy.observed_errors())
+                found.append(policy.misfit())
             executed = policy.act().joint_positions
+            if is_ahead:
+                policy.foretell()
         runs.append(executed)
         if is_asked:
-            assert errors[0] is None
-            assert all(np.isfinite(e).all() and e.min() > 0 for e in errors[1:])
+            assert found[0] is None
+            errors = [one.frame_errors for one in found[1:]]
+            assert all(np.isfinite(e).all() and e.min() > 0 for e in errors)
             np.testing.assert_array_equal(policy.observed_errors(), errors[-1])
-    np.testing.assert_array_equal(*runs)
+            assert all(one.joints_off > 0 and one.still_motion == 0 for one in found[1:])
+            all_errors.append(errors)
+    np.testing.assert_array_equal(*all_errors)
+    for other in runs[1:]:
+        np.testing.assert_array_equal(runs[0], other)
 
 
 @given(st.lists(st.integers(0, 50), min_size=9, max_size=60), st.sampled_from([0.05, 0.1, 0.2]))
@@ -103,12 +117,70 @@ def test_a_conformal_threshold_is_the_least_that_keeps_the_rate(maxima, rate):
 def test_a_small_thing_counts_and_a_large_one_too():
     small, none = np.full(64, 0.1, np.float32), np.full(64, 0.1, np.float32)
     small[7:9] = 1.0
-    assert surprise(small) > 4 * surprise(none)
+    assert surprise(Misfit(small, 0.0, 0.0)) > 4 * surprise(Misfit(none, 0.0, 0.0))
     before = np.full((128, 128, 3), 100, np.uint8)
     after = before.copy()
     after[16:32, 32:48] = 150
     assert picture_change(before, after) == pytest.approx(50.0 / 64)
     assert picture_change(before, before) == 0.0
+
+
+def seen(joints, executed=None, grey=0):
+    """An observation of an arm of two joints (rad, and metres of the gripper)."""
+    return Observation(
+        image=np.full((8, 8, 3), grey, np.uint8),
+        measured_joint_positions=np.array(joints, np.float64),
+        joint_names=("elbow", "gripper"),
+        stamp_s=0.0,
+        executed_actions=None if executed is None else np.array(executed, np.float64),
+    )
+
+
+DEVIATION = np.array([0.2, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("joints", "off"),
+    [
+        ([0.1, 0.02], 0.0),  # has not moved yet
+        ([0.4, 0.0], 0.0),  # is where it was sent
+        ([0.5, 0.02], 0.5),  # 0.1 rad too far
+        ([0.0, 0.02], 0.5),  # pushed back by 0.1 rad
+        ([0.4, 0.04], 2.0),  # the gripper was told to close, and opened by 2 cm
+    ],
+)
+def test_a_joint_is_off_where_it_was_neither_sent_nor_before(joints, off):
+    sent = [[0.2, 0.0], [0.4, 0.0]]
+    before, now = seen([0.1, 0.02]), seen(joints, sent, grey=1)
+    found = misfit(before, now, DEVIATION, np.zeros(64, np.float32))
+    assert found.joints_off == pytest.approx(off)
+    assert found.still_motion == 0.0
+    assert surprise(found) == pytest.approx(off)
+
+
+def test_a_joint_that_is_late_is_not_off():
+    """On its way to the last target of the chunk before, which the new one takes back."""
+    before, now = seen([0.1, 0.0], [[0.9, 0.0]]), seen([0.7, 0.0], [[0.3, 0.0]])
+    assert joints_off(before, now, DEVIATION) == 0.0
+    assert joints_off(seen([0.1, 0.0]), now, DEVIATION) == pytest.approx(2.0)
+
+
+def test_a_picture_that_stays_the_same_while_the_arm_moves():
+    before, sent = seen([0.1, 0.0]), [[0.5, 0.0]]
+    assert still_motion(before, seen([0.3, 0.0], sent), DEVIATION) == pytest.approx(1.0)
+    assert still_motion(before, seen([0.3, 0.0], sent, grey=1), DEVIATION) == 0.0
+    assert still_motion(before, seen([0.1, 0.0], sent), DEVIATION) == 0.0
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_each_part_alone_is_surprising_and_none_hides_one_that_is_no_number(part):
+    quiet = [np.full(64, 0.1, np.float32), 0.1, 0.01]
+    assert surprise(Misfit(*quiet)) == pytest.approx(0.1)
+    for value in (2.0, float("nan")):
+        parts = list(quiet)
+        parts[part] = np.full(64, value, np.float32) if part == 0 else value
+        found = surprise(Misfit(*parts))
+        assert math.isnan(found) if math.isnan(value) else found >= 2.0
 
 
 def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
@@ -127,6 +199,11 @@ def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
     load_policy(checkpoint, backend="eager", device="cpu")
     dataclasses.replace(own, weights_sha256="0" * 64).write(checkpoint / FILE_NAME)
     with pytest.raises(ValueError, match="is of other weights than the checkpoint's"):
+        SurpriseCalibration.read(checkpoint)
+    own.write(checkpoint / FILE_NAME)
+    older = (checkpoint / FILE_NAME).read_text().replace('version": 2', 'version": 1')
+    (checkpoint / FILE_NAME).write_text(older)
+    with pytest.raises(ValueError, match=r"format version 1 and this program reads 2.*calibrate"):
         SurpriseCalibration.read(checkpoint)
     (checkpoint / FILE_NAME).write_text(json.dumps({"thresholds": []}))
     with pytest.raises(ValueError, match="is no surprise calibration"):

@@ -13,6 +13,7 @@ import pytest
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from par_model.misfit import Misfit
 from par_model.surprise import FILE_NAME, SurpriseCalibration, SurpriseThresholds
 from par_model.weights_hash import weights_hash
 from par_ros import messages, topics
@@ -38,10 +39,14 @@ class Foretelling(RecordingPolicy):
     """Finds each observation but the first as unlikely as it is told to."""
 
     surprise = 0.1
+    num_foretold = 0
 
-    def observed_errors(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]] | None":
+    def foretell(self) -> None:
+        self.num_foretold += 1
+
+    def misfit(self) -> Misfit | None:
         is_first = self.observations[-1].executed_actions is None
-        return None if is_first else np.full(64, self.surprise, np.float32)
+        return None if is_first else Misfit(np.full(64, self.surprise, np.float32), 0.0, 0.0)
 
 
 @pytest.fixture
@@ -114,6 +119,7 @@ def test_it_is_published_counted_and_acts_above_the_second_threshold(make: MakeG
     assert graph.calls == ["disengage"]
     wait_for(lambda: told(graph, "surprise_stops") == "1")
     assert told(graph, "surprise_warnings") == "1"
+    wait_for(lambda: graph.policy.num_foretold == 5)
 
 
 def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
@@ -182,7 +188,8 @@ def test_report_never_acts(make: MakeGraph) -> None:
 
 def test_off_computes_nothing(make: MakeGraph) -> None:
     graph = make("lockstep")
-    graph.policy.observed_errors = lambda: pytest.fail("it was asked")  # type: ignore[method-assign]
+    for name in ("misfit", "foretell"):
+        setattr(graph.policy, name, lambda: pytest.fail("it was asked"))
     for index in range(3):
         answered(graph, index)
     assert graph.found == graph.calls == []
