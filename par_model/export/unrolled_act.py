@@ -31,18 +31,18 @@ def export_unrolled(graph: Graph, path: Path, export_module: ExportModule) -> No
     context, noise, *prefix = graph.example_inputs()
     given = [spec.name for spec in prefix_specs]
     with torch.no_grad():
-        keys_values = module.context(context)
-    kv_names = [f"kv_{index}" for index in range(len(keys_values))]
+        folded = module.context(context)
+    folded_names = [f"folded_{index}" for index in range(len(folded))]
     constants = [*module.coefficients[0].unbind(), *module.rows[0].unbind()]
     num_coefficients = module.coefficients.shape[1]
     names = [f"constant_{index}" for index in range(len(constants))]
     coefficients, rows = constants[:num_coefficients], constants[num_coefficients:]
-    inputs = [noise, *coefficients, *keys_values, *prefix, *rows]
-    input_names = ["current", *names[:num_coefficients], *kv_names, *given]
+    inputs = [noise, *coefficients, *folded, *prefix, *rows]
+    input_names = ["current", *names[:num_coefficients], *folded_names, *given]
     input_names += names[num_coefficients:]
     with tempfile.TemporaryDirectory() as folder:
         once, body = Path(folder) / "once.onnx", Path(folder) / "body.onnx"
-        export_module(module.context, [context], [context_spec.name], kv_names, once)
+        export_module(module.context, [context], [context_spec.name], folded_names, once)
         export_module(module.step, inputs, input_names, ["next"], body)
         model = _join(onnx.load(once), onnx.load(body), module, names, given)
     _rename(model.graph, {"sample": noise_spec.name})

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The act graph: the action head and its sampler, unrolled.
 
-Shape letters: L actions, A action width, C width, S queries, Z context tokens, H heads, D head
-width, R norm rows.
+Shape letters: L actions, A action width, C width, Z context tokens, H heads, D head width, R norm
+rows.
 """
 
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,50 @@ from torch.nn import functional
 from par_model.action_head import ActionDit, CrossAttention, DitModulation
 from par_model.diffusion import DdimStep, EulerStep, denoise_step, sampling_coefficients
 from par_model.graphs.contract import MODEL_TYPE, Graph, GraphSpec, TensorSpec
-from par_model.graphs.operations import GraphOperations, attend_by_products
+from par_model.graphs.operations import GraphOperations
 from par_model.model import PARModel
+
+
+@dataclass(frozen=True)
+class FoldedContext:
+    """Cross-attention of one block to Z_A with the products that do not change over the steps taken
+    in advance: queries are only multiplied by keys, and values only by the projection. A step has
+    two products of C x HZ instead of two of C x C and two of each head, and reads so much less.
+
+    Attributes:
+        scores_CS: [C, HZ], the queries' weight times each head's keys, scaled.
+        bias_S: [HZ], the queries' bias times the keys, scaled.
+        values_SC: [HZ, C], each head's values times its part of the projection.
+    """
+
+    scores_CS: Tensor
+    bias_S: Tensor
+    values_SC: Tensor
+
+    @staticmethod
+    def of(attention: CrossAttention, context_1ZC: Tensor) -> "FoldedContext":
+        def of_heads(x_1ZC: Tensor) -> Tensor:
+            return x_1ZC[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+
+        keys_weight, values_weight = attention.kv.weight.chunk(2)
+        keys_bias, values_bias = attention.kv.bias.chunk(2)
+        keys_HZD = of_heads(functional.linear(context_1ZC, keys_weight, keys_bias))
+        values_HZD = of_heads(functional.linear(context_1ZC, values_weight, values_bias))
+        # The queries' bias is one more row of their weight.
+        scale = keys_HZD.shape[-1] ** -0.5
+        queries = torch.cat((attention.q.weight, attention.q.bias[:, None]), dim=1) * scale
+        scores_HZC = keys_HZD @ queries.unflatten(0, (attention.num_heads, -1))
+        values_HZC = values_HZD @ attention.proj.weight.t().unflatten(0, (attention.num_heads, -1))
+        scores_CS = scores_HZC.flatten(0, 1).t()
+        return FoldedContext(scores_CS[:-1], scores_CS[-1], values_HZC.flatten(0, 1))
+
+    def attend(self, attention: CrossAttention, x_1LC: Tensor) -> Tensor:
+        """What `attention` gives for x. By plain products: TensorRT-RTX 1.7.1 crashes while it
+        compiles fused bfloat16 attention whose keys serve several steps."""
+        scores_1LS = x_1LC @ self.scores_CS + self.bias_S
+        scores_1LHZ = scores_1LS.unflatten(-1, (attention.num_heads, -1))
+        weights_1LHZ = torch.softmax(scores_1LHZ, dim=-1, dtype=torch.float32).to(x_1LC.dtype)
+        return weights_1LHZ.flatten(-2) @ self.values_SC + attention.proj.bias
 
 
 class ActStep(nn.Module):
@@ -45,13 +87,13 @@ class ActStep(nn.Module):
             self.register_buffer("clean_rows", rows, persistent=False)
 
     def forward(self, current_1LA: Tensor, *tensors: Tensor) -> Tensor:
-        """`tensors` are the sampler's coefficients (0-d), each block's keys, then values, then
-        (with a largest delay) the prefix [1, L, A] and its length [1], then nine norm rows [C] a
+        """`tensors` are the sampler's coefficients (0-d), each block's FoldedContext, then (with a
+        largest delay) the prefix [1, L, A] and its length [1], then nine norm rows [C] a
         block and two for the last norm."""
         blocks = self.head.blocks
         source = iter(tensors)
         coefficients = [next(source) for _ in range(self.num_coefficients)]
-        keys, values = ([next(source) for _ in blocks] for _ in range(2))
+        contexts = [FoldedContext(next(source), next(source), next(source)) for _ in blocks]
         mask = None
         if self.head.max_delay:
             prefix_1LA, length = next(source), next(source)
@@ -66,16 +108,14 @@ class ActStep(nn.Module):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.attend(q, k, v, mask)
 
-        noisy = current_1LA.to(keys[0].dtype)
+        noisy = current_1LA.to(contexts[0].values_SC.dtype)
         x = self.head.embed(noisy) + self.head.step_positions.to(noisy.dtype)
-        for number, block in enumerate(blocks):
+        for number, (block, context) in enumerate(zip(blocks, contexts, strict=True)):
             shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = rows[
                 9 * number : 9 * number + 9
             ]
             x = x + gate1 * block.self_attention(_norm(x, scale1, shift1), attend)
-            x = x + gate2 * _attend_to_context(
-                block.cross_attention, _norm(x, scale2, shift2), keys[number], values[number]
-            )
+            x = x + gate2 * context.attend(block.cross_attention, _norm(x, scale2, shift2))
             x = x + gate3 * block.mlp(_norm(x, scale3, shift3))
         shift, scale = rows[-2:]
         predicted = self.head.head(_norm(x, scale, shift)).to(current_1LA.dtype)
@@ -84,15 +124,18 @@ class ActStep(nn.Module):
 
 
 class ActContext(nn.Module):
-    """Z_A to the keys of every block, then the values: once a chunk."""
+    """Z_A to the FoldedContext of every block, one after another: once a chunk."""
 
     def __init__(self, model: PARModel) -> None:
         super().__init__()
         self.head = model.action_head
 
     def forward(self, context_1ZC: Tensor) -> tuple[Tensor, ...]:
-        context = self.head.context(context_1ZC)
-        return (*context.keys, *context.values)
+        projected = self.head.context_proj(context_1ZC)
+        folded = [FoldedContext.of(block.cross_attention, projected) for block in self.head.blocks]
+        return tuple(
+            tensor for one in folded for tensor in (one.scores_CS, one.bias_S, one.values_SC)
+        )
 
 
 class ActGraph(nn.Module):
@@ -154,16 +197,6 @@ def act_graph(model: PARModel, operations: GraphOperations, sampler: str, num_st
     if isinstance(model.action_head, ActionDit):
         return Graph(spec, ActGraph(model, operations, sampler, num_steps))
     return Graph(spec, RegressGraph(model))
-
-
-def _attend_to_context(
-    attention: CrossAttention, x_1LC: Tensor, keys_1HZD: Tensor, values_1HZD: Tensor
-) -> Tensor:
-    """CrossAttention.forward by plain products. The scores are L x Z, tiny; and TensorRT-RTX 1.7.1
-    crashes while it compiles fused bfloat16 attention whose keys serve several steps."""
-    queries_1HLD = attention.q(x_1LC).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    attended_1HLD = attend_by_products(queries_1HLD, keys_1HZD, values_1HZD)
-    return attention.proj(attended_1HLD.transpose(1, 2).flatten(2))
 
 
 def _norm_rows(modulation: DitModulation) -> Tensor:
