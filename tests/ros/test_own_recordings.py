@@ -20,6 +20,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.timeline import Moment
 from par_ros.parameters import read_arm_spec
 from par_ros.recorded_graph import RecordedGraph
+from par_ros.recorded_views import RecordedViews
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -31,6 +32,7 @@ from par_ros.topics import (
     TELEOP_CHUNK,
     TOPICS,
     Topic,
+    camera_topics,
 )
 from par_ros.wire_records import EpisodeState, GuardInput
 
@@ -86,12 +88,21 @@ def switch(time_s: float, *, held: bool) -> tuple[Topic, Any]:
     return GUARD_INPUTS, messages.status_message(status)
 
 
-def write(path: Path, sent: list[tuple[Topic, Any]], **guard: object) -> Path:
-    names = {topic.name: topic.name for topic in TOPICS}
+def write(
+    path: Path,
+    sent: list[tuple[Topic, Any]],
+    views: RecordedViews | None = None,
+    **guard: object,
+) -> Path:
+    """views: None as in recordings that do not name them."""
+    cameras = [pair[0] for pair in camera_topics((views or RecordedViews()).names).values()]
+    topics = dict.fromkeys((*TOPICS, *cameras))
+    names = {topic.name: topic.name for topic in topics}
     settings = {"arm": "panda", "reference": "topic"} | guard
-    graph = RecordedGraph(settings, {"instruction": INSTRUCTION}, "policy_node", "", "", names)
+    policy = {"instruction": INSTRUCTION}
+    graph = RecordedGraph(settings, policy, "policy_node", "", "", names, views)
     writer = RecordingWriter(path, graph.to_json())
-    channels = {topic: writer.add_topic(topic.name, topic.type_name) for topic in TOPICS}
+    channels = {topic: writer.add_topic(topic.name, topic.type_name) for topic in topics}
     for topic, message in sent:
         writer.write(channels[topic], serialize_message(message))
     writer.close()
@@ -180,7 +191,6 @@ def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
     [
         (sensors(), {}, "nothing was recorded of executed actions; check the topic"),
         (sensors() + policy_chunks(1.0, 2.0), {"dry_run": True}, "was recorded in a dry run"),
-        (sensors(), {"inference": "overlapped"}, "record with inference:=sequential"),
         (policy_chunks(1.0, 2.0), {}, "nothing was recorded of joint states"),
     ],
 )
