@@ -19,6 +19,7 @@ from par_ros.__main__ import main
 from par_ros.control.command import Command
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.policy_turn import Question
+from par_ros.control.timeline import Moment
 from par_ros.dataset.own_streams import OwnStreams
 from par_ros.dataset.recorded_files import OwnRecording
 from par_ros.dataset.resampling import Rules
@@ -29,11 +30,21 @@ from par_ros.topics import (
     GUARD_INPUTS,
     IMAGE,
     JOINT_STATES,
+    TELEOP_CHUNK,
     Topic,
 )
 from par_ros.wire_records import GuardInput
 from tests.control.test_cache_truth import NEAR_RAD, STEP_NS, TIMES_S, World
-from tests.ros.test_own_recordings import write
+from tests.ros.test_own_recordings import (
+    MOVED_RAD,
+    at,
+    converted,
+    ns,
+    sensors,
+    switch,
+    trajectory,
+    write,
+)
 
 GUARD = {
     "inference": "overlapped",
@@ -163,3 +174,43 @@ def test_stops_late_chunks_and_jumps_leave_what_the_arm_was_commanded(
     assert np.ptp(commanded, axis=0).max() > 0.02
     counters = world.rig.guard.counters
     assert counters["disengage"] or counters["late"] or counters["refused"], counters
+
+
+def chunk(topic: Topic, stamp_s: float, lift: float) -> list[tuple[Topic, Any]]:
+    """18 rows from the picture on, which reach the guard 0.12 s after it; joint 2 lifted."""
+    asked = at(stamp_s + TIMES_S) + lift * np.eye(8)[1]
+    kind = "chunk" if topic is ACTION_CHUNK else "teleop_chunk"
+    moment = Moment(ns(stamp_s + 0.12), 0)
+    given = GuardInput(kind, moment, None, None, 1, chunk_stamp_ns=ns(stamp_s))
+    status = messages.Status("safety_node", messages.OK, kind, given.to_values())
+    return [
+        (topic, trajectory(TIMES_S, asked, stamp_s)),
+        (GUARD_INPUTS, messages.status_message(status)),
+        (EXECUTED_ACTIONS, trajectory(TIMES_S, asked + MOVED_RAD * np.eye(8)[0], stamp_s)),
+    ]
+
+
+def test_an_operator_s_rows_are_labels_from_when_they_reached_the_guard(tmp_path: Path) -> None:
+    """The policy's chunks every 0.4 s; the operator's of 2.2, 2.4, ... 3.0 s, and the switch from
+    2.1 s to 4.5 s, so the last labels are the last chunk's, until 3.9 s."""
+    sent = sensors()
+    for stamp_s in 1.0 + 0.4 * np.arange(11):
+        sent += chunk(ACTION_CHUNK, stamp_s, 0.0)
+    for stamp_s in 2.2 + 0.2 * np.arange(5):
+        sent += chunk(TELEOP_CHUNK, stamp_s, 0.2)
+    sent += [switch(2.1 + 0.1 * step, held=True) for step in range(24)]
+    sent.append(switch(4.5, held=False))
+    out = converted(write(tmp_path / "op.mcap", sent, **GUARD))
+    episode = open_episodes(out).read(0, with_frames=False)
+    assert episode.teaches is not None
+    assert episode.policy_actions is not None
+    # The first report begins with the first chunk's picture.
+    at_s = 1.0 + np.arange(episode.num_steps) / 20
+    labelled = (at_s > 2.3 - 1e-6) & (at_s + 0.05 < 3.9 + 1e-6)
+    lifted = episode.actions[:, 1] - at(0.0)[1]
+    np.testing.assert_allclose(lifted[labelled], 0.2, atol=1e-6)
+    np.testing.assert_array_equal(episode.actions[~labelled], episode.executed_actions[~labelled])
+    np.testing.assert_allclose(episode.policy_actions[:, 1] - at(0.0)[1], 0.0, atol=1e-6)
+    # A chunk is 18 actions.
+    expected = (at_s > 2.3 - 1e-6) & (at_s + 0.9 < 3.9 + 1e-6)
+    np.testing.assert_array_equal(episode.teaches, expected)
