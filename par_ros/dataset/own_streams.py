@@ -71,6 +71,8 @@ class _Read:
     marks: list[EpisodeMark] = field(default_factory=list)
     # The newest of each start.
     simulated: dict[int, EpisodeState] = field(default_factory=dict)
+    # Of each start: the steps done, and the newest joint state then.
+    steps_done: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     instructions: list[str] = field(default_factory=list)
 
 
@@ -91,6 +93,7 @@ class OwnStreams:
                 f"{recording.path} was recorded in a dry run, in which the arm follows nothing; "
                 "record with dry_run:=false."
             )
+        self._lockstep = parameters.mode == "lockstep"
         self._overlapped = parameters.inference == "overlapped"
         self._spec = read_guarded_arm(parameters)
         self._prefix = parameters.joint_prefix
@@ -247,10 +250,23 @@ class OwnStreams:
         if self._read.simulated:
             return tuple(
                 Span(begin_ns, begin_ns + state.step * self._step_ns, state.success_once)
-                for begin_ns, state in sorted(self._read.simulated.items())
+                for start_ns, state in sorted(self._read.simulated.items())
+                for begin_ns in (start_ns + self._idle_ns(start_ns),)
                 if state.step
             )
         return (Span(self._read.joint_times_ns[0], last_ns, success=False, is_marked=False),)
+
+    def _idle_ns(self, start_ns: int) -> int:
+        """How long a simulator's arm stood before its first step that counts: in real time until
+        the first trajectory, in lockstep not at all. Topics overtake each other, so the median; a
+        simulator makes whole steps."""
+        idle_steps = [
+            (joints_ns - start_ns) / self._step_ns - step
+            for step, joints_ns in self._read.steps_done.get(start_ns, ())
+        ]
+        if self._lockstep or not idle_steps:
+            return 0
+        return max(0, round(float(np.median(idle_steps)))) * self._step_ns
 
 
 def _take_status(message: RecordedMessage, topic: Topic, read: _Read) -> None:
@@ -260,6 +276,9 @@ def _take_status(message: RecordedMessage, topic: Topic, read: _Read) -> None:
     elif topic is EPISODE_STATE:
         state = EpisodeState.from_values(values)
         read.simulated[state.start_ns] = state
+        if state.step and read.joint_times_ns:
+            done = read.steps_done.setdefault(state.start_ns, [])
+            done.append((state.step, read.joint_times_ns[-1]))
     elif topic is OBSERVED:
         read.instructions.append(Observed.from_values(values).instruction)
     elif topic is GUARD_INPUTS and values.get("kind") == "deadman":

@@ -172,18 +172,27 @@ def test_an_operator_without_a_policy_gives_a_demonstration(tmp_path: Path) -> N
 
 
 def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
-    """Two: 1.2 s to 2.2 s, a success; 3 s to 4 s, a failure; the newest state of each counts."""
-    states = [
-        EpisodeState("PushCube", 1, ns(begin_s), step, False, success, step > 5, (), None)
-        for begin_s, step, success in ((1.2, 5, False), (1.2, 20, True), (3.0, 20, False))
+    """Two: a success and a failure of 20 steps each. In real time the first one's arm stands for
+    0.3 s before steps are counted: 1.5 s to 2.5 s, and 3 s to 4 s."""
+    timed: list[tuple[float, tuple[Topic, Any]]] = [
+        (messages.stamp_ns(one[1]) / S - BEGIN_NS / S, one)
+        for one in sensors() + policy_chunks(1.0, 5.4)
     ]
-    sent = sensors() + policy_chunks(1.0, 5.4)
-    for state in states:
-        status = messages.Status("bridge", messages.OK, "", state.to_values())
-        sent.append((EPISODE_STATE, messages.status_message(status)))
+    for start_s, begin_s, success in ((1.2, 1.5, True), (3.0, 3.0, False)):
+        for step in range(21):
+            is_over = step == 20
+            state = EpisodeState(
+                "PushCube", 1, ns(start_s), step, False, success and is_over, is_over, (), None
+            )
+            status = messages.Status("bridge", messages.OK, "", state.to_values())
+            time_s = begin_s + step / 20 + 0.001
+            timed.append((time_s, (EPISODE_STATE, messages.status_message(status))))
+    sent = [one for _, one in sorted(timed, key=lambda one: one[0])]
     source = open_episodes(converted(write(tmp_path / "sim.mcap", sent)))
     episodes = [source.read(index, with_frames=False) for index in range(len(source))]
     assert [(e.num_steps, bool(e.success[-1])) for e in episodes] == [(20, True), (20, False)]
+    for episode, begin_s in zip(episodes, (1.5, 3.0), strict=True):
+        np.testing.assert_allclose(episode.measured_joint_positions[0], at(begin_s), atol=3e-3)
 
 
 @pytest.mark.parametrize(
