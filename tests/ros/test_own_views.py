@@ -18,8 +18,8 @@ from par_model.train import main as train
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_ros.__main__ import main
 from par_ros.recorded_views import RecordedViews
-from par_ros.topics import IMAGE, Topic, camera_topics
-from tests.ros.recorded import depth_picture
+from par_ros.topics import EPISODE_MARKS, IMAGE, Topic, camera_topics
+from tests.ros.recorded import depth_picture, mark
 from tests.ros.test_own_recordings import converted, ns, policy_chunks, sensors, write
 
 DEPTH = DepthView("front_depth", 0.3, 1.8)
@@ -109,16 +109,24 @@ def test_a_policy_of_one_view_may_call_it_otherwise(tmp_path: Path) -> None:
 def test_training_takes_the_views_and_the_range(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stages of a tiny policy of both views, on two recordings; pictures of 32 x 32."""
+    """The stages of a tiny policy of both views, on four recordings of seven episodes each (the
+    25th is held out); pictures of 32 x 32."""
     from par_model.checkpoint import load_checkpoint
 
     out = tmp_path / "set"
-    paths = [str(recording(tmp_path / name)) for name in ("a.mcap", "b.mcap")]
+    # Each start ends the episode before.
+    marks = [
+        (EPISODE_MARKS, mark(1.2 + 0.55 * number, is_start=number < 7).message)
+        for number in range(8)
+    ]
+    sent = in_turn(sensors() + depths() + policy_chunks(1.0, 5.4)) + marks
+    paths = [str(write(tmp_path / f"{number}.mcap", sent, VIEWS)) for number in range(4)]
     assert main(["to_dataset", *paths, "--out", str(out), "--image-size", "32"]) == 0
     two = dataclasses.replace(PRESETS["par_tiny"], views=VIEWS.names)
     monkeypatch.setitem(PRESETS, "par_tiny", two)
     common = ["--data", str(out), "--codec", str(tmp_path / "codec"), "--preset", "par_tiny"]
     common += ["--variants", "1"]
+    assert len(DemonstrationSet(out)) == 28
     codec = ["--codec-steps", "1", "--probe-tasks", "--out", str(tmp_path / "codec")]
     policy = ["--steps", "1", "--evaluation-episodes", "0", "--evaluate-every", "0"]
     policy += ["--scene-weight", "0", "--steps-after-success", "all"]
