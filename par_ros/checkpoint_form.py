@@ -10,6 +10,7 @@ from par_model.interface import DEFAULT_VIEWS
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros.control.overlapped_turn import OverlapSettings
+from par_ros.recorded_views import RecordedViews
 
 
 def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
@@ -42,6 +43,12 @@ def checkpoint_depth_views(checkpoint: Path) -> dict[str, Any]:
     if config is None or not config.depth_views:
         return {}
     return {"depth_views": ",".join(view.name for view in config.depth_views)}
+
+
+def checkpoint_recorded_views(checkpoint: Path) -> RecordedViews:
+    """The views that are recorded with a checkpoint; one where it cannot be read."""
+    config = checkpoint_config(checkpoint)
+    return RecordedViews() if config is None else RecordedViews(config.views, config.depth_views)
 
 
 def require_further_views(checkpoint: Path, given: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from par_model.simulation.tasks import task
 from par_ros.checkpoint_form import (
     checkpoint_chunk,
     checkpoint_depth_views,
+    checkpoint_recorded_views,
     checkpoint_views,
     overlapped_guard,
     require_further_views,
@@ -45,6 +46,7 @@ from par_ros.parameters import (
 )
 from par_ros.policy_source import require_kind
 from par_ros.recorded_graph import RecordedGraph
+from par_ros.recorded_views import RecordedViews
 from par_ros.resources import resource
 from par_ros.topics import (
     BRIDGE,
@@ -446,6 +448,7 @@ def recorder_entry(nodes: tuple[NodeEntry, ...], file: Path, mode: str = "realti
         policy_executable=policy.executable,
         checkpoint_sha256=manifest_sha256(Path(str(checkpoint))) if checkpoint else "",
         omp_num_threads=os.environ.get("OMP_NUM_THREADS", ""),
+        views=checkpoint_recorded_views(Path(str(checkpoint))) if checkpoint else RecordedViews(),
     )
     remappings = {name: target for node in (guard, policy) for name, target in node.remappings}
     return NodeEntry(

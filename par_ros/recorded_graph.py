@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from par_ros.recorded_views import RecordedViews
+
 
 @dataclass(frozen=True)
 class RecordedGraph:
@@ -16,6 +18,7 @@ class RecordedGraph:
         checkpoint_sha256: of the checkpoint's manifest; empty without one.
         omp_num_threads: the variable OMP_NUM_THREADS; empty where it was not set.
         topics: name of each topic of topics.py in the graph; the recorder fills it in.
+        views: of the policy; None in recordings of versions that did not write them down.
     """
 
     guard: Mapping[str, Any]
@@ -24,10 +27,12 @@ class RecordedGraph:
     checkpoint_sha256: str
     omp_num_threads: str
     topics: Mapping[str, str] = field(default_factory=dict)
+    views: RecordedViews | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file's settings."""
-        return asdict(self)
+        views = {} if self.views is None else {"views": self.views.to_json()}
+        return {key: value for key, value in asdict(self).items() if key != "views"} | views
 
     @staticmethod
     def from_json(settings: Mapping[str, Any], topics: Iterable[str] = ()) -> "RecordedGraph":
@@ -53,4 +58,5 @@ class RecordedGraph:
             settings["policy_executable"],
             **texts,
             topics=settings["topics"],
+            views=RecordedViews.from_json(settings["views"]) if "views" in settings else None,
         )

@@ -10,6 +10,7 @@ Names are relative where a namespace or a remap may move them, and absolute wher
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -328,6 +329,12 @@ def view_names(text: str) -> tuple[str, ...]:
 def further_image_name(view: str) -> str:
     """Name of the image topic of a view that is not a policy's first."""
     return f"camera/{view}/image_raw"
+
+
+def further_view(topic_name: str) -> str:
+    """The view of such a topic; empty for others."""
+    found = re.fullmatch(further_image_name("([^/]+)"), topic_name)
+    return found[1] if found else ""
 
 
 def camera_topics(views: tuple[str, ...]) -> dict[str, tuple[Topic, Topic]]:

@@ -54,7 +54,11 @@ def _card_of_recordings(recording: dict[str, Any], lengths: Sequence[int]) -> st
         ("arm", f"{recording['arm']}; joints {', '.join(recording['joint_names'])}"),
         ("rate", f"{recording['fps']} Hz; gaps of up to {recording['max_gap_s']:g} s"),
         ("units", "rad, and m for the gripper"),
-        ("camera", f"{recording['camera']}, {size}x{size} RGB"),
+        ("camera", f"{recording['camera']}, {size}x{size} RGB{_depth(_first_view(recording))}"),
+        *(
+            ("camera", f"{view['name']}, as large{_depth(view)}")
+            for view in recording.get("further_cameras", ())
+        ),
         ("made with", ", ".join(f"{n} {v}" for n, v in recording["versions"].items())),
     ]
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
@@ -115,6 +119,12 @@ def _rows(recording: dict[str, Any], lengths: Sequence[int]) -> list[tuple[str, 
             "(the rounding of the colour conversion)",
         ),
     ]
+
+
+def _first_view(recording: dict[str, Any]) -> dict[str, Any]:
+    """The first view, as the further ones are described."""
+    key = "camera_depth_range_m"
+    return {"depth_range_m": recording[key]} if key in recording else {}
 
 
 def _depth(view: dict[str, Any]) -> str:

@@ -2,16 +2,15 @@
 """The cameras of a policy, one a view: each one's checks, their pictures matched by stamp, and the
 image that the policy is shown.
 
-A picture of the first view is answered together with the picture of every other view that lies
-nearest to it in time, within `max_skew_s`. A picture that finds no partner is not answered; where
-none has for as long as a camera may be silent, the view that is missing is named.
+A picture of the first view is answered together with those of the other views that ViewMatch finds.
+A picture that finds no partner is not answered; where none has for as long as a camera may be
+silent, the view that is missing is named.
 """
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,9 @@ from par_ros.control.camera_check import CameraCheck, CameraCheckSettings
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.observation_assembler import ImageArray, Refusal
 from par_ros.control.settings import parameter
-
-PictureType = TypeVar("PictureType")
+from par_ros.control.view_match import MatchedPictures, PictureType, ViewMatch
 
 DEFAULT_VIEWS = ("front",)
-# A second at 30 Hz.
-_NUM_WAITING = 30
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,6 @@ class ViewSettings:
         return "camera/image_raw" if view == self.names[0] else f"camera/{view}/image_raw"
 
 
-@dataclass(frozen=True)
-class MatchedPictures(Generic[PictureType]):
-    """A picture of each view, in the order of the views, and their stamps."""
-
-    pictures: tuple[PictureType, ...]
-    stamps_ns: tuple[int, ...]
-
-
 class CameraSet(Generic[PictureType]):
     """The cameras since the last reset(). Times are the monotonic clock's, in seconds."""
 
@@ -67,6 +55,7 @@ class CameraSet(Generic[PictureType]):
     ) -> None:
         """read_picture and fit_picture: as PolicyTurn's."""
         self._views, self._settings = views, settings
+        self._match = ViewMatch[PictureType](views.names, views.max_skew_s)
         self._read_picture, self._fit_picture = read_picture, fit_picture
         self._checks = {
             view: CameraCheck(
@@ -80,9 +69,7 @@ class CameraSet(Generic[PictureType]):
         """Forget the pictures: an episode begins."""
         for check in self._checks.values():
             check.reset(now_s)
-        self._waiting: dict[str, deque[tuple[int, PictureType]]] = {
-            view: deque(maxlen=_NUM_WAITING) for view in self._views.names
-        }
+        self._match.reset()
         self._matched_s = now_s
 
     def see(
@@ -102,40 +89,17 @@ class CameraSet(Generic[PictureType]):
 
     def forget(self, view: str) -> None:
         """A view's pictures are not to be trusted."""
-        self._waiting[view].clear()
+        self._match.forget(view)
 
     def match(
         self, view: str, picture: PictureType, stamp_ns: int, now_s: float
     ) -> MatchedPictures[PictureType] | Refusal | None:
-        """The newest picture of the first view that has a partner in every other one, once; None
-        where it waits for one; a refusal where it has for too long."""
-        first, *others = self._views.names
-        if not others:
-            return MatchedPictures((picture,), (stamp_ns,))
-        self._waiting[view].append((stamp_ns, picture))
-        for main in reversed(self._waiting[first]):
-            partners = [self._partner(other, main[0]) for other in others]
-            found = [partner for partner in partners if partner is not None]
-            if len(found) == len(others):
-                self._matched_s = now_s
-                # Older ones are not answered any more.
-                newer = [kept for kept in self._waiting[first] if kept[0] > main[0]]
-                self._waiting[first] = deque(newer, _NUM_WAITING)
-                chosen = (main, *found)
-                return MatchedPictures(tuple(p for _, p in chosen), tuple(s for s, _ in chosen))
-        return self.check_silence(now_s)
-
-    def _partner(self, view: str, stamp_ns: int) -> tuple[int, PictureType] | None:
-        nearest = self._nearest(view, stamp_ns)
-        max_skew_ns = round(self._views.max_skew_s * NANOSECONDS)
-        if nearest is None or abs(nearest[0] - stamp_ns) > max_skew_ns:
-            return None
-        return nearest
-
-    def _nearest(self, view: str, stamp_ns: int) -> tuple[int, PictureType] | None:
-        return min(
-            self._waiting[view], key=lambda waiting: abs(waiting[0] - stamp_ns), default=None
-        )
+        """As ViewMatch.take; a refusal where a picture has waited for its partner for too long."""
+        matched = self._match.take(view, picture, stamp_ns)
+        if matched is None:
+            return self.check_silence(now_s)
+        self._matched_s = now_s
+        return matched
 
     def check_silence(self, now_s: float) -> Refusal | None:
         """Why there is nothing to answer: a camera is silent, or no pictures match; None where
@@ -150,23 +114,19 @@ class CameraSet(Generic[PictureType]):
 
     def _mismatch(self) -> Refusal | None:
         """Which view has no partner for the first one's newest picture."""
-        first, *others = self._views.names
-        if not self._waiting[first]:
+        lacking = self._match.lacking()
+        if lacking is None:
             return None
-        stamp_ns = self._waiting[first][-1][0]
-        for view in others:
-            if self._partner(view, stamp_ns) is None:
-                nearest = self._nearest(view, stamp_ns)
-                away = "there is none"
-                if nearest is not None:
-                    away = f"the nearest is {(nearest[0] - stamp_ns) / NANOSECONDS:+.3f} s away"
-                return Refusal(
-                    "views",
-                    f"view {view!r}: a picture must be within {self._views.max_skew_s:g} s of view "
-                    f"{first!r}'s, {away}; check both cameras' rates and clocks, or raise "
-                    "max_view_skew_s.",
-                )
-        return None
+        view, apart_ns = lacking
+        away = "there is none"
+        if apart_ns is not None:
+            away = f"the nearest is {apart_ns / NANOSECONDS:+.3f} s away"
+        return Refusal(
+            "views",
+            f"view {view!r}: a picture must be within {self._views.max_skew_s:g} s of view "
+            f"{self._views.names[0]!r}'s, {away}; check both cameras' rates and clocks, or raise "
+            "max_view_skew_s.",
+        )
 
     def image(self, pictures: tuple[PictureType, ...], now_s: float) -> ImageArray | Refusal:
         """What the policy is shown: the views in its size, one above the other."""

@@ -21,6 +21,7 @@ from par_ros.control.joint_states import (
     MissingJoints,
 )
 from par_ros.dataset.bag_mapping import NEXT_JOINT_STATE, ActionTopic, BagMapping
+from par_ros.dataset.moments import MomentFinder
 from par_ros.dataset.recorded_files import Bag, decoded
 from par_ros.dataset.resampling import FloatArray, HeldTargets, series
 from par_ros.dataset.streams import Span, Streams, spans_of
@@ -30,22 +31,30 @@ from par_ros.wire_records import EpisodeMark
 
 
 class BagStreams:
-    """One rosbag2. Raises ValueError for topics that it lacks."""
+    """One rosbag2. Raises ValueError for topics that it lacks.
+
+    Attributes:
+        picture_topics: which view a topic's pictures are of.
+    """
 
     def __init__(self, bag: Bag, mapping: BagMapping) -> None:
         self.recording = bag
         self._mapping = mapping
-        self.picture_topics = (mapping.image,)
+        self.picture_topics = dict(zip(mapping.images, mapping.views.names, strict=True))
         actions = [action.topic for action in mapping.actions]
-        for topic in (mapping.image, mapping.joint_states, *actions):
+        for topic in (*mapping.images, mapping.joint_states, *actions):
             if topic not in bag.types:
+                view = self.picture_topics.get(topic) if len(mapping.images) > 1 else None
+                of_view = f" (view {view!r})" if view else ""
                 raise ValueError(
-                    f"{bag.path} has no topic {topic}; it has {', '.join(sorted(bag.types))}. "
-                    "Correct the mapping file."
+                    f"{bag.path} has no topic {topic}{of_view}; it has "
+                    f"{', '.join(sorted(bag.types))}. Correct the mapping file."
                 )
         self._scale = np.array([joint.scale for joint in mapping.joints])
         self._offset = np.array([joint.offset for joint in mapping.joints])
-        self._pictures_ns: list[int] = []
+        self._moments = MomentFinder(
+            mapping.views.names, self.picture_topics, mapping.max_view_skew_s
+        )
         self._joints: tuple[list[int], list[FloatArray]] = [], []
         self._commands: tuple[list[int], list[FloatArray]] = [], []
         self._marks: list[EpisodeMark] = []
@@ -61,7 +70,8 @@ class BagStreams:
             whole = Span(int(joints.times_ns[0]), last_ns, success=False, is_marked=False)
             return Streams(
                 name=self.recording.path.name,
-                pictures_ns=np.array(self._pictures_ns, np.int64),
+                moments=self._moments.moments(),
+                unmatched=self._moments.unmatched(),
                 joints=joints,
                 executed=HeldTargets(*self._commands, "commands")
                 if self._mapping.actions
@@ -82,12 +92,13 @@ class BagStreams:
         mapping = self._mapping
         selector = JointStateSelector(tuple(joint.state for joint in mapping.joints))
         actions = {action.topic: action for action in mapping.actions}
-        topics = {mapping.image, mapping.joint_states, *actions}
+        topics = {*mapping.images, mapping.joint_states, *actions}
         if mapping.marks:
             topics.add(mapping.marks)
         for message in self.recording.messages(topics):
-            if message.topic == mapping.image:
-                self._pictures_ns.append(header_stamp_ns(message.data) or message.time_ns)
+            if message.topic in self.picture_topics:
+                stamp_ns = header_stamp_ns(message.data) or message.time_ns
+                self._moments.add(message.topic, stamp_ns)
             if message.topic == mapping.marks:
                 values = messages.read_status(decoded(message, DiagnosticStatus)).values
                 self._marks.append(EpisodeMark.from_values(values))

@@ -10,7 +10,8 @@ rules. Exit code 0: the data set is written; 1: it is not.
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +32,6 @@ from par_model.training.staged_episodes import (
     stage_episode,
     start_staging,
 )
-from par_ros import messages
 from par_ros.dataset.bag_mapping import read_bag_mapping
 from par_ros.dataset.bag_streams import BagStreams
 from par_ros.dataset.own_streams import OwnStreams
@@ -39,9 +39,11 @@ from par_ros.dataset.recorded_files import Bag, OwnRecording, decoded
 from par_ros.dataset.resampling import NANOSECONDS, Rules
 from par_ros.dataset.streams import PlannedEpisode, Streams, plan_episode
 from par_ros.output_files import make_folder, written_to_disk
+from par_ros.recorded_views import RecordedViews
+from par_ros.recording import RecordedMessage
+from par_ros.view_reader import ViewReader
 
 PROGRAM = "python -m par_ros to_dataset"
-CAMERA = "front"
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ class ToDatasetOptions:
 
 @dataclass(frozen=True)
 class _Source:
-    """A recording that was looked through."""
+    """A recording that was looked through; num_actions: of a chunk."""
 
     reader: OwnStreams | BagStreams
     streams: Streams
     instruction: str
+    num_actions: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,18 @@ class _Arm:
     name: str
     joint_names: tuple[str, ...]
     rate_hz: int
-    num_actions: int
     image_size: int
+    views: RecordedViews
+
+    @property
+    def stacked_shape(self) -> tuple[int, int, int]:
+        """Of the pictures of a step, one above the other."""
+        return len(self.views.names) * self.image_size, self.image_size, 3
+
+    @property
+    def reader(self) -> ViewReader:
+        """What makes pictures of the cameras' messages."""
+        return ViewReader(self.views.depth, CameraFit(), self.image_size, self.image_size)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -122,7 +135,7 @@ def _convert(options: ToDatasetOptions) -> None:
     planned = list(_planned(sources, rules))
     corrected = any(one.episode.is_labelled is not None for one in planned)
     if corrected:
-        planned = list(_with_corrections(planned, arm))
+        planned = list(_with_corrections(planned))
     if not planned:
         raise ValueError("no episode can be written; the reasons are above.")
     make_folder("the data set's folder", options.out)
@@ -154,21 +167,27 @@ def _open(options: ToDatasetOptions) -> tuple[_Arm, list[_Source]]:
             raise ValueError(f"{path} names no instruction; give --instruction.")
         arms.append(arm)
         sources.append(source)
+        if arm.views != arms[0].views:
+            raise ValueError(
+                f"{path} has the views {arm.views}, {options.recordings[0]} has {arms[0].views}; "
+                "write two data sets."
+            )
         if arm != arms[0]:
             raise ValueError(
                 f"{path} has the arm {arm.name!r} with joints {list(arm.joint_names)} at "
                 f"{arm.rate_hz} Hz, {options.recordings[0]} has {arms[0].name!r} with "
                 f"{list(arms[0].joint_names)} at {arms[0].rate_hz} Hz; write two data sets."
             )
+        if source.streams.unmatched:
+            _report(f"{source.streams.name}: {source.streams.unmatched}.")
     return arms[0], sources
 
 
 def _open_own(path: Path, options: ToDatasetOptions) -> tuple[_Arm, _Source]:
     reader = OwnStreams(OwnRecording(path))
-    arm = _Arm(
-        reader.arm, reader.joint_names, reader.rate_hz, reader.num_actions, options.image_size
-    )
-    return arm, _Source(reader, reader.streams(), options.instruction or reader.instruction)
+    arm = _Arm(reader.arm, reader.joint_names, reader.rate_hz, options.image_size, reader.views)
+    instruction = options.instruction or reader.instruction
+    return arm, _Source(reader, reader.streams(), instruction, reader.num_actions)
 
 
 def _open_bag(path: Path, options: ToDatasetOptions) -> tuple[_Arm, _Source]:
@@ -176,8 +195,8 @@ def _open_bag(path: Path, options: ToDatasetOptions) -> tuple[_Arm, _Source]:
     mapping = read_bag_mapping(options.mapping)
     reader = BagStreams(Bag(path), mapping)
     names = tuple(joint.name for joint in mapping.joints)
-    arm = _Arm(mapping.arm, names, mapping.rate_hz, 1, mapping.image_size)
-    return arm, _Source(reader, reader.streams(), options.instruction or mapping.instruction)
+    arm = _Arm(mapping.arm, names, mapping.rate_hz, mapping.image_size, mapping.views)
+    return arm, _Source(reader, reader.streams(), options.instruction or mapping.instruction, 1)
 
 
 def _planned(sources: list[_Source], rules: Rules) -> Iterator[_Planned]:
@@ -204,9 +223,9 @@ def _planned(sources: list[_Source], rules: Rules) -> Iterator[_Planned]:
             seed += 1
 
 
-def _with_corrections(planned: list[_Planned], arm: _Arm) -> Iterator[_Planned]:
+def _with_corrections(planned: list[_Planned]) -> Iterator[_Planned]:
     for one in planned:
-        if one.episode.teaches(arm.num_actions).any():
+        if one.episode.teaches(one.source.num_actions).any():
             yield one
         else:
             _report(
@@ -220,42 +239,68 @@ def _stage(
 ) -> Iterator[int]:
     """Write a recording's episodes one by one as their pictures come; gives their numbers."""
     waiting = {one.seed: one for one in planned if one.source is source}
-    steps: dict[int, list[tuple[int, int]]] = {}
-    for one in waiting.values():
-        for step, number in enumerate(one.episode.pictures.tolist()):
-            steps.setdefault(number, []).append((one.seed, step))
     frames: dict[int, npt.NDArray[np.uint8]] = {}
-    left = {seed: len(one.episode.pictures) for seed, one in waiting.items()}
-    topics = set(source.reader.picture_topics)
-    pictures = source.reader.recording.messages(topics)
-    for number, message in enumerate(tqdm(pictures, desc=source.streams.name, disable=None)):
-        wanted = [(seed, step) for seed, step in steps.get(number, []) if seed in waiting]
+    left = {seed: one.episode.pictures.size for seed, one in waiting.items()}
+    steps = _steps_of_pictures(waiting, arm.views.names)
+    for picture, message in tqdm(_pictures(source), desc=source.streams.name, disable=None):
+        wanted = [(seed, step) for seed, step in steps.get(picture, []) if seed in waiting]
         if not wanted:
             continue
         try:
-            picture = _picture(message, arm.image_size)
+            shown = arm.reader.fit(
+                arm.reader.read(decoded(message, Image, CompressedImage), picture.view),
+                picture.view,
+            )
         except ValueError as error:
+            of_view = f" of view {picture.view!r}" if len(arm.views.names) > 1 else ""
             for seed in {seed for seed, _ in wanted}:
-                _report(f"{waiting.pop(seed).name}, is left out: a picture cannot be used: {error}")
+                name = waiting.pop(seed).name
+                _report(f"{name}, is left out: a picture{of_view} cannot be used: {error}")
                 frames.pop(seed, None)
             continue
+        top = arm.views.names.index(picture.view) * arm.image_size
         for seed, step in wanted:
-            shape = (len(waiting[seed].episode.pictures), *picture.shape)
-            frames.setdefault(seed, np.zeros(shape, np.uint8))[step] = picture
+            shape = (len(waiting[seed].episode.pictures), *arm.stacked_shape)
+            whole = frames.setdefault(seed, np.zeros(shape, np.uint8))
+            whole[step, top : top + arm.image_size] = shown
             left[seed] -= 1
         for seed in {seed for seed, _ in wanted if left[seed] == 0}:
             one = waiting.pop(seed)
-            stage_episode(options.out, _episode(one, frames.pop(seed), arm, corrected), arm.rate_hz)
+            episode = _episode(one, frames.pop(seed), corrected)
+            stage_episode(options.out, episode, arm.rate_hz, arm.views.names)
             yield seed
 
 
-def _picture(message: Any, size: int) -> npt.NDArray[np.uint8]:
-    """uint8 [size, size, 3]. Raises ValueError for what is no colour picture, or too small."""
-    rgb = messages.image_to_rgb(decoded(message, Image, CompressedImage))
-    return CameraFit().fit(rgb, size, size)
+@dataclass(frozen=True)
+class _Picture:
+    """The picture of this number among those of its view."""
+
+    view: str
+    number: int
 
 
-def _episode(one: _Planned, frames: npt.NDArray[np.uint8], arm: _Arm, corrected: bool) -> Episode:
+def _steps_of_pictures(
+    planned: Mapping[int, _Planned], views: tuple[str, ...]
+) -> dict[_Picture, list[tuple[int, int]]]:
+    """The episodes and steps that each picture is shown at."""
+    found: dict[_Picture, list[tuple[int, int]]] = {}
+    for seed, one in planned.items():
+        for step, numbers in enumerate(one.episode.pictures.tolist()):
+            for view, number in zip(views, numbers, strict=True):
+                found.setdefault(_Picture(view, number), []).append((seed, step))
+    return found
+
+
+def _pictures(source: _Source) -> Iterator[tuple[_Picture, RecordedMessage]]:
+    """Numbered as MomentFinder does."""
+    views, numbers = source.reader.picture_topics, Counter[str]()
+    for message in source.reader.recording.messages(set(views)):
+        view = views[message.topic]
+        yield _Picture(view, numbers[view]), message
+        numbers[view] += 1
+
+
+def _episode(one: _Planned, frames: npt.NDArray[np.uint8], corrected: bool) -> Episode:
     planned = one.episode
     success = np.zeros(len(planned.actions), np.bool_)
     success[-1] = planned.success
@@ -270,7 +315,7 @@ def _episode(one: _Planned, frames: npt.NDArray[np.uint8], arm: _Arm, corrected:
         success=success,
         seed=one.seed,
         noisy=False,
-        teaches=planned.teaches(arm.num_actions) if corrected else None,
+        teaches=planned.teaches(one.source.num_actions) if corrected else None,
         policy_actions=wanted.astype(np.float32) if corrected else None,
     )
 
@@ -287,7 +332,7 @@ def _settings(
         "arm": arm.name,
         "joint_names": list(arm.joint_names),
         "fps": arm.rate_hz,
-        "camera": CAMERA,
+        **arm.views.data_set_settings(),
         "image_size": arm.image_size,
         "max_gap_s": options.max_gap,
         "environment_state_names": [],

@@ -2,17 +2,19 @@
 """A recording of ours (record:=true) as Streams: what the guard let pass, and who asked for it."""
 
 import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
+from par_model.interface import DEFAULT_VIEWS
 from par_ros import messages
 from par_ros.control.joint_states import JointSample, JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.settings import validate
 from par_ros.control.teleoperation import DEADMAN_TIMEOUT_NS
+from par_ros.dataset.moments import MomentFinder
 from par_ros.dataset.recorded_files import OwnRecording, decoded
 from par_ros.dataset.resampling import (
     FloatArray,
@@ -24,9 +26,10 @@ from par_ros.dataset.resampling import (
 from par_ros.dataset.streams import Corrections, Span, Streams, spans_of
 from par_ros.fitted_subscription import COMPRESSED
 from par_ros.guarded_arm import read_guarded_arm
-from par_ros.parameters import SafetyNodeParameters
+from par_ros.parameters import PolicyNodeParameters, SafetyNodeParameters
 from par_ros.recorded_graph import RecordedGraph
 from par_ros.recorded_messages import header_stamp_ns
+from par_ros.recorded_views import RecordedViews
 from par_ros.recording import RecordedMessage
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -39,6 +42,8 @@ from par_ros.topics import (
     OBSERVED,
     TELEOP_CHUNK,
     Topic,
+    camera_topics,
+    further_view,
 )
 from par_ros.wire_records import EpisodeMark, EpisodeState, GuardInput, Observed
 
@@ -46,23 +51,28 @@ _READ = (
     ACTION_CHUNK, EPISODE_MARKS, EPISODE_STATE, EXECUTED_ACTIONS, GUARD_INPUTS, IMAGE, JOINT_STATES,
     OBSERVED, TELEOP_CHUNK,
 )  # fmt: skip
-_FURTHER_VIEW = re.compile(r"camera/[^/]+/image_raw")
+
+
+_Parameters = TypeVar("_Parameters", SafetyNodeParameters, PolicyNodeParameters)
 
 
 @dataclass
 class _Read:
     """What has been read so far."""
 
-    pictures_ns: list[int] = field(default_factory=list)
     joint_times_ns: list[int] = field(default_factory=list)
     joints: list[FloatArray] = field(default_factory=list)
     executed: list[tuple[int, JointTrajectory]] = field(default_factory=list)
     chunks: dict[int, FloatArray] = field(default_factory=dict)
     teleop_chunks: dict[int, FloatArray] = field(default_factory=dict)
+    # When a chunk reached the guard, by its stamp, in this order.
+    arrivals_ns: dict[int, int] = field(default_factory=dict)
     switch: list[tuple[int, bool]] = field(default_factory=list)
     marks: list[EpisodeMark] = field(default_factory=list)
     # The newest of each start.
     simulated: dict[int, EpisodeState] = field(default_factory=dict)
+    # Of each start: the steps done, and the newest joint state then.
+    steps_done: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     instructions: list[str] = field(default_factory=list)
 
 
@@ -71,31 +81,20 @@ class OwnStreams:
 
     Attributes:
         instruction: the last one that the policy was given; empty without a policy.
+        picture_topics: which view a topic's pictures are of.
     """
 
     def __init__(self, recording: OwnRecording) -> None:
         self.recording = recording
         self._graph = RecordedGraph.from_json(recording.settings, [topic.name for topic in _READ])
-        names = {field.name for field in dataclasses.fields(SafetyNodeParameters)}
-        own = {name: value for name, value in self._graph.guard.items() if name in names}
-        parameters = SafetyNodeParameters(**own)
-        validate(parameters, "the recorded guard")
+        parameters = _parameters(SafetyNodeParameters, self._graph.guard, "the recorded guard")
         if parameters.dry_run:
             raise ValueError(
                 f"{recording.path} was recorded in a dry run, in which the arm follows nothing; "
                 "record with dry_run:=false."
             )
-        if parameters.inference == "overlapped":
-            raise ValueError(
-                f"{recording.path} was recorded with inference:=overlapped, whose chunks are not "
-                "converted yet; record with inference:=sequential."
-            )
-        further = [name for name in self._graph.topics if _FURTHER_VIEW.fullmatch(name)]
-        if further:
-            raise ValueError(
-                f"{recording.path} has further cameras ({', '.join(further)}), which are not "
-                "converted yet; record with a policy of one camera."
-            )
+        self._lockstep = parameters.mode == "lockstep"
+        self._overlapped = parameters.inference == "overlapped"
         self._spec = read_guarded_arm(parameters)
         self._prefix = parameters.joint_prefix
         self._step_ns = messages.seconds_to_ns(parameters.step_s)
@@ -103,19 +102,36 @@ class OwnStreams:
         self.joint_names = self._spec.joint_names
         self.rate_hz = round(1.0 / parameters.step_s)
         self.num_actions = parameters.num_actions
-        name = self._graph.topics[IMAGE.name]
-        self.picture_topics = (name, name + COMPRESSED)
+        self.views = self._graph.views or _older_views(self._graph.topics)
+        self.picture_topics = self._picture_topics()
+        self._moments = MomentFinder(self.views.names, self.picture_topics, self._max_skew_s())
         self._topics = {self._graph.topics[topic.name]: topic for topic in _READ}
         self._read = self._read_all()
         given = self._read.instructions
         self.instruction = given[-1] if given else str(self._graph.policy.get("instruction", ""))
+
+    def _picture_topics(self) -> dict[str, str]:
+        found = {}
+        for view, (image, _) in camera_topics(self.views.names).items():
+            name = self._graph.topics.get(image.name)
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"{self.recording.path} lacks the topic of view {view!r}; record again."
+                )
+            found |= {name: view, name + COMPRESSED: view}
+        return found
+
+    def _max_skew_s(self) -> float:
+        """Between two views, as policy_node took it."""
+        policy = _parameters(PolicyNodeParameters, self._graph.policy, "the recorded policy")
+        return 0.0 if policy.mode == "lockstep" else policy.max_view_skew_s
 
     def _read_all(self) -> _Read:
         read = _Read()
         selector = JointStateSelector(self.joint_names, self._prefix)
         for message in self.recording.messages({*self._topics, *self.picture_topics}):
             if message.topic in self.picture_topics:
-                read.pictures_ns.append(header_stamp_ns(message.data))
+                self._moments.add(message.topic, header_stamp_ns(message.data))
                 continue
             topic = self._topics[message.topic]
             if topic is JOINT_STATES:
@@ -158,8 +174,9 @@ class OwnStreams:
         read = self._read
         try:
             joints = series(read.joint_times_ns, read.joints, "joint states")
-            pictures_ns = np.array(read.pictures_ns, np.int64)
             executed = [self._plan(*one) for one in read.executed]
+            if self._overlapped:
+                executed = executed[:1] + [self._news(*one) for one in read.executed[1:]]
             wanted = self._asked(read.chunks)
             labels = self._asked(read.teleop_chunks)
             # An operator without a policy gives a demonstration.
@@ -167,7 +184,8 @@ class OwnStreams:
             asked = [] if is_corrected else labels or wanted
             return Streams(
                 name=self.recording.path.name,
-                pictures_ns=pictures_ns,
+                moments=self._moments.moments(),
+                unmatched=self._moments.unmatched(),
                 joints=joints,
                 executed=PlannedTargets(executed, self._step_ns, "executed actions"),
                 asked=self._targets(asked) if asked else None,
@@ -181,8 +199,17 @@ class OwnStreams:
         times_ns = stamp_ns + np.round(trajectory.times_s * messages.NANOSECONDS).astype(np.int64)
         return Series(times_ns, trajectory.positions)
 
+    def _news(self, stamp_ns: int, trajectory: JointTrajectory) -> Series:
+        """What a report says that none before it could. With overlapped inference it begins at the
+        chunk's picture: until the chunk had reached the guard, earlier reports were followed."""
+        plan = self._plan(stamp_ns, trajectory)
+        is_news = plan.times_ns > self._read.arrivals_ns.get(stamp_ns, 0)
+        return Series(plan.times_ns[is_news], plan.values[is_news]) if is_news.any() else plan
+
     def _asked(self, chunks: Mapping[int, FloatArray]) -> list[Series]:
         """The chunks to which the guard gave a time, as they were asked for."""
+        if self._overlapped:
+            return list(self._asked_early(chunks))
         plans = []
         for stamp_ns, trajectory in self._read.executed:
             if stamp_ns in chunks and len(chunks[stamp_ns]) <= len(trajectory.times_s):
@@ -190,6 +217,19 @@ class OwnStreams:
                 times_ns = self._plan(stamp_ns, trajectory).times_ns[: len(positions)]
                 plans.append(Series(times_ns, positions))
         return plans
+
+    def _asked_early(self, chunks: Mapping[int, FloatArray]) -> Iterator[Series]:
+        """The same with overlapped inference: action k is due k steps after the chunk's stamp, and
+        counts where it was due after the chunk had reached the guard. Reports of stops have the
+        stamp of a chunk, too, so theirs are not the times of its actions."""
+        told = {stamp_ns for stamp_ns, _ in self._read.executed}
+        for stamp_ns, arrived_ns in self._read.arrivals_ns.items():
+            if stamp_ns in told and stamp_ns in chunks:
+                positions = chunks[stamp_ns]
+                due_ns = stamp_ns + self._step_ns * np.arange(1, len(positions) + 1)
+                is_ahead = due_ns > arrived_ns
+                if is_ahead.any():
+                    yield Series(due_ns[is_ahead], positions[is_ahead])
 
     def _targets(self, plans: list[Series]) -> PlannedTargets:
         return PlannedTargets(plans, self._step_ns, "chunks")
@@ -210,10 +250,23 @@ class OwnStreams:
         if self._read.simulated:
             return tuple(
                 Span(begin_ns, begin_ns + state.step * self._step_ns, state.success_once)
-                for begin_ns, state in sorted(self._read.simulated.items())
+                for start_ns, state in sorted(self._read.simulated.items())
+                for begin_ns in (start_ns + self._idle_ns(start_ns),)
                 if state.step
             )
         return (Span(self._read.joint_times_ns[0], last_ns, success=False, is_marked=False),)
+
+    def _idle_ns(self, start_ns: int) -> int:
+        """How long a simulator's arm stood before its first step that counts: in real time until
+        the first trajectory, in lockstep not at all. Topics overtake each other, so the median; a
+        simulator makes whole steps."""
+        idle_steps = [
+            (joints_ns - start_ns) / self._step_ns - step
+            for step, joints_ns in self._read.steps_done.get(start_ns, ())
+        ]
+        if self._lockstep or not idle_steps:
+            return 0
+        return max(0, round(float(np.median(idle_steps)))) * self._step_ns
 
 
 def _take_status(message: RecordedMessage, topic: Topic, read: _Read) -> None:
@@ -223,11 +276,32 @@ def _take_status(message: RecordedMessage, topic: Topic, read: _Read) -> None:
     elif topic is EPISODE_STATE:
         state = EpisodeState.from_values(values)
         read.simulated[state.start_ns] = state
+        if state.step and read.joint_times_ns:
+            done = read.steps_done.setdefault(state.start_ns, [])
+            done.append((state.step, read.joint_times_ns[-1]))
     elif topic is OBSERVED:
         read.instructions.append(Observed.from_values(values).instruction)
     elif topic is GUARD_INPUTS and values.get("kind") == "deadman":
         given = GuardInput.from_values(values)
         read.switch.append((given.moment.ros_ns, bool(given.held)))
+    elif topic is GUARD_INPUTS and values.get("kind") in ("chunk", "teleop_chunk"):
+        given = GuardInput.from_values(values)
+        if given.chunk_stamp_ns is not None:
+            read.arrivals_ns.setdefault(given.chunk_stamp_ns, given.moment.ros_ns)
+
+
+def _parameters(kind: type[_Parameters], values: Mapping[str, Any], owner: str) -> _Parameters:
+    """Those of a recorded node. Raises ValueError for values that it cannot have."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    parameters = kind(**{name: value for name, value in values.items() if name in names})
+    validate(parameters, owner)
+    return parameters
+
+
+def _older_views(topics: Mapping[str, Any]) -> RecordedViews:
+    """Of recordings that do not name their views: colours, and the first one is the default."""
+    further = filter(None, map(further_view, topics))
+    return RecordedViews((*DEFAULT_VIEWS, *further))
 
 
 def _held(switch: list[tuple[int, bool]]) -> Intervals:

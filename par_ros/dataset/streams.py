@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from par_ros.dataset.moments import Moments
 from par_ros.dataset.resampling import (
     NANOSECONDS,
     FloatArray,
@@ -55,7 +56,8 @@ class Streams:
     """One recording, without its pictures' pixels.
 
     Attributes:
-        pictures_ns: stamps of the pictures, in the order in which they were written.
+        moments: when there is a picture of each view, in the order in which they were matched.
+        unmatched: what is said of pictures that are in no moment; empty without any.
         joints: measured positions [N, J].
         executed: what the arm was commanded; None: to be at the next step's measured joints.
         asked: the labels where there are no corrections; None: what was executed.
@@ -64,7 +66,8 @@ class Streams:
     """
 
     name: str
-    pictures_ns: TimeArray
+    moments: Moments
+    unmatched: str
     joints: Series
     executed: Targets | None
     asked: Targets | None
@@ -78,7 +81,7 @@ class PlannedEpisode:
 
     Attributes:
         begin_ns: of its first step.
-        pictures: [T], number of the picture in the order in which they were written.
+        pictures: [T, V], number of each view's picture in the order in which they were written.
         measured, actions, executed: [T, J].
         is_labelled: bool [T], whether an operator commanded the action; None without corrections in
             the recording.
@@ -122,8 +125,8 @@ def spans_of(marks: Iterable[EpisodeMark], last_ns: int) -> tuple[Span, ...]:
 
 def plan_episode(streams: Streams, span: Span, rules: Rules) -> PlannedEpisode:
     """Its steps. Raises ValueError for an episode that cannot be resampled, with the reason."""
-    order = np.argsort(streams.pictures_ns, kind="stable")
-    shown_ns = streams.pictures_ns[order]
+    order = np.argsort(streams.moments.times_ns, kind="stable")
+    shown_ns = streams.moments.times_ns[order]
     times_ns = _times(streams, shown_ns, span, rules)
     at_ns, due_ns = times_ns[:-1], times_ns[1:]
     joints, gap_ns = streams.joints, rules.max_gap_ns
@@ -140,9 +143,11 @@ def plan_episode(streams: Streams, span: Span, rules: Rules) -> PlannedEpisode:
         is_labelled = corrections.labelled.hold(at_ns, due_ns)
         actions = np.where(is_labelled[:, None], corrections.labels.at(due_ns), executed)
         wanted = corrections.wanted.at(due_ns)
+    what = "picture" if streams.moments.pictures.shape[1] == 1 else "pictures of all views"
+    moments = order[newest_before(shown_ns, at_ns, gap_ns, what)]
     return PlannedEpisode(
         begin_ns=int(at_ns[0]),
-        pictures=order[newest_before(shown_ns, at_ns, gap_ns, "picture")],
+        pictures=streams.moments.pictures[moments],
         measured=measured,
         actions=actions,
         executed=executed,

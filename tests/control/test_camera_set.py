@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from par_ros.control.camera_check import CAMERA_FAULTS, CameraCheckSettings
-from par_ros.control.camera_set import CameraSet, MatchedPictures, ViewSettings
+from par_ros.control.camera_set import CameraSet, ViewSettings
 from par_ros.control.observation_assembler import Refusal
+from par_ros.control.view_match import MatchedPictures
 from par_ros.topics import camera_topics
 
 MS = 1_000_000

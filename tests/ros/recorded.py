@@ -5,6 +5,7 @@ Joint `j1` turns 0.1 rad a second, `j2` against it, the gripper's finger stands.
 colour, whose red channel is the number of the picture.
 """
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import CompressedImage, JointState
 
 from par_ros import messages
 from par_ros.topics import message_type_name
@@ -51,6 +52,43 @@ def pictures(times_s: Iterable[float], topic: str = "/camera/image_raw") -> list
         picture = messages.array_to_image(pixels, "rgb8", ns(time_s), "camera")
         sent.append(Sent(topic, picture, time_s + 0.02))
     return sent
+
+
+def depth_pictures(
+    times_s: Iterable[float], encoding: str, topic: str = "/depth/image_raw"
+) -> list[Sent]:
+    """0.5 m and a centimetre more with every picture; of the upper third nothing was measured.
+
+    encoding: 16UC1, 32FC1, or a format of compressedDepth.
+    """
+    sent = []
+    for number, time_s in enumerate(times_s):
+        metres = np.full((48, 64), distance_m(number), np.float32)
+        metres[:16] = 0.0
+        picture = depth_picture(metres, encoding, ns(time_s))
+        sent.append(Sent(topic, picture, time_s + 0.02))
+    return sent
+
+
+def distance_m(number: int) -> float:
+    """What the depth picture of this number shows."""
+    return 0.5 + 0.01 * number
+
+
+def depth_picture(metres: np.ndarray, encoding: str, stamp_ns: int) -> Any:
+    """A message of distances [H, W], 0 where nothing was measured."""
+    millimetres = np.rint(1000.0 * metres).astype(np.uint16)
+    if encoding == "16UC1":
+        return messages.array_to_image(millimetres, "16UC1", stamp_ns, "camera")
+    if encoding == "32FC1":
+        return messages.array_to_image(metres, "32FC1", stamp_ns, "camera")
+    import cv2
+
+    whole, png = cv2.imencode(".png", millimetres)
+    assert whole
+    picture = CompressedImage(format=encoding, data=struct.pack("<iff", 0, 0.0, 0.0) + bytes(png))
+    picture.header.stamp = messages.ns_to_time(stamp_ns)
+    return picture
 
 
 def joint_states(times_s: Iterable[float], topic: str = "/joint_states") -> list[Sent]:

@@ -20,7 +20,9 @@ from sensor_msgs.msg import Image
 from par_model.depth_view import DepthView
 from par_model.interface import PolicySpec, split_views
 from par_model.load_policy import load_policy
+from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_ros import messages
+from par_ros.__main__ import main
 from par_ros.doctor.command import DoctorArguments, examine
 from par_ros.graph_arguments import LoopbackArguments, SimArguments
 from par_ros.node_graph import loopback_graph, sim_graph
@@ -147,6 +149,14 @@ def test_depth_runs_through_the_graph_as_without_it_and_is_replayed(
     replayed = run("replay", str(report / "recording.mcap"))
     assert replayed.code == 0, replayed.output + replayed.error
     assert "the same to the bit" in replayed.output
+    out = tmp_path / "set"
+    assert main(["to_dataset", str(report / "recording.mcap"), "--out", str(out)]) == 0
+    read = DemonstrationSet(out)
+    assert read.views == VIEWS
+    assert read.depth_of(VIEWS) == DEPTH
+    assert read.read_frames(0, VIEWS).shape == (16, 256, 128, 3)
+    sent = read.read_steps(0).executed_actions
+    np.testing.assert_allclose(sent, episode["joint_targets"], atol=1e-5)
 
 
 def test_the_doctor_compares_each_view_s_encoding(checkpoint: Path, free_domain: str) -> None:

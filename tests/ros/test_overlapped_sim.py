@@ -88,6 +88,24 @@ def test_the_recording_replays_to_the_bit(
     assert replay([str(report / "recording.mcap")]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_the_recording_becomes_the_targets_that_the_arm_really_got(
+    episode: dict[str, Any], report: Path, tmp_path: Path
+) -> None:
+    """The data set's executed actions against the target of each control step; reports, pictures
+    and control steps lie on one grid."""
+    from par_model.training.lerobot_dataset import open_episodes
+    from par_ros.__main__ import main
+
+    out = tmp_path / "set"
+    assert main(["to_dataset", str(report / "recording.mcap"), "--out", str(out)]) == 0
+    read = open_episodes(out).read(0, with_frames=False)
+    assert read.num_steps == NUM_STEPS
+    np.testing.assert_allclose(read.executed_actions, episode["joint_targets"], atol=1e-6)
+    # The chunks were joined to what was followed: asked and sent differ by what the guard changed.
+    assert np.abs(read.actions - read.executed_actions).max() < 0.01
+
+
 def test_a_checkpoint_without_prefixes_is_refused_before_anything_starts(tmp_path: Path) -> None:
     from tests.ros.checkpoints import save_random_checkpoint
 

@@ -20,6 +20,7 @@ from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.control.timeline import Moment
 from par_ros.parameters import read_arm_spec
 from par_ros.recorded_graph import RecordedGraph
+from par_ros.recorded_views import RecordedViews
 from par_ros.recording import RecordingWriter
 from par_ros.topics import (
     ACTION_CHUNK,
@@ -31,6 +32,7 @@ from par_ros.topics import (
     TELEOP_CHUNK,
     TOPICS,
     Topic,
+    camera_topics,
 )
 from par_ros.wire_records import EpisodeState, GuardInput
 
@@ -86,12 +88,21 @@ def switch(time_s: float, *, held: bool) -> tuple[Topic, Any]:
     return GUARD_INPUTS, messages.status_message(status)
 
 
-def write(path: Path, sent: list[tuple[Topic, Any]], **guard: object) -> Path:
-    names = {topic.name: topic.name for topic in TOPICS}
+def write(
+    path: Path,
+    sent: list[tuple[Topic, Any]],
+    views: RecordedViews | None = None,
+    **guard: object,
+) -> Path:
+    """views: None as in recordings that do not name them."""
+    cameras = [pair[0] for pair in camera_topics((views or RecordedViews()).names).values()]
+    topics = dict.fromkeys((*TOPICS, *cameras))
+    names = {topic.name: topic.name for topic in topics}
     settings = {"arm": "panda", "reference": "topic"} | guard
-    graph = RecordedGraph(settings, {"instruction": INSTRUCTION}, "policy_node", "", "", names)
+    policy = {"instruction": INSTRUCTION}
+    graph = RecordedGraph(settings, policy, "policy_node", "", "", names, views)
     writer = RecordingWriter(path, graph.to_json())
-    channels = {topic: writer.add_topic(topic.name, topic.type_name) for topic in TOPICS}
+    channels = {topic: writer.add_topic(topic.name, topic.type_name) for topic in topics}
     for topic, message in sent:
         writer.write(channels[topic], serialize_message(message))
     writer.close()
@@ -161,18 +172,27 @@ def test_an_operator_without_a_policy_gives_a_demonstration(tmp_path: Path) -> N
 
 
 def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
-    """Two: 1.2 s to 2.2 s, a success; 3 s to 4 s, a failure; the newest state of each counts."""
-    states = [
-        EpisodeState("PushCube", 1, ns(begin_s), step, False, success, step > 5, (), None)
-        for begin_s, step, success in ((1.2, 5, False), (1.2, 20, True), (3.0, 20, False))
+    """Two: a success and a failure of 20 steps each. In real time the first one's arm stands for
+    0.3 s before steps are counted: 1.5 s to 2.5 s, and 3 s to 4 s."""
+    timed: list[tuple[float, tuple[Topic, Any]]] = [
+        (messages.stamp_ns(one[1]) / S - BEGIN_NS / S, one)
+        for one in sensors() + policy_chunks(1.0, 5.4)
     ]
-    sent = sensors() + policy_chunks(1.0, 5.4)
-    for state in states:
-        status = messages.Status("bridge", messages.OK, "", state.to_values())
-        sent.append((EPISODE_STATE, messages.status_message(status)))
+    for start_s, begin_s, success in ((1.2, 1.5, True), (3.0, 3.0, False)):
+        for step in range(21):
+            is_over = step == 20
+            state = EpisodeState(
+                "PushCube", 1, ns(start_s), step, False, success and is_over, is_over, (), None
+            )
+            status = messages.Status("bridge", messages.OK, "", state.to_values())
+            time_s = begin_s + step / 20 + 0.001
+            timed.append((time_s, (EPISODE_STATE, messages.status_message(status))))
+    sent = [one for _, one in sorted(timed, key=lambda one: one[0])]
     source = open_episodes(converted(write(tmp_path / "sim.mcap", sent)))
     episodes = [source.read(index, with_frames=False) for index in range(len(source))]
     assert [(e.num_steps, bool(e.success[-1])) for e in episodes] == [(20, True), (20, False)]
+    for episode, begin_s in zip(episodes, (1.5, 3.0), strict=True):
+        np.testing.assert_allclose(episode.measured_joint_positions[0], at(begin_s), atol=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +200,6 @@ def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
     [
         (sensors(), {}, "nothing was recorded of executed actions; check the topic"),
         (sensors() + policy_chunks(1.0, 2.0), {"dry_run": True}, "was recorded in a dry run"),
-        (sensors(), {"inference": "overlapped"}, "record with inference:=sequential"),
         (policy_chunks(1.0, 2.0), {}, "nothing was recorded of joint states"),
     ],
 )

@@ -20,6 +20,8 @@ from sensor_msgs.msg import Image
 from par_model.interface import PolicySpec, split_views
 from par_model.load_policy import load_policy
 from par_model.simulation.tasks import TASKS
+from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_ros.__main__ import main
 from par_ros.graph_arguments import RealArmArguments, further_cameras
 from par_ros.node_graph import loopback_graph, real_arm_graph, sim_graph
 from par_ros.recorded_graph import RecordedGraph
@@ -138,6 +140,9 @@ def test_every_node_learns_the_views_of_the_checkpoint(checkpoint: Path) -> None
     assert views(sim_graph(SimArguments(**one))) == dict.fromkeys(
         ("maniskill_bridge_node", "episode_node", "recorder_node"), "front,right"
     )
+    (recorder,) = (n for n in sim_graph(SimArguments(**one)).nodes if n.name == "recorder_node")
+    named = json.loads(str(recorder.parameters["settings"]))["views"]
+    assert named == [{"name": "front"}, {"name": "right"}]
     arm = {"checkpoint": str(checkpoint), "instruction": INSTRUCTION, "record": True}
     assert set(views(loopback_graph(LoopbackArguments(**arm)))) == {
         "loopback_arm_node", "recorder_node",
@@ -193,6 +198,13 @@ def test_two_views_run_through_the_graph_are_recorded_and_replayed(
     replayed = run("replay", str(report / "recording.mcap"))
     assert replayed.code == 0, replayed.output + replayed.error
     assert "the same to the bit" in replayed.output
+    out = tmp_path / "set"
+    assert main(["to_dataset", str(report / "recording.mcap"), "--out", str(out)]) == 0
+    read = DemonstrationSet(out)
+    assert read.views == VIEWS
+    assert read.read_frames(0, VIEWS).shape == (16, 256, 128, 3)
+    sent = read.read_steps(0).executed_actions
+    np.testing.assert_allclose(sent, episode["joint_targets"], atol=1e-5)
 
 
 def test_the_doctor_names_the_view_that_is_missing(checkpoint: Path, free_domain: str) -> None:
