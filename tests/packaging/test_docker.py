@@ -110,6 +110,15 @@ def test_dockerfiles_pass_hadolint() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_build_context_has_what_a_build_of_the_package_reads() -> None:
+    """Without pyproject.toml an older pip runs setup.py install, a newer one picks the backend."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
+    needed = {"setup.py", "setup.cfg", "pyproject.toml", "package.xml", "resource", "launch"}
+    needed |= {"config", "checkpoints", "par_model", "par_ros", "README.md", "LICENSE"}
+    assert needed <= allowed
+    assert all((ROOT / name).exists() for name in needed)
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_an_image_names_the_profile_to_both_versions_of_fast_dds(name: str) -> None:
     """Fast DDS reads nothing, and says nothing, where the variable or the file is another one."""
