@@ -119,6 +119,13 @@ def test_the_build_context_has_what_a_build_of_the_package_reads() -> None:
     assert all((ROOT / name).exists() for name in needed)
 
 
+def test_the_simulator_s_image_has_the_folder_that_its_command_writes() -> None:
+    """The command runs as user 1000, who may make no folder below /."""
+    texts = dict(instructions("sim.Dockerfile"))
+    assert "report:=/reports/run" in texts["CMD"]
+    assert "mkdir -m 1777 /reports" in texts["RUN"]
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_an_image_names_the_profile_to_both_versions_of_fast_dds(name: str) -> None:
     """Fast DDS reads nothing, and says nothing, where the variable or the file is another one."""
