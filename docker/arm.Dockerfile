@@ -21,6 +21,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
+    FASTDDS_DEFAULT_PROFILES_FILE=/opt/venv/share/par_ros/config/fastdds_shm.xml \
     FASTRTPS_DEFAULT_PROFILES_FILE=/opt/venv/share/par_ros/config/fastdds_shm.xml \
     HOME=/tmp \
     PYTHONUNBUFFERED=1

@@ -22,6 +22,7 @@ RUN apt-get update \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     AMENT_PREFIX_PATH=/opt/venv \
+    FASTDDS_DEFAULT_PROFILES_FILE=/opt/venv/share/par_ros/config/fastdds_shm.xml \
     FASTRTPS_DEFAULT_PROFILES_FILE=/opt/venv/share/par_ros/config/fastdds_shm.xml \
     HOME=/tmp \
     PYTHONUNBUFFERED=1

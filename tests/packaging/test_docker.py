@@ -7,6 +7,7 @@ renamed parameter or executable cannot go unnoticed.
 
 import dataclasses
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,12 @@ pytest.importorskip("rclpy", reason="parameters.py needs ROS 2")
 
 from par_ros import graph_arguments, node_graph, parameters, topics
 from par_ros.control.settings import parse_text
+from par_ros.graph_environment import FASTDDS_PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILES = ("arm.Dockerfile", "policy.Dockerfile", "sim.Dockerfile")
+# Where the Dockerfiles install the package: setup.py puts its files below share/ there.
+SHARE = "/opt/venv/share/par_ros/"
 PARAMETERS = {
     topics.BRIDGE: parameters.ManiSkillBridgeParameters,
     topics.EPISODES: parameters.EpisodeNodeParameters,
@@ -72,19 +77,64 @@ def graph_entries(kind: str, folder: Path, **texts: str) -> dict[str, Any]:
     return {entry.executable: entry for entry in graph.nodes}
 
 
+def instructions(name: str) -> list[tuple[str, str]]:
+    """(instruction, its text on one line), comments left out."""
+    lines = (ROOT / "docker" / name).read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    joined = text.replace("\\\n", " ").splitlines()
+    words = [line.split(maxsplit=1) for line in joined if line.strip()]
+    return [(word, text) for word, text in words]
+
+
+def final_environment(name: str) -> dict[str, str]:
+    """ENV of the last stage: what a container of the image starts with."""
+    environment: dict[str, str] = {}
+    for instruction, text in instructions(name):
+        if instruction == "FROM":
+            environment = {}
+        elif instruction == "ENV":
+            environment |= dict(pair.split("=", 1) for pair in shlex.split(text))
+    return environment
+
+
 def test_dockerfiles_pass_hadolint() -> None:
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if hadolint is None:
         pytest.skip("hadolint is not installed")
     files = sorted((ROOT / "docker").glob("*.Dockerfile"))
-    assert [path.name for path in files] == [
-        "arm.Dockerfile", "policy.Dockerfile", "sim.Dockerfile",
-    ]  # fmt: skip
+    assert tuple(path.name for path in files) == DOCKERFILES
     result = subprocess.run(
         [hadolint, "--config", ROOT / "docker/hadolint.yaml", *files],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_build_context_has_what_a_build_of_the_package_reads() -> None:
+    """Without pyproject.toml an older pip runs setup.py install, a newer one picks the backend."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
+    needed = {"setup.py", "setup.cfg", "pyproject.toml", "package.xml", "resource", "launch"}
+    needed |= {"config", "checkpoints", "par_model", "par_ros", "README.md", "LICENSE"}
+    assert needed <= allowed
+    assert all((ROOT / name).exists() for name in needed)
+
+
+def test_the_simulator_s_image_has_the_folder_that_its_command_writes() -> None:
+    """The command runs as user 1000, who may make no folder below /."""
+    texts = dict(instructions("sim.Dockerfile"))
+    assert "report:=/reports/run" in texts["CMD"]
+    assert "mkdir -m 1777 /reports" in texts["RUN"]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_names_the_profile_to_both_versions_of_fast_dds(name: str) -> None:
+    """Fast DDS reads nothing, and says nothing, where the variable or the file is another one."""
+    environment = final_environment(name)
+    profiles = {environment.get(variable) for variable in FASTDDS_PROFILES}
+    (profile,) = profiles
+    assert profile is not None
+    assert profile.startswith(SHARE)
+    assert (ROOT / profile.removeprefix(SHARE)).is_file()
 
 
 @pytest.mark.parametrize("name", ["compose.sim.yaml", "compose.real_arm.yaml"])
@@ -99,8 +149,16 @@ def test_every_parameter_exists_and_its_default_is_valid(name: str) -> None:
             parse_text(command.executable, fields[parameter], text)
 
 
+def assert_nothing_is_left_out(command: Command, given: dict[str, Any]) -> None:
+    """What the graph sets and the compose file does not is the node's default anyway."""
+    fields = {field.name: field for field in dataclasses.fields(PARAMETERS[command.executable])}
+    for parameter in given.keys() - command.parameters.keys():
+        default = False if parameter in EVERY_NODE else fields[parameter].default
+        assert given[parameter] == default, f"{command.executable} lacks {parameter}"
+
+
 def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
-    """The same executables, and the same values where both give one."""
+    """The same executables, remappings and values."""
     entries = graph_entries("sim", tmp_path, report=str(tmp_path))
     commands = {command.executable: command for command in node_commands("compose.sim.yaml")}
     assert set(commands) == set(entries)
@@ -110,6 +168,8 @@ def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
             if parameter not in {"checkpoint", "report", "engines"}:
                 assert parameter in given, f"{executable}: {parameter} is not in the graph"
                 assert text.lower() == str(given[parameter]).lower(), f"{executable}: {parameter}"
+        assert_nothing_is_left_out(command, given)
+        assert command.remappings == dict(entries[executable].remappings)
 
 
 def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None:
@@ -121,6 +181,7 @@ def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None
     assert commands[node_graph.REAL_ARM].parameters["dry_run"] == "true"
     for executable, command in commands.items():
         assert command.remappings == dict(entries[executable].remappings)
+        assert_nothing_is_left_out(command, entries[executable].parameters)
 
 
 def test_the_arm_side_installs_no_torch() -> None:
