@@ -9,7 +9,7 @@ ARG PIP_EXTRA_INDEX_URL
 RUN python3 -m venv /opt/venv
 WORKDIR /src
 COPY . .
-RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt ".[sim,ros]"
+RUN /opt/venv/bin/pip install --no-cache-dir -c constraints.txt ".[sim,ros,export]"
 
 FROM python:3.11-slim-trixie
 RUN apt-get update \
