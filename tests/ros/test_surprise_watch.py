@@ -119,7 +119,8 @@ def test_it_is_published_counted_and_acts_above_the_second_threshold(make: MakeG
     assert graph.calls == ["disengage"]
     wait_for(lambda: told(graph, "surprise_stops") == "1")
     assert told(graph, "surprise_warnings") == "1"
-    wait_for(lambda: graph.policy.num_foretold == 5)
+    # A sixth chunk may answer the last picture meanwhile.
+    wait_for(lambda: graph.policy.num_foretold >= 5)
 
 
 def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
