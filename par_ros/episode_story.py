@@ -101,7 +101,7 @@ def _guard_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
 
 
 def _surprise_rows(episode: EpisodeResult) -> list[dict[str, Any]]:
-    """How unlikely each observation was, and the thresholds; nothing where none was judged. A
+    """How badly each observation fits, and the thresholds; nothing where none was judged. A
     value that is no finite number stops the arm and has no place on an axis."""
     values = [value for value in episode.surprises if math.isfinite(value.surprise)]
     if not values:

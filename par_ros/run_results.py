@@ -69,7 +69,7 @@ class GuardEvent:
 
 @dataclass(frozen=True)
 class SurpriseValue:
-    """How unlikely the model found one observation.
+    """How badly one observation fits what was expected of it.
 
     Attributes:
         time_s: of the observation, from the episode's start.

@@ -26,6 +26,7 @@ from par_model.simulation.task import Task
 Arm = TypeVar("Arm", bound=ManiSkillArm)
 
 
+# The default is an Arm where no kind is given; mypy knows no default of a type variable.
 def arm_for(task: Task | str, spec: PolicySpec, kind: type[Arm] = ManiSkillArm) -> Arm:  # type: ignore[assignment]
     """The arm as a policy needs it: its views in its size, control steps of its duration."""
     return kind(
