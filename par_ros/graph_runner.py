@@ -37,8 +37,11 @@ from par_ros.service_caller import ServiceCaller
 
 # Ctrl-C has to end everything within 3 s.
 END_GRACE_S = 1.5
-# Participants on one machine mostly find each other in this; who is found later is refused too.
+# Participants on one machine mostly find each other in this.
 DISCOVERY_S = 2.0
+# And the others in this: a message lost while two of them met is sent again after 3 s (the period
+# of heartbeats and announcements in Fast DDS); one in five meetings was seen to need it.
+LATE_DISCOVERY_S = 4.0
 # Importing torch for the first time on a slow disk takes minutes.
 START_TIMEOUT_S = 300.0
 SERVICE_TIMEOUT_S = 60.0
@@ -171,6 +174,7 @@ class GraphRunner:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._services = ServiceCaller(self._node, self._wait_until)
+        known_s = time.monotonic() + LATE_DISCOVERY_S
         self._refuse_taken_names()
         for entry in self._graph.nodes:
             self._children.append(Child(entry, self._graph))
@@ -180,8 +184,7 @@ class GraphRunner:
             ("activated", Transition.TRANSITION_ACTIVATE, SERVICE_TIMEOUT_S),
         ):
             if transition == Transition.TRANSITION_ACTIVATE:
-                # Nothing moves before it: by now every node of the domain is known.
-                self._refuse(self._names_held(2))
+                self._refuse_names_found_late(known_s)
             for entry in managed:
                 self._change_state(entry, label, transition, timeout_s)
         self._services.destroy()
@@ -257,6 +260,12 @@ class GraphRunner:
         while time.monotonic() < deadline:
             self._refuse(self._names_held(1))
             time.sleep(_POLL_S)
+
+    def _refuse_names_found_late(self, known_s: float) -> None:
+        """Before anything moves, and not before `known_s`, when every node is known."""
+        left_s = known_s - time.monotonic()
+        self._wait_until(lambda: bool(self._names_held(2)), max(left_s, 0.0))
+        self._refuse(self._names_held(2))
 
     def _names_held(self, num_nodes: int) -> list[str]:
         """Names of this graph that at least so many nodes of the domain have."""

@@ -17,6 +17,10 @@ pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.usefixtures("own_dom
 
 NUM_STEPS = 48
 RUN_TIMEOUT_S = 280.0
+# Of the 250 ms of wall time between two control steps: a busy machine answers a step's clock within
+# it, so a chunk and its two trajectories count for the step in whose time they were sent.
+CLOCK_LEAD_S = 0.1
+MAX_GRIPPER_OFF_M = 0.001
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def finished(checkpoint: Path, report: Path) -> Finished:
     return run(
         "sim", "episodes:=1", f"max_steps:={NUM_STEPS}", "mode:=realtime", "real_time_factor:=0.2",
         "inference:=overlapped", "max_prefix_steps:=10", "policy_delay:=0.2",
-        "seam_smoothness:=3.0",
+        "seam_smoothness:=3.0", f"clock_lead_s:={CLOCK_LEAD_S}",
         f"checkpoint:={checkpoint}",
         f"report:={report}", "predict_episodes:=0", "backend:=eager", "record:=true",
         timeout_s=RUN_TIMEOUT_S,
@@ -93,15 +97,21 @@ def test_the_recording_becomes_the_targets_that_the_arm_really_got(
     episode: dict[str, Any], report: Path, tmp_path: Path
 ) -> None:
     """The data set's executed actions against the target of each control step; reports, pictures
-    and control steps lie on one grid."""
+    and control steps lie on one grid. The step in which the first chunk came may count or not."""
     from par_model.training.lerobot_dataset import open_episodes
     from par_ros.__main__ import main
 
     out = tmp_path / "set"
     assert main(["to_dataset", str(report / "recording.mcap"), "--out", str(out)]) == 0
     read = open_episodes(out).read(0, with_frames=False)
-    assert read.num_steps == NUM_STEPS
-    np.testing.assert_allclose(read.executed_actions, episode["joint_targets"], atol=1e-6)
+    assert NUM_STEPS - 1 <= read.num_steps <= NUM_STEPS
+    applied = np.array(episode["joint_targets"])[NUM_STEPS - read.num_steps :]
+    np.testing.assert_allclose(read.executed_actions[:, :-1], applied[:, :-1], atol=1e-6)
+    # A gripper's trajectory has no splice: it leaves the running motion when it comes, which may be
+    # in a step that is announced and not made yet, and there the report still has the old plan.
+    off_m = np.abs(read.executed_actions[:, -1] - applied[:, -1])
+    assert off_m.max() < MAX_GRIPPER_OFF_M
+    assert np.count_nonzero(off_m > 1e-6) <= episode["chunks"]
     # The chunks were joined to what was followed: asked and sent differ by what the guard changed.
     assert np.abs(read.actions - read.executed_actions).max() < 0.01
 
