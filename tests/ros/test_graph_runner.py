@@ -93,19 +93,28 @@ class Listener:
         return self._num_chunks > 0
 
     def hears_commands(self) -> bool:
-        """Whether any trajectory has come. Asks the guard to engage until then: it does so by
-        itself only once, and a loopback arm that a busy machine holds up disengages it."""
-        may_ask = self._engaging is None or self._engaging.done()
-        if may_ask and self._engage.service_is_ready():
-            self._engaging = self._engage.call_async(Trigger.Request())
+        """Whether any trajectory has come; asks the guard to engage."""
+        self._ask_to_engage()
         self.spin()
         return bool(self.commands)
+
+    def comes_to_hear_more_commands(self) -> bool:
+        """As hears_more_commands; asks the guard to engage."""
+        self._ask_to_engage()
+        return self.hears_more_commands()
 
     def hears_more_commands(self) -> bool:
         """Whether another trajectory came."""
         heard = len(self.commands)
         self.spin()
         return len(self.commands) > heard
+
+    def _ask_to_engage(self) -> None:
+        """The guard does so by itself only once, and an arm that a busy machine holds up disengages
+        it."""
+        may_ask = self._engaging is None or self._engaging.done()
+        if may_ask and self._engage.service_is_ready():
+            self._engaging = self._engage.call_async(Trigger.Request())
 
     def spin(self) -> None:
         """Take what has come, and what comes within 0.05 s."""

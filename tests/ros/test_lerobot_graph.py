@@ -55,7 +55,7 @@ def test_its_chunks_reach_the_arm_through_the_guard(
     process = start(*words(folder, free_domain), PAR_LEROBOT_PYTHON=python)
     try:
         wait_for(listener.hears_commands, TIMEOUT_S, "a trajectory of the guard")
-        wait_for(listener.hears_more_commands, TIMEOUT_S, "another trajectory")
+        wait_for(listener.comes_to_hear_more_commands, TIMEOUT_S, "another trajectory")
         assert len(programs(folder)) == 1
         process.send_signal(signal.SIGINT)
         finished = finish(process, TIMEOUT_S)
