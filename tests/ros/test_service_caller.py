@@ -76,7 +76,7 @@ def test_an_answer_is_returned_and_the_client_is_kept(pair: Pair) -> None:
 def test_a_service_that_is_not_there_gives_no_answer_in_time(pair: Pair) -> None:
     began_s = time.monotonic()
     assert pair.caller.trigger("nobody/ask", 0.3) is None
-    assert 0.3 <= time.monotonic() - began_s < 2.0
+    assert 0.3 <= time.monotonic() - began_s < 20.0
     assert not pair.caller.wait_for_service(Trigger, "nobody/ask", 0.1)
 
 

@@ -51,7 +51,6 @@ def test_it_does_the_task_and_its_labels_are_whole(arm):
         inside = np.arange(1, episode.num_steps) % 8 != 0
         steps_rad = np.abs(np.diff(episode.labels[:, :7], axis=0)[inside])
         assert steps_rad.max() < 1.3 * FASTEST_RAD
-    assert np.median(np.concatenate([e.label_times_s for e in quiet])) < 0.02
 
 
 @pytest.mark.sim
