@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.exceptions import NameValidationException
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_topic_name import validate_topic_name
+
 from par_model.simulation.tasks import TASKS
 from par_ros.control.settings import Scalar, parameter, parse_text, same_as
 from par_ros.parameters import (
@@ -17,6 +21,12 @@ from par_ros.parameters import (
 )
 
 DEFAULT_CHECKPOINT = "checkpoints/par_small"
+
+# Arguments that are names of topics; the last one may be left out.
+_TOPICS = (
+    "camera_topic", "joint_states_topic", "controller_topic", "gripper_topic",
+    "controller_state_topic",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -221,7 +231,34 @@ def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, s
             )
         if not (text == "" and fields[name].default is None):
             values[name] = parse_text(owner, fields[name], text)
-    return arguments_type(**values)
+    arguments = arguments_type(**values)
+    for name in _TOPICS:
+        topic = getattr(arguments, name, None)
+        if topic is not None and (topic or fields[name].default):
+            _require_topic(owner, name, topic)
+    _require_namespace(owner, getattr(arguments, "namespace", ""))
+    return arguments
+
+
+def _require_topic(owner: str, name: str, topic: str) -> None:
+    """A name that ROS refuses would end each process with a traceback, after some have started."""
+    try:
+        validate_topic_name(topic)
+    except NameValidationException:
+        raise ValueError(
+            f"{owner}: {name} must be the name of a topic (letters, digits, _ and /, such as "
+            f"/camera/image_raw), got {topic!r}."
+        ) from None
+
+
+def _require_namespace(owner: str, namespace: str) -> None:
+    try:
+        validate_namespace(f"/{namespace.strip('/')}")
+    except NameValidationException:
+        raise ValueError(
+            f"{owner}: namespace must be letters, digits and _, parts separated by /, none of "
+            f"them beginning with a digit, got {namespace!r}; for example namespace:=left."
+        ) from None
 
 
 def further_cameras(text: str) -> dict[str, str]:
@@ -237,5 +274,6 @@ def further_cameras(text: str) -> dict[str, str]:
                 f"real_arm: further_cameras must be VIEW=TOPIC separated by commas, got {text!r}; "
                 "for example further_cameras:=right=/right_camera/image_raw."
             )
+        _require_topic("real_arm", "further_cameras", topic)
         found[view] = topic
     return found

@@ -10,6 +10,9 @@ from par_ros.__main__ import BAD_USE, main, split_assignments
 from tests.ros.processes import run
 
 
+PUSH = TASKS["PushCube"].instruction
+
+
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     output = capsys.readouterr().out
@@ -37,6 +40,18 @@ def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str
         (["bench", "steps:=1"], "bench: steps must be a whole number from 8 to 100000, got 1"),
         (["bench", "task:=PushCubeSO100"], "bench: task must be one of PushCube, PickCube, StackC"),
         (["real_arm", "dry_run:=maybe"], "real_arm: dry_run must be true or false, got 'maybe'"),
+        (
+            ["real_arm", "controller_topic:="],
+            "real_arm: controller_topic must be the name of a topi",
+        ),
+        (["real_arm", "camera_topic:=a b"], "real_arm: camera_topic must be the name of a topic"),
+        (
+            ["real_arm", f"instruction:={PUSH}", "further_cameras:=right=/right/"],
+            "real_arm: further_cameras must be the name of a topic",
+        ),
+        (["doctor", "joint_states_topic:=/"], "doctor: joint_states_topic must be the name of a t"),
+        (["sim", "namespace:=a b"], "sim: namespace must be letters, digits and _, parts separat"),
+        (["loopback", "namespace:=2nd"], "loopback: namespace must be letters, digits and _"),
     ],
 )
 def test_wrong_words_are_one_sentence(
