@@ -69,12 +69,19 @@ def run_command(run: Callable[[], None], name: str, when_stopped: str) -> int:
         when_stopped: what is printed after Ctrl-C: how to go on.
 
     Returns:
-        The exit code: 0, 1 after a ValueError, 130 after Ctrl-C.
+        The exit code: 0, 1 after a ValueError or a file that the disk refuses, 130 after Ctrl-C.
     """
     try:
         run()
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # One of no file is a bug, and keeps its traceback.
+        if error.filename is None:
+            raise
+        reason = f"{error.filename} cannot be read or written: {error.strerror}"
+        print(f"{name}: {reason}; check the path and the disk.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(when_stopped, file=sys.stderr)

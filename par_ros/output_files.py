@@ -39,6 +39,17 @@ def make_folder(what: str, path: Path) -> None:
             pass
 
 
+def require_writable(what: str, path: Path | None) -> None:
+    """Raise ValueError where a file `path` could not be written, before the work that fills it."""
+    if path is None:
+        return
+    with written_to_disk(what, path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+
+
 def write_text(what: str, path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises ValueError for what the disk refuses."""
     with written_to_disk(what, path):

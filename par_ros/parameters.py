@@ -151,7 +151,9 @@ class SafetyNodeParameters(GuardParameters):
     joint_prefix: str = same_as(PolicyNodeParameters, "joint_prefix")
     dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
     auto_engage: bool = parameter(
-        False, "engage once, at the first joint state; for simulated arms only"
+        False,
+        "engage once, at the first joint state; for simulated arms: refused with reference "
+        "controller_state, except in a dry run",
     )
     limit_checks: str = parameter(
         "arm",

@@ -16,6 +16,7 @@ from typing import Any
 from par_ros import topics
 from par_ros.control.settings import constraint_of, range_text
 from par_ros.node_graph import GRAPHS
+from par_ros.output_files import write_text
 from par_ros.parameters import (
     EpisodeNodeParameters,
     GripperAdapterNodeParameters,
@@ -27,6 +28,7 @@ from par_ros.parameters import (
     SafetyNodeParameters,
     ViewerNodeParameters,
 )
+from par_ros.process import report_error
 
 _NODES: Mapping[str, type[Any]] = {
     topics.POLICY: PolicyNodeParameters,
@@ -101,7 +103,13 @@ def main(arguments: list[str]) -> int:
         return 2
     for page in PAGES:
         path = Path(arguments[0]) / page
-        path.write_text(updated(path.read_text(encoding="utf-8"), page), encoding="utf-8")
+        try:
+            text = updated(path.read_text(encoding="utf-8"), page)
+            write_text("the page", path, text)
+        except FileNotFoundError:
+            return report_error(f"{path} is not a file; give the folder docs/reference.")
+        except ValueError as error:
+            return report_error(error)
         print(path)
     return 0
 

@@ -103,7 +103,8 @@ def read_mapping(path: Path) -> DatasetMapping:
         text = path.read_bytes()
         values = yaml.safe_load(text)
     except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"mapping file {path} cannot be read ({error}).") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"mapping file {path} cannot be read ({reason}).") from error
     where = f"mapping file {path}"
     require_keys(where, values, _NEEDED, _OPTIONAL, EXAMPLE)
     if values["action"] not in _MEANINGS:

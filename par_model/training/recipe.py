@@ -139,7 +139,8 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"recipe {path} cannot be read ({error}); check the path.") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"recipe {path} cannot be read ({reason}); check the path.") from error
     where = f"recipe {path}"
     _require_keys(values, RECIPE_KEYS, RECIPE_KEYS, where)
     names = values["tasks"]

@@ -238,6 +238,7 @@ class ArmSpec:
             ("max_tracking_error_rad", self.max_tracking_error_rad),
         ):
             _require(number > 0.0, self.name, label, "positive", number)
+        _require(self.tracking_lag_s >= 0.0, self.name, "lag_s", "0 or more", self.tracking_lag_s)
 
     def _validate_position_dependent_velocity(self) -> None:
         dependent = self.limits.position_dependent_velocity
@@ -272,11 +273,11 @@ class _ArmReader:
         rows = [self._mapping(joints, name, "joints.") for name in joints]
         for name, row in zip(joints, rows, strict=True):
             self._known(row, _JOINT_ENTRIES, f"joints.{name}")
-        checks = self._mapping(self._content, "checks")
-        jump = self._mapping(self._content, "jump")
-        tracking = self._mapping(self._content, "tracking")
-        controllers = self._mapping(self._content, "controllers")
-        frames = self._mapping(self._content, "frames")
+        checks = self._section("checks", "acceleration", "jerk")
+        jump = self._section("jump", "max_jump_rad", "max_tracking_deviation_rad")
+        tracking = self._section("tracking", "max_error_rad", "lag_s")
+        controllers = self._section("controllers", "arm", "gripper")
+        frames = self._section("frames", "base", "tool", "camera")
         spec = ArmSpec(
             name=self._name,
             source=self._text(self._content, "source"),
@@ -382,13 +383,13 @@ class _ArmReader:
     def _workspace(self) -> WorkspaceBox | None:
         if self._content.get("workspace") is None:
             return None
-        box = self._mapping(self._content, "workspace")
-        return WorkspaceBox(
-            urdf=self._text(box, "urdf"),
-            tool_frame=self._text(box, "tool_frame"),
-            min_corner_m=self._corner(box, "min_corner_m"),
-            max_corner_m=self._corner(box, "max_corner_m"),
-        )
+        box = self._section("workspace", "urdf", "tool_frame", "min_corner_m", "max_corner_m")
+        low, high = self._corner(box, "min_corner_m"), self._corner(box, "max_corner_m")
+        _require(
+            bool(np.all(low < high)), self._name, "workspace", "min_corner_m below max_corner_m",
+            [low.tolist(), high.tolist()],
+        )  # fmt: skip
+        return WorkspaceBox(self._text(box, "urdf"), self._text(box, "tool_frame"), low, high)
 
     def _collision(self) -> CollisionGeometry | None:
         if self._content.get("collision") is None:
@@ -398,9 +399,10 @@ class _ArmReader:
 
     def _corner(self, box: Mapping[str, object], key: str) -> FloatArray:
         values = box.get(key)
+        entry = f"workspace.{key}"
         right = isinstance(values, list) and len(values) == 3
-        _require(right, self._name, f"workspace.{key}", "three numbers", values)
-        return np.array([float(value) for value in cast(list[float], values)])
+        _require(right, self._name, entry, "three numbers", values)
+        return np.array([self._number({entry: one}, entry) for one in cast(list[object], values)])
 
     def _column(self, rows: list[Mapping[str, object]], key: str) -> FloatArray:
         return np.array([self._number(row, key) for row in rows])
@@ -415,6 +417,12 @@ class _ArmReader:
         """Refuse unknown optional entries: a misspelt limit would not be enforced."""
         unknown = sorted(set(section) - set(known))
         _require(not unknown, self._name, label, f"among {sorted(known)}", unknown)
+
+    def _section(self, key: str, *known: str) -> Mapping[str, object]:
+        """The mapping of the file's entry `key`, which has no other entries than `known`."""
+        section = self._mapping(self._content, key)
+        self._known(section, known, key)
+        return section
 
     def _mapping(
         self, section: Mapping[str, object], key: str, prefix: str = ""

@@ -41,6 +41,7 @@ from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.knot_spline import knot_spline
 from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
 from par_ros.node_graph import checkpoint_folder
+from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.run_results import hardware
@@ -87,6 +88,10 @@ class LimitsOptions:
 
     def __post_init__(self) -> None:
         require_some("--limit-shares", self.limit_shares)
+        if not all(0.0 < share <= 1.0 for share in self.limit_shares):
+            raise ValueError("--limit-shares must be above 0 and at most 1.")
+        if self.episodes is not None and self.episodes < 1:
+            raise ValueError(f"--episodes must be at least 1, got {self.episodes}.")
 
 
 @dataclass
@@ -422,6 +427,7 @@ def main(arguments: list[str]) -> int:
     """The command; returns the exit code."""
     options = parse(LimitsOptions, COMMAND, __doc__, arguments)
     try:
+        require_writable("the result", options.json)
         if options.data_set is not None:
             every, about = of_data_set(options)
         else:
@@ -431,7 +437,7 @@ def main(arguments: list[str]) -> int:
     command = f"{COMMAND} {' '.join(arguments)}"
     result = report(every, options.limit_shares, about, command)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text("the result", options.json, json.dumps(result, indent=1) + "\n")
     print(markdown_table(result))
     if options.data_set is not None and result["unchanged_share"] < MIN_UNCHANGED_SHARE:
         print(f"Fewer than {100 * MIN_UNCHANGED_SHARE:g} % pass unchanged.")

@@ -21,12 +21,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import rclpy
 from tyro.conf import arg
 
 from par_model.command_line import default_is, parse
+from par_model.json_file import read_object
+from par_ros.output_files import require_writable, write_text
 from par_ros.process import report_error
 from par_ros.proof.fault_case import Fault, FaultCases
 from par_ros.proof.fault_overlap import OVERLAPPED_FAULTS
@@ -116,22 +118,24 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where every fault was noticed, held in time and broke no limit."""
     options = parse(FaultOptions, COMMAND, __doc__, arguments)
     if options.table is not None:
-        print(markdown_table(json.loads(options.table.read_text(encoding="utf-8"))))
-        return 0
-    own_domain()
+        return _print_table(options.table)
     is_overlapped = options.inference == "overlapped"
     faults = OVERLAPPED_FAULTS if is_overlapped else FAULTS
     command = f"{COMMAND} --inference overlapped" if is_overlapped else COMMAND
     done: list[FaultResult] = []
-    if options.resume:
-        assert options.json is not None
-        stored = json.loads(options.json.read_text(encoding="utf-8"))
-        done = [result_of(row) for row in stored["faults"]]
+    try:
+        require_writable("the result", options.json)
+        if options.resume:
+            assert options.json is not None
+            done = [result_of(row) for row in _stored(options.json)["faults"]]
+    except (ValueError, KeyError, TypeError) as error:
+        return _bad_file(options.json, error)
+    own_domain()
 
     def save(results: list[FaultResult]) -> None:
         if options.json is not None:
             text = json.dumps(report(results, command), indent=1)
-            options.json.write_text(text + "\n", encoding="utf-8")
+            write_text("the result", options.json, text + "\n")
 
     try:
         results = run_suite(faults, options.only, done, save)
@@ -144,6 +148,24 @@ def main(arguments: list[str]) -> int:
         f"were repeated, for {content['num_suite_late']} the suite itself was late each time."
     )
     return 0 if content["passed"] else 1
+
+
+def _print_table(path: Path) -> int:
+    try:
+        print(markdown_table(_stored(path)))
+    except (ValueError, KeyError, TypeError) as error:
+        return _bad_file(path, error)
+    return 0
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    return read_object(path, "give a file of --json")
+
+
+def _bad_file(path: Path | None, error: Exception) -> int:
+    """A ValueError names the file; what a file without the results lacks does not."""
+    is_sentence = type(error) is ValueError
+    return report_error(error if is_sentence else f"{path} is not a result of {COMMAND} --json.")
 
 
 def own_domain() -> None:

@@ -37,6 +37,7 @@ from tyro.conf import arg
 
 from par_model.command_line import default_is, one_of, parse
 from par_ros import control
+from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.guard_adapter import use_guard_of
@@ -300,9 +301,7 @@ def _choices(command: str) -> list[str]:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all: a run that is killed leaves the file before it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text("the result", path, json.dumps(content, indent=2) + "\n")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -339,6 +338,8 @@ class FuzzOptions:
     findings: bool = False
 
     def __post_init__(self) -> None:
+        if self.num_chunks < 1 or self.num_processes < 1:
+            raise ValueError("--num-chunks and --num-processes must be at least 1.")
         if self.resume and self.json is None:
             raise ValueError("missing: --json, the file from which --resume goes on.")
         if self.report_period is not None and not 0.0 < self.report_period <= 0.1:
@@ -372,6 +373,7 @@ def main(arguments: list[str]) -> int:
     options = read_options(arguments)
     plan = options.plan
     try:
+        require_writable("the result", options.json)
         plan.jobs()
         guard_checksum(options.arm, options.guard_path)
         totals = HostileTotals()

@@ -37,6 +37,7 @@ from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
+from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.fault_processes import SuiteError
@@ -66,6 +67,10 @@ class LatencyOptions:
     in_process: bool = False
     # where to write the result; times are in milliseconds
     json: Annotated[Path | None, arg(metavar="FILE")] = None
+
+    def __post_init__(self) -> None:
+        if self.chunks < 1:
+            raise ValueError(f"--chunks must be at least 1, got {self.chunks}.")
 
 
 Times = dict[str, list[float]]
@@ -248,9 +253,10 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where every chunk was answered."""
     options = parse(LatencyOptions, "python -m par_ros guard_latency", __doc__, arguments)
     try:
+        require_writable("the result", options.json)
         alone_ms = in_process(options.chunks)
         times_ms, faults = (alone_ms, []) if options.in_process else over_dds(options.chunks)
-    except SuiteError as error:
+    except (SuiteError, ValueError) as error:
         return report_error(error)
     num_answered = sum(len(values) for values in times_ms.values())
     result: dict[str, Any] = {
@@ -265,7 +271,7 @@ def main(arguments: list[str]) -> int:
     }
     text = json.dumps(result, indent=1)
     if options.json is not None:
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_text("the result", options.json, text + "\n")
     print(text)
     parts = {"in process": result["in_process"]["all"]}
     if not options.in_process:

@@ -20,6 +20,7 @@ import numpy as np
 from tyro.conf import arg
 
 from par_model.command_line import parse
+from par_ros.output_files import require_writable, write_text
 from par_ros.process import report_error
 
 
@@ -117,11 +118,17 @@ class SameTargetsOptions:
     # where to write the result
     json: Annotated[Path | None, arg(metavar="FILE")] = None
 
+    def __post_init__(self) -> None:
+        # With NaN nothing would ever differ.
+        if not self.tolerance >= 0.0:
+            raise ValueError(f"--tolerance must be 0 or more, got {self.tolerance:g}.")
+
 
 def main(arguments: list[str]) -> int:
     """The command; 0 where nothing differs before the guard's first change."""
     options = parse(SameTargetsOptions, "python -m par_ros same_targets", __doc__, arguments)
     try:
+        require_writable("the result", options.json)
         graph, direct = _read(options.graph), _read(options.direct)
         found = compare(graph, direct, options.tolerance)
     except (ValueError, KeyError, OSError) as error:
@@ -148,7 +155,7 @@ def main(arguments: list[str]) -> int:
             "num_equal_throughout": whole,
             "episodes": [asdict(one) for one in found],
         }
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text("the result", options.json, json.dumps(result, indent=1) + "\n")
     return 1 if different else 0
 
 

@@ -23,6 +23,7 @@ from when the guard is engaged.
 import dataclasses
 import datetime
 import json
+import math
 import os
 import shutil
 import statistics
@@ -53,6 +54,7 @@ from par_ros.control.guard_settings import GuardParameters
 from par_ros.graph_arguments import LoopbackArguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import LOOPBACK, NodeGraph, loopback_graph
+from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_yaml
 from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.losses import LOSS_VARIABLE, Loss, losses_of
@@ -117,6 +119,8 @@ class SoakOptions:
     def __post_init__(self) -> None:
         if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
             raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
+        if self.duration is not None and not 1.0 <= self.duration < math.inf:
+            raise ValueError(f"--duration must be at least 1 s, got {self.duration:g}.")
         if not 0.0 <= self.delay[0] <= self.delay[1] or not 0.0 <= self.loss < 1.0:
             raise ValueError("--delay must be LOW to HIGH from 0 on, and --loss from 0 to below 1.")
         if self.pace != 1.0 and self.inference == "overlapped":
@@ -467,6 +471,10 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 def main(arguments: list[str]) -> int:
     """0 where memory was flat, no watchdog fired, the arm moved and no process was left."""
     options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
+    try:
+        require_writable("the result", options.json)
+    except ValueError as error:
+        return report_error(error)
     # Kept where the run fails: the nodes' logs say why.
     folder = Path(tempfile.mkdtemp(prefix="par_soak_"))
     try:
@@ -482,6 +490,6 @@ def main(arguments: list[str]) -> int:
         print(f"The nodes' logs: {folder / 'logs'}", file=sys.stderr)
     text = json.dumps(result, indent=1)
     if options.json is not None:
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_text("the result", options.json, text + "\n")
     print(json.dumps({k: v for k, v in result.items() if k not in _LONG}, indent=1))
     return 0 if result["passed"] else 1

@@ -108,6 +108,17 @@ def test_a_linkage_s_mistake_is_named(entry: str, value: object, sentence: str) 
     assert sentence in str(error.value)
 
 
+def box(**changes: object) -> dict[str, object]:
+    """A section `workspace` with `changes`."""
+    good = {
+        "urdf": "a",
+        "tool_frame": "b",
+        "min_corner_m": [0, 0, 0],
+        "max_corner_m": [1, 1, 1],
+    }
+    return {**good, **changes}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
@@ -125,7 +136,16 @@ def test_a_linkage_s_mistake_is_named(entry: str, value: object, sentence: str) 
         (("source",), "", "source must be text"),
         (("colour",), "red", "entries must be among"),
         (("tracking", "max_error_rad"), float("nan"), "must be a number"),
+        (("tracking", "lag_s"), -0.1, "lag_s must be 0 or more, got -0.1"),
+        (("tracking", "max_eror_rad"), 0.1, "tracking must be among ['lag_s', 'max_error_rad']"),
+        (("jump", "max_jump"), 0.1, "jump must be among"),
+        (("checks", "velocity"), "none", "checks must be among ['acceleration', 'jerk']"),
         (("workspace",), {"urdf": "a", "tool_frame": "b", "min_corner_m": [1]}, "three numbers"),
+        (("workspace",), box(min_corner_m=["a", 0, 0]), "workspace.min_corner_m must be a number"),
+        (("workspace",), box(max_corner_m=[None, 1, 1]), "workspace.max_corner_m must be a number"),
+        (("workspace",), box(max_corner_m=[float("nan"), 1, 1]), "max_corner_m must be a number"),
+        (("workspace",), box(max_corner_m=[1, 1, -1]), "must be min_corner_m below max_corner_m"),
+        (("workspace",), box(margin_m=0.1), "workspace must be among"),
     ],
 )
 def test_a_mistake_is_named(path: tuple[str, ...], value: object, sentence: str) -> None:

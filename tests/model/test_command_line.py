@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 import pytest
 from tyro.conf import Positional, UseAppendAction, arg, create_mutex_group, subcommand
 
-from par_model.command_line import default_is, one_of, parse, read_by, require_some, some_of
+from par_model.command_line import (
+    default_is,
+    one_of,
+    parse,
+    read_by,
+    require_some,
+    run_command,
+    some_of,
+)
 
 PROGRAM = "python -m par_model.example"
 LENGTH = create_mutex_group(required=True)
@@ -134,3 +142,23 @@ def test_help_shows_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
         "--legs EVEN legs (default: 2)",
     ):
         assert words in text
+
+
+def test_a_path_that_the_disk_refuses_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("text")
+    assert run_command((file / "result.json").read_text, "error", "stopped.") == 1
+    assert capsys.readouterr().err == (
+        f"error: {file / 'result.json'} cannot be read or written: Not a directory; check the path "
+        "and the disk.\n"
+    )
+
+
+def test_an_os_error_of_no_file_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        run_command(fail, "error", "stopped.")

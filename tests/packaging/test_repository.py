@@ -115,6 +115,16 @@ def test_a_page_without_markers_is_refused() -> None:
         reference.updated("no table here", "topics.md")
 
 
+def test_a_folder_without_the_pages_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = pytest.importorskip("par_ros.reference_pages")
+    assert reference.main([str(tmp_path / "none")]) == 1
+    error = capsys.readouterr().err
+    assert "is not a file; give the folder docs/reference." in error
+    assert error.count("\n") == 1
+
+
 def pages() -> list[Path]:
     """README and all pages of docs, but those in folders of results and figures."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,7 +9,6 @@ from par_model.simulation.tasks import TASKS
 from par_ros.__main__ import BAD_USE, main, split_assignments
 from tests.ros.processes import run
 
-
 PUSH = TASKS["PushCube"].instruction
 
 
@@ -89,3 +88,28 @@ def test_unknown_task_in_a_real_process(tmp_path: Path) -> None:
     assert len(finished.sentences) == 1
     assert "Traceback" not in finished.error + finished.output
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fuzz", "--num-chunks", "0"], "--num-chunks and --num-processes must be at least 1."),
+        (["fuzz", "--num-processes", "-1"], "--num-chunks and --num-processes must be at least 1."),
+        (["guard_latency", "--chunks", "0"], "--chunks must be at least 1, got 0."),
+        (["limits", "--episodes", "0"], "--episodes must be at least 1, got 0."),
+        (["limits", "--limit-shares", "nan"], "--limit-shares must be above 0 and at most 1."),
+        (["soak", "--duration", "nan"], "--duration must be at least 1 s, got nan."),
+        (
+            ["same_targets", "--graph", "g", "--direct", "d", "--tolerance", "nan"],
+            "--tolerance must be 0 or more, got nan.",
+        ),
+    ],
+)
+def test_a_proof_of_nothing_is_refused(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of these ran nothing and passed, or ended with a traceback."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == BAD_USE
+    assert sentence in capsys.readouterr().err

@@ -66,6 +66,23 @@ def test_the_page_has_the_table_that_the_command_prints(capsys: pytest.CaptureFi
     assert printed in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"faults": [1]}'])
+@pytest.mark.parametrize("option", ["--table", "--resume"])
+def test_a_file_that_is_no_result_is_one_sentence(
+    content: str | None, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "faults.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    elif option == "--resume":
+        return
+    words = ["--resume", "--json", str(path)] if option == "--resume" else ["--table", str(path)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} ")
+    assert error.count("\n") == 1
+
+
 def test_a_fault_that_went_on_too_long_has_not_passed() -> None:
     """Each promise alone makes the difference."""
     assert GOOD.passed

@@ -20,6 +20,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 
 from par_model.video_file import FAST, write_video
+from par_ros.__main__ import main
 from par_ros.output_files import make_folder, write_text, written_to_disk
 from par_ros.recording import RecordingWriter, read_recording
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES
@@ -174,3 +175,25 @@ def _num_chunks(path: Path) -> int:
         return 0
     found = [message.topic for message in read_recording(path).messages]
     return found.count(f"/{ACTION_CHUNK.name}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fuzz", "--num-chunks", "1"],
+        ["guard_latency", "--chunks", "1", "--in-process"],
+        ["limits", "--data-set", "nowhere"],
+        ["faults", "--only", "no fault of this name"],
+        ["soak", "--checkpoint", "nowhere"],
+        ["same_targets", "--graph", "nowhere", "--direct", "nowhere"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_result_that_could_not_be_written_is_refused_before_the_work(
+    words: list[str], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (file / "result.json", file.parent / "none" / "result.json", file.parent):
+        assert main([*words, "--json", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert f"the result {path} cannot be written: " in error
+        assert error.count("\n") == 1
