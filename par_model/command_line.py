@@ -6,6 +6,7 @@ What cannot be read is refused with one sentence on stderr and exit code 2.
 """
 
 import io
+import math
 import os
 import re
 import sys
@@ -157,9 +158,13 @@ def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Non
 
     def read(texts: list[str]) -> int | float:
         try:
-            return kind(texts[0])
+            value = kind(texts[0])
         except ValueError:
             raise ValueError(f"{texts[0]!r} is not {what}.") from None
+        # NaN passes every comparison with a limit that is written the other way round.
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{texts[0]!r} is not a finite number.")
+        return value
 
     return PrimitiveConstructorSpec(
         nargs=1,

@@ -279,6 +279,11 @@ class LearningOptions(OutOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("steps", "hours", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be above 0, got {value:g}.")
         if self.processes is not None and not self.plan:
             raise ValueError("--processes is for --plan; torchrun's --nproc-per-node starts them.")
         if self.processes is not None and self.processes < 1:

@@ -119,8 +119,7 @@ class SameTargetsOptions:
     json: Annotated[Path | None, arg(metavar="FILE")] = None
 
     def __post_init__(self) -> None:
-        # With NaN nothing would ever differ.
-        if not self.tolerance >= 0.0:
+        if self.tolerance < 0.0:
             raise ValueError(f"--tolerance must be 0 or more, got {self.tolerance:g}.")
 
 

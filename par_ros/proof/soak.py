@@ -23,7 +23,6 @@ from when the guard is engaged.
 import dataclasses
 import datetime
 import json
-import math
 import os
 import shutil
 import statistics
@@ -119,7 +118,7 @@ class SoakOptions:
     def __post_init__(self) -> None:
         if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
             raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
-        if self.duration is not None and not 1.0 <= self.duration < math.inf:
+        if self.duration is not None and self.duration < 1.0:
             raise ValueError(f"--duration must be at least 1 s, got {self.duration:g}.")
         if not 0.0 <= self.delay[0] <= self.delay[1] or not 0.0 <= self.loss < 1.0:
             raise ValueError("--delay must be LOW to HIGH from 0 on, and --loss from 0 to below 1.")

@@ -162,3 +162,13 @@ def test_an_os_error_of_no_file_keeps_its_traceback() -> None:
 
     with pytest.raises(OSError, match="broken"):
         run_command(fail, "error", "stopped.")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(Walk, PROGRAM, None, ["home", "--maps", "a", "--steps", "1", "--speed-m-s", text])
+    assert end.value.code == 2
+    assert f"'{text}' is not a finite number." in capsys.readouterr().err

@@ -353,6 +353,14 @@ def test_a_picture_that_is_too_small_is_refused(folder):
         ForeignDataset(write_mapping(folder, image_size=128)).read(0)
 
 
+def test_a_file_that_is_not_yaml_is_one_line(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [")
+    with pytest.raises(ValueError, match=r"broken.yaml cannot be read \(while parsing") as error:
+        read_mapping(path)
+    assert "\n" not in str(error.value)
+
+
 def test_the_example_is_a_valid_mapping():
     example = Path(__file__).resolve().parents[2] / "config" / "datasets" / "example.yaml"
     assert len(read_mapping(example).joints) == 6

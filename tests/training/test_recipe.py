@@ -173,3 +173,11 @@ def test_a_tiny_recipe_through_two_cameras(tmp_path, monkeypatch):
     assert "--views front right" in card
     round_1 = DemonstrationSet(out / "data/PushCube_round_1")
     assert round_1.views == views
+
+
+def test_a_file_that_is_not_yaml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [")
+    with pytest.raises(ValueError, match=r"broken.yaml cannot be read \(while parsing") as error:
+        read_recipe(path)
+    assert "\n" not in str(error.value)

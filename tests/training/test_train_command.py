@@ -161,3 +161,20 @@ def test_a_command_leaves_denormal_numbers_as_they_were() -> None:
     with pytest.raises(SystemExit):
         main(["codec", "--help"])
     assert np.float64(np.finfo(np.float64).tiny) / 2 > 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--steps", "0"], "--steps must be above 0, got 0."),
+        (["--hours", "-1"], "--hours must be above 0, got -1."),
+        (["--steps", "1", "--learning-rate", "-0.1"], "--learning-rate must be above 0, got -0.1."),
+    ],
+)
+def test_a_run_of_no_length_is_refused(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["policy", "--data", "d", "--codec", "c", "--out", "o", *options])
+    assert exit_info.value.code == 2
+    assert sentence in capsys.readouterr().err
