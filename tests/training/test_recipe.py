@@ -17,6 +17,7 @@ from par_model import evaluate
 from par_model.presets import PRESETS
 from par_model.train import main
 from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_model.training.recipe import read_recipe
 from par_model.training.recipe_run import open_run
 from par_model.worker_options import WorkerOptions
 
