@@ -31,7 +31,7 @@ from tyro.conf import arg, create_mutex_group
 
 from par_model.backends.cpu_choice import cpu_name
 from par_model.checkpoint import load_checkpoint
-from par_model.command_line import default_is, parse, require_some, some_of
+from par_model.command_line import default_is, output_file, parse, require_some, some_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
 from par_model.graphs.contract import context_capacity, context_slots
 from par_model.graphs.manifest import FILE_NAME, sha256_of
@@ -88,7 +88,7 @@ class BenchmarkOptions:
     # runs left out before
     warm_up: Annotated[int | None, default_is(_WARM_UP)] = None
     # file to write; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # compare two files of --json instead
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="JSON JSON")] = None
 

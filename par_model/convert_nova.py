@@ -24,7 +24,7 @@ import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
 from par_model.checkpoint import save_checkpoint
-from par_model.command_line import default_is, one_of, parse
+from par_model.command_line import default_is, one_of, output_folder, parse
 from par_model.config import ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
@@ -51,7 +51,7 @@ class ConvertOptions:
     # NOVA's folder
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     # checkpoint folder to write
-    out: Annotated[Path, arg(metavar="CHECKPOINT")]
+    out: Annotated[Path, output_folder("CHECKPOINT")]
     # a policy, or the video model
     form: Literal["par", "nova"] = "par"
     # resolution that the weights are converted for

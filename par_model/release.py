@@ -25,7 +25,7 @@ import torch
 from tyro.conf import arg
 
 from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_folder, parse
 from par_model.config import TimestepSpacing
 from par_model.diffusion import make_scheduler
 from par_model.json_file import read_object
@@ -77,7 +77,7 @@ class ReleaseOptions:
     # the trained checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # the folder to ship
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # results of par_model.evaluate: tasks, protocols paper, pareto, ablations
     evaluation: Annotated[tuple[Path, ...], arg(metavar="JSON ..."), default_is("none")] = ()
     # results.json of `par_ros sim`

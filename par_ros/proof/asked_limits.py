@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, require_some
+from par_model.command_line import default_is, output_file, parse, require_some
 from par_model.json_file import read_object
 from par_ros.checkpoint_form import checkpoint_chunk
 from par_ros.control import braking
@@ -83,7 +83,7 @@ class LimitsOptions:
     # of the limits, what the guard may plan with [0 to 1]; the first one commands the arm
     limit_shares: Annotated[tuple[float, ...], arg(metavar="SHARE ...")] = LIMIT_SHARES
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         require_some("--limit-shares", self.limit_shares)

@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 import rclpy
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_ros.process import report_error
 from par_ros.proof.fault_case import Fault, FaultCases
 from par_ros.proof.fault_overlap import OVERLAPPED_FAULTS
@@ -55,11 +55,11 @@ class FaultOptions:
     # run the faults whose name contains this
     only: Annotated[str | None, arg(metavar="TEXT"), default_is("all")] = None
     # where to write the result; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # leave out what the file of --json holds already
     resume: bool = False
     # run nothing: print the table of docs/lab_notebook/faults.md from this JSON file
-    table: Annotated[Path | None, arg(metavar="FILE")] = None
+    table: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         if self.resume and (self.json is None or not self.json.is_file()):

@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from par_model.command_line import default_is, one_of, parse
+from par_model.command_line import default_is, one_of, output_file, parse
 from par_ros import control
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
@@ -322,7 +322,7 @@ class FuzzOptions:
     # runs at a time
     num_processes: int = 1
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # go on from the file of --json
     resume: bool = False
     # disturbances that are off, by their names below
@@ -339,6 +339,8 @@ class FuzzOptions:
     findings: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.num_chunks, self.num_processes) < 1:
+            raise ValueError("--num-chunks and --num-processes must be at least 1.")
         if self.resume and self.json is None:
             raise ValueError("missing: --json, the file from which --resume goes on.")
         if self.report_period is not None and not 0.0 < self.report_period <= 0.1:

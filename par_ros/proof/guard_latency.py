@@ -26,9 +26,8 @@ from typing import Annotated, Any
 import numpy as np
 import rclpy
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
-from tyro.conf import arg
 
-from par_model.command_line import parse
+from par_model.command_line import output_file, parse
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard import Guard, GuardSettings
@@ -65,7 +64,7 @@ class LatencyOptions:
     # the guard alone
     in_process: bool = False
     # where to write the result; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
 
 Times = dict[str, list[float]]

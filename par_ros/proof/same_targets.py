@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from par_model.command_line import parse
+from par_model.command_line import output_file, parse
 from par_ros.process import report_error
 
 
@@ -115,7 +115,7 @@ class SameTargetsOptions:
     # largest difference of equal targets [rad; m for the gripper]
     tolerance: float = 1e-6
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
 
 def main(arguments: list[str]) -> int:

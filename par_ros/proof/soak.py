@@ -46,7 +46,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_ros import messages
 from par_ros.chunk_ledger import LEDGER_FIELDS, ledger_rows
 from par_ros.control.guard_settings import GuardParameters
@@ -82,6 +82,8 @@ _WATCHDOG_COUNTERS = (
     "fault_not_taken",
 )
 # Left out on the screen.
+# Memory is looked at some times in it.
+MIN_DURATION_S = 10.0
 _LONG = ("memory_mib", "stops")
 _LIMIT_POWERS = {
     "max_velocity_rad_s": 1,
@@ -97,7 +99,7 @@ class SoakOptions:
 
     # chunks that the policy sends; at least 100
     chunks: int = 10_000
-    # in place of --chunks: how long the arm moves [s]
+    # in place of --chunks: how long the arm moves, at least 10 [s]
     duration: Annotated[float | None, default_is("until --chunks are sent")] = None
     # folder of the policy
     checkpoint: Annotated[str, arg(metavar="DIR"), default_is("the policy that is shipped")] = ""
@@ -112,11 +114,13 @@ class SoakOptions:
     # runtime of the network
     backend: str = "onnx"
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
             raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
+        if self.duration is not None and self.duration < MIN_DURATION_S:
+            raise ValueError(f"--duration must be at least {MIN_DURATION_S:g} s.")
         if not 0.0 <= self.delay[0] <= self.delay[1] or not 0.0 <= self.loss < 1.0:
             raise ValueError("--delay must be LOW to HIGH from 0 on, and --loss from 0 to below 1.")
         if self.pace != 1.0 and self.inference == "overlapped":

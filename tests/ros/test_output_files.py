@@ -19,8 +19,8 @@ import pytest
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 
+from par_model.output_files import make_folder, write_text, written_to_disk
 from par_model.video_file import FAST, write_video
-from par_ros.output_files import make_folder, write_text, written_to_disk
 from par_ros.recording import RecordingWriter, read_recording
 from par_ros.topics import ACTION_CHUNK, JOINT_STATES
 from tests.ros.processes import ROOT, children, finish, run, start_module, wait_for
@@ -56,7 +56,7 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     program = (
         "import os, sys; from pathlib import Path\n"
-        "from par_ros.output_files import make_folder\n"
+        "from par_model.output_files import make_folder\n"
         "os.getuid() or os.setuid(65534)\n"
         "try: make_folder('the report folder', Path(sys.argv[1]))\n"
         "except ValueError as error: print(error)"
