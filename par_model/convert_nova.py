@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
-from par_model.checkpoint import save_checkpoint
+from par_model.checkpoint import require_replaceable, save_checkpoint
 from par_model.command_line import default_is, one_of, output_folder, parse
 from par_model.config import ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
@@ -92,6 +92,7 @@ def _convert(options: ConvertOptions) -> None:
     folder = options.folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder that holds transformer/.")
+    require_replaceable(options.out)
     vae_folder = options.vae or folder / "vae"
     config = _chosen(model_config(folder, vae_folder, options.form, options.resolution), options)
     torch.manual_seed(options.seed)
