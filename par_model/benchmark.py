@@ -31,7 +31,7 @@ from tyro.conf import arg, create_mutex_group
 
 from par_model.backends.cpu_choice import cpu_name
 from par_model.checkpoint import load_checkpoint
-from par_model.command_line import default_is, parse, require_some, some_of
+from par_model.command_line import default_is, output_file, parse, require_some, some_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
 from par_model.graphs.contract import context_capacity, context_slots
 from par_model.graphs.manifest import FILE_NAME, sha256_of
@@ -46,6 +46,7 @@ from par_model.latency import (
 )
 from par_model.load_policy import BACKENDS, ENGINES, Deployment, make_graphs, runtime_device
 from par_model.model import PARModel
+from par_model.output_files import write_text
 from par_model.presets import preset
 from par_model.roofline import gpu_of
 from par_model.training.throughput import Training, measure_training
@@ -88,7 +89,7 @@ class BenchmarkOptions:
     # runs left out before
     warm_up: Annotated[int | None, default_is(_WARM_UP)] = None
     # file to write; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # compare two files of --json instead
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="JSON JSON")] = None
 
@@ -171,7 +172,7 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
     report["memory"] = _memory(deployment.device)
     print(f"memory: {json.dumps(report['memory'])}")
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_text("the result", options.json, json.dumps(report, indent=1) + "\n")
 
 
 def _default_runs(part: str, device: torch.device) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, run_command
+from par_model.command_line import default_is, output_file, parse, run_command
 from par_model.evaluation.result_file import checkpoint_hash, provenance
 from par_model.evaluation.rollouts import (
     Rollout,
@@ -50,9 +50,14 @@ class CalibrateOptions(WorkerOptions):
     # episodes of each task that the policy knows
     episodes: int = 100
     # where the thresholds go
-    out: Annotated[Path | None, arg(metavar="FILE"), default_is(f"{FILE_NAME} in DIR")] = None
+    out: Annotated[Path | None, output_file(), default_is(f"{FILE_NAME} in DIR")] = None
     # what runs the network, as load_policy
     backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.episodes < 1:
+            raise ValueError(f"--episodes must be at least 1, got {self.episodes}.")
 
 
 def main(arguments: list[str] | None = None) -> int:

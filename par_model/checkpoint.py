@@ -82,9 +82,10 @@ def save_checkpoint(
 ) -> None:
     """Write the folder atomically: under its name it is complete, or does not exist.
 
-    `dtype` is the type in which floating-point weights are stored. An older folder of the same
-    name is replaced.
+    `dtype` is the type in which floating-point weights are stored. An older checkpoint of the same
+    name is replaced. Raises ValueError for a folder that holds anything else.
     """
+    require_replaceable(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -102,8 +103,34 @@ def save_checkpoint(
         partial / _MANIFEST,
         {"format_version": FORMAT_VERSION, "sha256": _hashes(partial)},
     )
+    replace_checkpoint(partial, folder)
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copy a checkpoint, whole or not at all. Raises ValueError as require_replaceable."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    replace_checkpoint(partial, folder)
+
+
+def replace_checkpoint(fresh: Path, folder: Path) -> None:
+    """Move the folder `fresh` to `folder`. Raises ValueError as require_replaceable."""
+    require_replaceable(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    os.replace(fresh, folder)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Only a checkpoint is ever deleted. Raises ValueError for another folder with files in it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    manifest = folder / _MANIFEST
+    if not (manifest.is_file() and b'"format_version"' in manifest.read_bytes()):
+        raise ValueError(
+            f"{folder} exists and is not a checkpoint; a checkpoint replaces its folder, so choose "
+            "one that does not exist."
+        )
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:

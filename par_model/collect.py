@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, run_command
+from par_model.command_line import default_is, output_folder, parse, run_command
 from par_model.interface import DEFAULT_VIEWS
 from par_model.simulation.demonstrations import NoiseSettings
 from par_model.simulation.tasks import NUM_DEMONSTRATION_SEEDS, TASKS
@@ -62,7 +62,7 @@ class CollectOptions(WorkerOptions):
     # successful demonstrations; with --on-policy: episodes with labels that teach
     num_demos: int = 1000
     # folder of the data set; needed to record
-    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    out: Annotated[Path | None, output_folder()] = None
     first_seed: Annotated[
         int, arg(help=f"seeds are tried from here on; below {NUM_DEMONSTRATION_SEEDS}")
     ] = 0

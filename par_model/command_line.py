@@ -12,10 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from par_model.output_files import require_place
 
 BAD_USE = 2
 _MARKERS = (tyro.conf.FlagCreatePairsOff,)
@@ -66,11 +69,11 @@ def run_command(run: Callable[[], None], name: str, when_stopped: str) -> int:
     """Do a command's work.
 
     Args:
-        name: before the sentence of a ValueError.
+        name: before the sentence of a ValueError, or of what the disk refuses.
         when_stopped: what is printed after Ctrl-C: how to go on.
 
     Returns:
-        The exit code: 0, 1 after a ValueError or a file that the disk refuses, 130 after Ctrl-C.
+        The exit code: 0, 1 after such an error, 130 after Ctrl-C.
     """
     try:
         run()
@@ -78,7 +81,6 @@ def run_command(run: Callable[[], None], name: str, when_stopped: str) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        # One of no file is a bug, and keeps its traceback.
         if error.filename is None:
             raise
         reason = f"{error.filename} cannot be read or written: {error.strerror}"
@@ -138,6 +140,27 @@ def read_by(
     )
 
 
+def output_file(metavar: str = "FILE") -> PrimitiveConstructorSpec[Path | None]:
+    """The path of a file that the command writes; refused before any work where it could not be.
+    Or None, where that is the default."""
+    return _output(metavar, is_folder=False)
+
+
+def output_folder(metavar: str = "DIR") -> PrimitiveConstructorSpec[Path | None]:
+    """As output_file, of a folder."""
+    return _output(metavar, is_folder=True)
+
+
+def _output(metavar: str, *, is_folder: bool) -> PrimitiveConstructorSpec[Path | None]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda texts: require_place(Path(texts[0]), is_folder=is_folder),
+        is_instance=lambda value: value is None or isinstance(value, Path),
+        str_from_instance=lambda value: _NOT_GIVEN if value is None else [str(value)],
+    )
+
+
 def require_some(option: str, values: Sequence[object] | None) -> None:
     """Raise ValueError for an option that is given without a value after it."""
     if values is not None and not values:
@@ -161,7 +184,6 @@ def _number_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Non
             value = kind(texts[0])
         except ValueError:
             raise ValueError(f"{texts[0]!r} is not {what}.") from None
-        # NaN passes every comparison with a limit that is written the other way round.
         if kind is float and not math.isfinite(value):
             raise ValueError(f"{texts[0]!r} is not a finite number.")
         return value

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
-from par_model.checkpoint import save_checkpoint
-from par_model.command_line import default_is, one_of, parse
+from par_model.checkpoint import require_replaceable, save_checkpoint
+from par_model.command_line import default_is, one_of, output_folder, parse
 from par_model.config import ModelConfig, ObservationMode, OverflowMode
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, empty_table, phi_table
@@ -51,7 +51,7 @@ class ConvertOptions:
     # NOVA's folder
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
     # checkpoint folder to write
-    out: Annotated[Path, arg(metavar="CHECKPOINT")]
+    out: Annotated[Path, output_folder("CHECKPOINT")]
     # a policy, or the video model
     form: Literal["par", "nova"] = "par"
     # resolution that the weights are converted for
@@ -92,6 +92,7 @@ def _convert(options: ConvertOptions) -> None:
     folder = options.folder
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the folder that holds transformer/.")
+    require_replaceable(options.out)
     vae_folder = options.vae or folder / "vae"
     config = _chosen(model_config(folder, vae_folder, options.form, options.resolution), options)
     torch.manual_seed(options.seed)

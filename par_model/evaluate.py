@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, require_some, run_command
+from par_model.command_line import default_is, output_file, parse, require_some, run_command
 from par_model.config import TimestepSpacing
 from par_model.evaluation import (
     ablations,
@@ -72,7 +72,7 @@ class EvaluateOptions(WorkerOptions):
     # folder of the checkpoint; of protocol ablations: the folder RUNS
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # where the result is written
-    json: Annotated[Path, arg(metavar="FILE")]
+    json: Annotated[Path, output_file()]
     # see above
     protocol: Annotated[
         Literal["paper", "states", "pareto", "delay", "disturbances", "ablations"] | None,

@@ -23,7 +23,7 @@ from tyro.conf import arg, create_mutex_group
 from par_model.backends.static_graphs import StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
-from par_model.command_line import default_is, one_of, parse, require_some, some_of
+from par_model.command_line import default_is, one_of, output_folder, parse, require_some, some_of
 from par_model.export.build import build_engines
 from par_model.graphs.contract import GRAPH_NAMES
 from par_model.graphs.manifest import (
@@ -49,7 +49,7 @@ class ExportOptions:
     """The command line."""
 
     # folder to write, e.g. trt_engines/X
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # checkpoint folder
     checkpoint: Annotated[Path | None, _SOURCE, arg(metavar="DIR")] = None
     # random weights of this preset, for sizes and times

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from par_model.command_line import default_is, parse, run_command
+from par_model.command_line import default_is, output_folder, parse, run_command
 from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import ACTION, STATE, lerobot_spec, save_lerobot_folder
 from par_model.training.dataset_info import DatasetInfo, read_info, read_tasks
@@ -29,7 +29,7 @@ class ImportOptions:
     # LeRobot's folder pretrained_model of one checkpoint
     pretrained: Annotated[Positional[Path], arg(metavar="PRETRAINED_MODEL")]
     # folder to write
-    out: Annotated[Path, arg(metavar="CHECKPOINT")]
+    out: Annotated[Path, output_folder("CHECKPOINT")]
     # data set that the policy was trained on
     data: Annotated[
         Path | None, arg(metavar="DIR"), default_is("the folder that train_config.json names")

@@ -29,7 +29,15 @@ from tqdm import tqdm
 from tyro.conf import arg, subcommand
 
 from par_model.checkpoint import load_checkpoint
-from par_model.command_line import default_is, parse, require_some, run_command, some_of
+from par_model.command_line import (
+    default_is,
+    output_file,
+    output_folder,
+    parse,
+    require_some,
+    run_command,
+    some_of,
+)
 from par_model.evaluation.camera_study import HEADER, study, table_row
 from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
@@ -64,7 +72,7 @@ class ScenesOptions(WorkerOptions):
     or killed, and a larger --num-scenes extends one."""
 
     # folder that is written; each task gets a folder of its name in it
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # scenes per task, rounded up to whole files
     num_scenes: int = 20000
     # tasks
@@ -87,7 +95,7 @@ class CamerasOptions(WorkerOptions):
     be told from what it sees; with pairs of the first camera and each other one."""
 
     # results; a table goes to the terminal
-    json: Annotated[Path, arg(metavar="JSON")]
+    json: Annotated[Path, output_file("JSON")]
     # cameras; a name, or NAME=EX,EY,EZ:TX,TY,TZ:FOV:WIDTHxHEIGHT
     cameras: Annotated[tuple[str, ...], arg(metavar="CAMERA ...")] = tuple(VIEWS)
     # tasks
@@ -121,7 +129,7 @@ class ReadoutOptions:
     # folder of the checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # results; a table goes to the terminal
-    json: Annotated[Path, arg(metavar="JSON")]
+    json: Annotated[Path, output_file("JSON")]
     # folders of scenes, one per task: single observations
     scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
     # demonstrations, one set per task: observations with their history, judged on those that no
@@ -151,7 +159,7 @@ class HistoryOptions:
     # folder of the checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # results; a table goes to the terminal
-    json: Annotated[Path, arg(metavar="JSON")]
+    json: Annotated[Path, output_file("JSON")]
     # demonstrations, one set a task
     data: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
     # held-out episodes a data set at most

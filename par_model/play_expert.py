@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_model.evaluation.labelled_episodes import ExpertActs, run_labelled_episode
 from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.statistics import wilson_interval
@@ -44,7 +44,7 @@ class PlayOptions:
     # standard deviation of that offset [rad]; the default is that of the demonstrations
     sigma: float = NoiseSettings().sigma_rad
     # results; the figures go to the terminal
-    json: Annotated[Path | None, arg(metavar="FILE"), default_is("not written")] = None
+    json: Annotated[Path | None, output_file(), default_is("not written")] = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or not 0.0 <= self.disturbed <= 1.0:

@@ -24,8 +24,14 @@ from typing import Annotated, Any, get_args
 import torch
 from tyro.conf import arg
 
-from par_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from par_model.command_line import default_is, parse
+from par_model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    replace_checkpoint,
+    require_replaceable,
+    save_checkpoint,
+)
+from par_model.command_line import default_is, output_folder, parse
 from par_model.config import TimestepSpacing
 from par_model.diffusion import make_scheduler
 from par_model.json_file import read_object
@@ -77,7 +83,7 @@ class ReleaseOptions:
     # the trained checkpoint
     checkpoint: Annotated[Path, arg(metavar="DIR")]
     # the folder to ship
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # results of par_model.evaluate: tasks, protocols paper, pareto, ablations
     evaluation: Annotated[tuple[Path, ...], arg(metavar="JSON ..."), default_is("none")] = ()
     # results.json of `par_ros sim`
@@ -121,6 +127,7 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
         ValueError: the checkpoint or a file cannot be read, a result was measured on other
             weights, or new defaults do not fit the model.
     """
+    require_replaceable(target)
     checkpoint = load_checkpoint(source)
     changed = _with_defaults(checkpoint, additions)
     training, left_out = dict(checkpoint.training), []
@@ -170,8 +177,7 @@ def _write(
                 f"{path} was measured on other weights than these; measure the released checkpoint "
                 "(rounding to bfloat16 changes weights) and release it again."
             )
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    replace_checkpoint(fresh, target)
 
 
 def _with_defaults(checkpoint: Checkpoint, additions: Additions) -> Checkpoint:

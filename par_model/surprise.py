@@ -20,6 +20,7 @@ import numpy as np
 from par_model.interface import ImageArray
 from par_model.json_file import read_object
 from par_model.misfit import Misfit
+from par_model.output_files import write_text
 from par_model.weights_hash import weights_hash
 
 FILE_NAME = "surprise.json"
@@ -103,7 +104,7 @@ class SurpriseCalibration:
 
     def write(self, path: Path) -> None:
         content = {"format_version": FORMAT_VERSION} | asdict(self)
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        write_text("the thresholds", path, json.dumps(content, indent=2) + "\n")
 
     @staticmethod
     def read(checkpoint: Path) -> "SurpriseCalibration":

@@ -22,7 +22,7 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from par_model.checkpoint import Checkpoint, load_checkpoint
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_model.frame_head import generation_order
 from par_model.interface import ImageArray
 from par_model.model import PARModel
@@ -146,7 +146,7 @@ class VideoOptions:
     # folder of the checkpoint
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
     # mp4 file to write
-    out: Annotated[Path, arg(metavar="FILE")]
+    out: Annotated[Path, output_file()]
     # one that the checkpoint knows
     instruction: Annotated[str | None, arg(metavar="TEXT"), default_is("none")] = None
     # picture to continue, of the model's size

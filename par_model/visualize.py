@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import arg, subcommand
 
-from par_model.command_line import default_is, one_of, parse, require_some
+from par_model.command_line import default_is, one_of, output_folder, parse, require_some
 from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.result_file import checkpoint_hash
 from par_model.evaluation.rollouts import load_rollout_policy
@@ -55,7 +55,7 @@ class FigureOptions:
     """What every figure takes."""
 
     # where files go
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # one task
     task: Annotated[
         str | None, one_of(TASKS), default_is("all that the policy knows or the results have")

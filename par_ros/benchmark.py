@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from par_model.interface import FloatArray, Observation
+from par_model.output_files import write_text
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, task
 from par_ros.control.settings import parameter
 from par_ros.fixed_chunk_node import IMAGE_SIZE, PANDA_TASKS, FixedChunkPolicy
 from par_ros.graph_environment import graph_environment
 from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph
-from par_ros.output_files import write_text
 from par_ros.run_results import RESULTS_FILE, hardware
 from par_ros.topics import BRIDGE, EPISODES, GUARD, POLICY
 

@@ -25,10 +25,10 @@ from rich.table import Table
 from std_srvs.srv import Trigger
 
 from par_model.evaluation.limit_shares import read_motion_limits
+from par_model.output_files import make_folder, written_to_disk
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
 from par_ros.episode_video import write_episode_video
-from par_ros.output_files import make_folder, written_to_disk
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report

@@ -28,8 +28,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from par_model.output_files import make_folder
 from par_ros.node_graph import NodeEntry, NodeGraph
-from par_ros.output_files import make_folder
 from par_ros.parameters import ParameterValue
 from par_ros.participants import domain_id, require_room
 from par_ros.process import ERROR_PREFIX, PARENT_VARIABLE, end_sentence, report_error

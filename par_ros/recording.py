@@ -22,7 +22,7 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
 from par_model.json_file import parse_object
-from par_ros.output_files import make_folder, written_to_disk
+from par_model.output_files import make_folder, written_to_disk
 
 _METADATA = "par_ros"
 _PROFILE = "ros2"

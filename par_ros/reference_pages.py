@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from par_model.output_files import write_text
 from par_ros import topics
 from par_ros.control.settings import constraint_of, range_text
 from par_ros.node_graph import GRAPHS
-from par_ros.output_files import write_text
 from par_ros.parameters import (
     EpisodeNodeParameters,
     GripperAdapterNodeParameters,

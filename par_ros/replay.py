@@ -21,8 +21,9 @@ from rich.table import Table
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from tyro.conf import Positional, arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_model.interface import Observation, Policy, stack_views
+from par_model.output_files import write_text
 from par_ros import messages
 from par_ros.control.joint_states import JointStateSelector
 from par_ros.control.joint_trajectory import JointTrajectory
@@ -31,7 +32,6 @@ from par_ros.fixed_chunk_node import FixedChunkPolicy
 from par_ros.guard_replay import GuardReplay, joint_samples
 from par_ros.joined_chunk import joined
 from par_ros.node_graph import checkpoint_folder, manifest_sha256
-from par_ros.output_files import write_text
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_source import checkpoint_policy, chunk_form
 from par_ros.process import report_error
@@ -290,7 +290,7 @@ class ReplayOptions:
     # leave the policy out
     guard_only: bool = False
     # write the table as JSON, too
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
 
 def main(words: list[str]) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 import plotly.offline
 
+from par_model.output_files import write_text
 from par_ros.episode_story import latencies, stories
-from par_ros.output_files import write_text
 from par_ros.run_results import RunResults, percentiles
 
 REPORT_FILE = "report.html"

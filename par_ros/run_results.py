@@ -16,8 +16,8 @@ import numpy as np
 from par_model.evaluation.limit_shares import LimitShares, share_beyond
 from par_model.evaluation.smoothness import MotionFigures, SeamFigures
 from par_model.evaluation.statistics import wilson_interval
+from par_model.output_files import write_text
 from par_ros.chunk_ledger import LEDGER_FIELDS
-from par_ros.output_files import write_text
 
 RESULTS_FILE = "results.json"
 SEAM_FIELDS = tuple(field.name for field in dataclasses.fields(SeamFigures))

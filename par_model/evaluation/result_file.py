@@ -17,15 +17,14 @@ import numpy as np
 
 from par_model.evaluation.rollouts import RolloutResult, all_latencies_ms
 from par_model.evaluation.statistics import wilson_interval
+from par_model.output_files import write_text
 
 _VERSIONED = ("torch", "numpy", "mani-skill", "sapien", "diffusers")
 
 
 def write_result(path: Path, content: dict[str, Any]) -> None:
     """Written whole or not at all."""
-    writing = path.with_name(path.name + ".writing")
-    writing.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(writing, path)
+    write_text("the result", path, json.dumps(content, indent=2) + "\n")
 
 
 def summary(results: Sequence[RolloutResult]) -> dict[str, Any]:

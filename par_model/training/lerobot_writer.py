@@ -15,6 +15,7 @@ from par_model.training.dataset_card import dataset_card
 from par_model.training.lerobot_dataset import DEPTH_RANGE, Array, video_feature
 from par_model.training.packages import pa, pq
 from par_model.training.staged_episodes import (
+    DATA_SET_ENTRIES,
     STAGING_FOLDER,
     Episode,
     StagedEpisodes,
@@ -72,7 +73,7 @@ def _move_into_place(writing: Path, path: Path) -> None:
     # `meta` goes first and comes last: without it there is no data set to read.
     for name in ("meta", "data", "videos"):
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in ("README.md", "videos", "data", "meta"):
+    for name in DATA_SET_ENTRIES:
         (writing / name).replace(path / name)
     writing.rmdir()
 

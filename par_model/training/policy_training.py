@@ -10,7 +10,6 @@ Folder layout of a run:
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from par_model.checkpoint import save_checkpoint
+from par_model.checkpoint import copy_checkpoint, save_checkpoint
 from par_model.frame_head import sample_mask_ratio
 from par_model.model import PARModel
 from par_model.training.batch_loader import BatchLoader, Division, StepBatch
@@ -259,8 +258,7 @@ class PolicyTrainer:
             log.closed_loop(self.queue.wait())
         best = self.queue.best()
         assert best is not None
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(self.queue.checkpoint_folder(best.step) / "checkpoint", target)
+        copy_checkpoint(self.queue.checkpoint_folder(best.step) / "checkpoint", target)
         self.queue.drop_all_but(best.step)
 
     def save_checkpoint(self, folder: Path) -> None:

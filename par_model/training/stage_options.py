@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, arg, create_mutex_group, subcommand
 
-from par_model.command_line import default_is, one_of, read_by, require_some, some_of
+from par_model.command_line import default_is, one_of, output_folder, read_by, require_some, some_of
 from par_model.presets import PRESETS
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL
@@ -110,7 +110,7 @@ class OutOptions(DataOptions):
     """Of a stage that writes a folder."""
 
     # folder that is written
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
 
     @property
     def written_folder(self) -> Path | None:
@@ -348,7 +348,7 @@ class RecipeOptions(WorkerOptions):
     # the recipe, such as config/recipes/par_small.yaml
     file: Annotated[Positional[Path], arg(metavar="FILE")]
     # folder of the run
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # of every random choice of the training
     seed: Annotated[int | None, default_is("the recipe's")] = None
     # only say which stages there are, how long they take, what is done, and the commands

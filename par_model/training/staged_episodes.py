@@ -28,6 +28,8 @@ from par_model.simulation.robots import PANDA
 from par_model.video_file import LOSSLESS, Frames, read_video, write_video
 
 STAGING_FOLDER = ".staging"
+# What a finished data set consists of.
+DATA_SET_ENTRIES = ("README.md", "videos", "data", "meta")
 
 FloatArray32 = npt.NDArray[np.float32]
 
@@ -195,7 +197,11 @@ def episode_folder(path: Path, seed: int) -> Path:
 
 
 def start_staging(path: Path, settings: dict[str, Any]) -> None:
-    """Begin or resume a recording. Raises ValueError if `path` holds one with other settings."""
+    """Begin or resume a recording.
+
+    Raises ValueError if `path` holds one with other settings, or files that are no recording's and
+    that the data set would replace.
+    """
     staging = path / STAGING_FOLDER
     settings_file = staging / "settings.json"
     if settings_file.exists():
@@ -210,6 +216,11 @@ def start_staging(path: Path, settings: dict[str, Any]) -> None:
                 "--out or the same settings."
             )
     else:
+        if found := [name for name in DATA_SET_ENTRIES if (path / name).exists()]:
+            raise ValueError(
+                f"{path} holds {', '.join(found)}, which this command did not record and would "
+                "replace; choose a new folder."
+            )
         staging.mkdir(parents=True, exist_ok=True)
         _write_atomically(settings_file, json.dumps(settings, indent=2) + "\n")
     for unfinished in staging.glob("writing_*"):

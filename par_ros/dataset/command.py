@@ -24,7 +24,8 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from par_model.camera_fit import CameraFit
-from par_model.command_line import default_is, parse, run_command
+from par_model.command_line import default_is, output_folder, parse, run_command
+from par_model.output_files import make_folder, written_to_disk
 from par_model.training.lerobot_writer import assemble
 from par_model.training.staged_episodes import (
     STAGING_FOLDER,
@@ -38,7 +39,6 @@ from par_ros.dataset.own_streams import OwnStreams
 from par_ros.dataset.recorded_files import Bag, OwnRecording, decoded
 from par_ros.dataset.resampling import NANOSECONDS, Rules
 from par_ros.dataset.streams import PlannedEpisode, Streams, plan_episode
-from par_ros.output_files import make_folder, written_to_disk
 from par_ros.recorded_views import RecordedViews
 from par_ros.recording import RecordedMessage
 from par_ros.view_reader import ViewReader
@@ -53,7 +53,7 @@ class ToDatasetOptions:
     # files of record:=true; with --mapping rosbag2 folders or files
     recordings: Annotated[Positional[tuple[Path, ...]], arg(metavar="RECORDING ...")]
     # folder of the data set, which must not exist
-    out: Annotated[Path, arg(metavar="DIR")]
+    out: Annotated[Path, output_folder()]
     # which topics of a rosbag2 are which, as config/datasets/rosbag2.yaml
     mapping: Annotated[Path | None, arg(metavar="FILE"), default_is("recordings of ours")] = None
     # height and width of the pictures; the mapping file's with --mapping

@@ -30,8 +30,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse, require_some
+from par_model.command_line import default_is, output_file, parse, require_some
 from par_model.json_file import read_object
+from par_model.output_files import write_text
 from par_ros.checkpoint_form import checkpoint_chunk
 from par_ros.control import braking
 from par_ros.control.arm_spec import ArmSpec
@@ -41,7 +42,6 @@ from par_ros.control.joint_trajectory import FloatArray, Motion, MotionState
 from par_ros.control.knot_spline import knot_spline
 from par_ros.control.safety_filter import Join, SafetyFilter, arm_trajectory
 from par_ros.node_graph import checkpoint_folder
-from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.run_results import hardware
@@ -84,7 +84,7 @@ class LimitsOptions:
     # of the limits, what the guard may plan with [0 to 1]; the first one commands the arm
     limit_shares: Annotated[tuple[float, ...], arg(metavar="SHARE ...")] = LIMIT_SHARES
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         require_some("--limit-shares", self.limit_shares)
@@ -427,7 +427,6 @@ def main(arguments: list[str]) -> int:
     """The command; returns the exit code."""
     options = parse(LimitsOptions, COMMAND, __doc__, arguments)
     try:
-        require_writable("the result", options.json)
         if options.data_set is not None:
             every, about = of_data_set(options)
         else:

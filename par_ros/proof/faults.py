@@ -26,9 +26,9 @@ from typing import Annotated, Any, Literal
 import rclpy
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
 from par_model.json_file import read_object
-from par_ros.output_files import require_writable, write_text
+from par_model.output_files import write_text
 from par_ros.process import report_error
 from par_ros.proof.fault_case import Fault, FaultCases
 from par_ros.proof.fault_overlap import OVERLAPPED_FAULTS
@@ -57,7 +57,7 @@ class FaultOptions:
     # run the faults whose name contains this
     only: Annotated[str | None, arg(metavar="TEXT"), default_is("all")] = None
     # where to write the result; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # leave out what the file of --json holds already
     resume: bool = False
     # run nothing: print the table of docs/lab_notebook/faults.md from this JSON file
@@ -124,7 +124,6 @@ def main(arguments: list[str]) -> int:
     command = f"{COMMAND} --inference overlapped" if is_overlapped else COMMAND
     done: list[FaultResult] = []
     try:
-        require_writable("the result", options.json)
         if options.resume:
             assert options.json is not None
             done = [result_of(row) for row in _stored(options.json)["faults"]]

@@ -35,9 +35,9 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from par_model.command_line import default_is, one_of, parse
+from par_model.command_line import default_is, one_of, output_file, parse
+from par_model.output_files import write_text
 from par_ros import control
-from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.guard_adapter import use_guard_of
@@ -321,7 +321,7 @@ class FuzzOptions:
     # runs at a time
     num_processes: int = 1
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
     # go on from the file of --json
     resume: bool = False
     # disturbances that are off, by their names below
@@ -338,7 +338,7 @@ class FuzzOptions:
     findings: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_chunks < 1 or self.num_processes < 1:
+        if min(self.num_chunks, self.num_processes) < 1:
             raise ValueError("--num-chunks and --num-processes must be at least 1.")
         if self.resume and self.json is None:
             raise ValueError("missing: --json, the file from which --resume goes on.")
@@ -373,7 +373,6 @@ def main(arguments: list[str]) -> int:
     options = read_options(arguments)
     plan = options.plan
     try:
-        require_writable("the result", options.json)
         plan.jobs()
         guard_checksum(options.arm, options.guard_path)
         totals = HostileTotals()

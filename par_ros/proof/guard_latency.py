@@ -26,9 +26,9 @@ from typing import Annotated, Any
 import numpy as np
 import rclpy
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
-from tyro.conf import arg
 
-from par_model.command_line import parse
+from par_model.command_line import output_file, parse
+from par_model.output_files import write_text
 from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.guard import Guard, GuardSettings
@@ -37,7 +37,6 @@ from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
-from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_arm_spec
 from par_ros.process import report_error
 from par_ros.proof.fault_processes import SuiteError
@@ -66,7 +65,7 @@ class LatencyOptions:
     # the guard alone
     in_process: bool = False
     # where to write the result; times are in milliseconds
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         if self.chunks < 1:
@@ -253,7 +252,6 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where every chunk was answered."""
     options = parse(LatencyOptions, "python -m par_ros guard_latency", __doc__, arguments)
     try:
-        require_writable("the result", options.json)
         alone_ms = in_process(options.chunks)
         times_ms, faults = (alone_ms, []) if options.in_process else over_dds(options.chunks)
     except (SuiteError, ValueError) as error:

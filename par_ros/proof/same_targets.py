@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from par_model.command_line import parse
-from par_ros.output_files import require_writable, write_text
+from par_model.command_line import output_file, parse
+from par_model.output_files import write_text
 from par_ros.process import report_error
 
 
@@ -116,7 +116,7 @@ class SameTargetsOptions:
     # largest difference of equal targets [rad; m for the gripper]
     tolerance: float = 1e-6
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         if self.tolerance < 0.0:
@@ -127,7 +127,6 @@ def main(arguments: list[str]) -> int:
     """The command; 0 where nothing differs before the guard's first change."""
     options = parse(SameTargetsOptions, "python -m par_ros same_targets", __doc__, arguments)
     try:
-        require_writable("the result", options.json)
         graph, direct = _read(options.graph), _read(options.direct)
         found = compare(graph, direct, options.tolerance)
     except (ValueError, KeyError, OSError) as error:

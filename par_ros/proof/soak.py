@@ -46,14 +46,14 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 from tyro.conf import arg
 
-from par_model.command_line import default_is, parse
+from par_model.command_line import default_is, output_file, parse
+from par_model.output_files import write_text
 from par_ros import messages
 from par_ros.chunk_ledger import LEDGER_FIELDS, ledger_rows
 from par_ros.control.guard_settings import GuardParameters
 from par_ros.graph_arguments import LoopbackArguments
 from par_ros.graph_runner import GraphRunner, Interrupted, RunError, interruptible
 from par_ros.node_graph import LOOPBACK, NodeGraph, loopback_graph
-from par_ros.output_files import require_writable, write_text
 from par_ros.parameters import read_yaml
 from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.losses import LOSS_VARIABLE, Loss, losses_of
@@ -83,6 +83,8 @@ _WATCHDOG_COUNTERS = (
     "fault_not_taken",
 )
 # Left out on the screen.
+# Memory is looked at some times in it.
+MIN_DURATION_S = 10.0
 _LONG = ("memory_mib", "stops")
 _LIMIT_POWERS = {
     "max_velocity_rad_s": 1,
@@ -98,7 +100,7 @@ class SoakOptions:
 
     # chunks that the policy sends; at least 100
     chunks: int = 10_000
-    # in place of --chunks: how long the arm moves [s]
+    # in place of --chunks: how long the arm moves, at least 10 [s]
     duration: Annotated[float | None, default_is("until --chunks are sent")] = None
     # folder of the policy
     checkpoint: Annotated[str, arg(metavar="DIR"), default_is("the policy that is shipped")] = ""
@@ -113,13 +115,13 @@ class SoakOptions:
     # runtime of the network
     backend: str = "onnx"
     # where to write the result
-    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, output_file()] = None
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.pace <= 5.0 or self.chunks < 100:
             raise ValueError("--pace must be 1 to 5, and --chunks at least 100.")
-        if self.duration is not None and self.duration < 1.0:
-            raise ValueError(f"--duration must be at least 1 s, got {self.duration:g}.")
+        if self.duration is not None and self.duration < MIN_DURATION_S:
+            raise ValueError(f"--duration must be at least {MIN_DURATION_S:g} s.")
         if not 0.0 <= self.delay[0] <= self.delay[1] or not 0.0 <= self.loss < 1.0:
             raise ValueError("--delay must be LOW to HIGH from 0 on, and --loss from 0 to below 1.")
         if self.pace != 1.0 and self.inference == "overlapped":
@@ -470,10 +472,6 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 def main(arguments: list[str]) -> int:
     """0 where memory was flat, no watchdog fired, the arm moved and no process was left."""
     options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
-    try:
-        require_writable("the result", options.json)
-    except ValueError as error:
-        return report_error(error)
     # Kept where the run fails: the nodes' logs say why.
     folder = Path(tempfile.mkdtemp(prefix="par_soak_"))
     try:

@@ -144,6 +144,14 @@ def test_other_format_version(folder):
         load_checkpoint(folder)
 
 
+def test_saving_deletes_nothing_but_a_checkpoint(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="own exists and is not a checkpoint; a checkpoint replac"):
+        save_checkpoint(tmp_path / "own", **random_checkpoint_parts("par_tiny"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["own", "thesis.txt"]
+
+
 def test_saving_replaces_the_whole_folder(folder):
     (folder / "stray").write_text("x")
     save_checkpoint(folder, **random_checkpoint_parts("par_tiny"))

@@ -156,6 +156,13 @@ def test_a_result_of_other_weights_is_refused(tiny_checkpoint, tmp_path, capsys)
     assert not list(tmp_path.glob("shipped*"))
 
 
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(tiny_checkpoint, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path)]) == 1
+    assert "is not a checkpoint; a checkpoint replaces its folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "evaluation"])
 def test_missing_input_is_one_sentence(tiny_checkpoint, tmp_path, capsys, what):
     missing = tmp_path / "nowhere"

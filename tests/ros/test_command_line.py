@@ -98,7 +98,7 @@ def test_unknown_task_in_a_real_process(tmp_path: Path) -> None:
         (["guard_latency", "--chunks", "0"], "--chunks must be at least 1, got 0."),
         (["limits", "--episodes", "0"], "--episodes must be at least 1, got 0."),
         (["limits", "--limit-shares", "0"], "--limit-shares must be above 0 and at most 1."),
-        (["soak", "--duration", "-1"], "--duration must be at least 1 s, got -1."),
+        (["soak", "--duration", "-1"], "--duration must be at least 10 s."),
         (["soak", "--duration", "nan"], "'nan' is not a finite number."),
         (
             ["same_targets", "--graph", "g", "--direct", "d", "--tolerance", "-1"],

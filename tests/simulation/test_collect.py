@@ -54,6 +54,22 @@ def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["data", "videos", "README.md"])
+def test_a_folder_with_files_of_other_origin_stays_as_it_is(name, tmp_path, capsys):
+    own = tmp_path / name
+    if own.suffix:
+        own.write_text("mine")
+    else:
+        own.mkdir()
+        (own / "thesis.txt").write_text("mine")
+    assert main(["--task", "PushCube", "--num-demos", "1", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path} holds {name}, which this command did not record and would replace; "
+        "choose a new folder.\n"
+    )
+    assert [file.read_text() for file in (own, *own.rglob("*")) if file.is_file()] == ["mine"]
+
+
 def collect_command(out: Path, num_demos: int, num_workers: int) -> list[str]:
     return [
         *(sys.executable, "-m", "par_model.collect", "--task", "PushCube", "--out", str(out)),

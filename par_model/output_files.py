@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that a run writes: what the disk refuses becomes one sentence."""
+"""Files and folders that a command writes: what the disk refuses becomes one sentence."""
 
 import errno
 import shutil
@@ -39,23 +39,32 @@ def make_folder(what: str, path: Path) -> None:
             pass
 
 
-def require_writable(what: str, path: Path | None) -> None:
-    """Raise ValueError where a file `path` could not be written, before the work that fills it."""
-    if path is None:
-        return
-    with written_to_disk(what, path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
-            pass
-
-
 def write_text(what: str, path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises ValueError for what the disk refuses."""
+    """Write a text file whole or not at all; its folder is made.
+
+    Raises ValueError for what the disk refuses.
+    """
     with written_to_disk(what, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
+
+
+def require_place(path: Path, *, is_folder: bool) -> Path:
+    """Give `path` back where it could be written now; nothing is made. For what is written after
+    hours of work. Raises ValueError with the reason."""
+    if path.exists() and path.is_dir() != is_folder:
+        wanted, found = ("folder", "file") if is_folder else ("file", "folder")
+        raise ValueError(f"{path} is a {found}; a {wanted} is written, so choose another path.")
+    folders = (path, *path.absolute().parents)[0 if is_folder else 1 :]
+    existing = next(folder for folder in folders if folder.exists())
+    # Some file systems say only at the first file that they take none.
+    with (
+        written_to_disk("the folder" if is_folder else "the file", path),
+        tempfile.NamedTemporaryFile(dir=existing, prefix=".par_"),
+    ):
+        return path
 
 
 def _advice(number: int | None, path: Path) -> str:
