@@ -249,11 +249,13 @@ def test_a_documented_command_line_is_read(
     monkeypatch.setattr(command_line, "require_place", lambda path, is_folder: path)
     if not refused(words_of(rest)):
         return
-    # Running text may name a command by one of its options alone.
+    # Running text may name a command by one of its options alone; what a user types is whole.
     error = capsys.readouterr().err
     assert error.startswith(("error: missing: ", "error: one of these is needed: ")) or (
         "are needed to record" in error
     ), f"{file}: {rest}: {error}"
+    is_told_to_a_user = file == "README.md" or file.startswith("docs/how_to/")
+    assert not (is_told_to_a_user and " --" in rest), f"{file}: {rest}: {error}"
 
 
 def test_the_command_lines_are_found() -> None:

@@ -125,6 +125,16 @@ def test_a_folder_without_the_pages_is_one_sentence(
     assert error.count("\n") == 1
 
 
+def test_every_word_of_the_guard_has_its_meaning() -> None:
+    """What guard_state calls holds and faults, by the calls in the guard's code."""
+    code = "".join(path.read_text() for path in (ROOT / "par_ros/control").glob("*.py"))
+    words = set(re.findall(r'(?:\bFault\(|\.hold\(|_hold_chunk\(chunk, )\s*"(\w+)"', code))
+    assert {"late", "limits", "deadman", "two_sources", "tracking_error"} <= words
+    page = (ROOT / "docs/reference/messages.md").read_text()
+    section = page.partition("### Words of the guard")[2].partition("\n## ")[0]
+    assert words - set(re.findall(r"`(\w+)`", section)) == set()
+
+
 def pages() -> list[Path]:
     """README and all pages of docs, but those in folders of results and figures."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
