@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.exceptions import NameValidationException
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_namespace import validate_namespace
-from rclpy.validate_topic_name import validate_topic_name
 
 from par_model.simulation.tasks import TASKS
 from par_ros.control.settings import Scalar, parameter, parse_text, same_as
@@ -243,7 +243,8 @@ def parse_arguments(arguments_type: type[Any], owner: str, texts: Mapping[str, s
 def _require_topic(owner: str, name: str, topic: str) -> None:
     """A name that ROS refuses would end each process with a traceback, after some have started."""
     try:
-        validate_topic_name(topic)
+        # As it is once it is known whose: a relative name may not hold // either.
+        validate_full_topic_name("/" + topic.removeprefix("~").removeprefix("/"))
     except NameValidationException:
         raise ValueError(
             f"{owner}: {name} must be the name of a topic (letters, digits, _ and /, such as "

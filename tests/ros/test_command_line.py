@@ -48,6 +48,7 @@ def test_help_of_a_command_lists_its_arguments(capsys: pytest.CaptureFixture[str
             ["real_arm", f"instruction:={PUSH}", "further_cameras:=right=/right/"],
             "real_arm: further_cameras must be the name of a topic",
         ),
+        (["doctor", "camera_topic:=a//b"], "doctor: camera_topic must be the name of a topic"),
         (["doctor", "joint_states_topic:=/"], "doctor: joint_states_topic must be the name of a t"),
         (["sim", "namespace:=a b"], "sim: namespace must be letters, digits and _, parts separat"),
         (["loopback", "namespace:=2nd"], "loopback: namespace must be letters, digits and _"),
