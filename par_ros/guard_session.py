@@ -17,7 +17,7 @@ from par_ros.control.joint_states import JointSample, JointStateSelector, Missin
 from par_ros.control.safety_filter import RequestedChunk
 from par_ros.control.timeline import Moment
 from par_ros.guard_outputs import GuardOutputs
-from par_ros.guarded_arm import read_guarded_arm
+from par_ros.guarded_arm import read_guarded_arm, require_a_person_to_engage
 from par_ros.parameters import (
     SafetyNodeParameters,
     expects_reference,
@@ -70,6 +70,7 @@ class GuardSession:
         self._num_policies = 0
         # The newest joint state that the guard was given: its stamp, and both clocks then.
         self._joint_state_taken: tuple[int, Moment] | None = None
+        require_a_person_to_engage(parameters)
         self.spec = read_guarded_arm(parameters)
         use_sim_time = bool(node.get_parameter("use_sim_time").value)
         settings = guard_settings(parameters, use_sim_time=use_sim_time)

@@ -11,16 +11,9 @@ from par_ros.parameters import SafetyNodeParameters, read_arm_spec
 def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
     """The arm file, with `limit_checks` and `collision_checks` where they are set.
 
-    Raises ValueError for a file that cannot be read, for collision checks that it has no shapes
-    for, and for a real arm that would engage without a person.
+    Raises ValueError for a file that cannot be read, and for collision checks that it has no shapes
+    for.
     """
-    is_real = parameters.reference == "controller_state" and not parameters.dry_run
-    if parameters.auto_engage and is_real:
-        raise ValueError(
-            "safety_node: auto_engage is for simulated arms, and reference controller_state is a "
-            "real arm's; leave auto_engage out and call ~/engage, or for a simulated arm set "
-            "reference to topic."
-        )
     spec = read_arm_spec(parameters.arm)
     if parameters.limit_checks != "arm":
         check = typing.cast(Check, parameters.limit_checks)
@@ -36,3 +29,14 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
             )
         return spec
     return dataclasses.replace(spec, collision=dataclasses.replace(spec.collision, enabled=is_on))
+
+
+def require_a_person_to_engage(parameters: SafetyNodeParameters) -> None:
+    """Raises ValueError for a real arm that would engage by itself."""
+    is_real = parameters.reference == "controller_state" and not parameters.dry_run
+    if parameters.auto_engage and is_real:
+        raise ValueError(
+            "safety_node: auto_engage is for simulated arms, and reference controller_state is a "
+            "real arm's; leave auto_engage out and call ~/engage, or for a simulated arm set "
+            "reference to topic."
+        )

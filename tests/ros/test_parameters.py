@@ -12,7 +12,7 @@ from rclpy.parameter import Parameter
 
 from par_ros import parameters
 from par_ros.control.settings import constraint_of, parse_text, validate
-from par_ros.guarded_arm import read_guarded_arm
+from par_ros.guarded_arm import require_a_person_to_engage
 from par_ros.parameters import (
     EpisodeNodeParameters,
     GripperAdapterNodeParameters,
@@ -173,11 +173,10 @@ def test_every_node_parameter_class_is_tested_here() -> None:
 
 @pytest.mark.parametrize("reference", ["topic", "none"])
 def test_a_guard_of_a_simulated_arm_may_engage_by_itself(reference: str) -> None:
-    guarded = SafetyNodeParameters(auto_engage=True, reference=reference)
-    assert read_guarded_arm(guarded).name == "panda"
-    assert read_guarded_arm(SafetyNodeParameters(auto_engage=True, dry_run=True)).name == "panda"
+    require_a_person_to_engage(SafetyNodeParameters(auto_engage=True, reference=reference))
+    require_a_person_to_engage(SafetyNodeParameters(auto_engage=True, dry_run=True))
 
 
 def test_a_real_arm_is_engaged_by_a_person_only() -> None:
     with pytest.raises(ValueError, match=r"^safety_node: auto_engage is for simulated arms"):
-        read_guarded_arm(SafetyNodeParameters(auto_engage=True))
+        require_a_person_to_engage(SafetyNodeParameters(auto_engage=True))
