@@ -35,6 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from par_model import output_files
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig, from_values, to_json
 from par_model.frame_codec import FrameCodec
@@ -123,14 +124,8 @@ def replace_checkpoint(fresh: Path, folder: Path) -> None:
 
 def require_replaceable(folder: Path) -> None:
     """Only a checkpoint is ever deleted. Raises ValueError for another folder with files in it."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    manifest = folder / _MANIFEST
-    if not (manifest.is_file() and b'"format_version"' in manifest.read_bytes()):
-        raise ValueError(
-            f"{folder} exists and is not a checkpoint; a checkpoint replaces its folder, so choose "
-            "one that does not exist."
-        )
+    kind = ("a checkpoint", "a checkpoint")
+    output_files.require_replaceable(folder, _MANIFEST, "format_version", kind)
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:

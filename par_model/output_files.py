@@ -67,6 +67,25 @@ def require_place(path: Path, *, is_folder: bool) -> Path:
         return path
 
 
+def require_replaceable(folder: Path, manifest: str, entry: str, kind: tuple[str, str]) -> None:
+    """Only what the same command wrote is ever deleted.
+
+    Args:
+        manifest, entry: a JSON file in such a folder, and a name in it.
+        kind: what such a folder is, for an earlier and for a new one: "an earlier X", "an X".
+
+    Raises ValueError for another folder with files in it.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    file = folder / manifest
+    if not (file.is_file() and f'"{entry}"'.encode() in file.read_bytes()):
+        raise ValueError(
+            f"{folder} exists and is not {kind[0]}; {kind[1]} replaces its folder, so choose one "
+            "that does not exist."
+        )
+
+
 def _advice(number: int | None, path: Path) -> str:
     if number not in _NO_SPACE:
         return _ADVICE.get(number or 0, "check the path and the disk")

@@ -40,6 +40,7 @@ from par_model.graphs.manifest import DTYPES, FILE_NAME, GOLDENS, Manifest, Prec
 from par_model.graphs.modules import build_graphs
 from par_model.graphs.operations import AttendMasked, attend_by_products, attend_fused
 from par_model.layers import rotate_pairs
+from par_model.output_files import require_replaceable
 
 FUSED_OPSET, PLAIN_OPSET = 24, 20
 # Called with one line of progress.
@@ -77,7 +78,7 @@ def export_checkpoint(request: ExportRequest, folder: Path, report: Report) -> M
     checkpoint = request.checkpoint
     sampler = checkpoint.config.sampling.action_sampler
     require_static(checkpoint.config, sampler)
-    _require_replaceable(folder)
+    require_replaceable(folder, FILE_NAME, "contract_version", ("an earlier export", "an export"))
     operations = _operations(request.opset, request.precision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
@@ -163,18 +164,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _require_replaceable(folder: Path) -> None:
-    """Only what an export wrote is ever deleted."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    manifest = folder / FILE_NAME
-    if not (manifest.is_file() and b'"contract_version"' in manifest.read_bytes()):
-        raise ValueError(
-            f"{folder} exists and is not an earlier export; an export replaces its folder, so "
-            "choose one that does not exist."
-        )
 
 
 def _publish(partial: Path, folder: Path) -> None:

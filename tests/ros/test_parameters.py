@@ -171,12 +171,19 @@ def test_every_node_parameter_class_is_tested_here() -> None:
     assert classes == set(ALL)
 
 
-@pytest.mark.parametrize("reference", ["topic", "none"])
-def test_a_guard_of_a_simulated_arm_may_engage_by_itself(reference: str) -> None:
-    require_a_person_to_engage(SafetyNodeParameters(auto_engage=True, reference=reference))
-    require_a_person_to_engage(SafetyNodeParameters(auto_engage=True, dry_run=True))
-
-
-def test_a_real_arm_is_engaged_by_a_person_only() -> None:
-    with pytest.raises(ValueError, match=r"^safety_node: auto_engage is for simulated arms"):
-        require_a_person_to_engage(SafetyNodeParameters(auto_engage=True))
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({}, True),
+        ({"reference": "topic"}, False),
+        ({"reference": "none"}, False),
+        ({"dry_run": True}, False),
+    ],
+)
+def test_a_real_arm_is_engaged_by_a_person_only(changes: dict[str, Any], is_refused: bool) -> None:
+    reason = ""
+    try:
+        require_a_person_to_engage(SafetyNodeParameters(auto_engage=True, **changes))
+    except ValueError as error:
+        reason = str(error)
+    assert reason.startswith("safety_node: auto_engage is for simulated arms") == is_refused
