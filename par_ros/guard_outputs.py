@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What safety_node publishes: commands, executed actions and the guard's state."""
 
+import time
+
+from rclpy.duration import Duration
 from rclpy.node import Node
 
 from par_ros import guard_report, messages
@@ -72,6 +75,13 @@ class GuardOutputs:
             )
         self.report(command)
         self.publish_notes()
+
+    def wait_for_arrival(self, timeout_s: float) -> None:
+        """Until the controllers have acknowledged every trajectory, or the time is over."""
+        end_s = time.monotonic() + timeout_s
+        for publisher in (self._arm, self._gripper):
+            left_s = max(end_s - time.monotonic(), 0.0)
+            publisher.wait_for_all_acked(Duration(seconds=left_s))
 
     def report(self, command: Command) -> None:
         """Log the events of a command."""

@@ -243,6 +243,12 @@ class GuardSession:
         self.send(reply.command, moment)
         return reply
 
+    def leave(self, timeout_s: float) -> None:
+        """Disengage for good, and wait until the controllers have the stop."""
+        self.disengage()
+        self.is_active = False
+        self._outputs.wait_for_arrival(timeout_s)
+
     def e_stop(self) -> Reply:
         """Stop whatever moves, and latch."""
         moment = self._now()

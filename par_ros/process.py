@@ -35,7 +35,7 @@ from rclpy.signals import (
 
 from par_ros.control.clock_offset import ClockOffset
 from par_ros.control.timeline import Moment
-from par_ros.leaving import leave_at_once_when_asked
+from par_ros.leaving import call_once_when_asked, leave_at_once_when_asked, take_no_notice
 
 # Set by `python -m par_ros` and our launch files for their children: their own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
@@ -50,12 +50,16 @@ NodeType = TypeVar("NodeType", bound=Node)
 
 
 def run_node(
-    make_node: Callable[[], Node],
+    make_node: Callable[[], NodeType],
     *,
     make_executor: Callable[[], Executor] = SingleThreadedExecutor,
     arguments: list[str] | None = None,
+    before_end: Callable[[NodeType], object] | None = None,
 ) -> int:
     """Make a node, spin it until it is asked to end, and give the process's exit code.
+
+    before_end: called with the node when SIGINT or SIGTERM has ended its spinning. Only with it do
+    publishers still work then: rclpy's own handlers shut the middleware down at once.
 
     ValueError and FileNotFoundError are the user's mistakes: their sentence goes to stderr and the
     code is 1. Anything else is a bug and keeps its traceback.
@@ -66,13 +70,20 @@ def run_node(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     node = None
     try:
-        rclpy.init(args=arguments)
+        own = SignalHandlerOptions.ALL if before_end is None else SignalHandlerOptions.NO
+        rclpy.init(args=arguments, signal_handler_options=own)
+        if before_end is not None:
+            signal.signal(signal.SIGTERM, _interrupt_once)
         node = make_node()
         executor = make_executor()
         executor.add_node(node)
         # What was imported stays: no collection of garbage looks through it while the arm moves.
         gc.freeze()
-        executor.spin()
+        if before_end is None:
+            executor.spin()
+        else:
+            _spin_until_asked(executor)
+            before_end(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except rclpy_implementation.RCLError:
@@ -153,16 +164,22 @@ def run_beside_spinning(
     return 0
 
 
+def _spin_until_asked(executor: Executor) -> None:
+    """Spin until SIGINT or SIGTERM; both are ignored afterwards."""
+    asked = threading.Event()
+
+    # A task, not `wake`: that does not end the wait of `spin_once`.
+    call_once_when_asked(lambda: executor.create_task(asked.set))
+    while not asked.is_set():
+        executor.spin_once()
+
+
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ctrl-C in a terminal reaches a node twice, from there and from launch: the second one does
     not disturb the taking down."""
     for later in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(later, _take_no_notice)
+        signal.signal(later, take_no_notice)
     raise KeyboardInterrupt
-
-
-def _take_no_notice(number: int, frame: FrameType | None) -> None:
-    return
 
 
 def _spin(node: Node, failures: list[BaseException]) -> None:

@@ -5,7 +5,7 @@ What is decided lives in control/guard.py; guard_session.py takes messages, call
 This file has the lifecycle and the services. The process never loads torch. It starts disengaged,
 after a restart too: ~/engage lets chunks pass. Its watchdogs run on the steady clock, so a stopped
 /clock cannot stop them. The emergency stop is heard in every state of the lifecycle, and its latch
-survives them all.
+survives them all. SIGINT and SIGTERM stop the arm before the process ends.
 """
 
 import sys
@@ -25,6 +25,8 @@ from par_ros.topics import DISENGAGE, E_STOP, E_STOP_STATE, ENGAGE, GUARD, RESET
 
 _TICK_S = 0.02
 _DIAGNOSTICS_PERIOD_S = 1.0
+# How long the end of the process waits until the controllers have the last stop.
+_ARRIVAL_S = 0.3
 _NOT_ACTIVE = (
     "the guard is not active yet: the run activates it when all of its nodes are up; a guard that "
     "was started by itself has to be activated first"
@@ -105,6 +107,11 @@ class SafetyNode(ManagedNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._let_go()
         return TransitionCallbackReturn.SUCCESS
+
+    def leave(self) -> None:
+        """What is done when the process is asked to end: the arm comes to rest."""
+        if self._session is not None:
+            self._session.leave(_ARRIVAL_S)
 
     def _let_go(self) -> None:
         """Come to rest, and take nothing more."""
@@ -193,7 +200,7 @@ def _fill(response: Trigger.Response, reply: Reply) -> Trigger.Response:
 
 def main() -> int:
     """Entry point of the executable safety_node."""
-    return run_node(SafetyNode)
+    return run_node(SafetyNode, before_end=SafetyNode.leave)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from par_ros.topics import (
 
 TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 5.0
-KNOT_TIMES_S = 0.05 * np.arange(1, 9)
+KNOT_STEP_S = 0.05
 
 
 class GuardRig:
@@ -205,7 +205,8 @@ class GuardRig:
         self.wait_for(lambda: self.chunks.get_subscription_count() > 0, "the guard's subscription")
         if stamp_ns is None:
             stamp_ns = int(self.node.get_clock().now().nanoseconds)
-        trajectory = JointTrajectory(self.spec.joint_names, KNOT_TIMES_S, knots)
+        times_s = KNOT_STEP_S * np.arange(1, len(knots) + 1)
+        trajectory = JointTrajectory(self.spec.joint_names, times_s, knots)
         self.chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
         return stamp_ns
 

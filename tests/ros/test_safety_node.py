@@ -40,7 +40,7 @@ from par_ros.topics import (
     JOINT_TRAJECTORY_SHADOW,
     Qos,
 )
-from tests.ros.guard_rig import KNOT_TIMES_S, TIMEOUT_S, GuardRig
+from tests.ros.guard_rig import KNOT_STEP_S, TIMEOUT_S, GuardRig
 
 pytestmark = pytest.mark.ros
 
@@ -350,7 +350,9 @@ def test_joints_that_came_before_a_chunk_are_read_before_it(free_domain: str) ->
         executor.remove_node(guard)
         for step in range(1, 9):
             publish_state(start_ns + step * 100_000_000)
-        chunk = JointTrajectory(spec.joint_names, KNOT_TIMES_S, np.tile(home, (8, 1)))
+        chunk = JointTrajectory(
+            spec.joint_names, KNOT_STEP_S * np.arange(1, 9), np.tile(home, (8, 1))
+        )
         chunks.publish(messages.joint_trajectory_message(chunk, start_ns + 800_000_000))
         for writer in (states, chunks):
             assert writer.wait_for_all_acked(Duration(seconds=TIMEOUT_S))
@@ -393,6 +395,28 @@ def test_a_restarted_guard_starts_disengaged(rig: GuardRig) -> None:
 
     rig.wait_for(answers_a_chunk, EXECUTED_ACTIONS.name)
     assert len(rig.received[JOINT_TRAJECTORY.name]) == num_sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_guard_that_is_asked_to_end_stops_the_arm(rig: GuardRig, number: signal.Signals) -> None:
+    """In the first half of a motion of two seconds; the arm rests where the stop says, short of
+    the chunk's end."""
+    rig.start_guard("num_actions:=40")
+    rig.engage()
+    here = rig.positions()
+    knots = here + np.outer((np.arange(1, 41) / 40.0) ** 2, np.append(np.full(7, 0.2), 0.0))
+    rig.publish(knots)
+    rig.wait_for_one_more(EXECUTED_ACTIONS)
+    num_sent = len(rig.received[JOINT_TRAJECTORY.name])
+    process = rig.processes["safety_node"]
+    process.send_signal(number)
+    assert process.wait(TIMEOUT_S) == 0
+    rig.wait_for(lambda: len(rig.received[JOINT_TRAJECTORY.name]) > num_sent, "the stop")
+    stop = messages.read_joint_trajectory(rig.received[JOINT_TRAJECTORY.name][-1])
+    rig.wait_for(
+        lambda: np.allclose(rig.positions()[:7], stop.positions[-1], atol=1e-6), "coming to rest"
+    )
+    assert (stop.positions[-1] < knots[-1, :7] - 0.05).all()
 
 
 def test_it_goes_through_its_lifecycle_and_ends_well(rig: GuardRig) -> None:
