@@ -124,7 +124,7 @@ class PolicyTrainer:
             self.pictures,
             self.step,
         )
-        log = RunLog(self.folder) if self.processes.is_first else None
+        log = RunLog(self.folder, self.step) if self.processes.is_first else None
         self.loss = self.processes.wrap(self.step_loss, self.execution.sharded)
         try:
             with (

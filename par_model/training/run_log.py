@@ -4,7 +4,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from par_model.output_files import write_text
 from par_model.training.closed_loop import ClosedLoopResult
 
 
@@ -36,15 +38,19 @@ class Progress:
 
 
 class RunLog:
-    """log.jsonl for people and programs, and the same numbers for tensorboard."""
+    """log.jsonl for people and programs, and the same numbers for tensorboard: each step once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
+        """step: after which the run goes on; what a killed run logged of later ones is dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = folder / "log.jsonl"
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        self._logged_results: set[int] = set()
+        kept = [line for line in _read_lines(self._lines) if line["step"] <= step]
+        if self._lines.exists():
+            write_text("log", self._lines, "".join(json.dumps(line) + "\n" for line in kept))
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._logged_results = {line["step"] for line in kept if line["kind"] == "closed_loop"}
 
     def training(self, progress: Progress) -> None:
         self._write(progress.step, "training", {
@@ -75,3 +81,11 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
         self._board.flush()
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a kill may have cut the last one."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in whole]

@@ -66,15 +66,23 @@ def train(
     return seen
 
 
+def logged(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "step_s"} for line in lines]
+
+
 @pytest.mark.parametrize("config", [CONFIG, WITH_BOTH], ids=["plain", "side tasks"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, config: PolicyTrainingConfig) -> None:
     parts = make_parts(tmp_path)
     whole = train(parts, tmp_path / "whole", config)
     train(parts, tmp_path / "killed", config, stop_at=5)
     assert load_state(tmp_path / "killed").values["step"] == 4
+    with (tmp_path / "killed" / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "ki')
     resumed = train(parts, tmp_path / "killed", config)
     assert [p.step for p in resumed] == [5, 6, 7, 8]
     assert [p.action_loss for p in resumed] == [p.action_loss for p in whole[4:]]
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
     first, second = load_state(tmp_path / "whole"), load_state(tmp_path / "killed")
     assert first.tensors.keys() == second.tensors.keys()
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
