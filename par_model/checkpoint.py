@@ -137,7 +137,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
     """
     _require_files(folder)
     _verify_manifest(folder)
-    config = from_values(read_object(folder / "config.json", _COPY))
+    config = read_config(folder)
     texts = _texts(folder)
     statistics = from_json_dict(read_object(folder / "statistics.json", _COPY))
     _require_fit(statistics, config)
@@ -156,6 +156,11 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpo
         training=read_object(folder / "training.json", _COPY),
         camera_fit=_read_camera_fit(folder),
     )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """A checkpoint's configuration alone. Raises ValueError where it cannot be read."""
+    return from_values(read_object(folder / "config.json", _COPY))
 
 
 def is_checkpoint(folder: Path) -> bool:

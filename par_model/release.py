@@ -17,9 +17,9 @@ stays, unless the same is given again. Results that were measured on other weigh
 import dataclasses
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import torch
 from tyro.conf import arg
@@ -32,8 +32,7 @@ from par_model.checkpoint import (
     save_checkpoint,
 )
 from par_model.command_line import default_is, output_folder, parse
-from par_model.config import TimestepSpacing
-from par_model.diffusion import make_scheduler
+from par_model.inference_defaults import InferenceDefaults, read_defaults
 from par_model.json_file import read_object
 from par_model.model_card import model_card
 from par_model.weights_hash import weights_hash
@@ -42,15 +41,6 @@ from par_model.weights_hash import weights_hash
 # Results of many episodes hold every joint target.
 _MAX_RESULT_BYTES = 2**30
 _OF_DEFAULTS = ("evaluations", "paper", "states", "graph")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """New defaults of the action head; None leaves the spacing as it is."""
-
-    sampler: str
-    num_steps: int
-    spacing: TimestepSpacing | None
 
 
 @dataclass(frozen=True)
@@ -63,8 +53,7 @@ class Additions:
         data: data sets that it was trained on.
         codec: folder of the codec's training and probe.
         notes: known failures, a sentence each.
-        sampling: new defaults.
-        context_slots: how many observations it remembers by default.
+        defaults: new ones of inference.
     """
 
     evaluations: tuple[Path, ...] = ()
@@ -72,8 +61,7 @@ class Additions:
     data: tuple[Path, ...] = ()
     codec: Path | None = None
     notes: tuple[str, ...] = ()
-    sampling: Sampling | None = None
-    context_slots: int | None = None
+    defaults: InferenceDefaults = field(default_factory=InferenceDefaults)
 
 
 @dataclass(frozen=True)
@@ -109,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             data=options.data,
             codec=options.codec,
             notes=options.note,
-            sampling=None if options.sampling is None else _sampling(options.sampling),
-            context_slots=options.context_slots,
+            defaults=read_defaults(options.sampling, options.context_slots),
         )
         for left_out in release(options.checkpoint, options.out, additions):
             print(f"left out: {left_out}")
@@ -129,7 +116,8 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
     """
     require_replaceable(target)
     checkpoint = load_checkpoint(source)
-    changed = _with_defaults(checkpoint, additions)
+    config = additions.defaults.of(checkpoint.config)
+    changed = dataclasses.replace(checkpoint, config=config)
     training, left_out = dict(checkpoint.training), []
     if changed.config != checkpoint.config:
         for name in _OF_DEFAULTS:
@@ -178,25 +166,6 @@ def _write(
                 "(rounding to bfloat16 changes weights) and release it again."
             )
     replace_checkpoint(fresh, target)
-
-
-def _with_defaults(checkpoint: Checkpoint, additions: Additions) -> Checkpoint:
-    config = checkpoint.config
-    sampling, diffusion = config.sampling, config.action_diffusion
-    if additions.sampling is not None:
-        new = additions.sampling
-        sampling = dataclasses.replace(
-            sampling, action_sampler=new.sampler, action_num_steps=new.num_steps
-        )
-        if new.spacing is not None:
-            diffusion = dataclasses.replace(diffusion, spacing=new.spacing)
-        # Raises ValueError for what does not fit.
-        make_scheduler(diffusion, new.sampler, new.num_steps)
-    if additions.context_slots is not None:
-        sampling = dataclasses.replace(sampling, context_slots=additions.context_slots)
-    config = dataclasses.replace(config, sampling=sampling, action_diffusion=diffusion)
-    config.validate()
-    return dataclasses.replace(checkpoint, config=config)
 
 
 def _add_result(
@@ -258,19 +227,6 @@ def _codec_record(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return read_object(path, "check the path", _MAX_RESULT_BYTES)
-
-
-def _sampling(text: str) -> Sampling:
-    """ "ddim:4" or "ddim:4:trailing" """
-    sampler, num_steps, spacing = [*text.split(":"), None, None][:3]
-    known = (None, *get_args(TimestepSpacing))
-    if num_steps is None or not num_steps.isdecimal() or spacing not in known:
-        raise ValueError(
-            f"--sampling {text!r} is not SAMPLER:STEPS or SAMPLER:STEPS:SPACING with a spacing of "
-            f"{', '.join(get_args(TimestepSpacing))}."
-        )
-    assert sampler is not None
-    return Sampling(sampler, int(num_steps), spacing)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

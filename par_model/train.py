@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from par_model.checkpoint import is_checkpoint
 from par_model.command_line import parse, run_command
+from par_model.inference_defaults import read_defaults
 from par_model.interface import ImageArray
 from par_model.presets import preset
 from par_model.training.ablations import ABLATIONS, FULL, ablated_model
@@ -39,6 +40,7 @@ from par_model.training.policy_data import (
     Start,
     demonstration_sets,
     finetuning,
+    going_on_from,
     interval_s,
     latent_cache,
     policy_parts,
@@ -216,6 +218,10 @@ def train_policy(options: LearningOptions, ablation: str) -> None:
 
 
 def _train(options: LearningOptions, start: Start, ablation: str) -> None:
+    if options.start_checkpoint is not None and options.pretrained is None:
+        start = going_on_from(start, options.start_checkpoint, ablation)
+    defaults = read_defaults(options.sampling, options.context_slots)
+    start = dataclasses.replace(start, model=defaults.of(start.model))
     with joined(training_device(options.device)) as device:
         parts = policy_parts(options, start, latent_memory(options, device))
         tasks = sorted({episode.task for episode in parts.training_episodes})
@@ -261,6 +267,9 @@ def _print_plan(options: LearningOptions, ablation: str) -> None:
 def run_frames(options: FramesOptions) -> None:
     """Train what sees on scenes and frames; the action head and the chunk's reader rest."""
     options = dataclasses.replace(options, chunk_weight=0.0)
+    if options.plan:
+        _print_plan(options, FULL)
+        return
     _train(options, without_actions(read_start(options, FULL)), FULL)
 
 
@@ -274,7 +283,7 @@ def run_all(options: AllOptions) -> None:
     if options.plan:
         _print_plan(options, options.ablation)
         return
-    codec = options.codec or options.out / "codec"
+    codec = options.codec or options.start_checkpoint or options.out / "codec"
     latents = options.latents or options.out / "latents"
     options = dataclasses.replace(options, codec=codec, latents=latents)
     if options.pretrained is None and not is_checkpoint(codec):

@@ -109,10 +109,12 @@ def cut_clip(
     shown = statistics.normalize_actions(history, joints[:-1])
     shown = np.take_along_axis(shown, newest.clip(min=0)[..., None], axis=1)
     actions = _commanded(steps, steps.actions, rows)
-    latents = episode.latents.read(steps.key)[plan.variant]
+    latents = episode.latents.read(steps.key, steps.digest)[plan.variant]
     action_valid = rows <= last
     if steps.teaches is not None:
         action_valid &= steps.teaches[frames[:-1].clip(max=last)][:, None]
+        # The rows after a slot are the labels of other chunks, from other states.
+        action_valid[:, length:] = False
     return Clip(
         latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
         actions=_float32(statistics.normalize_actions(actions, joints[:-1])),
@@ -210,6 +212,13 @@ class ClipSampler:
         more = index + 1 < len(self._round(round_index))
         return (round_index, index + 1) if more else (round_index + 1, 0)
 
+    def require_place(self) -> None:
+        """Move `place` to the next round if its own has fewer batches than when it was stored: the
+        data have changed since."""
+        round_index, index = self.place
+        if index >= len(self._round(round_index)):
+            self.place = (round_index + 1, 0)
+
     def parts(self, place: tuple[int, int], micro_slots: int | None = None) -> list[list[ClipPlan]]:
         """The batch at `place` in parts of at most `micro_slots` padded slots; None: in one."""
         plans = self._round(place[0])[place[1]]
@@ -281,9 +290,9 @@ class ClipSampler:
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
         plan = ClipPlan(episode_index, start, num_slots, variant, offset)
-        return (
-            self._with_delays(plan, from_start, generator) if self.model.max_delay_steps else plan
-        )
+        # A label is for a picture at its chunk's beginning, and nobody followed the one before.
+        has_delays = self.model.max_delay_steps > 0 and episode.steps.teaches is None
+        return self._with_delays(plan, from_start, generator) if has_delays else plan
 
     def _with_delays(
         self, plan: ClipPlan, from_start: bool, generator: np.random.Generator

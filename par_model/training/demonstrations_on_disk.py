@@ -4,6 +4,8 @@
 Shapes: T steps of an episode; J joints; H, W pixels.
 """
 
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ class DemonstrationSteps:
         executed_actions: [T, J], the joint targets that were sent.
         measured_joints: [T, J], before each action.
         scene: [T, P], positions in metres before each action; P is 0 where unknown.
+        digest: names what was recorded, as 8 hexadecimal digits: the measured joints of the whole
+            episode and the settings of its recording.
         teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
             is to be learnt; None: demonstrations, every step's is.
     """
@@ -37,6 +41,7 @@ class DemonstrationSteps:
     executed_actions: FloatArray
     measured_joints: FloatArray
     scene: FloatArray
+    digest: str
     teaches: npt.NDArray[np.bool_] | None = None
 
     @property
@@ -68,6 +73,9 @@ class DemonstrationSet:
         self.instructions = self._source.instructions
         self.fps = self._source.fps
         self.views = self._source.views
+        # A set of someone else does not say how it was recorded.
+        settings = getattr(self._source, "settings", {})
+        self._settings = json.dumps(settings, sort_keys=True).encode()
         # Of a set of someone else no video is known to be depth.
         self.depth_views: tuple[DepthView, ...] = getattr(self._source, "depth_views", ())
 
@@ -87,8 +95,13 @@ class DemonstrationSet:
             executed_actions=np.asarray(episode.executed_actions[:end], dtype=np.float64),
             measured_joints=np.asarray(episode.measured_joint_positions[:end], dtype=np.float64),
             scene=np.asarray(episode.environment_state[:end], dtype=np.float64),
+            digest=self._digest(episode.measured_joint_positions),
             teaches=None if episode.teaches is None else episode.teaches[:end],
         )
+
+    def _digest(self, measured_joints: FloatArray) -> str:
+        joints = np.ascontiguousarray(measured_joints, dtype=np.float32)
+        return hashlib.sha256(self._settings + joints.tobytes()).hexdigest()[:8]
 
     def read_frames(self, key: int, views: tuple[str, ...]) -> ImageArray:
         """uint8 [T, V H, W, 3], of these views. Raises ValueError naming those that it lacks."""

@@ -8,7 +8,8 @@ One file an episode, float16 [V, T, C, h, w]; a file appears whole or not at all
 run goes on where it stopped and a recording may still be growing. What was read once stays in
 memory as far as it may: a batch touches a few kilobytes in each of many files, and a slow disk
 takes longer for that than the training step. The rest is read through memory maps. The folder's
-name holds the codec's fingerprint: another codec never reads these latents.
+name holds the codec's fingerprint and a file's name the digest of what was recorded: latents of
+another codec, or of an episode that was recorded anew, are never read.
 """
 
 import os
@@ -61,7 +62,7 @@ class LatentCache:
         memory_bytes: int = 0,
         views: tuple[str, ...] = DEFAULT_VIEWS,
     ) -> None:
-        self._kept: dict[int, LatentArray] = {}
+        self._kept: dict[tuple[int, str], LatentArray] = {}
         self._free_bytes = memory_bytes
         self.shifts = shifts
         self.observation_mode = observation_mode
@@ -71,14 +72,15 @@ class LatentCache:
         settings += "" if views == DEFAULT_VIEWS else f"_{'+'.join(views)}"
         self.folder = root / f"{codec_fingerprint(codec)}_{settings}" / name
 
-    def has(self, episode_key: int) -> bool:
-        return self._path(episode_key).exists()
+    def has(self, episode_key: int, digest: str) -> bool:
+        """digest: that of the episode's DemonstrationSteps, here and below."""
+        return self._path(episode_key, digest).exists()
 
-    def read(self, episode_key: int) -> LatentArray:
+    def read(self, episode_key: int, digest: str) -> LatentArray:
         """float16 [V, T, C, h, w]. Raises ValueError if it was not encoded."""
-        if episode_key in self._kept:
-            return self._kept[episode_key]
-        path = self._path(episode_key)
+        if (episode_key, digest) in self._kept:
+            return self._kept[episode_key, digest]
+        path = self._path(episode_key, digest)
         if not path.exists():
             raise ValueError(
                 f"the latents of episode {episode_key} are missing ({path}); run "
@@ -87,15 +89,15 @@ class LatentCache:
         latents: LatentArray = np.load(path, mmap_mode="r", allow_pickle=False)
         if latents.nbytes <= self._free_bytes:
             self._free_bytes -= latents.nbytes
-            latents = self._kept[episode_key] = np.array(latents)
+            latents = self._kept[episode_key, digest] = np.array(latents)
         return latents
 
-    def write(self, episode_key: int, latents: LatentArray) -> None:
+    def write(self, episode_key: int, digest: str, latents: LatentArray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_latents(self._path(episode_key), latents)
+        write_latents(self._path(episode_key, digest), latents)
 
-    def _path(self, episode_key: int) -> Path:
-        return self.folder / f"episode_{episode_key:06d}.npy"
+    def _path(self, episode_key: int, digest: str) -> Path:
+        return self.folder / f"episode_{episode_key:06d}_{digest}.npy"
 
 
 def write_latents(path: Path, latents: LatentArray) -> None:
@@ -113,14 +115,15 @@ def encode_demonstrations(
     report: Callable[[int, int], None],
 ) -> int:
     """Encode what the cache lacks, `report(done, all)` after each; returns how many it was."""
-    missing = [key for key in demonstrations.keys if not cache.has(key)]
+    digests = {key: demonstrations.read_steps(key).digest for key in demonstrations.keys}
+    missing = [key for key, digest in digests.items() if not cache.has(key, digest)]
     codec = codec.for_pictures() if cache.observation_mode == "image" else codec
     for done, key in enumerate(missing):
         frames = demonstrations.read_frames(key, cache.views)
         latents = encode_variants(
             codec, frames, key, cache.shifts, cache.observation_mode, len(cache.views)
         )
-        cache.write(key, latents)
+        cache.write(key, digests[key], latents)
         report(done + 1, len(missing))
     return len(missing)
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from par_model.depth_view import DepthView
+from par_model.json_file import read_object
 from par_model.training.dataset_info import (
     DatasetInfo,
     read_episode_rows,
@@ -43,6 +44,8 @@ from par_model.video_file import read_video
 _IMAGES = "observation.images."
 # In a video feature's info: the distances [m] of a depth view's grey levels 255 and 1.
 DEPTH_RANGE = "par.depth_range_m"
+# What of meta/recording.json is not a setting: it grows with the set.
+SEEDS_OF_A_SET = ("seeds", "failed_seeds")
 # Where an episode lies.
 _EPISODE_COLUMNS = (
     "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index",
@@ -130,6 +133,16 @@ class LeRobotDataset:
     @property
     def instructions(self) -> tuple[str, ...]:
         return tuple(self._tasks[index] for index in sorted(self._tasks))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How `python -m par_model.collect` or `./par to_dataset` recorded it; empty for a set of
+        someone else."""
+        file = self.path / "meta" / "recording.json"
+        if not file.is_file():
+            return {}
+        recording = read_object(file, "record the set anew")
+        return {name: recording[name] for name in recording if name not in SEEDS_OF_A_SET}
 
     @property
     def seeds(self) -> list[int | None]:

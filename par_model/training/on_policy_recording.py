@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from par_model.checkpoint import read_config
 from par_model.depth_view import require_depth_views
 from par_model.evaluation.labelled_episodes import (
     PolicyActs,
@@ -56,9 +57,13 @@ class OnPolicySettings:
 
     def described(self) -> dict[str, Any]:
         """What the episodes depend on, as JSON values."""
+        sampling = read_config(self.checkpoint).sampling
         return {
             "policy": self.checkpoint.resolve().name,
             "policy_weights_sha256": weights_hash(self.checkpoint),
+            "policy_sampler": sampling.action_sampler,
+            "policy_num_steps": sampling.action_num_steps,
+            "policy_context_slots": sampling.context_slots,
             "max_steps": self.max_steps,
             "disturbed_starts": self.disturbed_starts,
         }

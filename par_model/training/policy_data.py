@@ -36,7 +36,9 @@ from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
+from par_model.training.start_weights import grown_table, require_same_codec
 from par_model.training.training_presets import training_preset, training_preset_of_checkpoint
+from par_model.training.training_state import FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,20 @@ def read_start(options: DataOptions, ablation: str) -> Start:
         checkpoint.model.state_dict(),
         training_preset_of_checkpoint(checkpoint.training),
     )
+
+
+def going_on_from(start: Start, folder: Path, ablation: str) -> Start:
+    """`start` with what the checkpoint of --from brings beside its weights: its instructions, and
+    how it samples and how much it remembers, as far as the model samples alike.
+
+    Raises ValueError for a checkpoint with another codec, or that does not know an instruction.
+    """
+    checkpoint, model = load_checkpoint(folder), start.model
+    require_same_codec(folder, start.codec, checkpoint.codec)
+    table = grown_table(start.instructions, folder, checkpoint.instructions)
+    if ablation == FULL and checkpoint.config.action_diffusion == model.action_diffusion:
+        model = dataclasses.replace(model, sampling=checkpoint.config.sampling)
+    return dataclasses.replace(start, model=model, instructions=table)
 
 
 def _with_joints(model: ModelConfig, num_joints: int) -> ModelConfig:
@@ -136,12 +152,12 @@ def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> P
     for demonstrations in sets:
         cache = latent_cache(options, start, demonstrations, latent_bytes // len(sets))
         for key in demonstrations.keys[: options.max_episodes]:
-            if not cache.has(key):
+            steps = demonstrations.read_steps(key, options.steps_after_success)
+            if not cache.has(key, steps.digest):
                 raise ValueError(
                     f"episode {key} of {demonstrations.path} has no latents in {cache.folder}; "
                     "run `python -m par_model.train latents` with the same --codec first."
                 )
-            steps = demonstrations.read_steps(key, options.steps_after_success)
             episode = TrainingEpisode(_task_name(steps.instruction), steps, cache)
             # What a policy did tells nothing of how well another one learns.
             held_out = steps.teaches is None and is_held_out(key)
@@ -265,13 +281,19 @@ def _statistics(
 
     start_from = None if options.new_statistics else options.start_checkpoint
     file = folder / "statistics.json"
-    for existing in (file, (start_from or folder) / "statistics.json"):
-        if existing.exists():
-            read = from_json_dict(read_object(existing, "remove it to fit statistics anew"))
-            statistics = read if read.num_actions >= model.horizon else read.longer(fitted())
-            break
-    else:
+    # Before its first state a run has not begun: another one's may lie there.
+    begun = (folder / FILE_NAME).exists()
+    existing = file if begun else None if start_from is None else start_from / "statistics.json"
+    if existing is None:
         statistics = fitted()
+    else:
+        read = from_json_dict(read_object(existing, "remove it to fit statistics anew"))
+        if (read.arm, read.joint_names) != (arm, joint_names):
+            raise ValueError(
+                f"{existing} is of the arm {read.arm!r} with joints {list(read.joint_names)}, and "
+                f"the data of {arm!r} with {list(joint_names)}; give --new-statistics with --from."
+            )
+        statistics = read if read.num_actions >= model.horizon else read.longer(fitted())
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(statistics.to_json_dict(), indent=2) + "\n"
     if not file.exists() or file.read_text() != text:

@@ -2,6 +2,7 @@
 """From the options of `par_model.train policy` to the numbers of a run: what is not given has the
 training preset's value; a step is divided so that it fits into memory."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TypeVar
@@ -175,4 +176,8 @@ def _shares(text: str | None, tasks: Sequence[str]) -> dict[str, float]:
             raise ValueError(f"--shares: {part!r} is not TASK=NUMBER.") from None
         if name not in tasks:
             raise ValueError(f"--shares: no data of {name!r} is given; there is {tasks}.")
+        if not 0.0 <= shares[name] < math.inf:
+            raise ValueError(f"--shares: {part!r} is not a number of 0 or more.")
+    if not sum(shares.values()):
+        raise ValueError(f"--shares: {text!r} gives every task 0; one must have more.")
     return {task: shares.get(task, 0.0) for task in tasks}

@@ -315,6 +315,7 @@ class PolicyTrainer:
         assert isinstance(values["place"], list)
         self.step, self.wall_s = values["step"], values["wall_s"]
         self.sampler.place = (values["place"][0], values["place"][1])
+        self.sampler.require_place()
         self.execution = self.execution.going_on(values.get("micro_slots"))
         stored = values["num_steps"]
         assert stored is None or isinstance(stored, int)

@@ -171,6 +171,12 @@ class LatentsOptions(DataOptions):
     """Encode what the cache lacks."""
 
 
+_SHARES = (
+    "from_start_share", "single_slot_share", "random_span_share", "late_start_share",
+    "slow_start_share", "offset_share", "on_policy_share",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions(OutOptions):
     """How a policy is trained."""
@@ -221,8 +227,16 @@ class LearningOptions(OutOptions):
     context_noise: Annotated[
         float | None, by_preset(SMALL.clips.context_noise, FULL_SIZE.clips.context_noise)
     ] = None
-    # start from a checkpoint's weights and statistics
+    # start from a checkpoint's weights, statistics, instructions, sampling and memory
     start_checkpoint: Annotated[Path | None, arg(name="from", metavar="CHECKPOINT")] = None
+    # how the policy samples by default; a judgement in the simulator does so, too
+    sampling: Annotated[
+        str | None,
+        arg(metavar="SAMPLER:STEPS[:SPACING]"),
+        default_is("the checkpoint's of --from, else the preset's"),
+    ] = None
+    # how many observations it remembers by default
+    context_slots: Annotated[int | None, default_is("as for --sampling")] = None
     # with --from: fit the statistics to the data again
     new_statistics: bool = False
     # cut demonstrations N steps after their first success, where they know it; all: use them whole
@@ -284,6 +298,11 @@ class LearningOptions(OutOptions):
             if value is not None and value <= 0:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be above 0, got {value:g}.")
+        for name in _SHARES:
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be in 0 to 1, got {value:g}.")
         if self.processes is not None and not self.plan:
             raise ValueError("--processes is for --plan; torchrun's --nproc-per-node starts them.")
         if self.processes is not None and self.processes < 1:
@@ -317,7 +336,9 @@ class AllOptions(CodecOptions, ProbeFields, PolicyOptions):
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
 
     # folder of the codec, or a checkpoint, whose codec is then used
-    codec: Annotated[Path | None, arg(metavar="DIR"), default_is("OUT/codec")] = None
+    codec: Annotated[
+        Path | None, arg(metavar="DIR"), default_is("the checkpoint of --from, else OUT/codec")
+    ] = None
     # folder of the latents
     latents: Annotated[Path | None, arg(metavar="DIR"), default_is("OUT/latents")] = None
 

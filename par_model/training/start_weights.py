@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a checkpoint as the first ones of a run."""
+"""What a run takes over from the checkpoint that it starts from: weights, codec, instructions."""
 
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from par_model.checkpoint import load_checkpoint
 from par_model.config import ModelConfig
+from par_model.frame_codec import FrameCodec
+from par_model.instruction import InstructionTable, code_table
 from par_model.model import PARModel
 
 
@@ -26,6 +30,40 @@ def take_weights(checkpoint: Path, model: PARModel) -> None:
     )
     own = model.state_dict() if grows else {}
     model.load_state_dict(own | other.model.state_dict())
+
+
+def require_same_codec(checkpoint: Path, own: FrameCodec, other: FrameCodec) -> None:
+    """Raise ValueError where the checkpoint's codec is not `own`, rounded or not: its weights read
+    other latents."""
+    ours, theirs = own.state_dict(), other.state_dict()
+    if ours.keys() != theirs.keys() or not all(
+        torch.equal(ours[name].bfloat16(), theirs[name].bfloat16()) for name in ours
+    ):
+        raise ValueError(
+            f"the checkpoint {checkpoint} has another codec than --codec, so its weights know "
+            f"other latents; give --codec {checkpoint}, and encode the latents with it."
+        )
+
+
+def grown_table(
+    own: InstructionTable, checkpoint: Path, known: InstructionTable
+) -> InstructionTable:
+    """The checkpoint's instructions, and those of `own` that it does not know.
+
+    Raises ValueError for one that it does not know where its embeddings are a text encoder's.
+    """
+    new = tuple(text for text in own.texts if text not in known.texts)
+    if not new:
+        return known
+    _, num_tokens, width = known.embeddings_ITC.shape
+    codes = code_table((*known.texts, *new), num_tokens, width).embeddings_ITC
+    if not torch.equal(codes[: len(known.texts)].bfloat16(), known.embeddings_ITC.bfloat16()):
+        raise ValueError(
+            f"instruction {new[0]!r} of the data is unknown to {checkpoint}, whose embeddings are "
+            "a text encoder's; convert NOVA's weights with --instruction for each sentence."
+        )
+    rows = torch.cat((known.embeddings_ITC, codes[len(known.texts) :]))
+    return InstructionTable((*known.texts, *new), rows)
 
 
 def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:

@@ -19,6 +19,7 @@ from par_model.training.staged_episodes import Episode, stage_episode, start_sta
 
 JOINTS = tuple(f"joint{i}" for i in range(8))
 MODEL = dataclasses.replace(preset("par_tiny"), num_slots=6)
+DIGEST = "0badcafe"
 # Clips with a history, and without noise in it.
 LONG_CLIPS = ClipConfig(
     from_start_share=0.5, offset_share=0.5, single_slot_share=0.0, context_noise=0.0
@@ -40,10 +41,10 @@ def make_episode(folder: Path, num_steps: int, key: int, task: str = "Push") -> 
     size = (MODEL.codec.latent_channels, MODEL.latent_height, MODEL.latent_width)
     frame_numbers = np.arange(num_steps, dtype=np.float16)[:, None, None, None]
     one = np.broadcast_to(frame_numbers, (num_steps, *size))
-    cache.write(key, np.stack([one, one + 100]).astype(np.float16))
+    cache.write(key, DIGEST, np.stack([one, one + 100]).astype(np.float16))
     # like the latents, the scene tells the step: two centimetres a step
     scene = np.repeat(0.02 * np.arange(num_steps)[:, None], 6, axis=1)
-    steps = DemonstrationSteps(key, task, actions, actions + 0.01, joints, scene)
+    steps = DemonstrationSteps(key, task, actions, actions + 0.01, joints, scene, DIGEST)
     return TrainingEpisode(task, steps, cache)
 
 
@@ -69,12 +70,14 @@ def fit(episodes: list[TrainingEpisode], model: ModelConfig) -> Statistics:
     )
 
 
-def record_noise(folder: Path, num_steps_by_seed: dict[int, int], instruction: str) -> None:
+def record_noise(
+    folder: Path, num_steps_by_seed: dict[int, int], instruction: str, noise_seed: int = 0
+) -> None:
     """A recording of random pictures of 32x32 pixels and random joints; targets 1 above the
     joints, executed ones 2 above."""
     joints = [f"panda_joint{i}" for i in range(1, 8)] + ["panda_finger_joint1"]
     start_staging(folder, {"joint_names": joints, "fps": 20, "instruction": instruction})
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(noise_seed)
     for seed, num_steps in num_steps_by_seed.items():
         numbers = generator.normal(size=(num_steps, 8)).astype(np.float32)
         episode = Episode(

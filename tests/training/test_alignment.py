@@ -148,9 +148,9 @@ class Lives:
         cache = LatentCache(folder, self.parts["codec"], "lived", shifts, mode)
         episodes = []
         for key, recording in enumerate(self.recordings):
-            cache.write(key, encode_variants(codec, recording.frames, key, shifts, mode))
+            cache.write(key, "", encode_variants(codec, recording.frames, key, shifts, mode))
             arrays = (recording.labels, recording.executed, recording.joints, recording.scene)
-            steps = DemonstrationSteps(key, INSTRUCTIONS[key], *arrays)
+            steps = DemonstrationSteps(key, INSTRUCTIONS[key], *arrays, digest="")
             episodes.append(TrainingEpisode("Push", steps, cache))
         clips = ClipConfig(context_noise=0.0)
         table = self.parts["instructions"]

@@ -127,3 +127,16 @@ def test_single_slot_clips_have_no_history(tmp_path: Path) -> None:
     plans = [plan for batch in sampler.plan_round(0) for plan in batch]
     assert {plan.num_slots for plan in plans} == {1}
     assert len({plan.start for plan in plans}) > 20
+
+
+def test_a_place_beyond_its_round_is_the_next_rounds_first(tmp_path: Path) -> None:
+    """Stored while the round had more batches: other data have been given since."""
+    sampler = make_sampler(tmp_path, [40], LONG_CLIPS)
+    num_batches = len(sampler.plan_round(3))
+    sampler.place = (3, num_batches - 1)
+    sampler.require_place()
+    assert sampler.place == (3, num_batches - 1)
+    sampler.place = (3, num_batches)
+    sampler.require_place()
+    assert sampler.place == (4, 0)
+    sampler.next_batch()

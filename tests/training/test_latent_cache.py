@@ -4,6 +4,7 @@
 Two recorded episodes of 6 frames of 32x32 pixels, par_tiny's codec (4 channels at 4x4).
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,11 @@ def recording(tmp_path: Path) -> Path:
     return folder
 
 
+def digests(recording: Path) -> tuple[str, str]:
+    steps = DemonstrationSet(recording)
+    return steps.read_steps(3).digest, steps.read_steps(11, steps_after_success=1).digest
+
+
 def test_shifted_pictures_repeat_their_edges() -> None:
     picture = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4, 1).expand(1, 4, 4, 3)
     moved = shift_pictures(picture, torch.tensor([[1, -2]]))[0, :, :, 0]
@@ -63,6 +69,7 @@ def test_an_interrupted_encoding_goes_on_and_changes_nothing(
 ) -> None:
     demonstrations = DemonstrationSet(recording)
     assert demonstrations.keys == [3, 11]
+    of_3, of_11 = digests(recording)
     cache = LatentCache(recording / "latents", codec, "Push", SHIFTS)
 
     class Killed(Exception):
@@ -73,30 +80,31 @@ def test_an_interrupted_encoding_goes_on_and_changes_nothing(
 
     with pytest.raises(Killed):
         encode_demonstrations(demonstrations, codec, cache, kill)
-    assert cache.has(3)
-    assert not cache.has(11)
+    assert cache.has(3, of_3)
+    assert not cache.has(11, of_11)
     with pytest.raises(ValueError, match="episode 11 are missing"):
-        cache.read(11)
-    first = np.array(cache.read(3))
+        cache.read(11, of_11)
+    first = np.array(cache.read(3, of_3))
     assert encode_demonstrations(demonstrations, codec, cache, lambda done, total: None) == 1
-    np.testing.assert_array_equal(cache.read(3), first)
+    np.testing.assert_array_equal(cache.read(3, of_3), first)
     expected = encode_variants(codec, demonstrations.read_frames(11, ("front",)), 11, SHIFTS)
-    np.testing.assert_array_equal(cache.read(11), expected)
+    np.testing.assert_array_equal(cache.read(11, of_11), expected)
 
 
 def test_what_fits_into_memory_is_read_from_disk_once(codec: FrameCodec, recording: Path) -> None:
     folder = recording / "latents"
     on_disk = LatentCache(folder, codec, "Push", SHIFTS)
     encode_demonstrations(DemonstrationSet(recording), codec, on_disk, lambda done, total: None)
-    expected = {key: np.array(on_disk.read(key)) for key in (3, 11)}
+    of_3, of_11 = digests(recording)
+    expected = {3: np.array(on_disk.read(3, of_3)), 11: np.array(on_disk.read(11, of_11))}
     kept = LatentCache(folder, codec, "Push", SHIFTS, memory_bytes=expected[3].nbytes)
-    np.testing.assert_array_equal(kept.read(3), expected[3])
-    for file in on_disk.folder.glob("episode_000003.npy"):
+    np.testing.assert_array_equal(kept.read(3, of_3), expected[3])
+    for file in on_disk.folder.glob("episode_000003_*.npy"):
         file.unlink()
-    np.testing.assert_array_equal(kept.read(3), expected[3])
+    np.testing.assert_array_equal(kept.read(3, of_3), expected[3])
     # No room is left for the second: it is read through a memory map each time.
-    assert isinstance(kept.read(11), np.memmap)
-    np.testing.assert_array_equal(kept.read(11), expected[11])
+    assert isinstance(kept.read(11, of_11), np.memmap)
+    np.testing.assert_array_equal(kept.read(11, of_11), expected[11])
 
 
 def test_another_codec_never_reads_these_latents(codec: FrameCodec, recording: Path) -> None:
@@ -104,7 +112,27 @@ def test_another_codec_never_reads_these_latents(codec: FrameCodec, recording: P
     encode_demonstrations(DemonstrationSet(recording), codec, cache, lambda done, total: None)
     torch.manual_seed(1)
     other = FrameCodec(preset("par_tiny").codec)
-    assert not LatentCache(recording / "latents", other, "Push", SHIFTS).has(3)
+    of_3, _ = digests(recording)
+    assert cache.has(3, of_3)
+    assert not LatentCache(recording / "latents", other, "Push", SHIFTS).has(3, of_3)
+
+
+def test_an_episode_that_was_recorded_anew_is_encoded_anew(
+    codec: FrameCodec, recording: Path
+) -> None:
+    """As under the same name and seed by a newer policy; a set of the same name elsewhere too."""
+    cache = LatentCache(recording.parent / "latents", codec, "Push", SHIFTS)
+    encode_demonstrations(DemonstrationSet(recording), codec, cache, lambda done, total: None)
+    before = digests(recording)
+    shutil.rmtree(recording)
+    record_noise(recording, {3: 6, 11: 6}, instruction="push", noise_seed=1)
+    after = digests(recording)
+    assert set(before).isdisjoint(after)
+    again = DemonstrationSet(recording)
+    assert encode_demonstrations(again, codec, cache, lambda done, total: None) == 2
+    expected = encode_variants(codec, again.read_frames(3, ("front",)), 3, SHIFTS)
+    np.testing.assert_array_equal(cache.read(3, after[0]), expected)
+    assert encode_demonstrations(again, codec, cache, lambda done, total: None) == 0
 
 
 def test_an_episode_can_be_cut_after_its_success(recording: Path) -> None:

@@ -92,3 +92,43 @@ def test_chunks_that_move_the_gripper_are_drawn_more_often(tmp_path: Path) -> No
     config = dataclasses.replace(LONG_CLIPS, single_slot_share=1.0, decisive_weight=4.0)
     drawn = [plan.start for plan in plans(tmp_path, config) if plan.episode != 0]
     assert abs(np.mean(np.array(drawn) == 32) - 0.8) < 0.06
+
+
+def overlapped(folder: Path, config: ClipConfig) -> tuple[ClipSampler, list[TrainingEpisode]]:
+    """For a policy that goes on from up to 10 committed actions: chunks of 18."""
+    episodes = [make_episode(folder, 40, 0), on_policy(folder, 1)]
+    model = dataclasses.replace(MODEL, max_delay_steps=10)
+    statistics = fit(episodes, dataclasses.replace(MODEL, num_actions=18))
+    table = code_table(("Push",), MODEL.num_text_tokens, MODEL.text_width)
+    return ClipSampler(episodes, {"Push": 1.0}, statistics, table, model, config), episodes
+
+
+def test_no_more_of_a_long_chunk_is_learnt_than_its_own_label(tmp_path: Path) -> None:
+    """What follows is the labels of later chunks, for states that this one does not lead to."""
+    drawn, (_, episode) = overlapped(tmp_path, LONG_CLIPS)
+    noise = np.zeros((1, 8, 8))
+    clip = cut_clip(episode, ClipPlan(1, 16, 1, 0, 0), drawn.statistics, noise, num_actions=8)
+    assert clip.action_valid.shape == (1, 18)
+    assert clip.action_valid[0].tolist() == [True] * 8 + [False] * 10
+
+
+def test_late_and_slow_starts_and_spans_are_of_demonstrations_alone(tmp_path: Path) -> None:
+    """Every on-policy clip reaches a label that teaches, whatever is asked of the others."""
+    config = dataclasses.replace(
+        LONG_CLIPS,
+        single_slot_share=0.5,
+        on_policy_share=0.5,
+        random_span_share=0.5,
+        late_start_share=0.5,
+        slow_start_share=0.5,
+    )
+    sampler, _ = overlapped(tmp_path, config)
+    rounds = [sampler.plan_round(index) for index in range(10)]
+    drawn = [plan for batches in rounds for batch in batches for plan in batch]
+    ours = [plan for plan in drawn if plan.episode == 1]
+    assert len(ours) > 50
+    assert all((plan.spans, plan.late_steps, plan.slow_steps) == (None, 0, 0) for plan in ours)
+    for plan in ours:
+        last_frame = plan.start + 8 * (plan.num_slots - 1)
+        assert any(plan.start <= step <= last_frame for step in TEACHING)
+    assert any(plan.spans or plan.late_steps for plan in drawn if plan.episode == 0)

@@ -116,7 +116,8 @@ def test_latents_of_both_views_stand_one_above_the_other(recording: Path) -> Non
     assert len({cache.folder for cache in caches.values()}) == 3
     for cache in caches.values():
         encode_demonstrations(demonstrations, codec, cache, lambda done, total: None)
-    front, right, both = (cache.read(0) for cache in caches.values())
+    digest = demonstrations.read_steps(0).digest
+    front, right, both = (cache.read(0, digest) for cache in caches.values())
     assert both.shape == (2, 12, 4, 8, 4)
     np.testing.assert_allclose(both[:, :, :, :4], front, atol=2e-3)
     np.testing.assert_allclose(both[0, :, :, 4:], right[0], atol=2e-3)
