@@ -92,6 +92,7 @@ LEARNING = (
     "--data --leave-out --out --steps --hours --lora-rank --resume --device --shares "
     "--learning-rate --warmup-steps --slots-per-batch --context-noise --from --new-statistics "
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
+    "--sampling --context-slots "
     "--single-slot-share --offset-share --random-span-share --late-start-share --slow-start-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
     "--pictures-per-step --on-policy-share --decisive-weight "
