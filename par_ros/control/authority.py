@@ -134,7 +134,8 @@ class Authority:
             return Command()
         if time_ns < self.latch.settled_ns:
             return self._stop_settling(time_ns, moment)
-        moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
+        moves = self._motions.is_moving(time_ns) or self._motions.has_targets_left(time_ns)
+        moves = moves and self._motions.running.kind != "stop"
         if not (moves or retreats or self.lockstep):
             return Command()
         sample = self._joints.newest
