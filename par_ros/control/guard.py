@@ -116,7 +116,7 @@ class Guard:
             self._teleoperation, self.counters,
         )  # fmt: skip
         self._operator = OperatorRequests(
-            settings, authority, arm, commander, engaging, schedule, deadlines,
+            settings, authority, arm, commander, engaging, safety_filter, schedule, deadlines,
             self._teleoperation, self.counters,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from par_ros.control.deadlines import Deadlines
 from par_ros.control.engaging import Engaging
 from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.teleoperation import Teleoperation
 from par_ros.control.timeline import Moment
 
@@ -34,6 +35,7 @@ class OperatorRequests:
         arm: ArmView,
         commander: Commander,
         engaging: Engaging,
+        safety_filter: SafetyFilter,
         schedule: ActionSchedule,
         deadlines: Deadlines,
         teleoperation: Teleoperation,
@@ -44,6 +46,7 @@ class OperatorRequests:
         self._arm = arm
         self._commander = commander
         self._engaging = engaging
+        self._filter = safety_filter
         self._schedule = schedule
         self._deadlines = deadlines
         self._teleoperation = teleoperation
@@ -164,4 +167,5 @@ class OperatorRequests:
             )
         motions = self._arm.motions
         commanded = motions.running.arm.positions[-1] if motions else None
-        return self._engaging.why_not(moment, commanded)
+        refusal = self._engaging.why_not(moment, commanded)
+        return refusal or self._filter.why_no_start(self._engaging.start().state.positions)
