@@ -8,6 +8,8 @@ from par_ros.wire_records import GuardState, GuardStatus
 
 def state_of(guard: Guard) -> tuple[bytes, str]:
     """Diagnostic level and a sentence about the guard's state."""
+    if guard.owes_stop:
+        return messages.ERROR, "a stop could not be sent yet; it is planned again at each tick"
     if guard.stop_latched:
         return messages.ERROR, "stopped; reset_stop, then engage"
     if guard.last_fault is not None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A configured guard between its topics: takes messages, calls it, publishes what it commands."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -241,12 +242,19 @@ class GuardSession:
         reply = self._guard.disengage(moment)
         self._note_input("disengage", moment)
         self.send(reply.command, moment)
-        return reply
+        return self._guard.as_sent(reply)
+
+    def let_go(self, timeout_s: float) -> None:
+        """Disengage and take nothing more; a stop that is not sent at once has `timeout_s`."""
+        self.disengage()
+        end_s = time.monotonic() + timeout_s
+        while self._guard.owes_stop and time.monotonic() < end_s:
+            self.tick()
+        self.is_active = False
 
     def leave(self, timeout_s: float) -> None:
-        """Disengage for good, and wait until the controllers have the stop."""
-        self.disengage()
-        self.is_active = False
+        """Let go, and wait for as long again until the controllers have the stop."""
+        self.let_go(timeout_s)
         self._outputs.wait_for_arrival(timeout_s)
 
     def e_stop(self) -> Reply:
@@ -255,7 +263,7 @@ class GuardSession:
         reply = self._guard.e_stop(moment)
         self._note_input("e_stop", moment)
         self.send(reply.command, moment)
-        return reply
+        return self._guard.as_sent(reply)
 
     def reset_stop(self) -> Reply:
         """Clear the latch."""

@@ -25,8 +25,9 @@ from par_ros.topics import DISENGAGE, E_STOP, E_STOP_STATE, ENGAGE, GUARD, RESET
 
 _TICK_S = 0.02
 _DIAGNOSTICS_PERIOD_S = 1.0
-# How long the end of the process waits until the controllers have the last stop.
-_ARRIVAL_S = 0.3
+# How long a stop at the end may take that could not be sent at once, and how long the end of the
+# process then waits until the controllers have it.
+_LAST_STOP_S = 0.3
 _NOT_ACTIVE = (
     "the guard is not active yet: the run activates it when all of its nodes are up; a guard that "
     "was started by itself has to be activated first"
@@ -111,13 +112,12 @@ class SafetyNode(ManagedNode):
     def leave(self) -> None:
         """What is done when the process is asked to end: the arm comes to rest."""
         if self._session is not None:
-            self._session.leave(_ARRIVAL_S)
+            self._session.leave(_LAST_STOP_S)
 
     def _let_go(self) -> None:
         """Come to rest, and take nothing more."""
-        self._disengage()
         if self._session is not None:
-            self._session.is_active = False
+            self._session.let_go(_LAST_STOP_S)
 
     def _disengage(self) -> Reply:
         if self._session is None:

@@ -39,6 +39,7 @@ class Authority:
         latch: the emergency stop's.
         holding: why the arm is held although the guard is engaged; empty while it moves.
         last_fault: what disengaged the guard last; None since it was engaged.
+        owes_stop: whether a stop was due and could not be sent; it is planned again at each tick.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class Authority:
         self.engaged = False
         self.holding = ""
         self.last_fault: Fault | None = None
+        self.owes_stop = False
+        # Counters of the stops that were not sent since the arm moved: each is logged once.
+        self._missed: set[str] = set()
         self._last_time_ns = 0
         self._ros_ns = self._last_ros_ns = 0
         # A controller may stand until its clock has reached this again (ROS time).
@@ -85,7 +89,13 @@ class Authority:
         self.engaged = True
         self.latch.settling_is_stopped = False
         self.last_fault = None
+        self.follow()
+
+    def follow(self) -> None:
+        """From now on chunks move the arm: it is not held, and no stop is due."""
         self.holding = ""
+        self.owes_stop = False
+        self._missed.clear()
 
     def hold(self, why: str) -> None:
         """Stay engaged, but let the arm rest, for a reason of one word."""
@@ -134,8 +144,7 @@ class Authority:
             return Command()
         if time_ns < self.latch.settled_ns:
             return self._stop_settling(time_ns, moment)
-        moves = self._motions.is_moving(time_ns) and self._motions.running.kind != "stop"
-        if not (moves or retreats or self.lockstep):
+        if not (self._can_be_stopped(time_ns) or retreats or self.lockstep):
             return Command()
         sample = self._joints.newest
         if retreats and sample is not None:
@@ -145,25 +154,56 @@ class Authority:
         if isinstance(motion, str):
             self.latch.is_set = True
             self.engaged = False
-            self._counters["failed_stops"] += 1
-            return log(
-                "error",
-                f"latched: no stop passed the outgoing check ({motion}); the running motion ends "
-                "at rest by itself.",
-            )
+            why = f"latched: no stop passed the outgoing check ({motion})"
+            return self.miss_stop("failed_stops", why)
+        self.owes_stop = False
         self._reference.begin()
         return self._commander.send(motion, moment)
+
+    def miss_stop(self, counter: str, why: str) -> Command:
+        """A stop was due and is not sent; `counter` and the log have the first of each kind."""
+        ends = "the running motion ends at rest by itself"
+        if self.lockstep:
+            self._counters[counter] += 1
+            return log("error", f"{why}; {ends}.")
+        self.owes_stop = True
+        if counter in self._missed:
+            return Command()
+        self._missed.add(counter)
+        self._counters[counter] += 1
+        return log("error", f"{why}; the stop is planned again at each tick, and {ends}.")
+
+    def stop_again(self, moment: Moment) -> Command:
+        """The stop that could not be sent, from now; nothing where none is due any more."""
+        if not self.owes_stop:
+            return Command()
+        command = self.stop(moment)
+        # Nothing to stop, or nothing can be sent: the motion ends, or has ended, by itself.
+        is_due = self._can_be_stopped(self.timeline.time_ns(moment)) and not self.is_quiet(moment)
+        self.owes_stop = self.owes_stop and is_due
+        return command
+
+    def _can_be_stopped(self, time_ns: int) -> bool:
+        """Whether arm or gripper have something left of a motion that is no stop."""
+        motions = self._motions
+        has_left = motions.is_moving(time_ns) or motions.has_targets_left(time_ns)
+        return has_left and motions.running.kind != "stop"
 
     def _stop_settling(self, time_ns: int, moment: Moment) -> Command:
         """Where the controller is on its way to the start is not known, but not far from the arm.
 
-        It goes to where the arm is measured, from its own reference: no step, and at rest soon.
+        It goes to where the arm is measured, from its own reference: no step, and at rest soon. The
+        guard stands there from now on, so that what follows departs from there.
         """
         sample = self._joints.newest
         if sample is None or self.latch.settling_is_stopped:
             return log("warning", "the arm is being led from rest to rest, gently, and ends there")
         self.latch.settling_is_stopped = True
         command, end_ns = self._commander.rest_at(sample.positions[:-1], time_ns, moment)
+        assert command.arm is not None
+        gripper_m = self._motions.running.gripper_at(time_ns)
+        self._motions.stand_at(command.arm.positions[-1], gripper_m, time_ns)
+        self._joints.restart_tracking()
         # Should this be lost, the arm is led to the former end all the same.
         self.latch.settled_ns = max(self.latch.settled_ns, end_ns)
         return command
@@ -200,13 +240,13 @@ class Authority:
     def _on_clock_step(self, step: ClockStep, last_ns: int, moment: Moment) -> Command | None:
         """Disengage and send nothing until what runs has ended at rest by itself."""
         self._counters["clock_steps"] += 1
-        left_ns = 0
+        # On its way to the start the guard stands, but the controller moves.
+        left_ns = max(self.latch.settled_ns - last_ns, 0)
         if self._motions.is_moving(last_ns):
-            left_ns = self._motions.running.rest_ns - last_ns
+            left_ns = max(left_ns, self._motions.running.rest_ns - last_ns)
         if step.step_s < 0.0:
             # A controller that follows the ROS clock stands until then, and goes on to the end.
-            settling_ns = max(self.latch.settled_ns - last_ns, 0)
-            ends_ns = self._last_ros_ns + max(left_ns, settling_ns)
+            ends_ns = self._last_ros_ns + left_ns
             self._caught_up_ns = max(self._caught_up_ns, ends_ns)
         self._on_step()
         self._joints.forget()
@@ -222,6 +262,11 @@ class Authority:
             "and use_sim_time.",
         )
         return self.trip(fault, moment)
+
+    def is_led(self, moment: Moment) -> bool:
+        """Whether a controller is led to where a guard began, and was sent no stop on that way."""
+        leads = self.timeline.time_ns(moment) < self.latch.settled_ns
+        return leads and not self.latch.settling_is_stopped
 
     def moves(self, time_ns: int) -> bool:
         """Whether what was commanded has not come to rest yet."""

@@ -197,7 +197,7 @@ class ChunkAnswers:
         )
         if isinstance(followed, str):
             return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
-        self._authority.holding = ""
+        self._authority.follow()
         self._answered = chunk, followed
         self._reference.begin()
         stamp_ns = timeline.of_stamp(chunk.stamp_ns, moment)

@@ -100,6 +100,27 @@ class CommandedMotion:
         seconds = (time_ns - self.start_ns) / NANOSECONDS
         return float(self.gripper_curve.state_at(seconds).positions[0])
 
+    def gripper_due_at(self, time_ns: int) -> float:
+        """The gripper's target that was due last, m; before the first one the one before it."""
+        num_due = int(np.searchsorted(self._gripper_due_ns, time_ns, side="right"))
+        if num_due == 0:
+            return self.gripper_before_m
+        return float(self.gripper.positions[num_due - 1, 0])
+
+    @cached_property
+    def gripper_rest_ns(self) -> int:
+        """From when on the gripper's target stays as it is."""
+        targets_m = np.concatenate(([self.gripper_before_m], self.gripper.positions[:, 0]))
+        changes = np.flatnonzero(targets_m[1:] != targets_m[:-1])
+        return int(self._gripper_due_ns[changes[-1]]) if len(changes) else self.sent_ns
+
+    @cached_property
+    def _gripper_due_ns(self) -> TimeArray:
+        """When the gripper's targets are due, [L]."""
+        times_ns = np.round(self.gripper.times_s * NANOSECONDS).astype(np.int64)
+        due_ns: TimeArray = self.start_ns + times_ns
+        return due_ns
+
 
 @dataclass(frozen=True)
 class Lead:
@@ -159,6 +180,10 @@ class MotionHistory:
     def is_moving(self, time_ns: int) -> bool:
         """Whether the commanded motion has not come to rest yet."""
         return bool(self._motions) and time_ns < self.running.rest_ns
+
+    def has_targets_left(self, time_ns: int) -> bool:
+        """Whether the commanded motion gives the gripper another target."""
+        return bool(self._motions) and time_ns < self.running.gripper_rest_ns
 
     def stand_at(self, positions: FloatArray, gripper_m: float, time_ns: int) -> None:
         """Command nothing but to stand at `positions` [J]; what was before is forgotten."""

@@ -123,26 +123,33 @@ class Commander:
     def send(self, motion: CommandedMotion, moment: Moment) -> Command:
         """Remember the motion as the running one, and give it as messages want it.
 
-        A gripper with a driver gets nothing on a stop: it keeps its goal, and a goal of its own
-        could release what it holds.
+        Of a stop a gripper with a driver gets its target once more, due at the stamp itself, as no
+        target of a chunk is. gripper_adapter.py then keeps its goal and forgets the targets ahead.
         """
         self._motions.take(motion)
         gripper = self._spec.gripper
-        stamp_ns = self._timeline.stamp_ns(motion.start_ns, moment)
+        times_s, targets_m = motion.gripper.times_s, motion.gripper.positions
         if gripper.driver is not None and motion.kind != "chunk":
-            return Command(arm=motion.arm, stamp_ns=stamp_ns)
+            times_s = np.concatenate(([0.0], times_s))
+            targets_m = np.concatenate((targets_m[:1], targets_m))
         command = JointTrajectory(
-            (gripper.command_joint_name,),
-            motion.gripper.times_s,
-            gripper.command(motion.gripper.positions),
+            (gripper.command_joint_name,), times_s, gripper.command(targets_m)
         )
+        stamp_ns = self._timeline.stamp_ns(motion.start_ns, moment)
         return Command(arm=motion.arm, gripper=command, stamp_ns=stamp_ns)
+
+    def _gripper_m(self, time_ns: int) -> float:
+        """Where the gripper is commanded to be: on its curve, or, with a driver, at its goal."""
+        running = self._motions.running
+        if self._spec.gripper.driver is None:
+            return running.gripper_at(time_ns)
+        return running.gripper_due_at(time_ns)
 
     def _first(
         self, kind: MotionKind, lead: Lead, candidates: Iterator[Nodes], time_ns: int
     ) -> CommandedMotion | str:
         """The first candidate (seconds from the departure) that passes; why the last did not."""
-        targets_m = np.full(len(self._knot_times_s), self._motions.running.gripper_at(time_ns))
+        targets_m = np.full(len(self._knot_times_s), self._gripper_m(time_ns))
         result: CommandedMotion | str = "there is none"
         for nodes in candidates:
             behind = (nodes, targets_m, self._knot_times_s)
@@ -177,9 +184,14 @@ class Commander:
             knots_s + (start_ns - lead.begin_ns) / NANOSECONDS,
             targets_m[:, None],
         )
-        before_m = self._motions.running.gripper_at(time_ns)
         return CommandedMotion(
-            kind, time_ns, lead.departs_ns, lead.begin_ns, arm, gripper, before_m
+            kind,
+            time_ns,
+            lead.departs_ns,
+            lead.begin_ns,
+            arm,
+            gripper,
+            self._gripper_m(time_ns),
         )
 
     def _checked(self, motion: CommandedMotion, time_ns: int) -> CommandedMotion | str:

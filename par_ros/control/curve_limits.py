@@ -59,6 +59,13 @@ class CurveLimits:
             self._selections[key] = CurveLimits(joints, self.enforced)
         return self._selections[key]
 
+    def outside(self, positions: FloatArray) -> FloatArray:
+        """How far `positions` [J] are beyond those of the limits, rad; 0 within their rounding."""
+        low, high = self.joints.min_position, self.joints.max_position
+        is_outside = (positions < self._lowest_position) | (positions > self._highest[0])
+        beyond: FloatArray = np.maximum(low - positions, positions - high)
+        return np.where(is_outside, beyond, 0.0)
+
     def broken(self, points: CurvePoints, *, is_stop: bool = False) -> BoolArray:
         """Which limits [5, J] a curve breaks; `is_stop`: no stops are tried from it."""
         lowest, highest = points.extremes()

@@ -4,7 +4,7 @@
 The guard sends a trajectory of finger targets 2.5 times a second; an action takes one goal and
 works on it for seconds. So a goal is sent only where the target really changed, one at a time, when
 the target is due. Whatever stops the guard, the goal stays: the adapter never opens a gripper,
-cancels a grasp or changes its force because of a stop.
+cancels a grasp or changes its force because of a stop, and forgets the targets ahead.
 
 Times are monotonic seconds; targets are metres of one finger. Plain Python: no ROS here.
 """
@@ -16,18 +16,12 @@ from typing import Literal
 import numpy as np
 
 from par_ros.control.arm_spec import GripperSpec
-from par_ros.control.gripper_driver import GripperDriver
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.control.settings import parameter
 
 # A target that turns against the last goal's direction is a new goal from this share of the dead
 # band on: a finger on its way to the wrong side is turned round early.
 _REVERSAL_SHARE = 0.25
-# The guard's clock and ours agree better than this when a stop is compared with the curve.
-_CURVE_MARGIN_S = 0.025
-_SAME_M = 1e-6
-# A chunk comes before the one before has ended, or this late; the guard calls it late then, too.
-_LATE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,75 +102,49 @@ class DueTarget:
 class TargetTimeline:
     """The targets of the guard's newest trajectory, each at its time.
 
-    A stop of the guard comes as a trajectory, too: it stands at where the finger's curve, or the
-    measured finger, was. For a gripper with an action that would be a new goal between two real
-    ones, which could release a grasp. It is told from a policy's targets by what only a stop is:
-    equal targets, neither a grasp nor fully open, that lie on the moving part of the curve before,
-    or come first after a silence, or repeat such a stop. Then the target that was due stays due.
+    A stop of the guard comes as a trajectory, too (Commander.send): several equal targets, the
+    first due at the stamp itself; those of a chunk are due behind its splice. Then the target that
+    was due stays due, whatever the stop's own is: a target may have been sent the look-ahead
+    before the guard stopped, and to take it back would be a new goal.
     """
 
-    def __init__(self, gripper: GripperSpec, driver: GripperDriver, look_ahead_s: float) -> None:
+    def __init__(self, gripper: GripperSpec, look_ahead_s: float) -> None:
         self._gripper = gripper
-        self._driver = driver
         self._look_ahead_s = look_ahead_s
         self._due_s: FloatArray = np.empty(0)
         self._targets_m: FloatArray = np.empty(0)
-        self._curve_s: FloatArray = np.empty(0)
-        self._curve_m: FloatArray = np.empty(0)
-        self._stopped_at_m: float | None = None
         self._current: DueTarget | None = None
 
     def take(self, trajectory: JointTrajectory, start_s: float, now_s: float) -> None:
         """Follow `trajectory` from `start_s` on. Raises ValueError, and then changes nothing."""
         trajectory.validate((self._gripper.command_joint_name,))
-        due_s = start_s + trajectory.times_s
-        targets_m = self._gripper.target(trajectory.positions[:, 0])
+        if _is_stop(trajectory):
+            # What became due and was not sent yet counts, but nothing that is still ahead.
+            self._advance(now_s)
+            self._due_s, self._targets_m = np.empty(0), np.empty(0)
+            return
         self.due(now_s)
-        is_stop = self._is_stop(targets_m, start_s, now_s)
-        before_m = self._curve_at(start_s, targets_m[0])
-        self._curve_s = np.concatenate(([start_s], due_s))
-        self._curve_m = np.concatenate(([before_m], targets_m))
-        self._stopped_at_m = float(targets_m[0]) if is_stop else None
-        self._due_s, self._targets_m = (np.empty(0), np.empty(0)) if is_stop else (due_s, targets_m)
+        self._due_s = start_s + trajectory.times_s
+        self._targets_m = self._gripper.target(trajectory.positions[:, 0])
 
     def due(self, now_s: float) -> DueTarget | None:
         """The newest target that is due; it stays so until the next one is."""
-        num_due = int(np.searchsorted(self._due_s, now_s + self._look_ahead_s, side="right"))
+        self._advance(now_s + self._look_ahead_s)
+        return self._current
+
+    def _advance(self, until_s: float) -> None:
+        """Drop the targets that are due by then, but for the newest of them."""
+        num_due = int(np.searchsorted(self._due_s, until_s, side="right"))
         if num_due > 0:
             row = num_due - 1
             self._current = DueTarget(float(self._targets_m[row]), float(self._due_s[row]))
-        return self._current
+            self._due_s, self._targets_m = self._due_s[num_due:], self._targets_m[num_due:]
 
-    def _is_stop(self, targets_m: FloatArray, start_s: float, now_s: float) -> bool:
-        first_m = float(targets_m[0])
-        highest_m = self._gripper.max_target_m - _SAME_M
-        if len(targets_m) < 2 or np.any(targets_m != first_m):
-            return False
-        if not self._driver.grasp_below_m < first_m < highest_m:
-            return False
-        if self._stopped_at_m is not None and abs(first_m - self._stopped_at_m) <= _SAME_M:
-            return True
-        return self._silent_before(start_s) or self._on_moving_curve(first_m, start_s, now_s)
 
-    def _silent_before(self, start_s: float) -> bool:
-        """Whether the trajectory before had ended for longer than a chunk is late, or was none."""
-        return len(self._curve_s) == 0 or start_s > float(self._curve_s[-1]) + _LATE_S
-
-    def _on_moving_curve(self, target_m: float, start_s: float, now_s: float) -> bool:
-        """Whether the curve before moves through `target_m` where the guard may have stopped it."""
-        first_s = min(start_s, now_s) - _CURVE_MARGIN_S
-        last_s = max(start_s, now_s) + _CURVE_MARGIN_S
-        within = (self._curve_s > first_s) & (self._curve_s < last_s)
-        ends_m = np.interp([first_s, last_s], self._curve_s, self._curve_m)
-        around_m = np.concatenate((ends_m, self._curve_m[within]))
-        lowest_m, highest_m = float(np.min(around_m)), float(np.max(around_m))
-        moves = highest_m - lowest_m > _SAME_M
-        return moves and lowest_m - _SAME_M <= target_m <= highest_m + _SAME_M
-
-    def _curve_at(self, time_s: float, otherwise_m: float) -> float:
-        if len(self._curve_s) == 0:
-            return otherwise_m
-        return float(np.interp(time_s, self._curve_s, self._curve_m))
+def _is_stop(trajectory: JointTrajectory) -> bool:
+    """Whether it is a stop of the guard; a single target at the stamp is one that is due now."""
+    targets = trajectory.positions[:, 0]
+    return len(targets) > 1 and trajectory.times_s[0] == 0.0 and bool(np.all(targets == targets[0]))
 
 
 class GripperAdapter:
@@ -191,7 +159,7 @@ class GripperAdapter:
         self._gripper = gripper
         self._driver = gripper.driver
         self._settings = settings
-        self._timeline = TargetTimeline(gripper, self._driver, settings.look_ahead_s)
+        self._timeline = TargetTimeline(gripper, settings.look_ahead_s)
         self._goal: GripperGoal | None = None
         self._phase = Phase.IDLE
         self._asked_s = 0.0

@@ -30,7 +30,7 @@ from par_ros.control.arm_view import ArmView
 from par_ros.control.authority import Authority, StopLatch
 from par_ros.control.chunk_answers import ChunkAnswers
 from par_ros.control.chunk_form import Fault, RequestedChunk
-from par_ros.control.command import Command, Reply, log
+from par_ros.control.command import Command, Reply
 from par_ros.control.commanded_motion import MotionHistory
 from par_ros.control.commander import Commander
 from par_ros.control.controller_feedback import ControllerFeedback
@@ -116,7 +116,7 @@ class Guard:
             self._teleoperation, self.counters,
         )  # fmt: skip
         self._operator = OperatorRequests(
-            settings, authority, arm, commander, engaging, schedule, deadlines,
+            settings, authority, arm, commander, engaging, safety_filter, schedule, deadlines,
             self._teleoperation, self.counters,
         )  # fmt: skip
 
@@ -136,6 +136,11 @@ class Guard:
     def stop_latched(self) -> bool:
         """True from an emergency stop until reset_stop."""
         return self._authority.latch.is_set
+
+    @property
+    def owes_stop(self) -> bool:
+        """True while a stop is due that could not be sent; each tick plans it again."""
+        return self._authority.owes_stop
 
     @property
     def holding(self) -> str:
@@ -218,7 +223,7 @@ class Guard:
     def withdraw(self, moment: Moment, *, last: bool = False) -> Command:
         """What was returned last was not published, because it took too long; what is instead.
 
-        It is planned anew from now. On the last try a chunk is held, and a stop given up.
+        It is planned anew from now. On the last try a chunk is held, and a stop left to the ticks.
         """
         running = self._arm.motions.running
         if running.kind in ("standing", "found"):
@@ -234,11 +239,8 @@ class Guard:
         if running.kind == "chunk":
             return self._told(self._chunks.withdrawn(moment, last=last), moment)
         if last:
-            return log(
-                "error",
-                "no stop could be sent in time; the running motion ends at rest by itself; check "
-                "the machine's load.",
-            )
+            why = "no stop could be sent in time; check the machine's load"
+            return self._authority.miss_stop("late_stops", why)
         return self._told(self._authority.stop(moment), moment)
 
     # Deadlines.
@@ -247,7 +249,11 @@ class Guard:
         """Look at every deadline. num_policies: publishers on action_chunk."""
         command = self._deadlines.on_tick(num_policies, moment)
         looked = self._teleoperation.look(moment)
-        return self._told(looked if looked.events else command, moment)
+        command = looked if looked.events else command
+        if command.arm is None:
+            again = self._authority.stop_again(moment)
+            command = dataclasses.replace(again, events=(*command.events, *again.events))
+        return self._told(command, moment)
 
     # Services.
 
@@ -262,6 +268,10 @@ class Guard:
     def e_stop(self, moment: Moment) -> Reply:
         """Stop whatever moves; nothing passes until reset_stop and then engage."""
         return self._told_reply(self._operator.e_stop(moment), moment)
+
+    def as_sent(self, reply: Reply) -> Reply:
+        """`reply` to e_stop or disengage, once its command was published or withdrawn."""
+        return self._operator.as_sent(reply)
 
     def reset_stop(self) -> Reply:
         """Clear the latch; the guard stays disengaged."""

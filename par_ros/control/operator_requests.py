@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator asks of the guard: engage, disengage, emergency stop, and its reset."""
 
+import dataclasses
 from collections import Counter
 
 from par_ros.control.action_schedule import ActionSchedule
@@ -12,8 +13,16 @@ from par_ros.control.deadlines import Deadlines
 from par_ros.control.engaging import Engaging
 from par_ros.control.guard_settings import GuardSettings
 from par_ros.control.joint_trajectory import NANOSECONDS
+from par_ros.control.safety_filter import SafetyFilter
 from par_ros.control.teleoperation import Teleoperation
 from par_ros.control.timeline import Moment
+
+_STOPPED = "stopped; reset_stop and then engage clear it"
+_LED = "the arm is still led to where the guard began, gently, and ends there"
+_OWED = (
+    "no stop could be sent yet: the arm follows the running motion, which ends at rest by itself; "
+    "the stop is planned again at each tick; where that is too late, stop the arm at the robot"
+)
 
 
 class OperatorRequests:
@@ -26,6 +35,7 @@ class OperatorRequests:
         arm: ArmView,
         commander: Commander,
         engaging: Engaging,
+        safety_filter: SafetyFilter,
         schedule: ActionSchedule,
         deadlines: Deadlines,
         teleoperation: Teleoperation,
@@ -36,6 +46,7 @@ class OperatorRequests:
         self._arm = arm
         self._commander = commander
         self._engaging = engaging
+        self._filter = safety_filter
         self._schedule = schedule
         self._deadlines = deadlines
         self._teleoperation = teleoperation
@@ -86,9 +97,12 @@ class OperatorRequests:
         self._arm.joints.forget()
         if stepped is not None:
             return Reply(True, "disengaged by a clock step; the arm comes to rest", stepped)
-        if not was_engaged:
-            return Reply(True, "was not engaged", command)
-        return Reply(True, "disengaged; the arm comes to rest", command)
+        done = "disengaged" if was_engaged else "was not engaged"
+        if self._authority.is_led(moment):
+            return Reply(True, f"{done}; {_LED}", command)
+        if was_engaged:
+            done += "; the arm comes to rest"
+        return self.as_sent(Reply(True, done, command))
 
     def e_stop(self, moment: Moment) -> Reply:
         """Stop whatever moves; nothing passes until reset_stop and then engage."""
@@ -112,9 +126,18 @@ class OperatorRequests:
                 "the controller or the robot",
                 command,
             )
-        if was_latched:
-            return Reply(True, "was stopped already", command)
-        return Reply(True, "stopped; reset_stop and then engage clear it", command)
+        if self._authority.is_led(moment):
+            return Reply(True, f"latched; {_LED}", command)
+        done = "was stopped already" if was_latched else _STOPPED
+        return self.as_sent(Reply(True, done, command))
+
+    def as_sent(self, reply: Reply) -> Reply:
+        """The same, unless its stop is still due; an emergency stop has then not succeeded yet."""
+        if not self._authority.owes_stop:
+            return reply
+        latched = self._authority.latch.is_set
+        done = "latched" if latched else "disengaged"
+        return dataclasses.replace(reply, success=not latched, message=f"{done}, but {_OWED}")
 
     def reset_stop(self) -> Reply:
         """Clear the latch; the guard stays disengaged."""
@@ -144,4 +167,5 @@ class OperatorRequests:
             )
         motions = self._arm.motions
         commanded = motions.running.arm.positions[-1] if motions else None
-        return self._engaging.why_not(moment, commanded)
+        refusal = self._engaging.why_not(moment, commanded)
+        return refusal or self._filter.why_no_start(self._engaging.start().state.positions)

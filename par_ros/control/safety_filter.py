@@ -98,6 +98,18 @@ class SafetyFilter:
         """The part of check() that needs no knowledge of the arm's position."""
         return self._form.check(chunk)
 
+    def why_no_start(self, positions: FloatArray) -> str:
+        """Why no chunk can depart from `positions` [J]; empty where one can."""
+        beyond = self._limits.outside(positions)
+        joint = int(np.argmax(beyond))
+        if beyond[joint] <= 0.0:
+            return ""
+        return (
+            f"{self.spec.arm_joint_names[joint]} is {beyond[joint]:.3g} rad nearer to its position "
+            "limit than the guard plans, so no chunk could begin there; move it away from the "
+            "limit by hand"
+        )
+
     def apply(
         self, join: Join, knots: FloatArray, gripper_before_m: float, first_knot: int = 0
     ) -> FilteredChunk:
@@ -121,6 +133,7 @@ class SafetyFilter:
             tail, tail_broken = self._tail(nodes)
             reason = self._why_not_tracked(spline, nodes, wanted, tail_broken, open_joints)
             if reason:
+                reason = self.why_no_start(join.start.positions) or reason
                 return FilteredChunk("refused", knots, None, (), warnings, reason)
         whole = tail.after(nodes)
         outside = self._why_outside(whole)

@@ -200,13 +200,21 @@ def test_a_trajectory_of_the_past_is_not_sent(rig: Rig) -> None:
 
 
 def stop(rig: Rig, at_m: float) -> None:
-    """The guard's stop: eight equal targets, then silence."""
-    rig.take(at_m)
+    """The guard's stop: equal targets, the first due at the stamp itself; then silence."""
+    times_s = 0.05 * np.arange(9)
+    told = JointTrajectory(("fr3_finger_joint1",), times_s, np.full((9, 1), at_m))
+    rig.adapter.take(told, rig.now_s, rig.now_s)
     rig.run(3.0)
 
 
+ANY_TARGET = [SQUEEZE_M, 0.01, OPEN_M]
+
+
 @pytest.mark.parametrize("late_s", [0.06, 0.08, 0.1])
-def test_a_stop_while_the_curve_closes_neither_opens_nor_cancels(rig: Rig, late_s: float) -> None:
+@pytest.mark.parametrize("at_m", ANY_TARGET)
+def test_a_stop_while_the_curve_closes_neither_opens_nor_cancels(
+    rig: Rig, late_s: float, at_m: float
+) -> None:
     """The curve runs from 0.04 to -0.01 m between 0.05 and 0.1 s; the goal is sent at 0.08 s."""
     rig.ends = None
     rig.chunk(OPEN_M)
@@ -214,7 +222,7 @@ def test_a_stop_while_the_curve_closes_neither_opens_nor_cancels(rig: Rig, late_
     rig.take(OPEN_M, *[SQUEEZE_M] * 7)
     rig.run(late_s)
     before = rig.targets
-    stop(rig, float(np.interp(late_s, [0.05, 0.1], [OPEN_M, SQUEEZE_M])))
+    stop(rig, at_m)
     assert rig.targets == before
     assert rig.cancelled == []
 
@@ -227,11 +235,20 @@ def test_a_stop_after_engage_at_the_measured_finger_keeps_the_grasp(rig: Rig, re
     rig.chunk(SQUEEZE_M)
     rig.run(5.0)
     for _ in range(repeats):
-        rig.take(0.02)
-        rig.run(0.4)
+        stop(rig, 0.02)
     assert rig.targets == [OPEN_M, SQUEEZE_M]
     assert rig.cancelled == []
     assert rig.adapter.phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("at_m", ANY_TARGET)
+def test_after_a_stop_the_targets_ahead_are_not_sent(rig: Rig, at_m: float) -> None:
+    """An object is held; the chunk lets it go from its sixth target on, the stop comes before."""
+    rig.chunk(SQUEEZE_M)
+    rig.take(*[SQUEEZE_M] * 5, *[OPEN_M] * 3)
+    rig.run(0.12)
+    stop(rig, at_m)
+    assert rig.targets == [SQUEEZE_M]
 
 
 def test_silence_keeps_the_goal_and_sends_nothing(rig: Rig) -> None:
@@ -252,18 +269,23 @@ def test_after_a_stop_the_next_chunk_counts_again(rig: Rig) -> None:
     assert rig.targets[-1] == OPEN_M
 
 
-def test_a_policy_s_equal_targets_between_chunks_are_no_stop(rig: Rig) -> None:
-    rig.chunk(OPEN_M)
+def test_a_policy_s_equal_targets_are_no_stop(rig: Rig) -> None:
+    """The first after a silence, between two chunks, and on the moving part of a curve."""
+    rig.chunk(0.03)
+    rig.run(5.0)
     rig.chunk(0.02)
-    assert rig.targets == [OPEN_M, 0.02]
-
-
-def test_equal_targets_away_from_a_moving_curve_are_no_stop(rig: Rig) -> None:
-    rig.chunk(OPEN_M)
-    rig.take(OPEN_M, *[0.02] * 7)
+    rig.take(0.02, *[0.01] * 7)
     rig.run(0.07)
-    rig.chunk(0.01)
-    assert rig.targets[-1] == 0.01
+    rig.chunk(0.015)
+    assert rig.targets == [0.03, 0.02, 0.015]
+
+
+def test_a_single_target_at_the_stamp_is_one_that_is_due(rig: Rig) -> None:
+    """Somebody moves the gripper by hand, and leaves time_from_start out."""
+    told = JointTrajectory(("fr3_finger_joint1",), np.zeros(1), np.full((1, 1), OPEN_M))
+    rig.adapter.take(told, rig.now_s, rig.now_s)
+    rig.run(0.1)
+    assert rig.targets == [OPEN_M]
 
 
 def test_what_became_due_before_a_stop_is_still_sent(rig: Rig) -> None:
@@ -271,28 +293,50 @@ def test_what_became_due_before_a_stop_is_still_sent(rig: Rig) -> None:
     rig.chunk(OPEN_M)
     rig.take(*[SQUEEZE_M] * 7, OPEN_M)
     rig.now_s += 0.37
-    rig.take(0.01)
-    rig.run(1.0)
+    stop(rig, 0.01)
     assert rig.targets == [OPEN_M, SQUEEZE_M]
+
+
+@pytest.mark.parametrize("busy_s", [0.0, 0.015])
+def test_a_stop_within_the_look_ahead_keeps_a_target_back_that_was_not_sent(
+    rig: Rig, busy_s: float
+) -> None:
+    """The hand opens 0.1 s after the start; the stop comes 30 and 15 ms before."""
+    rig.chunk(SQUEEZE_M)
+    rig.take(SQUEEZE_M, *[OPEN_M] * 7)
+    rig.run(0.07)
+    rig.now_s += busy_s
+    stop(rig, SQUEEZE_M)
+    assert rig.targets == [SQUEEZE_M]
+
+
+def test_a_stop_does_not_take_back_a_target_that_was_sent_ahead(rig: Rig) -> None:
+    """The hand opens 0.1 s after the start, and is told so 10 ms before; so late comes the stop."""
+    rig.chunk(SQUEEZE_M)
+    rig.take(SQUEEZE_M, *[OPEN_M] * 7)
+    rig.run(0.09)
+    assert rig.targets == [SQUEEZE_M, OPEN_M]
+    stop(rig, SQUEEZE_M)
+    assert rig.targets == [SQUEEZE_M, OPEN_M]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from([SQUEEZE_M, -0.003, 0.04]), min_size=16, max_size=16),
     st.integers(1, 39),
+    st.sampled_from(ANY_TARGET),
 )
-def test_no_stop_at_any_moment_gives_an_opening_goal(targets: list[float], tick: int) -> None:
+def test_no_stop_at_any_moment_gives_an_opening_goal(
+    targets: list[float], tick: int, at_m: float
+) -> None:
     """Two chunks of any closing and opening targets; a stop at any 10 ms of the second."""
     rig = Rig()
     rig.chunk(*targets[:8])
     rig.take(*targets[8:])
-    start_s, before_m = rig.now_s, targets[7]
     rig.run(tick * STEP_S)
     num_sent = len(rig.sent)
-    times_s = np.concatenate(([0.0], 0.05 * np.arange(1, 9)))
-    at_m = float(np.interp(rig.now_s - start_s, times_s, [before_m, *targets[8:]]))
     stop(rig, at_m)
-    assert all(goal.grasp for _, goal in rig.sent[num_sent:])
+    assert len(rig.sent) == num_sent
 
 
 # One goal in flight; the newest wins.

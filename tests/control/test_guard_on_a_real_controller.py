@@ -539,6 +539,41 @@ def test_the_way_to_the_start_is_stopped_too(after_s: float) -> None:
     assert shares["jerk"] <= 4.0
 
 
+@pytest.mark.parametrize("step_s", [0.005, -0.005, 0.5, -0.5])
+def test_after_a_clock_step_on_the_way_to_the_start_nothing_is_sent(step_s: float) -> None:
+    """The controller is still led there, and the emergency stop says that it cannot end that."""
+    rig = Rig(expects_reference=False)
+    rig.sends_references = False
+    rig.joint_offset = 0.005
+    rig.engaged()
+    rig.wait(0.3)
+    num_sent = len(rig.sent)
+    rig.clock_step_s = step_s
+    rig.wait(0.02)
+    assert not rig.guard.engaged
+    assert "ends at rest by itself" in rig.call("e_stop").message
+    assert "the clock has stepped; wait" in _after_reset(rig)
+    rig.wait(1.3)
+    assert len(rig.sent) == num_sent
+    assert not np.diff(rig.commands[-3:], axis=0).any()
+    rig.wait(0.4 + max(-step_s, 0.0))
+    assert rig.call("engage").success
+
+
+@pytest.mark.parametrize("service", ["e_stop", "disengage"])
+def test_a_guard_started_anew_says_that_the_arm_is_still_led(service: str) -> None:
+    """It has not measured the arm, so it cannot stop what the guard before it began."""
+    latch = StopLatch()
+    rig = Rig(latch, expects_reference=False)
+    rig.sends_references = False
+    rig.joint_offset = 0.005
+    rig.engaged()
+    rig.wait(0.3)
+    rig.guard = Guard(rig.spec, rig.guard.settings, latch)
+    reply = rig.call(service)
+    assert "the arm is still led to where the guard began, gently, and ends there" in reply.message
+
+
 def _after_reset(rig: Rig) -> str:
     rig.guard.reset_stop()
     return rig.call("engage").message

@@ -183,6 +183,32 @@ def test_the_emergency_stop_ends_it() -> None:
     given_rig.assert_rest(0.8)
 
 
+@pytest.mark.parametrize("after_s", [0.1, 0.8, 1.2])
+@pytest.mark.parametrize("sag_rad", [0.02, -0.01])
+def test_an_operator_who_takes_over_on_the_way_to_the_start(after_s: float, sag_rad: float) -> None:
+    """No reference: the controller goes to where the arm is measured, and so does the guard.
+
+    The operator's first chunk departs from there, within the limits.
+    """
+    given_rig = OperatorRig(expects_reference=False)
+    given_rig.sends_references = False
+    given_rig.joint_offset = -sag_rad
+    given_rig.engaged()
+    given_rig.wait(after_s)
+    given_rig.holds = True
+    given_rig.wait(2.0)
+    assert given_rig.guard.holding == "teleop"
+    commanded = given_rig.guard.commanded_positions(given_rig.moment)
+    assert commanded is not None
+    np.testing.assert_allclose(commanded, given_rig.commands[-1], atol=1e-9)
+    # The step of a cycle at the take-over is the controller's own (test_the_way_to_the_start_...).
+    given_rig.commands = given_rig.commands[-3:]
+    assert given_rig.operator_chunk(moved(given_rig.standing())).arm is not None
+    given_rig.wait(0.4)
+    assert given_rig.guard.engaged
+    given_rig.assert_rest(0.6)
+
+
 STEPS = st.lists(
     st.sampled_from(("policy", "operator", "hold", "release", "wait", "long_wait", "engage")),
     max_size=25,

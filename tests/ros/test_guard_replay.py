@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from par_ros import messages
 from par_ros.control.command import Command
@@ -38,6 +39,8 @@ class _Session:
         self.joint_states: list[Any] = []
         self.chunks: dict[int, list[Any]] = {}
         self._time_ns = 0
+        # How many plans of the next ticks come too late.
+        self.ticks_late = 0
         self._joints: tuple[int | None, Moment | None] = (None, None)
         self.note("configure")
 
@@ -49,7 +52,10 @@ class _Session:
         self.inputs.append(GuardInput(kind, self.moment, *self._joints, 1, **details))
 
     def wait(self, duration_s: float) -> None:
-        """Ticks and joint states every 10 ms; the arm follows exactly."""
+        """Ticks and joint states every 10 ms; the arm follows exactly.
+
+        Once chunks come, a tick is noted where something came of it, as GuardSession does.
+        """
         for _ in range(round(duration_s / 0.01)):
             self._time_ns += S // 100
             positions = self.guard.commanded_positions(self.moment)
@@ -66,14 +72,22 @@ class _Session:
             if command != Command():
                 self.note("joint_state")
             self.send(command)
-            self.note("tick")
-            self.send(self.guard.on_tick(1, self.moment))
+            command = self.guard.on_tick(1, self.moment)
+            if command != Command() or not self.chunks:
+                self.note("tick")
+            late = min(self.ticks_late, 3) if command.arm is not None else 0
+            self.ticks_late -= late
+            self.send(command, late)
 
     def engage(self) -> None:
         self.note("engage")
         reply = self.guard.engage(self.moment)
         assert reply.success, reply.message
         self.send(reply.command)
+
+    def e_stop(self, times_late: int) -> None:
+        self.note("e_stop")
+        self.send(self.guard.e_stop(self.moment).command, times_late)
 
     def chunk(self, by_rad: float, times_late: int) -> None:
         positions = self.guard.commanded_positions(self.moment)
@@ -130,13 +144,39 @@ def test_withdrawn_answers_are_not_among_what_a_replay_publishes() -> None:
     assert session.guard.counters["withdrawn"] == 6
     assert session.guard.counters["unchanged"] + session.guard.counters["tracked"] == 4
 
+    _assert_replayed(session, parameters, at_least=6)
+
+
+@pytest.mark.parametrize("ticks_late", [0, 1, 5])
+def test_a_stop_that_a_tick_sent_is_replayed(ticks_late: int) -> None:
+    """Late three times when it was asked for, and then for some ticks."""
+    parameters = SafetyNodeParameters(reference="none")
+    session = _Session(parameters)
+    session.wait(0.5)
+    session.engage()
+    session.wait(3.0)
+    session.chunk(0.05, 0)
+    session.wait(0.1)
+    session.ticks_late = ticks_late
+    session.e_stop(3)
+    session.wait(0.5)
+    assert session.guard.counters["withdrawn"] == 3 + ticks_late
+    assert session.inputs[-1].kind == ("withdraw" if ticks_late else "tick")
+    _assert_replayed(session, parameters, at_least=3)
+
+
+def _assert_replayed(session: _Session, parameters: SafetyNodeParameters, at_least: int) -> None:
     replay = GuardReplay(_Recorded(session, parameters))  # type: ignore[arg-type]
     replayed = [c for c in replay.published(session.inputs) if c.arm or c.executed]
     published = [c for c in session.published if c.arm or c.executed]
-    assert len(replayed) == len(published) >= 6
+    assert len(replayed) == len(published) >= at_least
     for then, now in zip(published, replayed, strict=True):
         assert then.stamp_ns == now.stamp_ns
-        for one, other in ((then.arm, now.arm), (then.executed, now.executed)):
+        for one, other in (
+            (then.arm, now.arm),
+            (then.gripper, now.gripper),
+            (then.executed, now.executed),
+        ):
             assert (one is None) == (other is None)
             if one is not None and other is not None:
                 np.testing.assert_array_equal(one.positions, other.positions)
