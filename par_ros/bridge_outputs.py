@@ -101,15 +101,16 @@ class BridgeOutputs:
             finished=episode.finished,
             camera_to_trajectory_ms=tuple(1e3 * time_s for time_s in episode.answer_times_s),
             step_rate_hz=episode.step_rate_hz,
+            idle_steps=episode.idle_steps,
         )
         text = "finished" if episode.finished else "running"
         status = messages.Status(self._name, messages.OK, text, state.to_values())
         self._publishers[EPISODE_STATE.name].publish(messages.status_message(status))
 
     def publish_applied_targets(self, episode: Episode, joint_names: tuple[str, ...]) -> None:
-        """What each step of the episode was driven to."""
+        """What each step that counts was driven to, at its time after the reset."""
         positions = np.array(episode.applied_targets)
-        times_s = self._step_s * np.arange(1, len(positions) + 1)
+        times_s = self._step_s * (episode.idle_steps + np.arange(1, len(positions) + 1))
         trajectory = JointTrajectory(joint_names, times_s, positions)
         self._publishers[APPLIED_TARGETS.name].publish(
             messages.joint_trajectory_message(trajectory, episode.start_ns)

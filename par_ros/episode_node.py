@@ -81,8 +81,8 @@ class EpisodeNode(Node):
             keeps_pictures=self.parameters.video,
             views=view_names(self.parameters.views),
         )
-        robot = task_by_name(self.parameters.task).robot.name
-        self._limits = read_motion_limits(resource(f"config/arms/{robot}.yaml"))
+        self._robot = task_by_name(self.parameters.task).robot
+        self._limits = read_motion_limits(resource(f"config/arms/{self._robot.name}.yaml"))
         self._console = Console()
         self._folder = Path(self.parameters.report)
         self._caller = ServiceCaller(self, _wait_until, _SERVICES)
@@ -103,6 +103,7 @@ class EpisodeNode(Node):
             started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             episodes_asked=parameters.episodes,
             step_s=parameters.step_s,
+            gripper_unit=self._robot.gripper_unit,
             episodes=(),
         )
         # The first page takes plotly a second, which is free while the others start.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -16,8 +15,8 @@ from par_model.interface import ImageArray
 from par_ros import messages
 from par_ros.chunk_ledger import ledger_rows
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.episode_motion import asked_shares, motion_of, seam_steps
-from par_ros.run_results import EpisodeResult, GuardChange, GuardEvent, SurpriseValue
+from par_ros.episode_motion import asked_shares, guard_changes, motion_of, seam_steps
+from par_ros.run_results import EpisodeResult, GuardEvent, SurpriseValue
 from par_ros.topics import (
     ACTION_CHUNK,
     APPLIED_TARGETS,
@@ -38,8 +37,6 @@ from par_ros.wire_records import EpisodeState, GuardStatus, PolicyStatus, Surpri
 
 # The bridge's most steps an episode; applied_targets has a point for each.
 _MOST_STEPS = 100_000
-# Two numbers closer than this are the same command.
-_SAME_COMMAND = 1e-9
 
 
 @dataclass
@@ -87,16 +84,20 @@ class ObservedEpisode:
         video: str | None,
     ) -> EpisodeResult:
         """The episode in numbers, once it is complete; `step_s`: of a control step; `limits`: of
-        the arm. The other arguments go into it as they are."""
+        the arm. The other arguments go into it as they are.
+
+        Times are from the reset, and steps from when the bridge counts them."""
         assert self.seed is not None
         assert self.state is not None
         assert self.applied is not None
         state = self.state
         start_ns, applied = self.applied
-        end_ns = start_ns + messages.seconds_to_ns(state.step * step_s)
+        idle_steps, step_ns = state.idle_steps or 0, messages.seconds_to_ns(step_s)
+        begin_ns = start_ns + idle_steps * step_ns
+        end_ns = begin_ns + state.step * step_ns
         asked, reports = (_ordered(one, applied.joint_names) for one in (self.asked, self.executed))
-        seams = tuple(seam for seam in seam_steps(reports, start_ns, step_s) if seam <= state.step)
-
+        steps = seam_steps(reports, begin_ns, step_s)
+        seams = tuple(seam for seam in steps if 1 <= seam <= state.step)
         chunk_stamps = sorted(stamp_ns for stamp_ns in self.asked if stamp_ns < end_ns)
         return EpisodeResult(
             seed=self.seed,
@@ -107,9 +108,7 @@ class ObservedEpisode:
             joint_targets=applied.positions.tolist(),
             chunks=len(chunk_stamps),
             holds=self.holds,
-            guard_changes=tuple(
-                change for change in self._changes(start_ns) if change.step <= state.step
-            ),
+            guard_changes=guard_changes(asked, reports, self.held, state.step, begin_ns),
             guard_reasons=tuple(self.guard_reasons),
             guard_events=self._events(start_ns),
             chunk_times_s=tuple(_since_s(stamp_ns, start_ns) for stamp_ns in chunk_stamps),
@@ -120,7 +119,7 @@ class ObservedEpisode:
             seams=seams,
             motion=motion_of(applied.positions, step_s, seams),
             limit_shares=asked_shares(
-                asked, reports, self.held, applied.positions, start_ns, limits
+                asked, reports, self.held, applied.positions, begin_ns, limits
             ),
             predicted=predicted,
             step_rate_hz=state.step_rate_hz,
@@ -133,6 +132,7 @@ class ObservedEpisode:
             surprise_warnings=self.surprise_warnings,
             surprise_stops=self.surprise_stops,
             surprises=self._surprises(start_ns),
+            idle_s=idle_steps * step_s,
         )
 
     def _events(self, start_ns: int) -> tuple[GuardEvent, ...]:
@@ -146,27 +146,6 @@ class ObservedEpisode:
             SurpriseValue(_since_s(stamp_ns, start_ns), one.surprise, one.first, one.second)
             for stamp_ns, one in sorted(self.surprises.items())
         )
-
-    def _changes(self, start_ns: int) -> list[GuardChange]:
-        """Every number of every chunk that was sent otherwise than asked."""
-        changes = []
-        for stamp_ns, executed in sorted(self.executed.items()):
-            asked = self.asked.get(stamp_ns)
-            if asked is None:
-                continue
-            # Behind the last knot, a report may go on until the arm is at rest.
-            sent = executed.reordered(asked.joint_names).positions[: len(asked.positions)]
-            first_step = (stamp_ns - start_ns) / messages.NANOSECONDS / asked.times_s[0]
-            for row, column in np.argwhere(np.abs(sent - asked.positions) > _SAME_COMMAND):
-                changes.append(
-                    GuardChange(
-                        step=round(first_step) + int(row) + 1,
-                        joint=asked.joint_names[column],
-                        asked=float(asked.positions[row, column]),
-                        sent=float(sent[row, column]),
-                    )
-                )
-        return changes
 
 
 class EpisodeObserver:

@@ -2,7 +2,7 @@
 """What the report's page draws: rows of one time axis for each episode, beside its film.
 
 A row is a small plot with series of points; the page draws whatever rows it is given. Times are
-seconds from the episode's start.
+seconds from the episode's start, the reset; steps are counted from `idle_s` on.
 """
 
 import math
@@ -20,20 +20,21 @@ _DECIMALS = 4
 
 def stories(results: RunResults) -> list[dict[str, Any]]:
     """The first MAX_STORIES episodes, as plain values."""
-    return [story(episode, results.step_s) for episode in results.episodes[:MAX_STORIES]]
+    step_s, unit = results.step_s, results.gripper_unit
+    return [story(episode, step_s, unit) for episode in results.episodes[:MAX_STORIES]]
 
 
-def story(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
-    """One episode: its film and the rows of its time axis."""
+def story(episode: EpisodeResult, step_s: float, gripper_unit: str) -> dict[str, Any]:
+    """One episode: its film and the rows of its time axis; `gripper_unit`: of its targets."""
     outcome = "success" if episode.success else "failure"
     return {
         "title": f"seed {episode.seed}: {outcome} after {episode.steps} steps",
-        "duration_s": _rounded([step_s * episode.steps])[0],
+        "duration_s": _rounded([episode.idle_s + step_s * episode.steps])[0],
         "video": episode.video,
         "video_times_s": _rounded(episode.video_times_s),
         "rows": [
             _speed_row(episode, step_s),
-            _gripper_row(episode, step_s),
+            _gripper_row(episode, step_s, gripper_unit),
             _chunk_row(episode),
             _guard_row(episode, step_s),
             *_surprise_rows(episode),
@@ -66,16 +67,17 @@ def _speed_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
     arm = targets[:, :-1]
     speeds = np.linalg.norm(np.diff(arm, axis=0), axis=1) / step_s
     seams = np.array([seam for seam in episode.seams if 2 <= seam <= len(arm)], dtype=int)
-    line = _series("joint speed", "line", step_s * np.arange(2, len(speeds) + 2), speeds)
-    return _row(
-        "joint speed", "rad/s", line, _series("seam", "mark", step_s * seams, speeds[seams - 2])
+    times_s, seams_s = (
+        episode.idle_s + step_s * steps for steps in (np.arange(2, len(speeds) + 2), seams)
     )
+    line = _series("joint speed", "line", times_s, speeds)
+    return _row("joint speed", "rad/s", line, _series("seam", "mark", seams_s, speeds[seams - 2]))
 
 
-def _gripper_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
-    targets_m = [targets[-1] for targets in episode.joint_targets]
-    times_s = step_s * np.arange(1, len(targets_m) + 1)
-    return _row("gripper target", "m", _series("gripper target", "line", times_s, targets_m))
+def _gripper_row(episode: EpisodeResult, step_s: float, unit: str) -> dict[str, Any]:
+    values = [targets[-1] for targets in episode.joint_targets]
+    times_s = episode.idle_s + step_s * np.arange(1, len(values) + 1)
+    return _row("gripper target", unit, _series("gripper target", "line", times_s, values))
 
 
 def _chunk_row(episode: EpisodeResult) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _guard_row(episode: EpisodeResult, step_s: float) -> dict[str, Any]:
         rows.append(_series(kind, "event", times_s, [height] * len(events), texts))
     changes = episode.guard_changes
     texts = [f"{one.joint}: {one.asked:.4f} asked, {one.sent:.4f} sent" for one in changes]
-    steps_s = [step_s * change.step for change in changes]
+    steps_s = [episode.idle_s + step_s * change.step for change in changes]
     rows.append(_series("changed target", "event", steps_s, [0.0] * len(changes), texts))
     return _row("guard", "", *rows)
 

@@ -41,9 +41,9 @@ class GuardChange:
     """One joint target that the guard changed.
 
     Attributes:
-        step: control step of the episode, from 1.
+        step: control step of the episode, from 1; the row of its joint_targets.
         joint: name of the joint.
-        asked, sent: rad, or m for the gripper.
+        asked, sent: rad; the gripper's in RunResults.gripper_unit.
     """
 
     step: int
@@ -57,7 +57,7 @@ class GuardEvent:
     """The guard held or changed a chunk.
 
     Attributes:
-        time_s: of its report, from the episode's start.
+        time_s: of its report, from the episode's start, the reset.
         kind: hold or change.
         reason: the guard's sentence.
     """
@@ -90,7 +90,8 @@ class EpisodeResult:
     Attributes:
         success: whether the task's condition held at any step.
         steps: control steps until success, or until the limit.
-        joint_targets: what was given to the simulator: steps x joints, rad and m.
+        joint_targets: what was given to the simulator: steps x joints, rad, the gripper last in
+            RunResults.gripper_unit.
         chunks, holds: chunks that the policy sent; of these, answered by standing still.
         guard_changes: every number that the guard changed.
         guard_reasons: reasons that the guard reported for its holds and changes.
@@ -112,6 +113,8 @@ class EpisodeResult:
         surprise_warnings, surprise_stops: observations above the first threshold only, and above
             the second.
         surprises: of each observation that was judged, in order of time.
+        idle_s: from the episode's start, the reset, until steps are counted: step k is due at
+            idle_s + k * step_s. In real time until the first trajectory; 0 in lockstep.
     """
 
     seed: int
@@ -140,11 +143,16 @@ class EpisodeResult:
     surprise_warnings: int = 0
     surprise_stops: int = 0
     surprises: tuple[SurpriseValue, ...] = ()
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """Finished episodes, and what they were run with."""
+    """Finished episodes, and what they were run with.
+
+    Attributes:
+        gripper_unit: of the gripper's targets, m or rad.
+    """
 
     task: str
     instruction: str
@@ -154,6 +162,7 @@ class RunResults:
     started: str
     episodes_asked: int
     step_s: float
+    gripper_unit: str
     episodes: tuple[EpisodeResult, ...]
 
     @property
@@ -222,6 +231,7 @@ class RunResults:
             "started": self.started,
             "episodes_asked": self.episodes_asked,
             "step_s": self.step_s,
+            "gripper_unit": self.gripper_unit,
             "num_episodes": len(self.episodes),
             "num_successes": self.num_successes,
             "interval": {**interval, "confidence": 0.95, "method": "Wilson"},

@@ -41,6 +41,7 @@ class Episode:
     Attributes:
         start_ns, time_ns: simulation time at the reset and now.
         step: control steps from the first trajectory on.
+        idle_steps: those before it, which do not count; in lockstep there are none.
         answers: lockstep: trajectories that answer the last picture, by is_gripper.
         published_s: when each picture was published (monotonic), by stamp.
         answer_times_s: how long answers took.
@@ -53,6 +54,7 @@ class Episode:
     start_ns: int
     time_ns: int
     step: int = 0
+    idle_steps: int = 0
     success: bool = False
     success_once: bool = False
     finished: bool = False
@@ -82,7 +84,10 @@ class Episode:
 
     def count_step(self, targets: FloatArray, *, success: bool, max_steps: int) -> bool:
         """A control step was made towards `targets` [J]; says whether it counts."""
-        if self.moving_since_s is None or self.finished:
+        if self.finished:
+            return False
+        if self.moving_since_s is None:
+            self.idle_steps += 1
             return False
         self.step += 1
         self.applied_targets.append(targets)

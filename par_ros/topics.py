@@ -253,12 +253,14 @@ EPISODE_MARKS = Topic(
 EPISODE_STATE = Topic(
     "episode_state", DiagnosticStatus, _LATCHED, _LATCHED,
     (BRIDGE,), (EPISODES,),
-    "task, seed, step, success, success_once, finished; after each reset and chunk",
+    "task, seed, step, success, success_once, finished; after each reset and chunk, in real time "
+    "after each step that counts",
 )  # fmt: skip
 APPLIED_TARGETS = Topic(
     "applied_targets", JointTrajectory, _LATCHED, _LATCHED,
     (BRIDGE,), (EPISODES,),
-    "at an episode's end: the joint targets given to the simulator, one point per control step",
+    "at an episode's end: the joint targets given to the simulator, one point per control step "
+    "that counts; stamped with the episode's start",
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (

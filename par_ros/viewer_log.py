@@ -3,7 +3,7 @@
 
 Joints: measured as a line; the actions of a chunk, and those that the guard sent for it, as points
 at the times at which they are due; the limits as two lines. Time is that of the messages' stamps,
-since the first one.
+since the first one (view_times.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,9 @@ import rerun.blueprint as rrb
 
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_states import JointReading
-from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
 from par_ros.picture_encodings import ImageArray
+from par_ros.view_times import ViewTimes
 
 CAMERA, PREDICTED, ATTENTION = (f"pictures/{name}" for name in ("camera", "predicted", "attention"))
 LATENCY, EVENTS, JOINTS = "latency", "events", "joints"
@@ -36,11 +37,15 @@ class ViewerLog:
         self._limits = dict(zip(arm.arm_joint_names, limits, strict=True))
         gripper = arm.gripper
         self._limits[gripper.joint_name] = (gripper.min_target_m, gripper.max_target_m)
-        self._start_ns: int | None = None
-        self._newest_ns = 0
+        self._times = ViewTimes()
         stream.send_blueprint(_blueprint(list(self._limits)))
         for joint in self._limits:
             self._style(joint)
+
+    def note_time(self, stamp_ns: int) -> None:
+        """A message of this stamp came. With the first stamp the events before it are shown."""
+        self._times.note(stamp_ns)
+        self._show_events()
 
     def show_picture(self, entity: str, picture: ImageArray, stamp_ns: int) -> None:
         """picture: uint8 [H, W, 3]."""
@@ -49,8 +54,8 @@ class ViewerLog:
 
     def show_joints(self, reading: JointReading, prefix: str) -> None:
         """Measured positions; joints that the arm does not have are left out."""
+        self._times.note_joints(reading.stamp_ns)
         self._set_time(reading.stamp_ns)
-        self._newest_ns = max(self._newest_ns, reading.stamp_ns)
         for name, position in zip(reading.names, reading.positions, strict=False):
             joint = name.removeprefix(prefix)
             if joint in self._limits:
@@ -58,7 +63,8 @@ class ViewerLog:
 
     def show_actions(self, kind: str, trajectory: JointTrajectory, stamp_ns: int) -> None:
         """A chunk (kind: chunk) or what was sent for it (kind: executed)."""
-        due_s = self._since_start_s(stamp_ns) + trajectory.times_s
+        self.note_time(stamp_ns)
+        due_s = self._times.since_start_s(stamp_ns) + trajectory.times_s
         for column, joint in enumerate(trajectory.joint_names):
             if joint not in self._limits:
                 continue
@@ -73,9 +79,15 @@ class ViewerLog:
             self._stream.log(LATENCY, rr.Scalars(time_ms))
 
     def show_event(self, level: str, text: str) -> None:
-        """level: INFO, WARN or ERROR; at the time of the newest joint state."""
-        self._set_time(self._newest_ns)
-        self._stream.log(EVENTS, rr.TextLog(text, level=level))
+        """level: INFO, WARN or ERROR; at the time of the newest joint state, before the first one
+        of the last stamp. Kept until there is a stamp."""
+        self._times.add_event((level, text))
+        self._show_events()
+
+    def _show_events(self) -> None:
+        for time_s, (level, text) in self._times.take_events():
+            self._stream.set_time(TIMELINE, duration=time_s)
+            self._stream.log(EVENTS, rr.TextLog(text, level=level))
 
     def _style(self, joint: str) -> None:
         folder = f"{JOINTS}/{joint}"
@@ -92,12 +104,8 @@ class ViewerLog:
         )
 
     def _set_time(self, stamp_ns: int) -> None:
-        self._stream.set_time(TIMELINE, duration=self._since_start_s(stamp_ns))
-
-    def _since_start_s(self, stamp_ns: int) -> float:
-        if self._start_ns is None:
-            self._start_ns = stamp_ns
-        return (stamp_ns - self._start_ns) / NANOSECONDS
+        self.note_time(stamp_ns)
+        self._stream.set_time(TIMELINE, duration=self._times.since_start_s(stamp_ns))
 
 
 def _blueprint(joints: Iterable[str]) -> rrb.Blueprint:

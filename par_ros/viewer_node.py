@@ -140,6 +140,8 @@ class ViewerNode(Node):
         for status in messages.read_diagnostics(message):
             if not status.name.startswith(own):
                 continue
+            # Other messages may have no stamp for long: the arm's driver may not run yet.
+            self._log.note_time(messages.stamp_ns(message))
             level = _LEVELS.get(status.level, "ERROR")
             self._show_news(status.name, level, f"{status.name}: {status.message}")
             if status.name == own + POLICY:

@@ -189,11 +189,13 @@ class EpisodeState(_Record):
     """Topic episode_state: how far the simulator's episode is.
 
     Attributes:
-        start_ns: ROS time of the episode's start.
-        step: control steps done.
+        start_ns: ROS time of the episode's start, the reset.
+        step: control steps done, from the first trajectory on.
         success, success_once: now; at any step.
         camera_to_trajectory_ms: picture published to trajectory received, each chunk.
         step_rate_hz: control steps a wall second; None where nothing moved.
+        idle_steps: control steps from the start until the first that counts in `step`; 0 in
+            lockstep. None: an older recording does not say.
     """
 
     source = "episode_state"
@@ -206,6 +208,7 @@ class EpisodeState(_Record):
     finished: bool
     camera_to_trajectory_ms: tuple[float, ...]
     step_rate_hz: float | None
+    idle_steps: int | None = None
 
 
 @dataclass(frozen=True)

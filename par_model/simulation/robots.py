@@ -23,6 +23,7 @@ class SimulatedRobot:
         agent: its class in mani_skill.agents.robots.
         joint_names: as the policy and the arm file have them, gripper last.
         gripper_centre, gripper_half_range: target = centre + half range * ManiSkill's action.
+        gripper_unit: of the gripper's targets, m or rad.
         views: the cameras that its tasks may be seen through.
         has_light_meshes: whether light_meshes.py can draw it with fewer triangles.
     """
@@ -32,6 +33,7 @@ class SimulatedRobot:
     joint_names: tuple[str, ...]
     gripper_centre: float
     gripper_half_range: float
+    gripper_unit: str
     views: tuple[CameraView, ...]
     has_light_meshes: bool
 
@@ -92,6 +94,7 @@ PANDA = SimulatedRobot(
     # ManiSkill's gripper action is -1 closed, 1 open: -0.01 m to 0.04 m.
     gripper_centre=0.015,
     gripper_half_range=0.025,
+    gripper_unit="m",
     views=(*VIEWS.values(), FRONT_DEPTH),
     has_light_meshes=True,
 )
@@ -105,6 +108,7 @@ SO100 = SimulatedRobot(
     # Its action is the jaw's angle.
     gripper_centre=0.0,
     gripper_half_range=1.0,
+    gripper_unit="rad",
     views=(CameraView("front", (-0.12, 0.36, 0.36), (-0.46, 0.0, 0.04), 0.85),),
     has_light_meshes=False,
 )  # fmt: skip

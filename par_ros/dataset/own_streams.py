@@ -251,15 +251,17 @@ class OwnStreams:
             return tuple(
                 Span(begin_ns, begin_ns + state.step * self._step_ns, state.success_once)
                 for start_ns, state in sorted(self._read.simulated.items())
-                for begin_ns in (start_ns + self._idle_ns(start_ns),)
+                for begin_ns in (start_ns + self._idle_ns(start_ns, state),)
                 if state.step
             )
         return (Span(self._read.joint_times_ns[0], last_ns, success=False, is_marked=False),)
 
-    def _idle_ns(self, start_ns: int) -> int:
+    def _idle_ns(self, start_ns: int, state: EpisodeState) -> int:
         """How long a simulator's arm stood before its first step that counts: in real time until
-        the first trajectory, in lockstep not at all. Topics overtake each other, so the median; a
-        simulator makes whole steps."""
+        the first trajectory, in lockstep not at all. An older recording does not say; topics
+        overtake each other, so the median then; a simulator makes whole steps."""
+        if state.idle_steps is not None:
+            return state.idle_steps * self._step_ns
         idle_steps = [
             (joints_ns - start_ns) / self._step_ns - step
             for step, joints_ns in self._read.steps_done.get(start_ns, ())

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of 8 actions of 0.05 s in an episode that starts at 1 s; one joint and the gripper."""
+"""Reports of 8 actions of 0.05 s in an episode whose steps count from 1 s on; one joint and the
+gripper."""
 
 import numpy as np
 
 from par_model.evaluation.limit_shares import MotionLimits
 from par_ros.control.joint_trajectory import JointTrajectory
-from par_ros.episode_motion import asked_shares, motion_of, seam_steps
+from par_ros.episode_motion import asked_shares, guard_changes, motion_of, seam_steps
+from par_ros.run_results import GuardChange
 
 START_NS = 1_000_000_000
 STEP_NS = 50_000_000
@@ -92,3 +94,51 @@ def test_a_held_chunk_is_judged_from_the_hold_on() -> None:
     applied = np.zeros((30, 2))
     (found,) = asked_shares(asked, reports, (START_NS,), applied, START_NS, LIMITS)
     assert abs(found.acceleration - 5.0) < 1e-9
+
+
+def test_a_chunk_that_took_over_before_the_first_step_is_judged_from_that_step_on() -> None:
+    """The picture is of 4 steps before steps are counted; 4 actions are never followed."""
+    values = np.concatenate((np.full(4, 9.0), 0.1 * np.arange(1.0, 15.0)))
+    asked = {START_NS - 4 * STEP_NS: chunk(values)}
+    told = np.concatenate((np.full(4, 0.1), values[4:], np.full(3, values[-1])))
+    reports = {START_NS - 4 * STEP_NS: report(1, told)}
+    applied = np.column_stack((values[4:], np.full(14, 0.04)))
+    (found,) = asked_shares(asked, reports, (), applied, START_NS, LIMITS)
+    assert abs(found.acceleration - 1.0) < 1e-9
+
+
+def test_a_changed_number_has_the_step_at_which_it_was_sent() -> None:
+    """A picture of step 0, a chunk that begins at step 3 and ends with the episode; action 2 and
+    what lies behind the episode's end were changed."""
+    sent = np.arange(8.0)
+    sent[[1, 7]] += 0.5
+    asked, reports = {START_NS: chunk(np.arange(8.0))}, {START_NS: report(3, sent)}
+    assert guard_changes(asked, reports, (), 9, START_NS) == (GuardChange(4, "a", 1.0, 1.5),)
+
+
+def test_actions_that_were_due_before_a_chunk_took_over_were_not_changed() -> None:
+    """Overlapped: pictures 8 steps apart; of the second chunk the first 4 actions are those of the
+    one before, and the sixth was changed."""
+    first, second = np.arange(1.0, 19.0), np.arange(9.0, 27.0)
+    second[4:] += 0.5
+    sent = np.concatenate((second, np.full(3, second[-1])))
+    sent[5] += 0.25
+    second[:4] -= 1.0
+    stamps = START_NS, START_NS + 8 * STEP_NS
+    asked = {stamps[0]: chunk(first), stamps[1]: chunk(second)}
+    reports = {
+        stamps[0]: report(1, np.concatenate((first, np.full(3, first[-1])))),
+        stamps[1]: report(1, sent),
+    }
+    (found,) = guard_changes(asked, reports, (), 26, START_NS)
+    assert found == GuardChange(14, "a", second[5], second[5] + 0.25)
+
+
+def test_the_report_of_a_hold_begins_in_the_middle_of_its_chunk() -> None:
+    """Overlapped: held before the fifth action, where the arm was at 4 and slowed down."""
+    asked = {START_NS: chunk(np.arange(1.0, 9.0))}
+    reports = {START_NS: report(5, np.array([4.0, 4.5, 4.75, *[4.875] * 6]))}
+    found = guard_changes(asked, reports, (START_NS,), 8, START_NS)
+    assert [(one.step, one.asked, one.sent) for one in found] == [
+        (5, 5.0, 4.0), (6, 6.0, 4.5), (7, 7.0, 4.75), (8, 8.0, 4.875)
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ from par_model.evaluation.limit_shares import MotionLimits
 from par_ros import messages
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.episode_observer import EpisodeObserver, ObservedEpisode
-from par_ros.run_results import GuardEvent, SurpriseValue
+from par_ros.run_results import GuardChange, GuardEvent, SurpriseValue
 from par_ros.topics import GUARD
 from par_ros.wire_records import EpisodeState, GuardStatus, Surprise
 
@@ -50,6 +50,42 @@ def test_times_are_counted_from_the_episodes_start() -> None:
     assert result.video_times_s == pytest.approx((0.0, 0.1))
     assert result.surprises == (SurpriseValue(pytest.approx(0.4), 0.25, 0.2, 0.3),)
     assert result.guard_events == (GuardEvent(pytest.approx(0.15), "hold", "late"),)
+
+
+def test_in_real_time_steps_are_counted_from_the_first_trajectory_on() -> None:
+    """Pictures at 0.25 and 0.65 s after the reset, and a delay of 4 steps: the chunks' actions are
+    due from 0.5 and from 0.9 s on, and the first of them is the episode's first step. The guard
+    changed one number of the second chunk from 0.5 to 1 rad. A third chunk answers a picture before
+    the end, which is at 1.45 s."""
+    targets = np.column_stack((0.01 * np.arange(20.0) ** 2, np.zeros(20)))
+    rows = slice(0, 8), slice(8, 16)
+    asked, reports = {}, {}
+    for stamp_s, sent in zip((0.25, 0.65), rows, strict=True):
+        asked[after_ns(stamp_s)] = JointTrajectory(("a", "b"), CHUNK.times_s, targets[sent])
+        reports[after_ns(stamp_s)] = JointTrajectory(
+            ("a", "b"), CHUNK.times_s + 0.2, targets[sent].copy()
+        )
+    asked[after_ns(0.65)].positions[2, 0] = 0.5
+    asked[after_ns(1.35)] = CHUNK
+    episode = ObservedEpisode(
+        seed=1,
+        pictures={"front": {}},
+        asked=asked,
+        executed=reports,
+        guard_events=[(after_ns(0.85), "change", "limit")],
+        state=EpisodeState("PushCube", 1, START_NS, 20, False, False, True, (), 20.0, 9),
+        applied=(START_NS, JointTrajectory(("a", "b"), STEP_S * np.arange(10, 30), targets)),
+    )
+    result = episode.result(
+        step_s=STEP_S, limits=LIMITS, policy_seed=0, predicted=False, video=None
+    )
+    assert result.idle_s == pytest.approx(0.45)
+    assert (result.steps, result.seams, result.chunks) == (20, (9,), 3)
+    assert result.guard_changes == (GuardChange(11, "a", 0.5, 1.0),)
+    assert result.chunk_times_s == pytest.approx((0.25, 0.65, 1.35))
+    assert result.guard_events == (GuardEvent(pytest.approx(0.85), "change", "limit"),)
+    # Of 2.5 rad allowed in a step and step: 0.02 all the way, and 1.02 beside the changed number.
+    assert [one.acceleration for one in result.limit_shares] == pytest.approx((0.008, 0.408))
 
 
 @pytest.fixture

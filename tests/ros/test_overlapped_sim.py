@@ -16,6 +16,8 @@ from tests.ros.processes import Finished, run
 pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.usefixtures("own_domain")]
 
 NUM_STEPS = 48
+STEP_S = 0.05
+DELAY_STEPS = 4
 RUN_TIMEOUT_S = 280.0
 # Of the 250 ms of wall time between two control steps: a busy machine answers a step's clock within
 # it, so a chunk and its two trajectories count for the step in whose time they were sent.
@@ -81,6 +83,25 @@ def test_the_chunks_are_compared_with_the_arms_limits(episode: dict[str, Any]) -
     shares = [share["acceleration"] for share in episode["limit_shares"]]
     assert len(shares) >= 5
     assert 0.0 < max(shares) < 1.0
+
+
+@pytest.mark.long
+def test_steps_are_the_rows_of_the_targets(episode: dict[str, Any]) -> None:
+    """The arm stood for the delay of the first chunk at least; each later chunk took over soon
+    behind its delay. What the guard changed is what was sent at that step."""
+    assert round(episode["idle_s"] / STEP_S) >= DELAY_STEPS
+    seams = np.array(episode["seams"])
+    assert len(seams) >= 4
+    pictures_s = np.array(episode["chunk_times_s"][1 : len(seams) + 1]) - episode["idle_s"]
+    late_steps = seams - np.round(pictures_s / STEP_S)
+    assert late_steps.min() > DELAY_STEPS
+    assert late_steps.max() <= DELAY_STEPS + 3
+    assert len(episode["limit_shares"]) > len(seams)
+    targets, names = np.array(episode["joint_targets"]), episode["joint_names"]
+    for change in episode["guard_changes"]:
+        if change["joint"] != names[-1]:
+            sent = targets[change["step"] - 1, names.index(change["joint"])]
+            assert sent == pytest.approx(change["sent"], abs=1e-6)
 
 
 @pytest.mark.long

@@ -171,21 +171,28 @@ def test_an_operator_without_a_policy_gives_a_demonstration(tmp_path: Path) -> N
     np.testing.assert_allclose(moved, MOVED_RAD, atol=1e-6)
 
 
-def test_a_simulator_s_episodes_need_no_marks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_simulator_s_episodes_need_no_marks(is_old: bool, tmp_path: Path) -> None:
     """Two: a success and a failure of 20 steps each. In real time the first one's arm stands for
-    0.3 s before steps are counted: 1.5 s to 2.5 s, and 3 s to 4 s."""
+    0.3 s before steps are counted: 1.5 s to 2.5 s, and 3 s to 4 s. The bridge says so, also where
+    its states come long after the joints; of an old recording the joints tell it."""
+    late_s = 0.001 if is_old else 0.151
     timed: list[tuple[float, tuple[Topic, Any]]] = [
         (messages.stamp_ns(one[1]) / S - BEGIN_NS / S, one)
         for one in sensors() + policy_chunks(1.0, 5.4)
     ]
-    for start_s, begin_s, success in ((1.2, 1.5, True), (3.0, 3.0, False)):
+    for start_s, begin_s, idle, success in ((1.2, 1.5, 6, True), (3.0, 3.0, 0, False)):
         for step in range(21):
             is_over = step == 20
             state = EpisodeState(
-                "PushCube", 1, ns(start_s), step, False, success and is_over, is_over, (), None
-            )
-            status = messages.Status("bridge", messages.OK, "", state.to_values())
-            time_s = begin_s + step / 20 + 0.001
+                "PushCube", 1, ns(start_s), step, False, success and is_over, is_over, (), None,
+                idle,
+            )  # fmt: skip
+            texts = state.to_values()
+            if is_old:
+                del texts["idle_steps"]
+            status = messages.Status("bridge", messages.OK, "", texts)
+            time_s = begin_s + step / 20 + late_s
             timed.append((time_s, (EPISODE_STATE, messages.status_message(status))))
     sent = [one for _, one in sorted(timed, key=lambda one: one[0])]
     source = open_episodes(converted(write(tmp_path / "sim.mcap", sent)))

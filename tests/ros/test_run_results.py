@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from par_model.evaluation.limit_shares import LimitShares
+from par_model.simulation.tasks import task
 from par_ros.episode_motion import motion_of
-from par_ros.episode_story import story
+from par_ros.episode_story import stories, story
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
 from par_ros.report import summary_rows, write_report
 from par_ros.run_results import (
@@ -68,6 +69,7 @@ def results() -> RunResults:
         started="2026-01-01T00:00:00+00:00",
         episodes_asked=3,
         step_s=0.05,
+        gripper_unit="rad",
         episodes=tuple(made_up_episode(index) for index in range(3)),
     )
 
@@ -145,7 +147,7 @@ def test_page_opens_offline(results: RunResults, tmp_path: Path) -> None:
 
 def test_the_story_of_an_episode(results: RunResults) -> None:
     """16 steps of 0.05 s at 2 rad/s, a seam at step 5, two chunks, one change by the guard."""
-    told = story(results.episodes[1], results.step_s)
+    told = story(results.episodes[1], results.step_s, "m")
     assert (told["title"], told["duration_s"]) == ("seed 101: success after 16 steps", 0.8)
     series = {one["name"]: one for row in told["rows"] for one in row["series"]}
     speed = series["joint speed"]
@@ -159,23 +161,44 @@ def test_the_story_of_an_episode(results: RunResults) -> None:
     assert series["changed target"]["text"] == ["a: 1.0000 asked, 0.9000 sent"]
 
 
+def test_the_targets_lie_at_their_time_beside_film_chunks_and_guard(results: RunResults) -> None:
+    """The same in real time, where the arm stands for 0.45 s before steps are counted."""
+    rows = story(dataclasses.replace(results.episodes[1], idle_s=0.45), 0.05, "m")
+    assert rows["duration_s"] == 1.25
+    series = {one["name"]: one["x"] for row in rows["rows"] for one in row["series"]}
+    assert (series["joint speed"][0], series["joint speed"][-1]) == (0.55, 1.25)
+    assert (series["gripper target"][0], series["gripper target"][-1]) == (0.5, 1.25)
+    assert (series["seam"], series["changed target"]) == ([0.7], [0.6])
+    assert (series["chunk"], series["change"]) == ([0.0, 0.4], [0.1])
+
+
+def test_the_gripper_s_row_has_the_robot_s_unit(results: RunResults, tmp_path: Path) -> None:
+    (told, *_) = stories(results)
+    assert [row["unit"] for row in told["rows"] if row["title"] == "gripper target"] == ["rad"]
+    results.write(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["gripper_unit"] == "rad"
+    assert (task("PushCube").robot.gripper_unit, task("PushCubeSO100").robot.gripper_unit) == (
+        "m", "rad"
+    )  # fmt: skip
+
+
 def test_surprise_is_a_row_with_its_thresholds_where_it_was_judged(results: RunResults) -> None:
-    titles = [[row["title"] for row in story(one, 0.05)["rows"]] for one in results.episodes]
+    titles = [[row["title"] for row in story(one, 0.05, "m")["rows"]] for one in results.episodes]
     assert [("surprise" in found) for found in titles] == [False, True, False]
-    row = story(results.episodes[1], 0.05)["rows"][-1]
+    row = story(results.episodes[1], 0.05, "m")["rows"][-1]
     assert [(one["name"], one["x"], one["y"]) for one in row["series"]] == [
         ("surprise", [0.4], [0.25]), ("stop", [0.4], [0.3]), ("warning", [0.4], [0.2])
     ]  # fmt: skip
     not_a_number = SurpriseValue(0.4, math.nan, 0.2, 0.3)
     broken = dataclasses.replace(results.episodes[1], surprises=(not_a_number,))
-    assert story(broken, 0.05)["rows"][-1]["title"] == "guard"
+    assert story(broken, 0.05, "m")["rows"][-1]["title"] == "guard"
 
 
 def test_an_episode_that_never_moved_has_a_story(results: RunResults) -> None:
     still = dataclasses.replace(
         results.episodes[0], steps=0, joint_targets=[], seams=(), video=None, video_times_s=()
     )
-    assert story(still, 0.05)["duration_s"] == 0.0
+    assert story(still, 0.05, "m")["duration_s"] == 0.0
 
 
 def test_page_of_a_run_without_episodes(results: RunResults, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from select import select
 from types import SimpleNamespace
@@ -19,16 +20,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from par_ros import messages
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import JointTrajectory
 from par_ros.graph_arguments import LoopbackArguments, RealArmArguments, SimArguments
 from par_ros.node_graph import loopback_graph, real_arm_graph, sim_graph
 from par_ros.parameters import read_arm_spec
-from par_ros.topics import VIEWER
+from par_ros.topics import GUARD, VIEWER
+from par_ros.wire_records import GuardState
 from tests.ros.processes import children, finish, start_module, wait_for
 from tests.ros.test_graph_runner import Listener
 
 TIMEOUT_S = 200.0
+S = 1_000_000_000
+LATE_NS = 1_790_000_000 * S
 INSTRUCTION = LoopbackArguments().instruction
 HAS_RERUN = importlib.util.find_spec("rerun") is not None
 needs_rerun = pytest.mark.skipif(not HAS_RERUN, reason="rerun-sdk is not installed")
@@ -81,6 +86,17 @@ def test_a_view_without_rerun_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
         loopback_graph(LoopbackArguments(view=True))
 
 
+def written(path: Path, entity: str, component: str) -> list[tuple[float, Any]]:
+    """Time and value in a saved stream; of one time the last value."""
+    import rerun as rr
+
+    recording = rr.dataframe.load_recording(str(path))
+    view = recording.view(index="time", contents=f"/{entity}/**")
+    table = view.filter_is_not_null(f"/{entity}:{component}").select().read_all()
+    values = [value[0] for value in table[f"/{entity}:{component}"].to_pylist()]
+    return [(time.value / 1e9, value) for time, value in zip(table["time"], values, strict=True)]
+
+
 @needs_rerun
 def test_what_is_shown_of_messages(tmp_path: Path) -> None:
     """A chunk of two actions, 0.05 s apart, after the first joint state at 7 s."""
@@ -102,16 +118,7 @@ def test_what_is_shown_of_messages(tmp_path: Path) -> None:
     stream.flush()
     stream.disconnect()
 
-    recording = rr.dataframe.load_recording(str(tmp_path / "shown.rrd"))
-
-    def shown(entity: str, component: str) -> list[tuple[float, Any]]:
-        view = recording.view(index="time", contents=f"/{entity}/**")
-        table = view.filter_is_not_null(f"/{entity}:{component}").select().read_all()
-        values = [value[0] for value in table[f"/{entity}:{component}"].to_pylist()]
-        return [
-            (time.value / 1e9, value) for time, value in zip(table["time"], values, strict=True)
-        ]
-
+    shown = partial(written, tmp_path / "shown.rrd")
     joint = "joints/panda_joint1"
     assert shown(f"{joint}/measured", "Scalar") == [(0.0, 0.5)]
     due = shown(f"{joint}/chunk", "Scalar")
@@ -121,6 +128,42 @@ def test_what_is_shown_of_messages(tmp_path: Path) -> None:
     assert [value for _, value in shown("latency", "Scalar")] == [13.0]
     assert shown("events", "Text") == [(0.0, "guard disengaged, fault: jump")]
     assert shown(CAMERA, "MediaType") == [(pytest.approx(0.6), "image/jpeg")]
+
+
+@needs_rerun
+@pytest.mark.ros
+def test_events_are_shown_while_neither_arm_nor_camera_runs(
+    free_domain: str, tmp_path: Path
+) -> None:
+    """Of the guard, whose state has no stamp: disengaged, then its diagnostics at 1.79e9 s; the
+    first joint state comes 3 s later."""
+    import rclpy
+    import rerun as rr
+
+    from par_ros.viewer_log import ViewerLog
+    from par_ros.viewer_node import ViewerNode
+
+    stream = rr.RecordingStream("test")
+    stream.save(tmp_path / "shown.rrd")
+    rclpy.init(args=["--ros-args", "-p", f"port:={free_ports()}"])
+    try:
+        node = ViewerNode()
+        node._log = log = ViewerLog(stream, read_arm_spec("panda"))
+        texts = GuardState(False, False, "", "").to_values()
+        status = messages.Status(GUARD, messages.OK, "", texts)
+        node._on_guard_state(messages.status_message(status))
+        node._on_diagnostics(messages.diagnostics_message((), LATE_NS))
+        node._on_diagnostics(messages.diagnostics_message((status,), LATE_NS))
+        reading = JointReading(LATE_NS + 3 * S, ("panda_joint1",), np.array([0.5]), None)
+        log.show_joints(reading, "")
+        log.show_event("INFO", "guard engaged")
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    stream.flush()
+    stream.disconnect()
+    events = written(tmp_path / "shown.rrd", "events", "Text")
+    assert events == [(0.0, f"{GUARD}: "), (3.0, "guard engaged")]
 
 
 @needs_rerun

@@ -91,7 +91,7 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
         {"stamp_ns": "5", "surprise": "0.1", "first": "0.5", "second": "1.25"},
     ),
     (
-        EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5),
+        EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5, 9),
         EpisodeState.from_values,
         {
             "task": "PushCube",
@@ -103,6 +103,7 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
             "finished": "true",
             "camera_to_trajectory_ms": "12.250",
             "step_rate_hz": "19.50",
+            "idle_steps": "9",
         },
     ),
     (
@@ -118,6 +119,7 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
             "finished": "false",
             "camera_to_trajectory_ms": "",
             "step_rate_hz": "",
+            "idle_steps": "",
         },
     ),
     (
@@ -155,6 +157,13 @@ def test_a_record_is_these_texts_and_back(
 ) -> None:
     assert list(record.to_values().items()) == list(texts.items())
     assert from_values(texts | {"a later version's": "x"}) == record
+
+
+def test_an_older_recording_does_not_say_how_long_the_arm_stood() -> None:
+    state = EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5)
+    texts = state.to_values()
+    del texts["idle_steps"]
+    assert EpisodeState.from_values(texts) == state
 
 
 def test_what_an_overlapped_policy_was_told_is_carried_to_the_bit() -> None:
