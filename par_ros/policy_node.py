@@ -438,6 +438,7 @@ def _make_turn(
             0.0 if lockstep else parameters.max_view_skew_s,
             depth=tuple(view.name for view in spec.depth_views),
         ),
+        steps_between=spec.steps_between,
     )
 
     reader = ViewReader.of(spec)
