@@ -256,6 +256,8 @@ class PolicyNode(ManagedNode):
         """Drop what waits and what is being computed. Under the lock."""
         turn.begin_episode(self._now())
         self._report.begin_episode()
+        # Behind what the worker still does for the episode before.
+        self._worker.submit(self._watch.begin_episode)
 
     def _submit_reset(self, parameters: PolicyNodeParameters) -> "Future[None]":
         assert self._policy is not None
@@ -290,8 +292,10 @@ class PolicyNode(ManagedNode):
             self._fail(error)
         except ValueError as error:
             with self._lock:
-                self._refuse(Refusal(getattr(error, "kind", "policy"), str(error)))
-                turn.lose_context()
+                # A new episode has nothing to do with what happened in the one before.
+                if turn.wants(question):
+                    self._refuse(Refusal(getattr(error, "kind", "policy"), str(error)))
+                    turn.lose_context()
         except BaseException as error:
             # Nobody waits for this thread: hand the error to the one that spins.
             self._fail(error)
@@ -306,16 +310,16 @@ class PolicyNode(ManagedNode):
         with self._lock:
             age_s = (self._now().ros_ns - pending.stamp_ns) / messages.NANOSECONDS
             num_steps = self._report.budget.choose_steps(age_s)
-        policy.observe(_observation(question.assembled, policy.spec))
-        self._watch.look(pending.stamp_ns, self._settings.instruction)
-        chunk = act(policy, question.committed, num_steps)
-        chunk.validate(policy.spec)
-        ended_s = time.monotonic()
 
         def is_wanted() -> bool:
             with self._lock:
                 return turn.wants(question)
 
+        policy.observe(_observation(question.assembled, policy.spec))
+        self._watch.look(pending.stamp_ns, self._settings.instruction, is_wanted)
+        chunk = act(policy, question.committed, num_steps)
+        chunk.validate(policy.spec)
+        ended_s = time.monotonic()
         self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, is_wanted)
         with self._lock:
             followed = turn.followed_until(question, self._now())
