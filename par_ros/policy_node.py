@@ -58,7 +58,6 @@ from par_ros.leaving import leave_at_once_when_asked
 from par_ros.lifecycle import ManagedNode
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
-from par_ros.picture_encodings import is_grey
 from par_ros.policy_inputs import PolicyInputs
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
@@ -82,10 +81,6 @@ from par_ros.view_reader import ViewReader
 LoadPolicy = Callable[[PolicyNodeParameters], Policy]
 
 _DIAGNOSTICS_PERIOD_S = 1.0
-_GREY = (
-    "the camera's pictures are grey, and a policy that was trained on colour may not see its task; "
-    "check which camera topic is mapped, and the driver's encoding"
-)
 
 
 class PolicyNode(ManagedNode):
@@ -101,7 +96,6 @@ class PolicyNode(ManagedNode):
         self._policy: Policy | None = None
         self._turn: PolicyTurn[Picture] | None = None
         self._report = PolicyReport(ChunkLedger(keeps_times=clocks_agree(self._settings)))
-        self._is_grey = False
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._failure: BaseException | None = None
@@ -200,7 +194,6 @@ class PolicyNode(ManagedNode):
         with self._lock:
             if turn is None or not turn.is_active:
                 return
-            self._is_grey = is_grey(messages.image_encoding(message))
             pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
             self._act_on(turn.take_picture(message, pixels, stamp_ns, now, publisher, view))
 
@@ -368,8 +361,6 @@ class PolicyNode(ManagedNode):
     def _on_diagnostics_timer(self) -> None:
         assert self._turn is not None
         inputs = self._inputs.look()
-        if self._is_grey:
-            inputs = dataclasses.replace(inputs, warnings=(*inputs.warnings, _GREY))
         with self._lock:
             self._report.inputs = inputs
             silent = self._turn.check_silence(self._now())
