@@ -124,7 +124,7 @@ def test_grey_pictures_of_one_view_are_named(
             *order,
         )
     (other,) = set(VIEWS) - {grey_view}
-    assert not told(graph, f"view '{other}'")
+    assert not told(graph, f"view '{other}': the camera's pictures are grey")
 
 
 def test_views_that_do_not_match_are_named_with_how_far_they_are(
