@@ -74,6 +74,15 @@ class PolicySpec:
         """Actions in a chunk of overlapped inference: a slot and the largest delay."""
         return self.num_actions + self.max_delay_steps
 
+    def steps_between(self, before_s: float, now_s: float) -> int | None:
+        """Control steps from an observation to the next one, stamped in seconds: 1 or more, the
+        nearest whole number; None where they are more than the horizon, and the policy must be
+        reset. Without a largest delay they are a slot's, whatever the stamps."""
+        if self.max_delay_steps == 0:
+            return self.num_actions
+        steps = round((now_s - before_s) / self.step_s)
+        return None if steps > self.horizon else max(1, steps)
+
     def require_instruction(self, instruction: str) -> None:
         """Raise ValueError with the list of known instructions if `instruction` is not one."""
         if instruction not in self.instructions:

@@ -309,13 +309,14 @@ class PARPolicy:
         clock counts slots."""
         if self._spec.max_delay_steps == 0:
             return 0
-        steps = round((now.stamp_s - before.stamp_s) / self._spec.step_s)
-        if steps > self._spec.horizon:
+        steps = self._spec.steps_between(before.stamp_s, now.stamp_s)
+        if steps is None:
+            passed = (now.stamp_s - before.stamp_s) / self._spec.step_s
             raise ValueError(
                 f"an observation may be {self._spec.horizon} control steps after the one before, "
-                f"this one is {steps}; reset the policy where so much is missing."
+                f"this one is {passed:.1f}; reset the policy where so much is missing."
             )
-        return max(1, steps)
+        return steps
 
     def _context_actions(
         self, executed_actions: FloatArray, before: Observation, now: Observation

@@ -19,7 +19,7 @@ from par_model.evaluation.limit_shares import (
     limit_shares,
 )
 from par_model.evaluation.smoothness import MotionFigures, motion_figures
-from par_ros.control.followed_actions import FollowedActions
+from par_ros.control.followed_actions import FollowedActions, Report
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
 from par_ros.run_results import GuardChange
 
@@ -175,7 +175,7 @@ def _first_changed(reports: Mapping[int, JointTrajectory]) -> dict[int, int]:
             differs = np.abs(report.positions - before).max(axis=1) > _SAME_COMMAND
             if differs.any():
                 rows[stamp_ns] = int(np.argmax(differs))
-        followed.add(stamp_ns, report.times_s, report.positions)
+        followed.add(Report.of(stamp_ns, report.times_s, report.positions))
     return rows
 
 

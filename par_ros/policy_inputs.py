@@ -8,10 +8,17 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
+from par_ros import messages
 from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
 from par_ros.messages import Picture
+from par_ros.picture_encodings import is_grey
 from par_ros.topic_check import loneliness, topic_problem
 from par_ros.topics import EXECUTED_ACTIONS, JOINT_STATES, camera_topics, sensor_qos
+
+_GREY = (
+    "the camera's pictures are grey, and a policy that was trained on colour may not see its task; "
+    "check which camera topic is mapped, and the driver's encoding"
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,14 @@ class PolicyInputs:
     ) -> None:
         """on_picture gets the picture, its publisher's name and its view. reliable: lockstep."""
         self._node = node
+        self._on_picture = on_picture
+        # Whether the newest picture of each view is grey.
+        self._is_grey = dict.fromkeys(views, False)
         self._cameras = {
             view: FittedSubscription(
                 node,
                 camera_candidates(node, transport, topic.name),
-                lambda message, publisher, view=view: on_picture(message, publisher, view),
+                lambda message, publisher, view=view: self._take(message, publisher, view),
                 sensor_qos(topic, reliable=reliable),
             )
             for view, (topic, _) in camera_topics(views).items()
@@ -67,6 +77,10 @@ class PolicyInputs:
             on_executed_actions,
             EXECUTED_ACTIONS.reader_qos.profile(),
         )
+
+    def _take(self, message: Picture, publisher: str, view: str) -> None:
+        self._is_grey[view] = is_grey(messages.image_encoding(message))
+        self._on_picture(message, publisher, view)
 
     def destroy(self) -> None:
         """Stop listening."""
@@ -90,11 +104,21 @@ class PolicyInputs:
             for fitted in (*self._cameras.values(), self._joint_states)
             if fitted.is_relaxed
         ]
+        no_guard = guard and f"{guard}: the guard is missing"
         return InputState(
             camera,
             tuple(filter(None, (camera, joint_states, lonely))),
-            tuple(filter(None, (guard and f"{guard}: the guard is missing", *relaxed))),
+            tuple(filter(None, (no_guard, *relaxed, *self._grey_views()))),
         )
+
+    def _grey_views(self) -> list[str]:
+        """A warning for each view whose newest picture is grey; it names the view where there are
+        several."""
+        return [
+            _GREY if len(self._is_grey) == 1 else f"view {view!r}: {_GREY}"
+            for view, is_one in self._is_grey.items()
+            if is_one
+        ]
 
     def _look_at_cameras(self) -> str:
         """Why no picture of a view can come; empty where one of each can."""

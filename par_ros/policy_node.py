@@ -58,7 +58,6 @@ from par_ros.leaving import leave_at_once_when_asked
 from par_ros.lifecycle import ManagedNode
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
-from par_ros.picture_encodings import is_grey
 from par_ros.policy_inputs import PolicyInputs
 from par_ros.policy_outputs import PolicyOutputs
 from par_ros.policy_report import PolicyReport
@@ -82,10 +81,6 @@ from par_ros.view_reader import ViewReader
 LoadPolicy = Callable[[PolicyNodeParameters], Policy]
 
 _DIAGNOSTICS_PERIOD_S = 1.0
-_GREY = (
-    "the camera's pictures are grey, and a policy that was trained on colour may not see its task; "
-    "check which camera topic is mapped, and the driver's encoding"
-)
 
 
 class PolicyNode(ManagedNode):
@@ -101,7 +96,6 @@ class PolicyNode(ManagedNode):
         self._policy: Policy | None = None
         self._turn: PolicyTurn[Picture] | None = None
         self._report = PolicyReport(ChunkLedger(keeps_times=clocks_agree(self._settings)))
-        self._is_grey = False
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._failure: BaseException | None = None
@@ -200,7 +194,6 @@ class PolicyNode(ManagedNode):
         with self._lock:
             if turn is None or not turn.is_active:
                 return
-            self._is_grey = is_grey(messages.image_encoding(message))
             pixels, stamp_ns = messages.image_bytes(message), messages.stamp_ns(message)
             self._act_on(turn.take_picture(message, pixels, stamp_ns, now, publisher, view))
 
@@ -256,6 +249,8 @@ class PolicyNode(ManagedNode):
         """Drop what waits and what is being computed. Under the lock."""
         turn.begin_episode(self._now())
         self._report.begin_episode()
+        # Behind what the worker still does for the episode before.
+        self._worker.submit(self._watch.begin_episode)
 
     def _submit_reset(self, parameters: PolicyNodeParameters) -> "Future[None]":
         assert self._policy is not None
@@ -290,8 +285,10 @@ class PolicyNode(ManagedNode):
             self._fail(error)
         except ValueError as error:
             with self._lock:
-                self._refuse(Refusal(getattr(error, "kind", "policy"), str(error)))
-                turn.lose_context()
+                # A new episode has nothing to do with what happened in the one before.
+                if turn.wants(question):
+                    self._refuse(Refusal(getattr(error, "kind", "policy"), str(error)))
+                    turn.lose_context()
         except BaseException as error:
             # Nobody waits for this thread: hand the error to the one that spins.
             self._fail(error)
@@ -306,16 +303,16 @@ class PolicyNode(ManagedNode):
         with self._lock:
             age_s = (self._now().ros_ns - pending.stamp_ns) / messages.NANOSECONDS
             num_steps = self._report.budget.choose_steps(age_s)
-        policy.observe(_observation(question.assembled, policy.spec))
-        self._watch.look(pending.stamp_ns, self._settings.instruction)
-        chunk = act(policy, question.committed, num_steps)
-        chunk.validate(policy.spec)
-        ended_s = time.monotonic()
 
         def is_wanted() -> bool:
             with self._lock:
                 return turn.wants(question)
 
+        policy.observe(_observation(question.assembled, policy.spec))
+        self._watch.look(pending.stamp_ns, self._settings.instruction, is_wanted)
+        chunk = act(policy, question.committed, num_steps)
+        chunk.validate(policy.spec)
+        ended_s = time.monotonic()
         self._delay.wait(pending.stamp_ns, lambda: self._now().ros_ns, is_wanted)
         with self._lock:
             followed = turn.followed_until(question, self._now())
@@ -364,8 +361,6 @@ class PolicyNode(ManagedNode):
     def _on_diagnostics_timer(self) -> None:
         assert self._turn is not None
         inputs = self._inputs.look()
-        if self._is_grey:
-            inputs = dataclasses.replace(inputs, warnings=(*inputs.warnings, _GREY))
         with self._lock:
             self._report.inputs = inputs
             silent = self._turn.check_silence(self._now())
@@ -438,6 +433,7 @@ def _make_turn(
             0.0 if lockstep else parameters.max_view_skew_s,
             depth=tuple(view.name for view in spec.depth_views),
         ),
+        steps_between=spec.steps_between,
     )
 
     reader = ViewReader.of(spec)

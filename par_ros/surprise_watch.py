@@ -5,6 +5,8 @@ surprise_resume auto, which calls the guard's engage again, exists in simulated 
 """
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +23,8 @@ from par_ros.wire_records import Surprise
 
 # The guard answers within a control step.
 _ANSWER_TIMEOUT_S = 1.0
+# How often it is asked whether the answer is still wanted.
+_LOOK_S = 0.02
 
 
 class SurpriseStop(ValueError):
@@ -70,9 +74,8 @@ class SurpriseWatch:
             return
         if not isinstance(policy, Foreteller):
             raise ValueError("this policy does not foretell its observations; set surprise:=off.")
-        self._policy, self._resume = policy, False
-        # Why the guard must disengage, until it has said that it did.
-        self._stop = ""
+        self._policy = policy
+        self.begin_episode()
         self._calibration = SurpriseCalibration.read(Path(settings.checkpoint))
         self._calibration.of(settings.instruction)
         # Two arms' policies have a topic each, and the name of their node in it.
@@ -93,12 +96,22 @@ class SurpriseWatch:
         for client in self._clients.values():
             self._node.destroy_client(client)
 
-    def look(self, stamp_ns: int, instruction: str) -> None:
+    def begin_episode(self) -> None:
+        """Forget a stop that the guard has not confirmed, and that one is to be resumed from. In
+        the worker thread, so that a `look` of the episode before is over."""
+        # Why the guard must disengage, until it has said that it did.
+        self._stop, self._resume = "", False
+
+    def look(self, stamp_ns: int, instruction: str, is_wanted: Callable[[], bool]) -> None:
         """Publish how unlikely the newest observation was; the first of a context is not judged.
 
         Above the second threshold, with surprise "stop", the guard is told to disengage, and again
         with each later observation until it has said within a second that it did. Otherwise, with
         surprise_resume "auto", it is engaged again after a stop.
+
+        Args:
+            is_wanted: whether the observation's episode still runs; after it the guard's answer is
+                not waited for, and the guard is not engaged.
 
         Raises SurpriseStop where the guard was told and no chunk is to be sent. In lockstep one is:
         physics waits for it, and the guard answers it with a hold.
@@ -110,20 +123,22 @@ class SurpriseWatch:
         if found is not None and found.level == 2 and self._settings.surprise == "stop":
             self._stop = found.sentence()
         if self._stop:
-            self._disengage(self._stop)
-        elif self._resume and (found is None or found.level < 2):
-            self._resume = not _call(self._clients[ENGAGE.name])
+            self._disengage(self._stop, is_wanted)
+        elif self._resume and is_wanted() and (found is None or found.level < 2):
+            self._resume = not _call(self._clients[ENGAGE.name], is_wanted)
 
     def foretell(self) -> None:
         """Prepare for the next `look`, once the chunk is sent."""
         if self._settings.surprise != "off":
             self._policy.foretell()
 
-    def _disengage(self, why: str) -> None:
+    def _disengage(self, why: str, is_wanted: Callable[[], bool]) -> None:
         log = self._node.get_logger()
         log.error(f"the guard is told to disengage: {why}")
-        if _call(self._clients[DISENGAGE.name]):
+        if _call(self._clients[DISENGAGE.name], is_wanted):
             self._stop = ""
+        elif not is_wanted():
+            log.error("the episode has ended before the guard said that it disengaged.")
         else:
             log.error("the guard has not said that it disengaged; it is told again; stop the arm.")
         self._resume = self._settings.surprise_resume == "auto"
@@ -143,12 +158,15 @@ class SurpriseWatch:
         return found
 
 
-def _call(client: Any) -> bool:
-    """Whether the service said yes within the time."""
+def _call(client: Any, is_wanted: Callable[[], bool]) -> bool:
+    """Whether the service said yes within the time, and while it was wanted."""
     done = threading.Event()
     future = client.call_async(Trigger.Request())
     future.add_done_callback(lambda _: done.set())
-    if done.wait(_ANSWER_TIMEOUT_S):
+    end_s = time.monotonic() + _ANSWER_TIMEOUT_S
+    while not done.wait(_LOOK_S) and is_wanted() and time.monotonic() < end_s:
+        pass
+    if done.is_set():
         return bool(future.result().success)
     client.remove_pending_request(future)
     return False

@@ -18,16 +18,36 @@ TimeArray = npt.NDArray[np.int64]
 
 # Stamps are rounded.
 _TOLERANCE_NS = 1_000_000
+# Two positions closer than this are the same command.
+_STANDSTILL = 1e-9
 # Reports kept: several slots, each with a stop.
 _NUM_KEPT = 16
 
 
 @dataclass(frozen=True)
-class _Report:
+class Report:
     """Positions [M, J] at increasing times [M]; the last one is held."""
 
     times_ns: TimeArray
     positions: FloatArray
+
+    @classmethod
+    def of(cls, stamp_ns: int, times_s: FloatArray, positions: FloatArray) -> "Report":
+        """Positions [M, J] at `times_s` [M], increasing seconds after the stamp."""
+        times_ns = stamp_ns + np.round(times_s * NANOSECONDS).astype(np.int64)
+        return cls(times_ns, np.array(positions, dtype=np.float64))
+
+    @property
+    def begin_ns(self) -> int:
+        """Its first point."""
+        return int(self.times_ns[0])
+
+    @property
+    def rests_ns(self) -> int:
+        """From when on nothing changes any more."""
+        moves = np.any(np.abs(self.positions - self.positions[-1]) > _STANDSTILL, axis=1)
+        last = np.flatnonzero(moves)
+        return int(self.times_ns[last[-1] + 1 if len(last) else 0])
 
     def at(self, times_ns: TimeArray) -> FloatArray:
         """float64 [M, J], linear between the points."""
@@ -39,16 +59,15 @@ class FollowedActions:
     """The reports of one episode."""
 
     def __init__(self) -> None:
-        self._reports: deque[_Report] = deque(maxlen=_NUM_KEPT)
+        self._reports: deque[Report] = deque(maxlen=_NUM_KEPT)
 
     def forget(self) -> None:
         """Nothing is known any more."""
         self._reports.clear()
 
-    def add(self, stamp_ns: int, times_s: FloatArray, positions: FloatArray) -> None:
-        """Take a report: positions [M, J] at `times_s` [M], increasing seconds after the stamp."""
-        times_ns = stamp_ns + np.round(times_s * NANOSECONDS).astype(np.int64)
-        self._reports.append(_Report(times_ns, np.array(positions, dtype=np.float64)))
+    def add(self, report: Report) -> None:
+        """Take what is followed from the report's first point on."""
+        self._reports.append(report)
 
     def at(self, times_ns: TimeArray) -> FloatArray | None:
         """Positions [M, J] at increasing times [M]; None where the first lies before all that is
@@ -60,11 +79,3 @@ class FollowedActions:
             known = times_ns >= report.times_ns[0]
             result[known] = report.at(times_ns[known])
         return result
-
-    @property
-    def rests_ns(self) -> int:
-        """From when on the newest report says that nothing changes any more."""
-        newest = self._reports[-1]
-        moves = np.any(newest.positions != newest.positions[-1], axis=1)
-        last = np.flatnonzero(moves)
-        return int(newest.times_ns[last[-1] + 1 if len(last) else 0])

@@ -7,6 +7,11 @@ picture, as many as its answers took lately and one more, and goes on from there
 remembers between two pictures is what the guard reported of that time; that is also what its answer
 is joined to (par_model/seam.py).
 
+An arm that a guard holds at rest may be moved by somebody else, since the guard may be disengaged.
+So the policy starts anew after a report of a hold that stands from its first point on, and with a
+picture more than a slot after the end of a hold's motion; where the arm is measured elsewhere than
+it was held, it stands there.
+
 Shapes: J joints; L actions of a slot; d committed actions.
 """
 
@@ -17,9 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from par_ros.control.followed_actions import FollowedActions
+from par_ros.control.followed_actions import FollowedActions, Report
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray, JointTrajectory
+from par_ros.control.last_motion import LastMotion
 from par_ros.control.observation_assembler import AssembledObservation, ImageArray, Refusal
 from par_ros.control.policy_turn import (
     PendingPicture,
@@ -29,6 +36,8 @@ from par_ros.control.policy_turn import (
     TurnSettings,
 )
 from par_ros.control.timeline import Moment
+
+IntArray = npt.NDArray[np.int64]
 
 # Answers whose delay is looked at, and what is added to the longest.
 _NUM_DELAYS = 20
@@ -70,7 +79,7 @@ class OverlapSettings:
 
 
 class OverlappedTurn(PolicyTurn[PictureType]):
-    """A PolicyTurn that asks early."""
+    """A PolicyTurn that asks early; its settings count the steps between pictures."""
 
     def __init__(
         self,
@@ -80,9 +89,11 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         fit_picture: Callable[[ImageArray, str], ImageArray],
         now: Moment,
     ) -> None:
+        assert settings.steps_between is not None
         self._overlap = overlap
         self._step_ns = round(overlap.step_s * NANOSECONDS)
         self._followed = FollowedActions()
+        self._last_motion = LastMotion((overlap.horizon + overlap.num_actions) * self._step_ns)
         self._delays_s: deque[float] = deque(maxlen=_NUM_DELAYS)
         super().__init__(settings, read_picture, fit_picture, now)
 
@@ -92,47 +103,58 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         if not self._delays_s:
             return self._overlap.max_delay_steps
         steps = math.ceil(max(self._delays_s) / self._overlap.step_s) + _MARGIN_STEPS
-        return min(steps, self._overlap.max_delay_steps)
+        # Below 1 where the clock is behind the camera's or the guard's.
+        return max(1, min(steps, self._overlap.max_delay_steps))
 
     def _forget_motion(self) -> None:
         super()._forget_motion()
         self._followed.forget()
         self._ends_ns: int | None = None
-        # The newest picture that the policy was shown, and the newest chunk that was reported on.
-        self._shown_ns: int | None = None
+        # The newest chunk that was reported on, and the newest report where it tells of a hold.
         self._told_ns = 0
+        self._hold: Report | None = None
 
     def awaits_executed_actions(self, stamp_ns: int) -> bool:
-        """Whether these belong to the last chunk sent, or tell more of one before it."""
-        if not self.is_active or self._sent is None:
-            return False
-        return self._told_ns <= stamp_ns <= self._sent.stamp_ns
+        """Whether these belong to the last chunk sent, or tell more of one before it; active or
+        not, whether they belong to the last chunk of an earlier episode."""
+        if self._sent is None:
+            return self._last_motion.is_of(stamp_ns)
+        return self.is_active and self._told_ns <= stamp_ns <= self._sent.stamp_ns
+
+    def send(self, question: Question[PictureType], positions: FloatArray) -> bool:
+        """As PolicyTurn.send."""
+        is_sent = super().send(question, positions)
+        if is_sent:
+            self._last_motion.send(question.pending.stamp_ns)
+        return is_sent
 
     def _note_executed(
         self, stamp_ns: int, executed: JointTrajectory, now: Moment, *, holds: bool
     ) -> None:
-        """Take what is followed from the report's first point on."""
+        """Take what is followed from the report's first point on; of an earlier episode's chunk,
+        when the arm comes to rest."""
+        report = Report.of(stamp_ns, executed.times_s, executed.positions)
+        self._last_motion.take_report(stamp_ns, report.rests_ns)
         sent = self._sent
-        assert sent is not None
+        if sent is None:
+            return
         self._told_ns = stamp_ns
-        self._note_report(stamp_ns, executed)
+        self._note_report(report)
+        self._hold = report if holds else None
         self._ends_ns = (
-            self._followed.rests_ns if holds else stamp_ns + self._overlap.horizon * self._step_ns
+            report.rests_ns if holds else stamp_ns + self._overlap.horizon * self._step_ns
         )
         if stamp_ns == sent.stamp_ns and not sent.acknowledged:
             self._sent = dataclasses.replace(sent, acknowledged=True)
             self._delays_s.append((now.ros_ns - stamp_ns) / NANOSECONDS)
 
-    def _note_report(self, stamp_ns: int, executed: JointTrajectory) -> None:
+    def _note_report(self, report: Report) -> None:
         """Take what is followed; where it begins elsewhere than was believed, a report was lost,
         and what the policy remembers is not what happened."""
-        begin_ns = stamp_ns + round(float(executed.times_s[0]) * NANOSECONDS)
-        believed = self._followed.at(np.array([begin_ns]))
-        if believed is not None:
-            apart_rad = np.abs(believed[0] - executed.positions[0])[:-1].max()
-            if apart_rad > _MAX_APART_RAD:
-                self._lose_track()
-        self._followed.add(stamp_ns, executed.times_s, executed.positions)
+        believed = self._followed.at(np.array([report.begin_ns]))
+        if believed is not None and _are_apart(believed[0], report.positions[0]):
+            self._lose_track()
+        self._followed.add(report)
 
     def followed_until(self, question: Question[PictureType], now: Moment) -> FloatArray | None:
         """What an answer that is sent now is joined to, as par_model.seam.join takes it; None where
@@ -142,10 +164,18 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         stamp_ns, horizon = question.pending.stamp_ns, self._overlap.horizon
         first_row = min(max(0, (now.ros_ns - stamp_ns) // self._step_ns), horizon)
         steps = np.arange(1 - self._overlap.num_joined, first_row + 1)
-        followed = self._followed.at(stamp_ns + self._step_ns * steps)
-        if followed is None and self._sent is None:
-            # To stand, before any chunk.
-            followed = np.tile(question.assembled.measured_joint_positions, (len(steps), 1))
+        return self._followed_at(steps, question.assembled)
+
+    def _followed_at(self, steps: IntArray, assembled: AssembledObservation) -> FloatArray | None:
+        """What the arm follows so many steps (increasing) after the picture: to stand where it is
+        measured, before the episode's first chunk; None where it is not known, or where the last
+        chunk of an earlier episode moves the arm still."""
+        stamp_ns = assembled.stamp_ns
+        times_ns = stamp_ns + self._step_ns * steps
+        followed = self._followed.at(times_ns)
+        is_first = followed is None and self._sent is None
+        if is_first and self._last_motion.is_over(min(stamp_ns, int(times_ns[0]))):
+            followed = np.tile(assembled.measured_joint_positions, (len(steps), 1))
         return followed
 
     def _is_due(self, stamp_ns: int) -> bool:
@@ -178,31 +208,48 @@ class OverlappedTurn(PolicyTurn[PictureType]):
         assembled = super()._assemble(pending, now_ns)
         if isinstance(assembled, Refusal):
             return assembled
-        executed = self._executed_until(pending.stamp_ns)
-        if executed is None and self._shown_ns is not None:
+        if self._hold is not None and self._may_be_moved(self._hold, pending.stamp_ns):
             self._context_lost = True
-        self._shown_ns = pending.stamp_ns
-        if self._context_lost:
-            executed = None
+            self._stand_where_measured(self._hold, assembled)
+        executed = self._executed_until(pending.stamp_ns)
+        self._context_lost |= executed is None and self._shown_ns is not None
         return dataclasses.replace(assembled, executed_actions=executed)
+
+    def _may_be_moved(self, hold: Report, stamp_ns: int) -> bool:
+        """Whether another than the guard may have moved the arm until a picture of this stamp."""
+        slot_ns = self._overlap.num_actions * self._step_ns
+        return hold.rests_ns == hold.begin_ns or stamp_ns > hold.rests_ns + slot_ns
+
+    def _stand_where_measured(self, hold: Report, assembled: AssembledObservation) -> None:
+        """Where the arm was held at rest and is measured elsewhere, it stands there."""
+        next_ns = assembled.stamp_ns + self._step_ns
+        believed = self._followed.at(np.array([next_ns]))
+        measured = assembled.measured_joint_positions
+        is_at_rest = next_ns >= hold.rests_ns - _TOLERANCE_NS
+        if believed is None or not is_at_rest or not _are_apart(believed[0], measured):
+            return
+        since_ns = assembled.stamp_ns - self._overlap.num_joined * self._step_ns
+        self._followed.forget()
+        self._followed.add(Report(np.array([since_ns]), measured[None]))
 
     def _executed_until(self, stamp_ns: int) -> FloatArray | None:
         """The actions since the last picture, the last one due now; None where they are not known,
-        or are more than the policy can be told of."""
-        if self._shown_ns is None:
+        or the policy starts anew."""
+        if self._shown_ns is None or self._context_lost:
             return None
         count = max(1, (stamp_ns - self._shown_ns + _TOLERANCE_NS) // self._step_ns)
-        if count > self._overlap.horizon:
-            return None
         return self._followed.at(stamp_ns - self._step_ns * np.arange(count - 1, -1, -1))
 
     def _committed(self, assembled: AssembledObservation) -> FloatArray | None:
-        """What is followed in the first steps after the picture, as far as the policy is told; to
-        stand, before any chunk; nothing, where it is not known."""
-        count = self.planned_steps
-        times_ns = assembled.stamp_ns + self._step_ns * np.arange(1, count + 1)
-        committed = self._followed.at(times_ns)
+        """What is followed in the first steps after the picture, as far as the policy is told;
+        nothing, where it is not known."""
+        steps = np.arange(1, self.planned_steps + 1)
+        committed = self._followed_at(steps, assembled)
         if committed is None:
-            standing = self._sent is None
-            committed = np.tile(assembled.measured_joint_positions, (count if standing else 0, 1))
+            committed = np.empty((0, len(assembled.joint_names)))
         return committed[: self._overlap.max_prefix_steps]
+
+
+def _are_apart(positions: FloatArray, others: FloatArray) -> bool:
+    """Whether two poses [J] of the arm differ by more than a report's rounding."""
+    return bool(np.abs(positions - others)[:-1].max() > _MAX_APART_RAD)

@@ -5,8 +5,9 @@ A chunk answers the first picture taken at or after the end of the running chunk
 guard did with that chunk is known and a joint state matches the picture. A picture that comes
 before its joint states waits for them; a newer picture takes its place. The policy starts anew with
 an empty context where the arm stood for a whole chunk that asked for motion, where a picture comes
-more than a chunk after the running chunk's end, where nothing was heard of a chunk for two chunks'
-time, and where the policy refused an observation.
+more than a chunk after the running chunk's end or further from the one before than the policy can
+be told of, where nothing was heard of a chunk for two chunks' time, and where the policy refused an
+observation.
 
 Nothing here blocks, and nothing is thread-safe: the caller holds a lock. Times are given with each
 call as a Moment: ROS time for stamps, steady time for the camera's silence. Shapes: H, W image;
@@ -36,6 +37,8 @@ from par_ros.control.recent_pictures import RecentPictures
 from par_ros.control.timeline import Moment
 
 PictureType = TypeVar("PictureType")
+# None where they are more than the policy can be told of: it has to start anew.
+StepsBetween = Callable[[float, float], int | None]
 
 # Two positions closer than this are the same command.
 _STANDSTILL = 1e-9
@@ -73,6 +76,8 @@ class TurnSettings:
         clip: for a policy that sees in clips; None for one that sees single pictures.
         joint_prefix: what the driver puts before the joints' names.
         views: the policy's cameras.
+        steps_between: control steps from an observation to the next one, stamped in seconds, as the
+            policy counts them (PolicySpec.steps_between); None: it counts none.
     """
 
     joint_names: tuple[str, ...]
@@ -83,6 +88,14 @@ class TurnSettings:
     clip: ClipSettings | None = None
     joint_prefix: str = ""
     views: ViewSettings = _ONE_VIEW
+    steps_between: StepsBetween | None = None
+
+    def steps(self, shown_ns: int | None, stamp_ns: int) -> int | None:
+        """Control steps from the picture that the policy was shown last to this one: 0 where there
+        is none or they are not counted, None where they are too many."""
+        if self.steps_between is None or shown_ns is None:
+            return 0
+        return self.steps_between(shown_ns / NANOSECONDS, stamp_ns / NANOSECONDS)
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,7 @@ class PolicyTurn(Generic[PictureType]):
     def _forget_motion(self) -> None:
         """Forget all that has a stamp: what was sent, seen and measured."""
         self._sent: SentChunk | None = None
+        self._shown_ns: int | None = None
         self._assembler.reset()
         if self._recent is not None:
             self._recent.reset()
@@ -339,9 +353,11 @@ class PolicyTurn(Generic[PictureType]):
         if pending is None or self._is_busy or not self._is_due(pending.stamp_ns):
             return None
         now_ns = pending.stamp_ns if self.settings.lockstep else now.ros_ns
+        self._context_lost |= self.settings.steps(self._shown_ns, pending.stamp_ns) is None
         assembled = self._assemble(pending, now_ns)
         if isinstance(assembled, Refusal):
             return self._not_asked(assembled)
+        self._shown_ns = pending.stamp_ns
         self._pending = None
         self._is_busy = True
         starts_anew, self._context_lost = self._context_lost, False
@@ -385,10 +401,9 @@ class PolicyTurn(Generic[PictureType]):
             is_lost = stamp_ns > sent.stamp_ns + 2 * self._chunk_ns
             self._context_lost |= is_lost
             return is_lost
-        if not self._assembler.is_due(stamp_ns):
-            return False
-        self._context_lost = self._context_lost or stamp_ns > end_ns + self._chunk_ns
-        return True
+        is_due = self._assembler.is_due(stamp_ns)
+        self._context_lost |= is_due and stamp_ns > end_ns + self._chunk_ns
+        return is_due
 
     def _assemble(
         self, pending: PendingPicture[PictureType], now_ns: int

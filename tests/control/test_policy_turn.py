@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from par_model.interface import PolicySpec
 from par_ros.control.camera_check import CameraCheckSettings
 from par_ros.control.joint_states import JointReading
 from par_ros.control.joint_trajectory import FloatArray, JointTrajectory
@@ -308,6 +309,21 @@ def test_an_arm_that_stood_for_longer_than_a_chunk_loses_the_context(
     rig.run_chunk()
     question = asked(rig.show(START_NS + CHUNK_NS + stood_ns))
     assert question.starts_anew == is_lost
+    assert is_shown(question, None if is_lost else ASKED)
+
+
+@pytest.mark.parametrize(("late_ns", "is_lost"), [(922_000_000, False), (928_000_000, True)])
+def test_a_picture_further_away_than_the_policy_takes_starts_anew(
+    late_ns: int, is_lost: bool
+) -> None:
+    """A policy of a horizon of 18 steps, to the nearest whole number. The chunk ended late, so that
+    the arm has not stood for longer than a chunk."""
+    spec = PolicySpec("arm", JOINTS, 8, 8, 8, 0.05, ("go",), max_delay_steps=10)
+    rig = Rig(dataclasses.replace(REALTIME, steps_between=spec.steps_between))
+    rig.answer(rig.show(START_NS))
+    assert rig.execute(START_NS, delay_ns=230_000_000) is None
+    question = asked(rig.show(START_NS + late_ns))
+    assert question.starts_anew is is_lost
     assert is_shown(question, None if is_lost else ASKED)
 
 

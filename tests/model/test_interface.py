@@ -214,3 +214,16 @@ def test_only_a_policy_that_was_trained_with_prefixes_is_asked_to_go_on() -> Non
     sentence = refusal(SPEC.require_prefixes)
     assert sentence.startswith("this policy was not trained to go on from committed actions")
     assert sentence.endswith("or a checkpoint trained with prefixes.")
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "steps"),
+    [(-1.0, 1), (0.0, 1), (0.05, 1), (0.076, 2), (0.399, 8), (0.672, 13), (0.676, None)],
+)
+def test_steps_between_two_observations_are_the_nearest_whole_number(
+    passed_s: float, steps: int | None
+) -> None:
+    """3 actions and up to 10 committed ones; without a largest delay always a slot's 3."""
+    late = dataclasses.replace(SPEC, max_delay_steps=10)
+    assert late.steps_between(100.0, 100.0 + passed_s) == steps
+    assert SPEC.steps_between(100.0, 100.0 + passed_s) == 3

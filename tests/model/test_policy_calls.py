@@ -124,6 +124,26 @@ def test_the_clock_counts_control_steps_where_there_is_a_largest_delay(most, sec
     assert told(calls).clock == clock
 
 
+@pytest.mark.parametrize(("seconds", "clock"), [(0.92, (18,)), (0.93, None)])
+def test_what_a_turn_may_show_is_what_a_policy_takes(seconds, clock):
+    """8 actions and up to 10 committed ones: the spec's rule is the policy's."""
+    policy, calls, _ = make(max_delay_steps=10)
+    world = np.random.default_rng(0)
+    policy.observe(random_observation(world, policy.spec, 1.0))
+    later = random_observation(world, policy.spec, 1.0 + seconds, world.normal(size=(18, 8)))
+    assert (policy.spec.steps_between(1.0, 1.0 + seconds) is None) == (clock is None)
+    if clock is not None:
+        policy.observe(later)
+        assert told(calls).clock == clock
+        return
+    sentence = (
+        "an observation may be 18 control steps after the one before, this one is 18.6; reset the "
+        "policy where so much is missing."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        policy.observe(later)
+
+
 @pytest.mark.parametrize("shown", ["commanded", "proprio"])
 @pytest.mark.parametrize("count", [8, 3])
 def test_history_shows_the_newest_actions_at_the_slots_end(shown, count):

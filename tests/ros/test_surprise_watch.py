@@ -5,6 +5,7 @@ Thresholds: 0.5 and 1.0. The first observation of a context has no surprise.
 """
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.ros.test_policy_node import (
     INSTRUCTION,
     START_NS,
     STEP_NS,
+    TIMEOUT_S,
     Graph,
     RecordingPolicy,
     make_graph,  # noqa: F401
@@ -64,12 +66,15 @@ def make(make_graph: MakeGraph, checkpoint: str) -> Callable[..., Graph]:  # noq
         made.calls = []  # type: ignore[attr-defined]
         made.found = []  # type: ignore[attr-defined]
         made.says_yes = True  # type: ignore[attr-defined]
+        made.may_answer = threading.Event()  # type: ignore[attr-defined]
+        made.may_answer.set()  # type: ignore[attr-defined]
         for entry in (topics.DISENGAGE, topics.ENGAGE):
 
             def answer(
                 request: Trigger.Request, response: Trigger.Response, name: str = entry.name
             ) -> Trigger.Response:
                 made.calls.append(name)  # type: ignore[attr-defined]
+                made.may_answer.wait(TIMEOUT_S)  # type: ignore[attr-defined]
                 response.success = made.says_yes  # type: ignore[attr-defined]
                 return response
 
@@ -225,3 +230,33 @@ def test_an_instruction_without_thresholds_is_refused_when_it_is_set(
     monkeypatch.setattr(type(graph.policy.spec), "require_instruction", lambda spec, text: None)
     (result,) = graph.node.set_parameters([Parameter("instruction", value="Sing.")])
     assert "no surprise thresholds of instruction 'Sing.'" in result.reason
+
+
+@pytest.mark.parametrize("ends", ["reset", "deactivate"])
+def test_a_stop_does_not_outlive_its_episode(make: MakeGraph, ends: str) -> None:
+    """The guard has not answered yet when the next episode begins, which has its own seed and
+    whose arm is not stopped."""
+    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    graph.policy.surprise = 2.0
+    start_ns = now_ns(graph)
+    graph.world.show(start_ns)
+    graph.chunk(0)
+    graph.world.execute(0)
+    wait_for(lambda: now_ns(graph) >= start_ns + CHUNK_NS)
+    graph.may_answer.clear()
+    graph.world.show(start_ns + CHUNK_NS)
+    wait_for(lambda: graph.calls == ["disengage"])
+    num_resets = len(graph.policy.resets)
+    if ends == "reset":
+        graph.world.reset.call_async(Trigger.Request())
+    else:
+        assert graph.node.trigger_deactivate().name == "SUCCESS"
+        assert graph.node.trigger_activate().name == "SUCCESS"
+    wait_for(lambda: len(graph.policy.resets) > num_resets)
+    graph.may_answer.set()
+    graph.world.show(now_ns(graph))
+    graph.chunk(1)
+    assert graph.calls == ["disengage"]
+    assert graph.policy.resets[num_resets:] == [(INSTRUCTION, 0)]
+    wait_for(lambda: told(graph, "chunks") == "2")
+    assert told(graph, "refused_surprise") is None

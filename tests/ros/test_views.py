@@ -21,6 +21,7 @@ from par_model.interface import PolicySpec, split_views
 from par_model.load_policy import load_policy
 from par_model.simulation.tasks import TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet
+from par_ros import messages
 from par_ros.__main__ import main
 from par_ros.graph_arguments import RealArmArguments, further_cameras
 from par_ros.node_graph import loopback_graph, real_arm_graph, sim_graph
@@ -66,8 +67,6 @@ def grey(view: str) -> Callable[[Camera], Image]:
     """A noisy picture of about the view's level, 150 x 200."""
 
     def make(camera: Camera) -> Image:
-        from par_ros import messages
-
         noise = camera.noise(150, 200) // 16
         return messages.array_to_image(noise + np.uint8(LEVELS[view]), "rgb8", 0, "camera")
 
@@ -101,6 +100,31 @@ def test_a_view_that_is_missing_is_named(
         (cameras[there], grey(there)),
     )
     assert not graph.world.chunks
+
+
+@pytest.mark.parametrize("grey_view", VIEWS)
+def test_grey_pictures_of_one_view_are_named(
+    graph: Graph, cameras: dict[str, Camera], grey_view: str
+) -> None:
+    """Whichever view's picture comes last."""
+
+    def one_channel(camera: Camera) -> Image:
+        picture = camera.noise(150, 200)[:, :, 0] // 16 + np.uint8(LEVELS[grey_view])
+        return messages.array_to_image(picture, "mono8", 0, "camera")
+
+    sources = [
+        (camera, one_channel if view == grey_view else grey(view))
+        for view, camera in cameras.items()
+    ]
+    for order in (sources, sources[::-1]):
+        graph.world.diagnostics.clear()
+        feed(
+            graph,
+            lambda: told(graph, f"view '{grey_view}': the camera's pictures are grey"),
+            *order,
+        )
+    (other,) = set(VIEWS) - {grey_view}
+    assert not told(graph, f"view '{other}': the camera's pictures are grey")
 
 
 def test_views_that_do_not_match_are_named_with_how_far_they_are(
