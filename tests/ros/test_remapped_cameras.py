@@ -19,9 +19,11 @@ import pytest
 from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
+from trajectory_msgs.msg import JointTrajectory
 
 from par_model.interface import split_views
 from par_ros import messages
+from par_ros.controllers import command_topics
 from par_ros.fitted_subscription import camera_candidates
 from par_ros.graph_arguments import RealArmArguments
 from par_ros.node_graph import real_arm_graph
@@ -215,3 +217,20 @@ def test_where_pictures_are_looked_for(
         subscription = node.create_subscription(one.message_type, one.asked_name, print, 1)
         assert subscription.topic_name == one.topic_name
         node.destroy_subscription(subscription)
+
+
+def test_command_topics_with_chained_names(remapped_node: Callable[..., Node]) -> None:
+    """The gripper's real topic has the name that the code has for the arm's."""
+    node = remapped_node(joint_trajectory="/arm", gripper_trajectory="/joint_trajectory")
+    other = remapped_node()
+    for name in ("arm", "joint_trajectory"):
+        other.create_publisher(JointTrajectory, name, 1)
+    other.create_subscription(JointTrajectory, "joint_trajectory", print, 1)
+
+    def is_found() -> bool:
+        view = command_topics(node, ())
+        expected = {"/arm": 0, "/joint_trajectory": 1}
+        publishers = [view.publishers[name] for name in expected]
+        return view.listeners == expected and publishers == [("listens",), ("listens",)]
+
+    wait_for(is_found, TIMEOUT_S, "finding the other node")
