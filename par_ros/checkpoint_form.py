@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's files say of its actions and views, before anything loads it."""
+"""What a checkpoint's files say of its actions, views and pictures, before anything loads it."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -26,6 +26,26 @@ def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
     if config is None or not config.num_actions:
         return {}
     return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
+
+
+def checkpoint_picture(checkpoint: Path) -> dict[str, Any]:
+    """image_height and image_width of one view's picture, in pixels, as parameters of
+    loopback_arm_node. Empty, and raises, as checkpoint_chunk."""
+    if is_lerobot(checkpoint):
+        _, spec = read_lerobot_folder(checkpoint)
+        return {"image_height": spec.image_height, "image_width": spec.image_width}
+    config = checkpoint_config(checkpoint)
+    if config is None:
+        return {}
+    return {"image_height": config.image_height, "image_width": config.image_width}
+
+
+def checkpoint_image_size(checkpoint: Path) -> dict[str, Any]:
+    """image_size of the smallest square camera that is not smaller than the checkpoint's picture,
+    as parameter of the bridge: the picture's own size where it is square. Empty, and raises, as
+    checkpoint_chunk."""
+    picture = checkpoint_picture(checkpoint)
+    return {"image_size": max(picture.values())} if picture else {}
 
 
 def checkpoint_views(checkpoint: Path) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from par_model.simulation.tasks import task
 from par_ros.checkpoint_form import (
     checkpoint_chunk,
     checkpoint_depth_views,
+    checkpoint_image_size,
+    checkpoint_picture,
     checkpoint_recorded_views,
     checkpoint_views,
     overlapped_guard,
@@ -143,6 +145,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 **_passed(arguments, ManiSkillBridgeParameters),
                 **chunk,
                 **views,
+                **checkpoint_image_size(Path(checkpoint)),
                 "seed": arguments.first_seed,
                 "clock_lead_s": clock_lead_s,
             },
@@ -295,14 +298,16 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
     """The real arm's graph with a simulated arm in place of the controllers."""
     policy_parameters = _policy_parameters("loopback", arguments)
     chunk = _guard_chunk("loopback", arguments, policy_parameters)
+    checkpoint = Path(str(policy_parameters["checkpoint"]))
     nodes = (
         NodeEntry(
             LOOPBACK,
             LOOPBACK,
             {
                 "arm": arguments.robot,
-                **checkpoint_views(Path(str(policy_parameters["checkpoint"]))),
-                **checkpoint_depth_views(Path(str(policy_parameters["checkpoint"]))),
+                **checkpoint_picture(checkpoint),
+                **checkpoint_views(checkpoint),
+                **checkpoint_depth_views(checkpoint),
             },
         ),
         NodeEntry(
