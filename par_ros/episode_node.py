@@ -92,7 +92,7 @@ class EpisodeNode(Node):
     def run(self) -> RunResults:
         """Run all episodes. Raises RunFailedError if a node fails or does not answer in time."""
         parameters = self.parameters
-        instruction = parameters.instruction or task_by_name(parameters.task).instruction
+        instruction = instruction_of(parameters)
         make_folder("the report folder", self._folder)
         results = RunResults(
             task=parameters.task,
@@ -315,6 +315,11 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(_ANSWER_POLL_S)
     return True
+
+
+def instruction_of(parameters: EpisodeNodeParameters) -> str:
+    """What the policy is told in each episode."""
+    return parameters.instruction or task_by_name(parameters.task).instruction
 
 
 def _table(results: RunResults) -> Table:
