@@ -12,6 +12,12 @@ from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros.control.overlapped_turn import OverlapSettings
 from par_ros.recorded_views import RecordedViews
 
+# What the guard needs to engage, as control/joint_watch.py has it; that file needs packages that
+# the Python of `ros2 launch` lacks.
+_NUM_JOINT_STATES, _WINDOW_S = 5, 0.45
+# The simulator sends a joint state a control step.
+MAX_REALTIME_STEP_S = _WINDOW_S / (_NUM_JOINT_STATES - 1)
+
 
 def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
     """num_actions and step_s of a checkpoint, as parameters of the nodes.
@@ -85,6 +91,18 @@ def require_further_views(checkpoint: Path, given: Collection[str]) -> None:
             f"real_arm: further_cameras names {', '.join(unknown)}; the further views of "
             f"{checkpoint.name} are {', '.join(views[1:]) or 'none'}, its first view "
             f"({views[0]}) is camera_topic."
+        )
+
+
+def require_realtime_step(checkpoint: Path, step_s: float) -> None:
+    """Raise ValueError for a control step in which the simulator's joint states, one a step, come
+    too rarely for the guard to engage in real time."""
+    if step_s > MAX_REALTIME_STEP_S:
+        raise ValueError(
+            f"sim: mode:=realtime needs a checkpoint with a step_s of at most "
+            f"{MAX_REALTIME_STEP_S:g} s, because the guard engages after {_NUM_JOINT_STATES} joint "
+            f"states within {_WINDOW_S:g} s and the simulator sends one a step; {checkpoint.name} "
+            f"has {step_s:g} s: use mode:=lockstep."
         )
 
 

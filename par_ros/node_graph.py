@@ -27,6 +27,7 @@ from par_ros.checkpoint_form import (
     checkpoint_views,
     overlapped_guard,
     require_further_views,
+    require_realtime_step,
 )
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
@@ -136,6 +137,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
         arguments = dataclasses.replace(arguments, predict_episodes=0)
     sim_time = {"use_sim_time": True}
     step_s = chunk.get("step_s", ManiSkillBridgeParameters.step_s)
+    if arguments.mode == "realtime":
+        require_realtime_step(Path(checkpoint), step_s)
     clock_lead_s = min(arguments.clock_lead_s, step_s / arguments.real_time_factor / 2)
     nodes = (
         NodeEntry(
