@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's files say of its actions and views, before anything loads it."""
+"""What a checkpoint's files say of its actions, views and pictures, before anything loads it."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,6 +11,12 @@ from par_model.json_file import read_object
 from par_model.peers.lerobot_folder import is_lerobot, read_lerobot_folder
 from par_ros.control.overlapped_turn import OverlapSettings
 from par_ros.recorded_views import RecordedViews
+
+# What the guard needs to engage, as control/joint_watch.py has it; that file needs packages that
+# the Python of `ros2 launch` lacks.
+_NUM_JOINT_STATES, _WINDOW_S = 5, 0.45
+# The simulator sends a joint state a control step.
+MAX_REALTIME_STEP_S = _WINDOW_S / (_NUM_JOINT_STATES - 1)
 
 
 def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
@@ -26,6 +32,26 @@ def checkpoint_chunk(checkpoint: Path) -> dict[str, Any]:
     if config is None or not config.num_actions:
         return {}
     return {"num_actions": config.num_actions, "step_s": float(config.step_s)}
+
+
+def checkpoint_picture(checkpoint: Path) -> dict[str, Any]:
+    """image_height and image_width of one view's picture, in pixels, as parameters of
+    loopback_arm_node. Empty, and raises, as checkpoint_chunk."""
+    if is_lerobot(checkpoint):
+        _, spec = read_lerobot_folder(checkpoint)
+        return {"image_height": spec.image_height, "image_width": spec.image_width}
+    config = checkpoint_config(checkpoint)
+    if config is None:
+        return {}
+    return {"image_height": config.image_height, "image_width": config.image_width}
+
+
+def checkpoint_image_size(checkpoint: Path) -> dict[str, Any]:
+    """image_size of the smallest square camera that is not smaller than the checkpoint's picture,
+    as parameter of the bridge: the picture's own size where it is square. Empty, and raises, as
+    checkpoint_chunk."""
+    picture = checkpoint_picture(checkpoint)
+    return {"image_size": max(picture.values())} if picture else {}
 
 
 def checkpoint_views(checkpoint: Path) -> dict[str, Any]:
@@ -65,6 +91,18 @@ def require_further_views(checkpoint: Path, given: Collection[str]) -> None:
             f"real_arm: further_cameras names {', '.join(unknown)}; the further views of "
             f"{checkpoint.name} are {', '.join(views[1:]) or 'none'}, its first view "
             f"({views[0]}) is camera_topic."
+        )
+
+
+def require_realtime_step(checkpoint: Path, step_s: float) -> None:
+    """Raise ValueError for a control step in which the simulator's joint states, one a step, come
+    too rarely for the guard to engage in real time."""
+    if step_s > MAX_REALTIME_STEP_S:
+        raise ValueError(
+            f"sim: mode:=realtime needs a checkpoint with a step_s of at most "
+            f"{MAX_REALTIME_STEP_S:g} s, because the guard engages after {_NUM_JOINT_STATES} joint "
+            f"states within {_WINDOW_S:g} s and the simulator sends one a step; {checkpoint.name} "
+            f"has {step_s:g} s: use mode:=lockstep."
         )
 
 

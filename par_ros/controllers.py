@@ -36,20 +36,24 @@ def command_topics(node: Node, ignored: Iterable[str]) -> CommandTopics:
     The topics have the names that the node's remappings give them.
     """
     only_listen = (*ignored, RECORDER)
-    commands = [node.resolve_topic_name(one.name) for one in (JOINT_TRAJECTORY, GRIPPER_TRAJECTORY)]
-    state, joint_states = (node.resolve_topic_name(one.name) for one in (GUARD_STATE, JOINT_STATES))
+    # Asked for by their names in the code: rclpy would remap the name in the graph again.
+    commands = {
+        node.resolve_topic_name(one.name): one.name
+        for one in (JOINT_TRAJECTORY, GRIPPER_TRAJECTORY)
+    }
+    published = commands | {node.resolve_topic_name(GUARD_STATE.name): GUARD_STATE.name}
     return CommandTopics(
         listeners={
-            name: len(_names(node.get_subscriptions_info_by_topic(name), only_listen))
-            for name in commands
+            name: len(_names(node.get_subscriptions_info_by_topic(asked), only_listen))
+            for name, asked in commands.items()
         },
         publishers={
-            name: _names(node.get_publishers_info_by_topic(name), only_listen)
-            for name in (*commands, state)
+            name: _names(node.get_publishers_info_by_topic(asked), only_listen)
+            for name, asked in published.items()
         },
         joint_states=topic_problem(
-            joint_states,
-            node.get_publishers_info_by_topic(joint_states),
+            node.resolve_topic_name(JOINT_STATES.name),
+            node.get_publishers_info_by_topic(JOINT_STATES.name),
             JOINT_STATES.type_name,
             JOINT_STATES.reader_qos.profile(),
         ),

@@ -51,6 +51,8 @@ CALL_TIMEOUT_S = 60.0
 # Making a scene with ManiSkill for the first time compiles shaders.
 RESET_TIMEOUT_S = 180.0
 ENGAGE_TIMEOUT_S = 10.0
+# In real time the guard also needs joint states over this long at most, which is simulated time.
+ENGAGE_SIMULATED_S = 1.0
 # How long messages that were sent before an episode's end may take to arrive.
 LAST_MESSAGES_S = 3.0
 _POLL_S = 0.02
@@ -92,7 +94,7 @@ class EpisodeNode(Node):
     def run(self) -> RunResults:
         """Run all episodes. Raises RunFailedError if a node fails or does not answer in time."""
         parameters = self.parameters
-        instruction = parameters.instruction or task_by_name(parameters.task).instruction
+        instruction = instruction_of(parameters)
         make_folder("the report folder", self._folder)
         results = RunResults(
             task=parameters.task,
@@ -268,7 +270,7 @@ class EpisodeNode(Node):
 
     def _engage_guard(self) -> None:
         """Engage needs joint states from after the reset; those may still be on their way."""
-        deadline_s = time.monotonic() + ENGAGE_TIMEOUT_S
+        deadline_s = time.monotonic() + engage_timeout_s(self.parameters)
         while True:
             response = self._trigger(ENGAGE.client_name, CALL_TIMEOUT_S)
             if response.success:
@@ -316,6 +318,18 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(_ANSWER_POLL_S)
     return True
+
+
+def instruction_of(parameters: EpisodeNodeParameters) -> str:
+    """What the policy is told in each episode."""
+    return parameters.instruction or task_by_name(parameters.task).instruction
+
+
+def engage_timeout_s(parameters: EpisodeNodeParameters) -> float:
+    """Longest wall time until the guard engages after a reset, in seconds."""
+    if parameters.mode == "lockstep":
+        return ENGAGE_TIMEOUT_S
+    return ENGAGE_TIMEOUT_S + ENGAGE_SIMULATED_S / parameters.real_time_factor
 
 
 def _table(results: RunResults) -> Table:

@@ -27,10 +27,22 @@ COMPRESSED = "/compressed"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A topic, as it is called in the graph, and a type of its messages."""
+    """A topic and a type of its messages.
+
+    Attributes:
+        topic_name: as the topic is called in the graph.
+        asked_name: what rclpy must be given for it. rclpy remaps every name, also one that is the
+            result of a remap, so `topic_name` may lead to another topic.
+    """
 
     topic_name: str
+    asked_name: str
     message_type: Any
+
+    @staticmethod
+    def of(node: Node, name: str, message_type: Any) -> "Candidate":
+        """The topic that the node's code calls `name`."""
+        return Candidate(node.resolve_topic_name(name), name, message_type)
 
     @property
     def type_name(self) -> str:
@@ -46,14 +58,27 @@ def camera_candidates(
     transport: auto, raw or compressed. image_transport publishes compressed pictures on a topic of
     their own below the raw ones'.
     """
-    name = node.resolve_topic_name(topic_name)
-    raw, same = Candidate(name, Image), Candidate(name, CompressedImage)
-    below = Candidate(name + COMPRESSED, CompressedImage)
+    raw = Candidate.of(node, topic_name, Image)
+    same = Candidate.of(node, topic_name, CompressedImage)
     if transport == "raw":
         return (raw,)
-    if name.endswith(COMPRESSED):
+    if raw.topic_name.endswith(COMPRESSED):
         return (same,)
-    return (below, same) if transport == "compressed" else (raw, same, below)
+    below = _below(node, raw)
+    return (*below, same) if transport == "compressed" else (raw, same, *below)
+
+
+def _below(node: Node, raw: Candidate) -> tuple[Candidate, ...]:
+    """The compressed pictures of a raw topic.
+
+    A remap of that name in the node's code is followed; one of the name in the graph belongs to
+    another input, and nothing that rclpy can be given leads there.
+    """
+    own = raw.asked_name + COMPRESSED
+    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+        return (Candidate.of(node, own, CompressedImage),)
+    in_graph = Candidate.of(node, raw.topic_name + COMPRESSED, CompressedImage)
+    return (in_graph,) if in_graph.topic_name == in_graph.asked_name else ()
 
 
 class FittedSubscription:
@@ -108,7 +133,7 @@ class FittedSubscription:
         self._change(best, self._fitting_qos(found[best]))
         return topic_problem(
             best.topic_name,
-            found[best] or self._node.get_publishers_info_by_topic(best.topic_name),
+            found[best] or self._node.get_publishers_info_by_topic(best.asked_name),
             best.type_name,
             self._fitting_qos(found[best]),
         )
@@ -136,7 +161,7 @@ class FittedSubscription:
         )
 
     def _publishers(self, candidate: Candidate) -> list[Any]:
-        endpoints = self._node.get_publishers_info_by_topic(candidate.topic_name)
+        endpoints = self._node.get_publishers_info_by_topic(candidate.asked_name)
         return [one for one in endpoints if one.topic_type == candidate.type_name]
 
     def _change(self, candidate: Candidate, qos: QoSProfile) -> None:
@@ -156,7 +181,7 @@ class FittedSubscription:
     def _subscribe(self, qos: QoSProfile, **options: Any) -> Any:
         return self._node.create_subscription(
             self.candidate.message_type,
-            self.candidate.topic_name,
+            self.candidate.asked_name,
             self._take,
             qos,
             raw=self._raw,

@@ -21,10 +21,13 @@ from par_model.simulation.tasks import task
 from par_ros.checkpoint_form import (
     checkpoint_chunk,
     checkpoint_depth_views,
+    checkpoint_image_size,
+    checkpoint_picture,
     checkpoint_recorded_views,
     checkpoint_views,
     overlapped_guard,
     require_further_views,
+    require_realtime_step,
 )
 from par_ros.graph_arguments import (
     DEFAULT_CHECKPOINT,
@@ -134,6 +137,8 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
         arguments = dataclasses.replace(arguments, predict_episodes=0)
     sim_time = {"use_sim_time": True}
     step_s = chunk.get("step_s", ManiSkillBridgeParameters.step_s)
+    if arguments.mode == "realtime":
+        require_realtime_step(Path(checkpoint), step_s)
     clock_lead_s = min(arguments.clock_lead_s, step_s / arguments.real_time_factor / 2)
     nodes = (
         NodeEntry(
@@ -143,6 +148,7 @@ def sim_graph(arguments: SimArguments, command: str = "") -> NodeGraph:
                 **_passed(arguments, ManiSkillBridgeParameters),
                 **chunk,
                 **views,
+                **checkpoint_image_size(Path(checkpoint)),
                 "seed": arguments.first_seed,
                 "clock_lead_s": clock_lead_s,
             },
@@ -295,14 +301,16 @@ def loopback_graph(arguments: LoopbackArguments, command: str = "") -> NodeGraph
     """The real arm's graph with a simulated arm in place of the controllers."""
     policy_parameters = _policy_parameters("loopback", arguments)
     chunk = _guard_chunk("loopback", arguments, policy_parameters)
+    checkpoint = Path(str(policy_parameters["checkpoint"]))
     nodes = (
         NodeEntry(
             LOOPBACK,
             LOOPBACK,
             {
                 "arm": arguments.robot,
-                **checkpoint_views(Path(str(policy_parameters["checkpoint"]))),
-                **checkpoint_depth_views(Path(str(policy_parameters["checkpoint"]))),
+                **checkpoint_picture(checkpoint),
+                **checkpoint_views(checkpoint),
+                **checkpoint_depth_views(checkpoint),
             },
         ),
         NodeEntry(

@@ -299,6 +299,7 @@ class EpisodeNodeParameters:
         description="as the bridge's; for the progress bar",
     )  # fmt: skip
     step_s: float = same_as(ManiSkillBridgeParameters, "step_s")
+    real_time_factor: float = same_as(ManiSkillBridgeParameters, "real_time_factor")
     predict_episodes: int = parameter(
         1, "number of first episodes in which the model also predicts frames", minimum=0
     )

@@ -64,7 +64,7 @@ class PolicyInputs:
             )
             for view, (topic, _) in camera_topics(views).items()
         }
-        joint_states = Candidate(node.resolve_topic_name(JOINT_STATES.name), JointState)
+        joint_states = Candidate.of(node, JOINT_STATES.name, JointState)
         self._joint_states = FittedSubscription(
             node,
             (joint_states,),
@@ -92,7 +92,7 @@ class PolicyInputs:
         """What the graph has to offer now; subscribes anew where that is better."""
         guard = topic_problem(
             self._executed_actions.topic_name,
-            self._node.get_publishers_info_by_topic(self._executed_actions.topic_name),
+            self._node.get_publishers_info_by_topic(EXECUTED_ACTIONS.name),
             EXECUTED_ACTIONS.type_name,
             self._executed_actions.qos_profile,
         )

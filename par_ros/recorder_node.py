@@ -24,7 +24,12 @@ from rclpy.subscription import Subscription
 from std_srvs.srv import SetBool, Trigger
 
 from par_ros import messages
-from par_ros.fitted_subscription import Candidate, FittedSubscription, camera_candidates
+from par_ros.fitted_subscription import (
+    COMPRESSED,
+    Candidate,
+    FittedSubscription,
+    camera_candidates,
+)
 from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import RecorderNodeParameters, declare
 from par_ros.process import report_error, run_node, transition
@@ -134,11 +139,14 @@ class RecorderNode(ManagedNode):
     ) -> FittedSubscription:
         """The pictures of a view, raw or compressed as they are published."""
         channels: dict[Candidate, int] = {}
+        raw_name = self.resolve_topic_name(topic.name)
 
         def write(data: bytes, _: str) -> None:
             candidate = camera.candidate
             if candidate not in channels:
-                channels[candidate] = writer.add_topic(candidate.topic_name, candidate.type_name)
+                # Readers of recordings look for these two names, whatever is remapped.
+                name = raw_name if candidate.topic_name == raw_name else raw_name + COMPRESSED
+                channels[candidate] = writer.add_topic(name, candidate.type_name)
             writer.write(channels[candidate], data)
 
         candidates = camera_candidates(self, transport, topic.name)

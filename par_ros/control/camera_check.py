@@ -134,7 +134,9 @@ class CameraCheck:
             return Refusal(
                 "two_cameras",
                 f"pictures must come from one publisher, they come from {' and '.join(names)} on "
-                "one topic; end one of them, or remap it to a topic of its own.",
+                "one topic; end one of them, or start each with a topic of its own and name the "
+                "camera's with camera_topic:= or further_cameras:= (./par real_arm), or by "
+                f"remapping {self._topic_name}.",
             )
         limit_s = self._settings.max_stall_s
         stalled_s = now_s - self._went_on_s

@@ -302,7 +302,7 @@ def camera(listener: Listener) -> str:
     def look(heard: HeardCamera) -> str:
         _require(heard.problem)
         candidate = heard.fitted.candidate
-        endpoints = listener.node.get_publishers_info_by_topic(candidate.topic_name)
+        endpoints = listener.node.get_publishers_info_by_topic(candidate.asked_name)
         offered = {
             "reliable" if endpoint.qos_profile.reliability == 1 else "best effort"
             for endpoint in endpoints
@@ -409,12 +409,11 @@ def reference(listener: Listener) -> str:
     node = listener.node
     if not listener.expects_reference:
         return "not wanted: a dry run, or reference:=none"
-    name = node.resolve_topic_name(CONTROLLER_REFERENCE.name)
-    if node.get_publishers_info_by_topic(name):
-        return name
+    if node.get_publishers_info_by_topic(CONTROLLER_REFERENCE.name):
+        return node.resolve_topic_name(CONTROLLER_REFERENCE.name)
     message_type = controller_state_type()
     name = node.resolve_topic_name(CONTROLLER_STATE_NAME)
-    endpoints = node.get_publishers_info_by_topic(name)
+    endpoints = node.get_publishers_info_by_topic(CONTROLLER_STATE_NAME)
     type_name = f"control_msgs/msg/{message_type.__name__}"
     reader = CONTROLLER_REFERENCE.reader_qos.profile()
     _require(topic_problem(name, endpoints, type_name, reader))

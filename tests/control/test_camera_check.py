@@ -136,6 +136,16 @@ def test_two_publishers_in_turn_are_named():
     assert "they come from /left and /right on one topic" in refusal.reason
 
 
+def test_what_to_do_about_two_publishers_can_be_done_however_the_node_was_started():
+    camera = CameraCheck(CameraCheckSettings(), 0.0, "camera/wrist/image_raw")
+    for index, source in enumerate(("/left", "/right", "/left")):
+        camera.see(PICTURES[index], 1 + index, None, 0.0, source)
+    refusal = camera.check_stream(0.0)
+    assert refusal is not None
+    for way in ("camera_topic:= or further_cameras:=", "by remapping camera/wrist/image_raw."):
+        assert way in refusal.reason
+
+
 def test_a_driver_that_was_started_again_is_no_second_camera():
     assert set(sources_seen("aaaabbbb")) == {""}
 

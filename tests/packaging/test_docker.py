@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ import yaml
 
 pytest.importorskip("rclpy", reason="parameters.py needs ROS 2")
 
+from rclpy.context import Context
+from rclpy.node import Node
+
+from par_model.simulation.tasks import TASKS
 from par_ros import graph_arguments, node_graph, parameters, topics
 from par_ros.control.settings import parse_text
+from par_ros.episode_node import instruction_of
 from par_ros.graph_environment import FASTDDS_PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,17 +54,17 @@ class Command:
     remappings: dict[str, str]
 
 
-def with_defaults(text: str) -> str:
-    """${NAME:-default} -> default, ${NAME:?reason} -> reason."""
-    return re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", text)
+def filled_in(text: str, variables: Mapping[str, str]) -> str:
+    """${NAME:-default} -> the variable, or default; ${NAME:?reason} -> the variable, or reason."""
+    return re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda found: variables.get(found[1], found[2]), text)
 
 
-def node_commands(name: str) -> list[Command]:
+def node_commands(name: str, variables: Mapping[str, str] = {}) -> list[Command]:
     """The services of a compose file that run a node of this package."""
     services = yaml.safe_load((ROOT / "docker" / name).read_text())["services"]
     commands = []
     for service in services.values():
-        executable, *words = [with_defaults(word) for word in service["command"]]
+        executable, *words = [filled_in(word, variables) for word in service["command"]]
         if executable not in PARAMETERS:
             continue
         assert words[0] == "--ros-args"
@@ -165,11 +171,42 @@ def test_sim_starts_the_nodes_of_the_sim_graph(tmp_path: Path) -> None:
     for executable, command in commands.items():
         given = entries[executable].parameters
         for parameter, text in command.parameters.items():
+            if (executable, parameter) == (topics.EPISODES, "instruction"):
+                continue  # Empty, for the task's own: the next test.
             if parameter not in {"checkpoint", "report", "engines"}:
                 assert parameter in given, f"{executable}: {parameter} is not in the graph"
                 assert text.lower() == str(given[parameter]).lower(), f"{executable}: {parameter}"
         assert_nothing_is_left_out(command, given)
         assert command.remappings == dict(entries[executable].remappings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "instruction"),
+    [
+        ({}, TASKS["PushCube"].instruction),
+        ({"PAR_TASK": "PickCube"}, TASKS["PickCube"].instruction),
+        ({"PAR_TASK": "PickCube", "PAR_INSTRUCTION": "Don't push."}, "Don't push."),
+    ],
+)
+def test_a_task_brings_its_own_instruction(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], instruction: str
+) -> None:
+    """As ROS reads the words. episode_node tells the policy in each episode."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    commands = {one.executable: one for one in node_commands("compose.sim.yaml", variables)}
+    words = ["--ros-args"]
+    for name, text in commands[topics.EPISODES].parameters.items():
+        words += ["-p", f"{name}:={text}"]
+    context = Context()
+    context.init()
+    node = Node("reads", context=context, cli_args=words)
+    try:
+        read = parameters.declare(node, parameters.EpisodeNodeParameters)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+    assert read.task == commands[topics.BRIDGE].parameters["task"]
+    assert instruction_of(read) == instruction
 
 
 def test_real_arm_starts_dry_with_the_graph_s_remappings(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 IMAGE = "observation.images.front"
 JOINTS = (*(f"panda_joint{index}" for index in range(1, 8)), "panda_finger_joint1")
 INSTRUCTION = TASKS["PushCube"].instruction
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "type": "act",
     "n_obs_steps": 1,
     "n_action_steps": 8,
@@ -37,11 +37,15 @@ def write_pretrained(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
     return folder
 
 
-def lerobot_folder(parent: Path, num_actions: int = 8) -> Path:
-    """A folder as import_lerobot makes it."""
-    config = CONFIG | {"n_action_steps": num_actions}
+def lerobot_folder(
+    parent: Path, num_actions: int = 8, *, height: int = 128, width: int = 128
+) -> Path:
+    """A folder as import_lerobot makes it; height and width of its picture in pixels."""
+    inputs = CONFIG["input_features"] | {IMAGE: {"type": "VISUAL", "shape": [3, height, width]}}
+    config = CONFIG | {"n_action_steps": num_actions, "input_features": inputs}
     pretrained = write_pretrained(parent / "pretrained_model", config)
-    spec = lerobot_spec(config, "panda", FEATURES, JOINTS, 20)
+    features = {IMAGE: {"dtype": "video", "shape": [height, width, 3]}}
+    spec = lerobot_spec(config, "panda", features, JOINTS, 20)
     save_lerobot_folder(parent / "act", pretrained, spec, (INSTRUCTION,))
     return parent / "act"
 

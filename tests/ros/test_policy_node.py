@@ -6,7 +6,7 @@ Which picture is answered when, and with which past: tests/control/test_policy_t
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -156,11 +156,12 @@ class Graph:
         *,
         has_camera: bool = True,
         has_arm: bool = True,
+        remappings: Sequence[tuple[str, str]] = (),
         **parameters: object,
     ) -> None:
         self.policy = policy or RecordingPolicy()
         overrides = {"mode": mode, "instruction": INSTRUCTION, "num_warm_up": 0} | parameters
-        self.node = _node_with(self.policy, overrides)
+        self.node = _node_with(self.policy, overrides, remappings)
         self.world = World(has_camera=has_camera, has_arm=has_arm)
         self._executor = MultiThreadedExecutor(num_threads=3)
         self._executor.add_node(self.node)
@@ -197,11 +198,15 @@ def _reliable() -> QoSProfile:
     return topics.Qos(reliable=True, depth=20).profile()
 
 
-def _node_with(policy: RecordingPolicy, overrides: dict[str, object]) -> PolicyNode:
+def _node_with(
+    policy: RecordingPolicy, overrides: dict[str, object], remappings: Sequence[tuple[str, str]]
+) -> PolicyNode:
     arguments = ["--ros-args"]
     for name, value in overrides.items():
         text = str(value).lower() if isinstance(value, bool) else value
         arguments += ["-p", f'{name}:="{value}"' if isinstance(value, str) else f"{name}:={text}"]
+    for name, target in remappings:
+        arguments += ["-r", f"{name}:={target}"]
     rclpy.shutdown()
     rclpy.init(args=arguments)
     return PolicyNode(lambda _: policy)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy's graph without a camera of its own, and a camera for each view."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sensor_msgs.msg import Image
@@ -11,9 +11,13 @@ from tests.ros.test_policy_node import Graph, RecordingPolicy
 
 
 @contextmanager
-def active_graph(policy: RecordingPolicy) -> Iterator[Graph]:
+def active_graph(
+    policy: RecordingPolicy, remappings: Sequence[tuple[str, str]] = ()
+) -> Iterator[Graph]:
     """Configured and active, in real time."""
-    made = Graph("realtime", policy, has_camera=False, max_camera_silence_s=2.0)
+    made = Graph(
+        "realtime", policy, has_camera=False, remappings=remappings, max_camera_silence_s=2.0
+    )
     assert made.node.trigger_configure().name == "SUCCESS"
     assert made.node.trigger_activate().name == "SUCCESS"
     yield made
@@ -21,9 +25,11 @@ def active_graph(policy: RecordingPolicy) -> Iterator[Graph]:
 
 
 @contextmanager
-def view_cameras(topics: Mapping[str, str]) -> Iterator[dict[str, Camera]]:
+def view_cameras(
+    topics: Mapping[str, str], message_type: type = Image
+) -> Iterator[dict[str, Camera]]:
     """By view; `topics`: their names by view."""
-    made = {view: Camera(f"{view}_camera", Image, topic) for view, topic in topics.items()}
+    made = {view: Camera(f"{view}_camera", message_type, topic) for view, topic in topics.items()}
     yield made
     for camera in made.values():
         camera.stop()
