@@ -57,7 +57,7 @@ class GuardSession:
         clocks: ClockReader,
         on_news: Callable[[], None],
     ) -> None:
-        """on_news: called where a command changed what the guard's state counts.
+        """on_news: called where the guard's state, or what it counts, has changed.
 
         Raises ValueError for parameters that are not possible.
         """
@@ -247,6 +247,7 @@ class GuardSession:
         """Disengage for good, and wait until the controllers have the stop."""
         self.disengage()
         self.is_active = False
+        self.publish_state()
         self._outputs.wait_for_arrival(timeout_s)
 
     def e_stop(self) -> Reply:
