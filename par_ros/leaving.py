@@ -54,6 +54,9 @@ def _call_once(numbers: tuple[signal.Signals, ...], call: Callable[[], object]) 
         while reader.recv(1)[0] not in numbers:
             pass
         call()
+        # Whoever writes to a closed socket would print a traceback.
+        while reader.recv(64):
+            pass
 
     threading.Thread(target=wait, name="asked_to_end", daemon=True).start()
     # A byte, its number, for each signal, written at once by whichever thread got it.

@@ -104,12 +104,18 @@ SPINNING = (
 )
 BESIDE = SPINNING + "sys.exit(run_beside_spinning(Plain, lambda node: time.sleep(60.0)))\n"
 NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+FINISHING = SPINNING + (
+    "sys.exit(run_node(Plain, arguments=[], before_end=lambda node: time.sleep(0.5)))\n"
+)
 ALONE = SPINNING + "sys.exit(run_node(Plain, arguments=[]))\n"
 
 
-@pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
-def test_a_second_ctrl_c_does_not_disturb_the_end(
-    tmp_path: Path, free_domain: str, program: str
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(
+    "program", [ALONE, BESIDE, FINISHING], ids=["alone", "beside", "finishing"]
+)
+def test_a_second_signal_does_not_disturb_a_quiet_end(
+    tmp_path: Path, free_domain: str, program: str, number: signal.Signals
 ) -> None:
     """Five in 0.25 s; taking the node down takes half a second."""
     mark = tmp_path / "spinning"
@@ -117,26 +123,9 @@ def test_a_second_ctrl_c_does_not_disturb_the_end(
     try:
         wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
         for _ in range(5):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             time.sleep(0.05)
         output, error = process.communicate(timeout=START_S)
-    finally:
-        process.kill()
-    assert process.returncode == 0, error
-    assert output == error == ""
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
-def test_a_spinning_node_ends_quietly(
-    tmp_path: Path, free_domain: str, program: str, number: signal.Signals
-) -> None:
-    mark = tmp_path / "spinning"
-    process = started(program, mark, free_domain)
-    try:
-        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
-        process.send_signal(number)
-        output, error = process.communicate(timeout=MAX_END_S)
     finally:
         process.kill()
     assert process.returncode == 0, error
