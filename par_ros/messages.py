@@ -268,6 +268,14 @@ def _deserialize(data: bytes, message_type: Any, what: str) -> Any:
         raise ValueError(
             f"{what} may take at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}; check the sender."
         )
+    return deserialize(data, message_type, what)
+
+
+def deserialize(data: bytes, message_type: Any, what: str) -> Any:
+    """A message of any size as it came over the wire; `what` it is for the ValueError's sentence.
+
+    Raises ValueError for bytes that are no such message.
+    """
     try:
         return deserialize_message(data, message_type)
     except RuntimeError as error:
