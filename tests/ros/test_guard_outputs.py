@@ -14,9 +14,9 @@ from tests.control.guard_rig import Rig
 class Watched:
     """A guard, and whether its state has to be published after each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: Node) -> None:
         self.rig = Rig()
-        self._outputs = GuardOutputs(Node("safety_node"), dry_run=False, joint_prefix="")
+        self._outputs = GuardOutputs(node, dry_run=False, joint_prefix="")
         self._publish()
 
     def _publish(self) -> None:
@@ -35,7 +35,8 @@ class Watched:
 
 
 def test_every_change_of_the_state_is_news(ros: None) -> None:
-    watched = Watched()
+    node = Node("outputs")
+    watched = Watched(node)
     rig = watched.rig
     assert not watched.has_news_once(lambda: rig.wait(0.3))
     assert watched.has_news_once(lambda: rig.call("engage"))
@@ -53,3 +54,4 @@ def test_every_change_of_the_state_is_news(ros: None) -> None:
     bad = np.full((8, 8), np.nan)
     assert watched.has_news_once(lambda: rig.chunk(bad))
     assert rig.guard.last_fault is not None
+    node.destroy_node()
