@@ -22,6 +22,9 @@ from par_ros.topics import (
 )
 from par_ros.wire_records import GuardInput
 
+# Engaged, stop latched, holding, kind of the fault; counted holds and changes.
+_Told = tuple[bool, bool, str, str, int, int]
+
 
 class GuardOutputs:
     """The publishers of one configured guard, and its log."""
@@ -33,7 +36,8 @@ class GuardOutputs:
         # Two arms' guards share /diagnostics.
         self._name = messages.status_name(node)
         self._last_event = ""
-        self._reported = (0, 0)
+        # What the state that was published last said.
+        self._reported: _Told | None = None
         self._noted: list[messages.Status] = []
         topics = (
             JOINT_TRAJECTORY_SHADOW if dry_run else JOINT_TRAJECTORY,
@@ -77,9 +81,10 @@ class GuardOutputs:
         self.publish_notes()
 
     def wait_for_arrival(self, timeout_s: float) -> None:
-        """Until the controllers have acknowledged every trajectory, or the time is over."""
+        """Until the controllers have acknowledged every trajectory and all readers the last state,
+        or the time is over."""
         end_s = time.monotonic() + timeout_s
-        for publisher in (self._arm, self._gripper):
+        for publisher in (self._arm, self._gripper, self._state):
             left_s = max(end_s - time.monotonic(), 0.0)
             publisher.wait_for_all_acked(Duration(seconds=left_s))
 
@@ -118,17 +123,25 @@ class GuardOutputs:
         self._noted = []
 
     def has_news(self, guard: Guard) -> bool:
-        """Whether holds or changes were counted since the state was published."""
-        return _holds_and_changes(guard) != self._reported
+        """Whether the state, holds or changes are others than when the state was published."""
+        return _told_of(guard) != self._reported
 
     def publish_state(self, guard: Guard, more: dict[str, str], moment: Moment) -> None:
         """guard_state, and the same with the counters and `more` on /diagnostics."""
-        self._reported = _holds_and_changes(guard)
+        self._reported = _told_of(guard)
         state = guard_report.guard_state(self._name, guard)
         self._state.publish(messages.status_message(state))
         status = guard_report.diagnostics(self._name, guard, self._last_event, more)
         self._status.publish(messages.diagnostics_message((status,), moment.ros_ns))
 
 
-def _holds_and_changes(guard: Guard) -> tuple[int, int]:
-    return guard.counters["holds"], guard.counters["tracked"]
+def _told_of(guard: Guard) -> _Told:
+    fault = guard.last_fault
+    return (
+        guard.engaged,
+        guard.stop_latched,
+        guard.holding,
+        "" if fault is None else fault.kind,
+        guard.counters["holds"],
+        guard.counters["tracked"],
+    )

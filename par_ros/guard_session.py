@@ -58,7 +58,7 @@ class GuardSession:
         clocks: ClockReader,
         on_news: Callable[[], None],
     ) -> None:
-        """on_news: called where a command changed what the guard's state counts.
+        """on_news: called where the guard's state, or what it counts, has changed.
 
         Raises ValueError for parameters that are not possible.
         """
@@ -255,6 +255,7 @@ class GuardSession:
     def leave(self, timeout_s: float) -> None:
         """Let go, and wait for as long again until the controllers have the stop."""
         self.let_go(timeout_s)
+        self.publish_state()
         self._outputs.wait_for_arrival(timeout_s)
 
     def e_stop(self) -> Reply:

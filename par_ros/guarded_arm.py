@@ -32,11 +32,11 @@ def read_guarded_arm(parameters: SafetyNodeParameters) -> ArmSpec:
 
 
 def require_a_person_to_engage(parameters: SafetyNodeParameters) -> None:
-    """Raises ValueError for a real arm that would engage by itself."""
-    is_real = parameters.reference == "controller_state" and not parameters.dry_run
-    if parameters.auto_engage and is_real:
+    """Raises ValueError for an arm that may be real and would engage by itself."""
+    is_simulated = parameters.reference == "topic" or parameters.mode == "lockstep"
+    if parameters.auto_engage and not (is_simulated or parameters.dry_run):
         raise ValueError(
-            "safety_node: auto_engage is for simulated arms, and reference controller_state is a "
-            "real arm's; leave auto_engage out and call ~/engage, or for a simulated arm set "
-            "reference to topic."
+            "safety_node: auto_engage is for simulated arms, and with reference "
+            f"{parameters.reference} the arm may be a real one; leave auto_engage out and call "
+            "~/engage, or for a simulated arm set reference to topic or mode to lockstep."
         )

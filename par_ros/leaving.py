@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SIGINT and SIGTERM do. Standard library only: it is imported before everything else."""
+"""What SIGINT, SIGTERM and SIGHUP do. Standard library only: it is imported before everything
+else."""
 
 import os
 import signal
@@ -9,12 +10,21 @@ from collections.abc import Callable
 from types import FrameType
 
 
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process to end: SIGINT, SIGTERM, and SIGHUP, which comes when its
+    terminal or ssh connection is lost. Without SIGHUP where it is ignored, as below `nohup`."""
+    asking = (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return asking
+    return (*asking, signal.SIGHUP)
+
+
 def leave_at_once_when_asked() -> None:
-    """From now on SIGINT and SIGTERM end this process with code 0 and without a message.
+    """From now on a signal that asks it to ends this process with code 0 and without a message.
 
     For the imports: interrupted, they print pages. `run_node` and `run_beside_spinning` end it.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, _leave)
 
 
@@ -23,23 +33,35 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def call_once_when_asked(call: Callable[[], object]) -> None:
-    """From now on the first SIGINT or SIGTERM calls `call` in a thread of its own; later ones do
-    nothing.
+    """From now on the first signal that asks this process to end calls `call` in a thread of its
+    own; later ones do nothing. The handlers stay in place until the process ends."""
+    _call_once(ending_signals(), call)
 
-    Without delay: Python's own handlers run when the main thread returns to Python, and one that
-    waits in the middleware may not. The handlers stay in place until the process ends.
-    """
+
+def pass_on_hangup() -> None:
+    """From now on SIGHUP sends this process SIGTERM, for which others have a handler."""
+    if signal.SIGHUP in ending_signals():
+        _call_once((signal.SIGHUP,), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _call_once(numbers: tuple[signal.Signals, ...], call: Callable[[], object]) -> None:
+    """Without delay: Python's own handlers run when the main thread returns to Python, and one that
+    waits in the middleware may not."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def wait() -> None:
-        reader.recv(1)
+        while reader.recv(1)[0] not in numbers:
+            pass
         call()
+        # Whoever writes to a closed socket would print a traceback.
+        while reader.recv(64):
+            pass
 
     threading.Thread(target=wait, name="asked_to_end", daemon=True).start()
-    # A byte for each signal, written at once by whichever thread got it.
+    # A byte, its number, for each signal, written at once by whichever thread got it.
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, take_no_notice)
 
 

@@ -34,6 +34,7 @@ from par_ros.picture_encodings import (
     compressed_to_rgb,
     raw_to_rgb,
 )
+from par_ros.topics import message_type_name
 
 FloatArray = npt.NDArray[np.float64]
 # What a camera publishes.
@@ -236,7 +237,8 @@ def tells_hold(message: JointTrajectoryMessage) -> bool:
 def deserialize_chunk(data: bytes) -> JointTrajectoryMessage:
     """An action chunk as it came over the wire.
 
-    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
+    Raises ValueError for bytes that are no such message, and, before anything is converted, for
+    more than MAX_MESSAGE_BYTES.
     """
     message: JointTrajectoryMessage = _deserialize(data, JointTrajectoryMessage, "a chunk")
     return message
@@ -245,7 +247,8 @@ def deserialize_chunk(data: bytes) -> JointTrajectoryMessage:
 def deserialize_joint_state(data: bytes) -> JointState:
     """A joint_states message as it came over the wire.
 
-    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
+    Raises ValueError for bytes that are no such message, and, before anything is converted, for
+    more than MAX_MESSAGE_BYTES.
     """
     message: JointState = _deserialize(data, JointState, "a joint_states message")
     return message
@@ -254,7 +257,8 @@ def deserialize_joint_state(data: bytes) -> JointState:
 def deserialize_reference(data: bytes, message_type: Any) -> Any:
     """A controller's report as it came over the wire, for read_reference or read_controller_state.
 
-    Raises ValueError, before anything is converted, for more than MAX_MESSAGE_BYTES.
+    Raises ValueError for bytes that are no such message, and, before anything is converted, for
+    more than MAX_MESSAGE_BYTES.
     """
     return _deserialize(data, message_type, "a controller's report")
 
@@ -264,7 +268,22 @@ def _deserialize(data: bytes, message_type: Any, what: str) -> Any:
         raise ValueError(
             f"{what} may take at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}; check the sender."
         )
-    return deserialize_message(data, message_type)
+    return deserialize(data, message_type, what)
+
+
+def deserialize(data: bytes, message_type: Any, what: str) -> Any:
+    """A message of any size as it came over the wire; `what` it is for the ValueError's sentence.
+
+    Raises ValueError for bytes that are no such message.
+    """
+    try:
+        return deserialize_message(data, message_type)
+    except RuntimeError as error:
+        # RMWError: rclpy's errors have no other base in common.
+        raise ValueError(
+            f"{what} must be serialized as a {message_type_name(message_type)}, got {len(data)} "
+            "bytes that are not; check the sender, and that both use the same version of the type."
+        ) from error
 
 
 def read_joint_trajectory(
@@ -340,8 +359,9 @@ def read_reference(
 def read_controller_state(message: Any, joint_names: tuple[str, ...]) -> ReferenceSample:
     """The reference in a control_msgs/JointTrajectoryControllerState, in the order of the names.
 
-    A part that the controller leaves empty (velocities, accelerations) counts as zero. Raises
-    ValueError where a joint is missing.
+    Velocities or accelerations that the controller leaves empty count as zero. Raises ValueError
+    where a joint is missing, where positions, velocities or accelerations differ in number from the
+    joints, and where the speed scaling is not finite.
     """
     names = list(message.joint_names)
     if not set(joint_names) <= set(names):
@@ -353,10 +373,22 @@ def read_controller_state(message: Any, joint_names: tuple[str, ...]) -> Referen
     # Humble called it `desired`.
     point = message.reference if hasattr(message, "reference") else message.desired
     rows = []
-    for values in (point.positions, point.velocities, point.accelerations):
-        row = np.array(values, dtype=np.float64) if len(values) else np.zeros(len(names))
-        rows.append(row[columns])
+    for part in ("positions", "velocities", "accelerations"):
+        values = getattr(point, part)
+        if len(values) == 0 and part != "positions":
+            values = np.zeros(len(names))
+        if len(values) != len(names):
+            raise ValueError(
+                f"controller_state must have one entry of its reference's {part} for each of "
+                f"{len(names)} joints, got {len(values)}; check the controller."
+            )
+        rows.append(np.array(values, dtype=np.float64)[columns])
     scaling = float(getattr(message, "speed_scaling_factor", 1.0))
+    if not np.isfinite(scaling):
+        raise ValueError(
+            f"the speed scaling of controller_state must be finite, got {scaling}; check the "
+            "controller and the robot's driver."
+        )
     return ReferenceSample(stamp_ns(message), rows[0], rows[1], rows[2], scaling)
 
 

@@ -152,8 +152,8 @@ class SafetyNodeParameters(GuardParameters):
     dry_run: bool = parameter(False, "publish on the shadow topics instead of to the controllers")
     auto_engage: bool = parameter(
         False,
-        "engage once, at the first joint state; for simulated arms: refused with reference "
-        "controller_state, except in a dry run",
+        "engage once, at the first joint state; for simulated arms: needs reference topic, mode "
+        "lockstep or a dry run",
     )
     limit_checks: str = parameter(
         "arm",
@@ -437,6 +437,7 @@ def guard_settings(parameters: SafetyNodeParameters, *, use_sim_time: bool) -> G
         lockstep=parameters.mode == "lockstep",
         sim_clock=use_sim_time,
         expects_reference=expects_reference(parameters),
+        dry_run=parameters.dry_run,
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How each executable of this package starts, spins and ends.
 
-A node ends with code 0 when it is asked to (SIGINT, SIGTERM, context shut down), and with code 1
-and one line "error: ..." on stderr when it cannot do its work. What only prepares its work
+A node ends with code 0 when it is asked to (SIGINT, SIGTERM, SIGHUP, context shut down), and with
+code 1 and one line "error: ..." on stderr when it cannot do its work. What only prepares its work
 (imports, loading a policy) is left where it is, see `leaves_at_once`. Nothing outlives the process
 that started it: see `end_with_parent`.
 """
@@ -35,7 +35,13 @@ from rclpy.signals import (
 
 from par_ros.control.clock_offset import ClockOffset
 from par_ros.control.timeline import Moment
-from par_ros.leaving import call_once_when_asked, leave_at_once_when_asked, take_no_notice
+from par_ros.leaving import (
+    call_once_when_asked,
+    ending_signals,
+    leave_at_once_when_asked,
+    pass_on_hangup,
+    take_no_notice,
+)
 
 # Set by `python -m par_ros` and our launch files for their children: their own process id.
 PARENT_VARIABLE = "PAR_PARENT_PID"
@@ -58,21 +64,25 @@ def run_node(
 ) -> int:
     """Make a node, spin it until it is asked to end, and give the process's exit code.
 
-    before_end: called with the node when SIGINT or SIGTERM has ended its spinning. Only with it do
-    publishers still work then: rclpy's own handlers shut the middleware down at once.
+    before_end: called with the node when a signal or an error of a callback has ended its spinning;
+    the error is raised afterwards. Only with it do publishers still work after a signal: rclpy's
+    own handlers shut the middleware down at once.
 
     ValueError and FileNotFoundError are the user's mistakes: their sentence goes to stderr and the
     code is 1. Anything else is a bug and keeps its traceback.
     """
     end_with_parent()
-    # What rclpy's own handlers call after theirs.
-    signal.signal(signal.SIGINT, _interrupt_once)
+    for number in ending_signals():
+        signal.signal(number, _interrupt_once)
+    # SIGINT's and this are what rclpy's own handlers call after theirs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     node = None
     try:
         own = SignalHandlerOptions.ALL if before_end is None else SignalHandlerOptions.NO
         rclpy.init(args=arguments, signal_handler_options=own)
-        if before_end is not None:
+        if before_end is None:
+            pass_on_hangup()
+        else:
             signal.signal(signal.SIGTERM, _interrupt_once)
         node = make_node()
         executor = make_executor()
@@ -82,8 +92,10 @@ def run_node(
         if before_end is None:
             executor.spin()
         else:
-            _spin_until_asked(executor)
-            before_end(node)
+            try:
+                _spin_until_asked(executor)
+            finally:
+                before_end(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except rclpy_implementation.RCLError:
@@ -125,8 +137,8 @@ def run_beside_spinning(
 ) -> int:
     """Make a node and call `run` with it in this thread, while another thread spins the node.
 
-    Errors and exit codes as `run_node`; SIGINT and SIGTERM end `run` by KeyboardInterrupt. A
-    callback that fails ends `run` too, and its error is raised here.
+    Errors and exit codes as `run_node`; SIGINT, SIGTERM and SIGHUP end `run` by KeyboardInterrupt.
+    A callback that fails ends `run` too, and its error is raised here.
     """
     end_with_parent()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -137,7 +149,7 @@ def run_beside_spinning(
         _interrupt_once(number, frame)
 
     # SIGINT too: a shell that starts a process in the background leaves it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, interrupt)
     failures: list[BaseException] = []
     node = spinner = None
@@ -165,7 +177,7 @@ def run_beside_spinning(
 
 
 def _spin_until_asked(executor: Executor) -> None:
-    """Spin until SIGINT or SIGTERM; both are ignored afterwards."""
+    """Spin until a signal asks to end; such signals are ignored afterwards."""
     asked = threading.Event()
 
     # A task, not `wake`: that does not end the wait of `spin_once`.
@@ -177,7 +189,7 @@ def _spin_until_asked(executor: Executor) -> None:
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ctrl-C in a terminal reaches a node twice, from there and from launch: the second one does
     not disturb the taking down."""
-    for later in (signal.SIGINT, signal.SIGTERM):
+    for later in ending_signals():
         signal.signal(later, take_no_notice)
     raise KeyboardInterrupt
 
@@ -207,7 +219,7 @@ def leaves_at_once() -> Iterator[None]:
         return
     options = get_current_signal_handlers_options()
     uninstall_signal_handlers()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     leave_at_once_when_asked()
     try:
         yield

@@ -5,7 +5,8 @@ What is decided lives in control/guard.py; guard_session.py takes messages, call
 This file has the lifecycle and the services. The process never loads torch. It starts disengaged,
 after a restart too: ~/engage lets chunks pass. Its watchdogs run on the steady clock, so a stopped
 /clock cannot stop them. The emergency stop is heard in every state of the lifecycle, and its latch
-survives them all. SIGINT and SIGTERM stop the arm before the process ends.
+survives them all. SIGINT, SIGTERM, SIGHUP and an error of a callback stop the arm before the
+process ends.
 """
 
 import sys
@@ -110,7 +111,7 @@ class SafetyNode(ManagedNode):
         return TransitionCallbackReturn.SUCCESS
 
     def leave(self) -> None:
-        """What is done when the process is asked to end: the arm comes to rest."""
+        """What is done before the process ends, asked to or by an error: the arm comes to rest."""
         if self._session is not None:
             self._session.leave(_LAST_STOP_S)
 

@@ -15,7 +15,6 @@ from typing import Any
 import rerun as rr
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
 from par_ros import messages
 from par_ros.fitted_subscription import FittedSubscription, camera_candidates
@@ -99,7 +98,7 @@ class ViewerNode(Node):
     def _show(self, show: Callable[[Any], None], data: bytes, message_type: Any) -> None:
         """A message that cannot be read is not shown: its reader in the graph reports it."""
         try:
-            show(deserialize_message(data, message_type))
+            show(messages.deserialize(data, message_type, "a message"))
         except ValueError as error:
             self.get_logger().warning(f"not shown: {error}", throttle_duration_sec=10.0)
 

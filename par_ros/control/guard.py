@@ -93,6 +93,7 @@ class Guard:
             arm.reference,
             lockstep=settings.lockstep,
             expects_reference=settings.expects_reference,
+            dry_run=settings.dry_run,
         )
         schedule = ActionSchedule(settings)
         chunk_ns = round(settings.chunk_s * NANOSECONDS)

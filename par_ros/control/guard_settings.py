@@ -81,11 +81,13 @@ class GuardSettings(GuardParameters):
         lockstep: a chunk starts at its stamp, and physics waits for the answer.
         sim_clock: the ROS clock is a simulator's: motions are kept on it.
         expects_reference: the controller's reference must be received.
+        dry_run: nothing that is commanded reaches a controller.
     """
 
     lockstep: bool = False
     sim_clock: bool = False
     expects_reference: bool = True
+    dry_run: bool = False
 
     @property
     def knot_times_s(self) -> FloatArray:

@@ -17,7 +17,8 @@ pictures, chunks, reports of the guard and trajectories. Every stop (the guard h
 is then named with the loss that explains it; one that nothing explains fails the run, a watchdog
 that a loss explains does not. With sequential inference the arm waits for every answer, so a delay
 explains its holds. The ledger's p50, p99 and p99.9 are of all chunks of the run. The time counts
-from when the guard is engaged.
+from when the guard is engaged. Ctrl-C ends it with what was measured until then: "interrupted" is
+true, "passed" false, the exit code 130.
 """
 
 import dataclasses
@@ -25,13 +26,12 @@ import datetime
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +58,7 @@ from par_ros.parameters import read_yaml
 from par_ros.process import PARENT_VARIABLE, report_error
 from par_ros.proof.losses import LOSS_VARIABLE, Loss, losses_of
 from par_ros.proof.paced_policy import PACE_VARIABLE
+from par_ros.proof.process_memory import ProcessMemory
 from par_ros.proof.soak_stops import StopList
 from par_ros.resources import resource
 from par_ros.run_results import hardware, percentiles
@@ -66,8 +67,6 @@ from par_ros.wire_records import GuardState, PolicyStatus
 
 _SAMPLE_PERIOD_S = 5.0
 _ALL_COMMITTED = 100
-# The first tenth warms up: caches fill, the middleware finds its peers.
-_WARM_UP_SHARE = 0.1
 _FLAT_SHARE = 0.02
 _ENGAGE_PERIOD_S = 2.0
 _MAX_ENGAGE_S = 60.0
@@ -82,9 +81,11 @@ _WATCHDOG_COUNTERS = (
     "fault_reference_silent",
     "fault_not_taken",
 )
-# Left out on the screen.
 # Memory is looked at some times in it.
 MIN_DURATION_S = 10.0
+# The exit code.
+_INTERRUPTED = 130
+# Left out on the screen.
 _LONG = ("memory_mib", "stops")
 _LIMIT_POWERS = {
     "max_velocity_rad_s": 1,
@@ -131,39 +132,6 @@ class SoakOptions:
     def is_disturbed(self) -> bool:
         """Whether answers are delayed or messages lost on purpose."""
         return self.delay[1] > 0.0 or self.loss > 0.0
-
-
-@dataclass
-class Memory:
-    """One process: seconds since the start, resident and anonymous MiB."""
-
-    pid: int
-    times_s: list[float] = field(default_factory=list)
-    resident_mib: list[float] = field(default_factory=list)
-    anonymous_mib: list[float] = field(default_factory=list)
-
-    def add(self, time_s: float) -> None:
-        """Read it now. Raises OSError where the process has ended."""
-        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
-        self.times_s.append(time_s)
-        self.resident_mib.append(int(sizes["Rss"]) / 1024)
-        self.anonymous_mib.append(int(sizes["Anonymous"]) / 1024)
-
-    def to_json(self) -> dict[str, list[float]]:
-        """About a hundred of the samples."""
-        return {
-            "time_s": [round(value, 1) for value in _thinned(self.times_s)],
-            "resident": [round(value, 2) for value in _thinned(self.resident_mib)],
-            "anonymous": [round(value, 2) for value in _thinned(self.anonymous_mib)],
-        }
-
-    def growth(self) -> float:
-        """The last tenth of the samples against the tenth after the warm-up, as a share."""
-        num = len(self.resident_mib)
-        begin, tenth = int(num * _WARM_UP_SHARE), max(num // 10, 1)
-        early = statistics.median(self.resident_mib[begin : begin + tenth])
-        return statistics.median(self.resident_mib[-tenth:]) / early - 1.0
 
 
 class SoakWatch(Node):
@@ -288,7 +256,8 @@ def _paced_arm(pace: float, folder: Path) -> Path:
 
 
 def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
-    """Run until enough chunks were sent, or for so long. Raises RunError where a process ends."""
+    """Run until enough chunks were sent, or for so long; the result so far where that is
+    interrupted. Raises RunError where a process ends, Interrupted before the guard is engaged."""
     graph = soak_graph(options, folder)
     begin_s = time.monotonic()
     with GraphRunner(graph) as runner:
@@ -298,27 +267,24 @@ def run_soak(options: SoakOptions, folder: Path) -> dict[str, Any]:
         watch = SoakWatch(context)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(watch)
-        memories = {name: Memory(pid) for name, pid in _children(graph).items()}
+        memories = {name: ProcessMemory(pid) for name, pid in _children(graph).items()}
         try:
             _wait_until_engaged(watch, executor)
-            started_s = next_s = time.monotonic()
-            while not _is_over(options, watch, time.monotonic() - started_s):
-                executor.spin_once(timeout_sec=0.2)
-                now_s = time.monotonic()
-                if now_s >= next_s:
-                    next_s += _SAMPLE_PERIOD_S
-                    _sample(memories, now_s - started_s)
-                    _say(watch, memories, now_s - started_s)
+            _sample(memories, 0.0)
+            started_s = time.monotonic()
+            is_whole = _measure(options, watch, executor, memories, started_s)
         finally:
             ended_s = time.monotonic()
             executor.shutdown()
             watch.destroy_node()
             context.try_shutdown()
-    print(file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     orphans = _processes_of_this_run()
     losses = losses_of(folder / "logs")
     durations_s = started_s - begin_s, ended_s - started_s
-    return _report(options, watch, memories, orphans, losses, durations_s)
+    result = _report(options, watch, memories, orphans, losses, durations_s)
+    return {**result, "passed": result["passed"] and is_whole, "interrupted": not is_whole}
 
 
 def _wait_until_engaged(watch: SoakWatch, executor: SingleThreadedExecutor) -> None:
@@ -332,13 +298,35 @@ def _wait_until_engaged(watch: SoakWatch, executor: SingleThreadedExecutor) -> N
             )
 
 
+def _measure(
+    options: SoakOptions,
+    watch: SoakWatch,
+    executor: SingleThreadedExecutor,
+    memories: dict[str, ProcessMemory],
+    started_s: float,
+) -> bool:
+    """Listen and sample until it is over; False where it is interrupted before."""
+    next_s = started_s + _SAMPLE_PERIOD_S
+    try:
+        while not _is_over(options, watch, time.monotonic() - started_s):
+            executor.spin_once(timeout_sec=0.2)
+            now_s = time.monotonic()
+            if now_s >= next_s:
+                next_s += _SAMPLE_PERIOD_S
+                _sample(memories, now_s - started_s)
+                _say(watch, memories, now_s - started_s)
+    except Interrupted:
+        return False
+    return True
+
+
 def _is_over(options: SoakOptions, watch: SoakWatch, duration_s: float) -> bool:
     if options.duration is not None:
         return duration_s >= options.duration
     return watch.num_chunks >= options.chunks
 
 
-def _sample(memories: dict[str, Memory], time_s: float) -> None:
+def _sample(memories: dict[str, ProcessMemory], time_s: float) -> None:
     for name, memory in memories.items():
         try:
             memory.add(time_s)
@@ -346,16 +334,19 @@ def _sample(memories: dict[str, Memory], time_s: float) -> None:
             raise RunError(f"{name} has ended; its output is in the run's logs.") from None
 
 
-def _say(watch: SoakWatch, memories: dict[str, Memory], duration_s: float) -> None:
+def _say(watch: SoakWatch, memories: dict[str, ProcessMemory], duration_s: float) -> None:
     sizes = ", ".join(f"{name} {m.resident_mib[-1]:.0f}" for name, m in memories.items())
     counts = f"{watch.num_chunks} chunks, {len(watch.stops.stops)} stops"
-    print(f"\r{duration_s:.0f} s: {counts}, MiB: {sizes}", end="", file=sys.stderr, flush=True)
+    line = f"{duration_s:.0f} s: {counts}, MiB: {sizes}"
+    # In a terminal over the line before; in a file each is a line.
+    begin, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+    print(begin + line, end=end, file=sys.stderr, flush=True)
 
 
 def _report(
     options: SoakOptions,
     watch: SoakWatch,
-    memories: dict[str, Memory],
+    memories: dict[str, ProcessMemory],
     orphans: list[str],
     losses: list[Loss],
     durations_s: tuple[float, float],
@@ -419,11 +410,6 @@ def _command(options: SoakOptions) -> str:
     return " ".join(words)
 
 
-def _thinned(values: list[float], num: int = 100) -> list[float]:
-    """At most about `num` of them."""
-    return values[:: max(len(values) // num, 1)]
-
-
 def _children(graph: NodeGraph) -> dict[str, int]:
     """Process of each node of the graph; they carry their node's name in the command line."""
     found = {}
@@ -470,7 +456,8 @@ def _pids(wanted: Callable[[int], bool]) -> list[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """0 where memory was flat, no watchdog fired, the arm moved and no process was left."""
+    """0 where memory was flat, no watchdog fired, the arm moved and no process was left; 130 where
+    it was interrupted."""
     options = parse(SoakOptions, "python -m par_ros soak", __doc__, arguments)
     # Kept where the run fails: the nodes' logs say why.
     folder = Path(tempfile.mkdtemp(prefix="par_soak_"))
@@ -478,7 +465,8 @@ def main(arguments: list[str]) -> int:
         with interruptible():
             result = run_soak(options, folder)
     except Interrupted:
-        return 130
+        print("interrupted before the guard was engaged; nothing was measured", file=sys.stderr)
+        return _INTERRUPTED
     except (RunError, ValueError) as error:
         return report_error(error)
     if result["passed"]:
@@ -489,4 +477,6 @@ def main(arguments: list[str]) -> int:
     if options.json is not None:
         write_text("the result", options.json, text + "\n")
     print(json.dumps({k: v for k, v in result.items() if k not in _LONG}, indent=1))
+    if result["interrupted"]:
+        return _INTERRUPTED
     return 0 if result["passed"] else 1

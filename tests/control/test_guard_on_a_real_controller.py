@@ -14,7 +14,15 @@ from par_ros.control.guard import Guard, GuardSettings, StopLatch
 from par_ros.control.joint_states import JointSample
 from par_ros.control.reference_watch import ReferenceSample
 from par_ros.control.timeline import Moment, Timeline
-from tests.control.guard_rig import ROS_BEGIN_NS, STEADY_BEGIN_NS, Rig, S, text
+from tests.control.guard_rig import (
+    PERIOD_S,
+    ROS_BEGIN_NS,
+    STEADY_BEGIN_NS,
+    TIMES,
+    Rig,
+    S,
+    text,
+)
 from tests.control.test_guard import pushed_away
 
 NAMES = tuple(f"joint{number}" for number in range(8))
@@ -591,6 +599,53 @@ def test_an_arm_far_from_its_last_command_is_not_engaged() -> None:
     reply = rig.call("engage")
     assert not reply.success
     assert "deactivate and activate the controller" in reply.message
+
+
+def dry_run_whose_shadow_is_away(by_rad: float) -> Rig:
+    """The first joint's shadow speeds up to 1.2 rad/s and is at least so far from home; the arm
+    stands there."""
+    rig = Rig(dry_run=True, expects_reference=False)
+    rig.sends_references = False
+    rig.loses_trajectories = True
+    rig.engaged()
+    rig.wait(1.6)
+    begin_s = rig.now_s
+    while True:
+        passed_s = rig.now_s - begin_s + TIMES
+        knots = np.column_stack((np.tile(rig.spec.home, (8, 1)), np.full(8, 0.04)))
+        knots[:, 0] += np.where(passed_s < 0.4, 1.5 * passed_s**2, 1.2 * passed_s - 0.24)
+        assert rig.chunk(knots).arm is not None
+        for _ in range(400):
+            rig.wait(PERIOD_S)
+            if shadow_rad(rig) >= by_rad or not rig.guard.engaged:
+                return rig
+
+
+def shadow_rad(rig: Rig) -> float:
+    """How far the commanded positions are from home."""
+    shadow = rig.guard.commanded_positions(rig.moment)
+    assert shadow is not None
+    return float(np.abs(shadow - rig.spec.home).max())
+
+
+@pytest.mark.parametrize("service", ["disengage", "e_stop", ""])
+def test_a_dry_run_is_engaged_again_wherever_its_shadow_rests(service: str) -> None:
+    """The shadow rests further from the arm than a tracking error allows.
+
+    No service: the tracking error is noticed, too far away for a retreat.
+    """
+    rig = dry_run_whose_shadow_is_away(by_rad=0.14 if service else np.inf)
+    if service:
+        assert rig.guard.engaged
+        rig.call(service)
+    else:
+        assert rig.guard.last_fault is not None
+        assert rig.guard.last_fault.kind == "tracking_error"
+    rig.wait(1.5)
+    assert shadow_rad(rig) > rig.spec.max_tracking_error_rad
+    rig.guard.reset_stop()
+    reply = rig.call("engage")
+    assert reply.success, reply.message
 
 
 def test_after_a_step_back_it_waits_until_the_clock_has_caught_up() -> None:

@@ -87,13 +87,14 @@ class GuardRig:
             topic.message_type, topic.name, kept.append, topic.reader_qos.profile()
         )
 
-    def start(self, name: str, *parameters: str) -> None:
-        """One executable with `name:=value` parameters."""
+    def start(self, name: str, *parameters: str, program: str = "") -> None:
+        """One executable with `name:=value` parameters; program: Python text in its place."""
         words = [word for parameter in parameters for word in ("-p", parameter)]
+        what = ("-c", program) if program else ("-m", f"par_ros.{name}")
         # A file: a full pipe that nobody reads stops the process.
         self.logs[name] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", f"par_ros.{name}", "--ros-args", *words],
+            [sys.executable, *what, "--ros-args", *words],
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
             stderr=self.logs[name],
             text=True,
@@ -104,12 +105,12 @@ class GuardRig:
         self.logs[name].seek(0)
         return self.logs[name].read()
 
-    def start_guard(self, *parameters: str) -> None:
+    def start_guard(self, *parameters: str, program: str = "") -> None:
         """The guard, configured and active. Joint states may be late: the machine may be busy."""
         self.start("safety_node", f"arm:={self._arm}", "reference:=topic",
                    "max_joint_state_age_s:=2.0",
                    "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
-                   *parameters)  # fmt: skip
+                   *parameters, program=program)  # fmt: skip
         self.bring_up()
 
     def bring_up(self) -> None:

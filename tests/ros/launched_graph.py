@@ -11,13 +11,15 @@ from launch import LaunchDescription, LaunchService
 
 from par_ros.launch_mapping import graph_actions
 from tests.ros.light_graph import light_graph
+from tests.ros.operator_thread import operator
 
 
 def main() -> int:
     service = LaunchService(noninteractive=True)
     graph = light_graph(int(sys.argv[1]), *sys.argv[2:])
     service.include_launch_description(LaunchDescription(graph_actions(graph)))
-    return int(service.run())
+    with operator(int(sys.argv[1]), graph.namespace):
+        return int(service.run())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from par_ros.graph_environment import graph_environment
 from par_ros.graph_runner import GraphRunner
 from par_ros.node_graph import NodeEntry, NodeGraph, recorder_entry
 from par_ros.topics import GUARD, POLICY, VIEWER
+from tests.ros.operator_thread import operator
 
 # No deadline ends these runs: a test machine may stand still for seconds. Deadlines have their own
 # tests (tests/control, par_ros.proof.faults).
@@ -36,9 +37,10 @@ def light_graph(
     view_port: str = "",
     reference: str = "none",
 ) -> NodeGraph:
-    """Arm, guard and fixed chunks, and a recorder where a file is named; the others go on without
-    the policy where it is not "needed"; prefix: of the arm's joints; view_port: of a live view;
-    reference: the guard's, which disengages where it expects one and the arm stands for 0.2 s."""
+    """Arm, guard and fixed chunks, and a recorder where a file is named; the guard does not engage
+    by itself. The others go on without the policy where it is not "needed"; prefix: of the arm's
+    joints; view_port: of a live view; reference: the guard's, which disengages where it expects one
+    and the arm stands for 0.2 s."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry(
@@ -50,7 +52,6 @@ def light_graph(
             {
                 "arm": "panda",
                 "joint_prefix": prefix,
-                "auto_engage": True,
                 "reference": reference,
                 **PATIENT,
             },
@@ -73,11 +74,12 @@ def light_graph(
 
 
 def main() -> int:
-    """Run until it is ended."""
-    graph = light_graph(int(sys.argv[1]), *sys.argv[2:])
+    """Run until it is ended; an operator engages the guard."""
+    domain_id = int(sys.argv[1])
+    graph = light_graph(domain_id, *sys.argv[2:])
 
     def work() -> None:
-        with GraphRunner(graph) as runner:
+        with operator(domain_id, graph.namespace), GraphRunner(graph) as runner:
             runner.start()
             runner.wait()
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C ends a node that is still preparing its work: at once, with code 0 and without a word.
+"""Ctrl-C, SIGTERM and a lost terminal (SIGHUP) end a node with code 0 and without a word; one that
+is still preparing its work at once.
 
 The work takes 60 s. The end takes less than the 5 s after which `ros2 launch` insists; the tests
 allow 20 s, as the machine may be busy.
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.ros
 
 START_S = 60.0
 MAX_END_S = 20.0
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # What a user's terminal would do, wherever the tests run from.
 ORDINARY = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 SLOW_LOAD = (
@@ -101,12 +103,19 @@ SPINNING = (
     "        self.create_timer(0.1, pathlib.Path(sys.argv[1]).touch)\n"
 )
 BESIDE = SPINNING + "sys.exit(run_beside_spinning(Plain, lambda node: time.sleep(60.0)))\n"
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+FINISHING = SPINNING + (
+    "sys.exit(run_node(Plain, arguments=[], before_end=lambda node: time.sleep(0.5)))\n"
+)
 ALONE = SPINNING + "sys.exit(run_node(Plain, arguments=[]))\n"
 
 
-@pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
-def test_a_second_ctrl_c_does_not_disturb_the_end(
-    tmp_path: Path, free_domain: str, program: str
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(
+    "program", [ALONE, BESIDE, FINISHING], ids=["alone", "beside", "finishing"]
+)
+def test_a_second_signal_does_not_disturb_a_quiet_end(
+    tmp_path: Path, free_domain: str, program: str, number: signal.Signals
 ) -> None:
     """Five in 0.25 s; taking the node down takes half a second."""
     mark = tmp_path / "spinning"
@@ -114,9 +123,26 @@ def test_a_second_ctrl_c_does_not_disturb_the_end(
     try:
         wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
         for _ in range(5):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             time.sleep(0.05)
         output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert output == error == ""
+
+
+@pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
+def test_nohup_keeps_a_node_alive(tmp_path: Path, free_domain: str, program: str) -> None:
+    mark = tmp_path / "spinning"
+    process = started(NOHUP + program, mark, free_domain)
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
+        process.send_signal(signal.SIGHUP)
+        mark.unlink()
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning on")
+        process.send_signal(signal.SIGTERM)
+        output, error = process.communicate(timeout=MAX_END_S)
     finally:
         process.kill()
     assert process.returncode == 0, error
@@ -147,7 +173,7 @@ def test_ctrl_c_while_ros_starts_is_a_quiet_end(tmp_path: Path, free_domain: str
     assert output == error == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize(
     "program",
     [SLOW_LOAD, SLOW_IMPORT, SLOW_SIMULATOR, SLOW_EXECUTABLE],

@@ -117,7 +117,7 @@ def values_at(path: str, message: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recording(own_domain: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Arm, guard and fixed chunks, recorded and closed."""
     path = tmp_path_factory.mktemp("layout") / "light.mcap"
     domain = os.environ["ROS_DOMAIN_ID"]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
@@ -173,6 +174,50 @@ def test_a_slowed_controller_says_so() -> None:
     state = controller_state(reference=JointTrajectoryPoint(positions=[2.0, 9.0, 1.0]))
     state.speed_scaling_factor = 0.5
     assert messages.read_controller_state(state, ("a", "b")).speed_scaling == 0.5
+
+
+@pytest.mark.parametrize(
+    ("point", "sentence"),
+    [
+        ({}, "reference's positions for each of 3 joints, got 0"),
+        ({"positions": [1.0, 2.0]}, "reference's positions for each of 3 joints, got 2"),
+        ({"velocities": [0.1]}, "reference's velocities for each of 3 joints, got 1"),
+        ({"accelerations": [0.1] * 4}, "reference's accelerations for each of 3 joints, got 4"),
+    ],
+)
+def test_a_reference_of_a_wrong_length_is_refused(
+    point: dict[str, list[float]], sentence: str
+) -> None:
+    positions = {} if not point else {"positions": [2.0, 9.0, 1.0]}
+    state = controller_state(reference=JointTrajectoryPoint(**(positions | point)))
+    with pytest.raises(ValueError, match=sentence):
+        messages.read_controller_state(state, ("a", "b"))
+
+
+@pytest.mark.parametrize("scaling", [float("nan"), float("inf")])
+def test_a_speed_scaling_that_is_not_finite_is_refused(scaling: float) -> None:
+    state = controller_state(reference=JointTrajectoryPoint(positions=[2.0, 9.0, 1.0]))
+    state.speed_scaling_factor = scaling
+    with pytest.raises(ValueError, match="speed scaling of controller_state must be finite"):
+        messages.read_controller_state(state, ("a", "b"))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 3, 4, 20, 60])
+def test_bytes_that_are_not_the_type_are_one_sentence(num_bytes: int) -> None:
+    """A message that was cut off."""
+    state = MotionState(np.array([1.0, 2.0]), np.array([0.1, 0.2]), np.array([3.0, 4.0]))
+    chunk = messages.reference_message(("a", "b"), state, STAMP_NS)
+    joints = messages.joint_state_message(("a", "b"), np.zeros(2), np.zeros(2), STAMP_NS)
+    for read, message in (
+        (messages.deserialize_chunk, chunk),
+        (messages.deserialize_joint_state, joints),
+        (lambda data: messages.deserialize_reference(data, JointTrajectoryMessage), chunk),
+    ):
+        data = serialize_message(message)
+        assert read(data) == message
+        with pytest.raises(ValueError, match=f"got {num_bytes} bytes that are not") as caught:
+            read(data[:num_bytes])
+        assert "\n" not in str(caught.value)
 
 
 def test_another_controller_s_state_is_named() -> None:

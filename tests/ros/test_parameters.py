@@ -24,6 +24,7 @@ from par_ros.parameters import (
     SafetyNodeParameters,
     ViewerNodeParameters,
     declare,
+    guard_settings,
     read,
     read_yaml,
 )
@@ -171,13 +172,24 @@ def test_every_node_parameter_class_is_tested_here() -> None:
     assert classes == set(ALL)
 
 
+@pytest.mark.parametrize("reference", ["controller_state", "topic", "none"])
+def test_a_dry_run_tells_the_guard_and_expects_no_reference(reference: str) -> None:
+    own = SafetyNodeParameters(dry_run=True, reference=reference)
+    settings = guard_settings(own, use_sim_time=False)
+    assert settings.dry_run
+    assert not settings.expects_reference
+
+
 @pytest.mark.parametrize(
     ("changes", "is_refused"),
     [
         ({}, True),
         ({"reference": "topic"}, False),
-        ({"reference": "none"}, False),
+        ({"reference": "none"}, True),
+        ({"reference": "none", "mode": "lockstep"}, False),
+        ({"reference": "none", "dry_run": True}, False),
         ({"dry_run": True}, False),
+        ({"mode": "lockstep"}, False),
     ],
 )
 def test_a_real_arm_is_engaged_by_a_person_only(changes: dict[str, Any], is_refused: bool) -> None:

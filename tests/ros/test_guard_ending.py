@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard's process ends while the arm moves: by a signal or an error.
+
+The arm is in the first half of a motion of two seconds; it rests where the stop says, short of the
+chunk's end.
+"""
+
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from std_msgs.msg import Bool
+
+from par_ros import messages
+from par_ros.control.joint_trajectory import FloatArray
+from par_ros.topics import EXECUTED_ACTIONS, JOINT_TRAJECTORY
+from tests.ros.guard_rig import TIMEOUT_S, GuardRig
+
+pytestmark = pytest.mark.ros
+
+_TRIES = 5
+# The real guard, with one subscription more, whose callback fails.
+FAILING_GUARD = (
+    "import sys\n"
+    "from std_msgs.msg import Bool\n"
+    "from par_ros.process import run_node\n"
+    "from par_ros.safety_node import SafetyNode\n"
+    "class Failing(SafetyNode):\n"
+    "    def __init__(self):\n"
+    "        super().__init__()\n"
+    "        self.create_subscription(Bool, 'fail', self._fail, 1)\n"
+    "    def _fail(self, message):\n"
+    "        raise IndexError('an error of a callback')\n"
+    "sys.exit(run_node(Failing, before_end=Failing.leave))\n"
+)
+
+
+@pytest.fixture
+def rig(free_domain: str) -> Iterator[GuardRig]:
+    with GuardRig() as made:
+        made.start("loopback_arm_node", "publish_images:=false")
+        yield made
+
+
+def moving(rig: GuardRig) -> FloatArray:
+    """Engage, and send a chunk of two seconds; its last knot.
+
+    Again after a stop: a busy machine may starve the arm's process, whose reference is awaited.
+    """
+    for _ in range(_TRIES):
+        rig.engage()
+        here = rig.positions()
+        knots = here + np.outer((np.arange(1, 41) / 40.0) ** 2, np.append(np.full(7, 0.2), 0.0))
+        rig.publish(knots)
+        rig.wait_for_one_more(EXECUTED_ACTIONS)
+        if rig.state()["engaged"] == "true":
+            return knots[-1]
+    raise AssertionError("the guard did not stay engaged")
+
+
+def assert_stopped(rig: GuardRig, num_sent: int, last_knot: FloatArray) -> None:
+    """The process ends with a trajectory more, and its last state is disengaged."""
+    rig.wait_for(lambda: len(rig.received[JOINT_TRAJECTORY.name]) > num_sent, "the stop")
+    stop = messages.read_joint_trajectory(rig.received[JOINT_TRAJECTORY.name][-1])
+    rig.wait_for(
+        lambda: np.allclose(rig.positions()[:7], stop.positions[-1], atol=1e-6), "coming to rest"
+    )
+    assert (stop.positions[-1] < last_knot[:7] - 0.05).all()
+    rig.wait_for_state(engaged="false")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_guard_that_is_asked_to_end_stops_the_arm(rig: GuardRig, number: signal.Signals) -> None:
+    rig.start_guard("num_actions:=40")
+    last_knot = moving(rig)
+    num_sent = len(rig.received[JOINT_TRAJECTORY.name])
+    process = rig.processes["safety_node"]
+    process.send_signal(number)
+    assert process.wait(TIMEOUT_S) == 0
+    assert_stopped(rig, num_sent, last_knot)
+
+
+def test_a_guard_whose_callback_fails_stops_the_arm_first(rig: GuardRig) -> None:
+    rig.start_guard("num_actions:=40", program=FAILING_GUARD)
+    fail = rig.node.create_publisher(Bool, "fail", 1)
+    rig.wait_for(lambda: fail.get_subscription_count() > 0, "the failing subscription")
+    last_knot = moving(rig)
+    num_sent = len(rig.received[JOINT_TRAJECTORY.name])
+    fail.publish(Bool())
+    assert rig.processes["safety_node"].wait(TIMEOUT_S) == 1
+    assert "IndexError: an error of a callback" in rig.log_of("safety_node")
+    assert_stopped(rig, num_sent, last_knot)
