@@ -8,7 +8,6 @@ what is finished is never lost.
 """
 
 import datetime
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from par_model.output_files import make_folder, written_to_disk
 from par_model.simulation.tasks import task as task_by_name
 from par_ros.episode_observer import EpisodeObserver
 from par_ros.episode_video import write_episode_video
+from par_ros.leaving import leave
 from par_ros.parameters import EpisodeNodeParameters, declare
 from par_ros.process import run_beside_spinning
 from par_ros.report import report_page, summary_rows, write_report
@@ -345,4 +345,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

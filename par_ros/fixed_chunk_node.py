@@ -6,7 +6,6 @@ observation alone and on where the episode began, so a direct loop can compute t
 """
 
 import math
-import sys
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from par_model.interface import ActionChunk, FloatArray, Observation, PolicySpec
 from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import TASKS
 from par_ros.control.guard_settings import GuardParameters
+from par_ros.leaving import leave
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_node import PolicyNode
 from par_ros.policy_source import chunk_form
@@ -84,4 +84,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

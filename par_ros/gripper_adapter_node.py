@@ -8,7 +8,6 @@ driver's joint is a knuckle, the finger's position in metres is published beside
 """
 
 import dataclasses
-import sys
 import time
 from typing import Any
 
@@ -33,6 +32,7 @@ from par_ros.gripper_actions import (
     gripper_actions,
     outcome_of,
 )
+from par_ros.leaving import leave
 from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import GripperAdapterNodeParameters, declare, read_arm_spec
 from par_ros.process import read_together, report_error, run_node, transition
@@ -293,4 +293,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

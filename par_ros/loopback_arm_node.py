@@ -7,7 +7,6 @@ joint_trajectory_controller's replacement rule. Its control cycle runs on the mo
 controller with a steady trigger does: a stepping node clock moves the stamps, not the arm.
 """
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from par_ros import messages
 from par_ros.control.arm_spec import ArmSpec
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.control.trajectory_follower import TrajectoryFollower
+from par_ros.leaving import leave
 from par_ros.parameters import LoopbackArmParameters, declare, read_arm_spec
 from par_ros.process import ClockReader, run_node
 from par_ros.topics import (
@@ -186,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -39,7 +39,7 @@ from par_ros.bridge_outputs import BridgeOutputs
 from par_ros.control.arm_spec import MAX_STOP_TIME_S
 from par_ros.control.step_pace import StepPace
 from par_ros.control.trajectory_follower import TrajectoryFollower
-from par_ros.leaving import leave_at_once_when_asked
+from par_ros.leaving import leave, leave_at_once_when_asked
 from par_ros.parameters import ManiSkillBridgeParameters, declare, read
 from par_ros.process import run_beside_spinning
 from par_ros.simulated_episode import Command, Episode, Reading
@@ -416,4 +416,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,7 +12,6 @@ picture that is refused ends the process: physics would wait for ever.
 
 import dataclasses
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +53,7 @@ from par_ros.control.policy_turn import (
 from par_ros.control.timeline import Moment
 from par_ros.drawn_pictures import draw, require_pictures, wanted_pictures
 from par_ros.joined_chunk import joined
-from par_ros.leaving import leave_at_once_when_asked
+from par_ros.leaving import leave, leave_at_once_when_asked
 from par_ros.lifecycle import ManagedNode
 from par_ros.messages import Picture
 from par_ros.parameters import PolicyNodeParameters, declare, read
@@ -468,4 +467,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -76,7 +76,7 @@ def run_node(
         signal.signal(number, _interrupt_once)
     # SIGINT's and this are what rclpy's own handlers call after theirs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    node = None
+    node = executor = None
     try:
         own = SignalHandlerOptions.ALL if before_end is None else SignalHandlerOptions.NO
         rclpy.init(args=arguments, signal_handler_options=own)
@@ -106,9 +106,12 @@ def run_node(
     except (ValueError, FileNotFoundError) as error:
         return report_error(error)
     finally:
+        if executor is not None:
+            executor.shutdown()
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
+        node = executor = None
+        _leave_ros()
     return 0
 
 
@@ -173,7 +176,18 @@ def run_beside_spinning(
             spinner.join()
         if node is not None:
             node.destroy_node()
+        node = spinner = None
+        _leave_ros()
     return 0
+
+
+def _leave_ros() -> None:
+    """Leave nothing of the middleware behind in shared memory."""
+    rclpy.try_shutdown()
+    rclpy.get_default_context().destroy()
+    # The participant goes with the last handle of its node's, which may be part of a cycle.
+    gc.unfreeze()
+    gc.collect()
 
 
 def _spin_until_asked(executor: Executor) -> None:

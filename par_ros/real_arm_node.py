@@ -10,7 +10,6 @@ where controller_manager_msgs is installed to ask and the controller manager has
 ~/disengage: the arm comes to rest and stays so until a person engages again.
 """
 
-import sys
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -24,6 +23,7 @@ from par_ros import messages
 from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.supervision import Supervision
 from par_ros.controllers import ControllerQueries, command_topics
+from par_ros.leaving import leave
 from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import RealArmNodeParameters, declare, read_arm_spec
 from par_ros.process import report_error, run_node, transition
@@ -166,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

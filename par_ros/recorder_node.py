@@ -9,7 +9,6 @@ and end, and its success.
 """
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from par_ros.fitted_subscription import (
     FittedSubscription,
     camera_candidates,
 )
+from par_ros.leaving import leave
 from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import RecorderNodeParameters, declare
 from par_ros.process import report_error, run_node, transition
@@ -230,4 +230,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

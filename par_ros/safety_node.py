@@ -9,8 +9,6 @@ survives them all. SIGINT, SIGTERM, SIGHUP and an error of a callback stop the a
 process ends.
 """
 
-import sys
-
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Bool
@@ -19,6 +17,7 @@ from std_srvs.srv import Trigger
 from par_ros.control.command import Reply
 from par_ros.control.guard import StopLatch
 from par_ros.guard_session import GuardSession
+from par_ros.leaving import leave
 from par_ros.lifecycle import ManagedNode
 from par_ros.parameters import SafetyNodeParameters, declare
 from par_ros.process import ClockReader, report_error, run_node, transition
@@ -205,4 +204,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,7 +7,6 @@ messages beyond `max_rate_hz` are dropped unread. No process waits for it, and i
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from rclpy.node import Node
 
 from par_ros import messages
 from par_ros.fitted_subscription import FittedSubscription, camera_candidates
+from par_ros.leaving import leave
 from par_ros.parameters import ViewerNodeParameters, declare, read_arm_spec
 from par_ros.process import run_node
 from par_ros.topics import (
@@ -179,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

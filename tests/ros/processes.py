@@ -78,3 +78,10 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> No
     while not condition():
         assert time.monotonic() < deadline_s, f"{what} did not happen within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+def shared_segments(pid: int) -> set[Path]:
+    """The data segments of Fast DDS that a process maps; ports are shared by the domain."""
+    maps = Path(f"/proc/{pid}/maps").read_text().split()
+    found = {Path(word) for word in maps if word.startswith("/dev/shm/fast")}
+    return {path for path in found if "port" not in path.name and not path.name.endswith("_el")}

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard's process ends while the arm moves: by a signal or an error.
+"""The guard's process ends, mostly while the arm moves: by a signal or an error.
 
 The arm is in the first half of a motion of two seconds; it rests where the stop says, short of the
 chunk's end.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from par_ros import messages
 from par_ros.control.joint_trajectory import FloatArray
 from par_ros.topics import EXECUTED_ACTIONS, JOINT_TRAJECTORY
 from tests.ros.guard_rig import TIMEOUT_S, GuardRig
+from tests.ros.processes import shared_segments
 
 pytestmark = pytest.mark.ros
 
@@ -79,6 +81,22 @@ def test_a_guard_that_is_asked_to_end_stops_the_arm(rig: GuardRig, number: signa
     process.send_signal(number)
     assert process.wait(TIMEOUT_S) == 0
     assert_stopped(rig, num_sent, last_knot)
+
+
+def test_nothing_stays_in_shared_memory(free_domain: str) -> None:
+    """What a process leaves there takes memory until the next boot."""
+    with GuardRig() as rig:
+        ours = shared_segments(os.getpid())
+        rig.start("loopback_arm_node", "publish_images:=false")
+        rig.start_guard()
+        rig.engage()
+        processes = rig.processes.values()
+        theirs = set().union(*(shared_segments(process.pid) for process in processes)) - ours
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 0
+        assert theirs
+        assert [path for path in theirs if path.exists()] == []
 
 
 def test_a_guard_whose_callback_fails_stops_the_arm_first(rig: GuardRig) -> None:
