@@ -5,7 +5,8 @@
 
 Runs undisturbed episodes in the simulator and writes C/surprise.json (par_model/surprise.py) from
 the successful ones. No other file of the checkpoint changes. An interrupted run is continued by the
-same command; the result does not depend on --num-workers and --engine.
+same command; the result does not depend on --num-workers and --engine: --backend auto is chosen
+once, by the command, and surprise.json names it.
 """
 
 import sys
@@ -21,7 +22,7 @@ from par_model.evaluation.rollouts import (
     Rollout,
     RolloutLog,
     RolloutResult,
-    load_rollout_policy,
+    open_rollout,
     run_rollouts,
 )
 from par_model.interface import PolicySpec
@@ -72,17 +73,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     """Run what is missing and write the thresholds."""
-    settings = {
-        "checkpoint_sha256": checkpoint_hash(options.checkpoint),
-        "backend": options.backend,
-        "max_steps": MAX_STEPS,
-    }
+    checkpoint_sha256 = checkpoint_hash(options.checkpoint)
     out = options.out or options.checkpoint / FILE_NAME
-    first = Rollout(
+    asked = Rollout(
         str(options.checkpoint), "", FIRST_SEED, 0, MAX_STEPS, None, None, False,
         backend=options.backend, watch=True,
     )  # fmt: skip
-    rollouts = _rollouts(first, load_rollout_policy(first).spec, options.episodes)
+    first, policy = open_rollout(asked)
+    settings = {
+        "checkpoint_sha256": checkpoint_sha256,
+        "backend": first.backend,
+        "max_steps": MAX_STEPS,
+    }
+    rollouts = _rollouts(first, policy.spec, options.episodes)
     log = RolloutLog(out.with_name(out.name + ".episodes.jsonl"), settings)
     results = run_rollouts(rollouts, log, options, _report)
     thresholds = {

@@ -6,7 +6,8 @@
 
 Demonstrations as `par_model.collect` records them (all files staged, in a temporary folder); with
 --checkpoint, a policy's episodes as `par_model.evaluate` runs them. The first results, with the
-start of the simulators, are left out.
+start of the simulators, are left out. A seed that gives no demonstration takes time and is not
+counted.
 
 The last line is a model and no measurement: n workers make n times one worker's episodes, until the
 one process that takes and writes the results has no time left.
@@ -27,7 +28,12 @@ from tyro.conf import arg
 
 from par_model.command_line import default_is, parse, run_command
 from par_model.evaluation.rollouts import Rollout, RolloutResult, run_rollout
-from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, TASKS, task
+from par_model.simulation.tasks import (
+    FIRST_MEASUREMENT_SEED,
+    NUM_DEMONSTRATION_SEEDS,
+    TASKS,
+    task,
+)
 from par_model.simulation.worker_pool import run_jobs
 from par_model.training.seed_recording import (
     CollectSettings,
@@ -69,11 +75,13 @@ class EpisodeRate:
         episodes_per_s: results a second of wall time.
         driver_ms: CPU time of the command's process for a result, its threads included.
         result_bytes: of a result, mean.
+        num_without: jobs that gave no result meanwhile; their time counts.
     """
 
     episodes_per_s: float
     driver_ms: float
     result_bytes: float
+    num_without: int = 0
 
     def modelled(self, num_measured: int, num_workers: int) -> tuple[float, str]:
         """(episodes a second, what limits them); num_measured: the workers of this rate."""
@@ -84,14 +92,33 @@ class EpisodeRate:
         return by_driver, "the command's process"
 
 
-def measure(results: Iterator[int], warm_up: int, num_episodes: int) -> EpisodeRate:
-    """results: the size of each in bytes, as it comes; what is done with it counts as work."""
-    for _ in range(warm_up):
-        next(results)
+def measure(results: Iterator[int | None], warm_up: int, num_episodes: int) -> EpisodeRate:
+    """results: the size of each in bytes as it comes, None of a job without a result; what is done
+    with it counts as work.
+
+    Raises ValueError where `results` ends before `num_episodes` sizes.
+    """
+    for _ in itertools.islice(results, warm_up):
+        pass
     began_s, cpu_s = time.perf_counter(), time.process_time()
-    sizes = list(itertools.islice(results, num_episodes))
+    sizes: list[int] = []
+    num_without = 0
+    while len(sizes) < num_episodes:
+        try:
+            size = next(results)
+        except StopIteration:
+            raise ValueError(
+                f"the jobs gave only {len(sizes)} results of the {num_episodes} asked for; give "
+                "fewer --episodes."
+            ) from None
+        if size is None:
+            num_without += 1
+        else:
+            sizes.append(size)
     wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
-    return EpisodeRate(num_episodes / wall_s, 1e3 * cpu_s / num_episodes, sum(sizes) / num_episodes)
+    return EpisodeRate(
+        num_episodes / wall_s, 1e3 * cpu_s / num_episodes, sum(sizes) / num_episodes, num_without
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,10 +135,11 @@ def _run(options: EpisodeRateOptions) -> None:
         with contextlib.closing(sizes):
             rate = measure(sizes, options.warm_up, options.episodes)
     what = "demonstrations" if demonstrates else "episodes of the policy"
+    without = f", {rate.num_without} seeds gave none" if rate.num_without else ""
     print(
         f"{task(options.task).name}: {rate.episodes_per_s:.3f} {what} a second, "
         f"{rate.result_bytes / 1e3:.1f} kB and {rate.driver_ms:.2f} ms of the command's CPU time a "
-        f"result ({options.episodes} measured, engine {options.engine})"
+        f"result ({options.episodes} measured{without}, engine {options.engine})"
     )
     if options.num_workers is not None:
         modelled, limit = rate.modelled(options.num_workers, options.model_workers)
@@ -121,22 +149,22 @@ def _run(options: EpisodeRateOptions) -> None:
         )
 
 
-def _demonstrations(options: EpisodeRateOptions, folder: Path) -> Iterator[int]:
+def _demonstrations(options: EpisodeRateOptions, folder: Path) -> Iterator[int | None]:
     settings = CollectSettings(task=options.task, num_demos=1)
     settings.validate()
     start_staging(folder, staging_settings(settings))
-    jobs = (SeedToRecord(settings, seed) for seed in itertools.count())
+    jobs = (SeedToRecord(settings, seed) for seed in range(NUM_DEMONSTRATION_SEEDS))
 
-    def staged(recorded: RecordedSeed) -> int:
-        files = recorded.files or {}
-        if files:
-            stage_files(folder, recorded.seed, files)
-        return sum(map(len, files.values()))
+    def staged(recorded: RecordedSeed) -> int | None:
+        if recorded.files is None:
+            return None
+        stage_files(folder, recorded.seed, recorded.files)
+        return sum(map(len, recorded.files.values()))
 
     return _sizes(record_seed, jobs, options, staged)
 
 
-def _rollouts(options: EpisodeRateOptions) -> Iterator[int]:
+def _rollouts(options: EpisodeRateOptions) -> Iterator[int | None]:
     checkpoint, name = str(options.checkpoint), task(options.task).name
     jobs = (
         Rollout(checkpoint, name, seed, 0, MAX_STEPS, None, None, False, backend=options.backend)
@@ -153,8 +181,8 @@ def _sizes(
     function: Callable[[Any], Any],
     jobs: Iterator[Any],
     workers: WorkerOptions,
-    take: Callable[[Any], int],
-) -> Iterator[int]:
+    take: Callable[[Any], int | None],
+) -> Iterator[int | None]:
     with contextlib.closing(run_jobs(function, jobs, workers)) as results:
         for result in results:
             yield take(result)

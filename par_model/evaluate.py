@@ -18,12 +18,12 @@ in the middle of an episode, with and without surprise, and a rule without a mod
 `python -m par_model.train ablations --out RUNS` wrote, the paper's Table 3 with our rows.
 
 An interrupted run is continued by the same command. The result does not depend on
---num-workers and --engine.
+--num-workers and --engine: --backend auto is chosen once, by the command, and the result names it.
 """
 
 import dataclasses
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +42,7 @@ from par_model.evaluation import (
 )
 from par_model.evaluation.given_options import refuse, with_defaults
 from par_model.evaluation.limit_shares import read_motion_limits
+from par_model.evaluation.measurement import Measurement
 from par_model.evaluation.result_file import (
     checkpoint_hash,
     provenance,
@@ -50,15 +51,13 @@ from par_model.evaluation.result_file import (
 )
 from par_model.evaluation.rollouts import (
     Rollout,
-    RolloutLog,
     RolloutResult,
-    load_rollout_policy,
-    run_rollouts,
+    open_rollout,
+    with_chosen_backend,
 )
 from par_model.evaluation.text_table import plain_table
 from par_model.json_file import read_object
 from par_model.simulation.tasks import FIRST_MEASUREMENT_SEED, PAPER_TASKS, TASKS, task
-from par_model.weights_hash import weights_hash
 from par_model.worker_options import WorkerOptions
 
 PROGRAM = "python -m par_model.evaluate"
@@ -126,7 +125,7 @@ class EvaluateOptions(WorkerOptions):
         default_is(" ".join(f"{delay_s:g}" for delay_s in delay_protocol.DELAYS_S)),
     ] = None
     # protocol delay: each delay is drawn evenly from this far around it [s]
-    delay_jitter: float = 0.0
+    delay_jitter: Annotated[float | None, default_is("0")] = None
     # protocol delay, overlapped inference: as policy_node's seam_smoothness
     seam_smoothness: Annotated[float | None, default_is("0: not joined")] = None
     # protocol delay: the arm's acceleration and jerk limits
@@ -136,7 +135,7 @@ class EvaluateOptions(WorkerOptions):
     # observations remembered
     context_slots: Annotated[int | None, default_is("the checkpoint's")] = None
     # seed of the policy's sampling
-    policy_seed: int = 0
+    policy_seed: Annotated[int | None, default_is("0")] = None
     # keep every commanded joint target [rad; m for the gripper]
     record_targets: bool = False
 
@@ -159,39 +158,42 @@ def _evaluate_task(options: EvaluateOptions, command: list[str]) -> None:
     if options.task is None:
         raise ValueError(f"--task is missing; the tasks are {', '.join(TASKS)}.")
     refuse(options, "one task", "cells", "streams", *_OF_DELAY)
-    options = with_defaults(options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200)
+    options = with_defaults(
+        options, episodes=25, first_seed=FIRST_MEASUREMENT_SEED, max_steps=200, policy_seed=0
+    )
     task_name = task(options.task).name
+    options = _with_backend(options)
     rollouts = [
         _rollout(options, task_name, options.first_seed + index, options.policy_seed)
         for index in range(options.episodes)
     ]
-    results = _run(options, rollouts)
-    content = {"task": task_name} | _described(options) | summary(results) | provenance(command)
-    _finish(options, content)
+    measurement, results = _measure(options, rollouts)
+    about = {"task": task_name} | measurement.settings
+    content = about | summary(results) | provenance(command)
+    measurement.finish(content)
     print(_success_line(task_name, content), flush=True)
 
 
 def _evaluate_paper(options: EvaluateOptions, command: list[str]) -> None:
     refuse(
         options, "--protocol paper", "episodes", "first_seed", "max_steps", "cells", "streams",
-        *_OF_DELAY,
+        "policy_seed", *_OF_DELAY,
     )  # fmt: skip
     options = with_defaults(options, max_steps=max(paper_protocol.STEP_LIMITS))
     names = _task_names(options)
+    options = _with_backend(options)
     rollouts = [
         _rollout(options, name, seed, policy_seed)
         for name in names
         for seed in paper_protocol.initial_states()
         for policy_seed in range(paper_protocol.NUM_POLICY_SEEDS)
     ]
-    results = _run(options, rollouts)
+    measurement, results = _measure(options, rollouts)
     by_task = {name: [result for result in results if result.task == name] for name in names}
     summaries = {name: paper_protocol.task_summary(by_task[name]) for name in names}
     tasks = {name: summaries[name] | summary(by_task[name]) for name in names}
-    _finish(
-        options,
-        {"protocol": "paper", "tasks": tasks} | _described(options) | provenance(command),
-    )
+    about = {"protocol": "paper", "tasks": tasks} | measurement.settings
+    measurement.finish(about | provenance(command))
     print(paper_protocol.table_text(summaries), flush=True)
 
 
@@ -204,20 +206,19 @@ def _evaluate_states(options: EvaluateOptions, command: list[str]) -> None:
         options, episodes=states_protocol.NUM_STATES, max_steps=states_protocol.MAX_STEPS
     )
     names = _task_names(options)
+    options = _with_backend(options)
     rollouts = [
         _rollout(options, name, seed, policy_seed)
         for name in names
         for seed, policy_seed in states_protocol.states(options.episodes)
     ]
-    results = _run(options, rollouts)
+    measurement, results = _measure(options, rollouts)
     by_task = {name: [result for result in results if result.task == name] for name in names}
     tasks = {
         name: states_protocol.task_summary(by_task[name]) | summary(by_task[name]) for name in names
     }
-    _finish(
-        options,
-        {"protocol": "states", "tasks": tasks} | _described(options) | provenance(command),
-    )
+    about = {"protocol": "states", "tasks": tasks} | measurement.settings
+    measurement.finish(about | provenance(command))
     table = plain_table(states_protocol.table_rows(tasks))
     print(f"{table}\n\n{states_protocol.METHOD}", flush=True)
 
@@ -256,23 +257,26 @@ def _evaluate_pareto(options: EvaluateOptions, command: list[str]) -> None:
         )
         for cell in cells
     }
-    policies = {name: load_rollout_policy(rollout) for name, rollout in one_of_cell.items()}
-    results = _run(options, rollouts)
+    opened = {name: open_rollout(rollout) for name, rollout in one_of_cell.items()}
+    policies = {name: policy for name, (_, policy) in opened.items()}
+    rollouts = [
+        dataclasses.replace(
+            rollout,
+            backend=opened[pareto.cell_name(rollout.sampler, rollout.num_steps)][0].backend,
+        )
+        for rollout in rollouts
+    ]
+    measurement, results = _measure(options, rollouts)
     step_s = next(iter(policies.values())).spec.step_s
     content = pareto.pareto_content(results, pareto.latencies_alone_ms(policies), step_s)
     table = plain_table(pareto.table_lines(content))
-    _finish(
-        options,
-        {
-            "protocol": "pareto",
-            "first_seed": options.first_seed,
-            "episodes": options.episodes,
-            "streams": options.streams,
-        }
-        | content
-        | _described(options)
-        | provenance(command),
-    )
+    about = {
+        "protocol": "pareto",
+        "first_seed": options.first_seed,
+        "episodes": options.episodes,
+        "streams": options.streams,
+    }
+    measurement.finish(about | content | measurement.settings | provenance(command))
     print(f"{table}\nchosen: {content['chosen']}\n\n{pareto.METHOD}", flush=True)
 
 
@@ -284,9 +288,12 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
         first_seed=FIRST_MEASUREMENT_SEED,
         max_steps=200,
         seam_smoothness=0.0,
+        delay_jitter=0.0,
+        policy_seed=0,
     )
     names = _task_names(options)
-    spec = load_rollout_policy(_rollout(options, names[0], options.first_seed, 0)).spec
+    first, policy = open_rollout(_rollout(options, names[0], options.first_seed, 0))
+    options, spec = dataclasses.replace(options, backend=first.backend), policy.spec
     smoothness = options.seam_smoothness
     timings = delay_protocol.cells(spec, options.policy_delay, options.delay_jitter, smoothness)
     arm_file = options.arm_file or Path("config/arms") / f"{spec.arm}.yaml"
@@ -301,16 +308,10 @@ def _evaluate_delay(options: EvaluateOptions, command: list[str]) -> None:
         for timing in timings
         for index in range(options.episodes)
     ]
-    results = _run(options, rollouts)
+    measurement, results = _measure(options, rollouts)
     content = delay_protocol.delay_content(results, spec.step_s)
-    _finish(
-        options,
-        {"protocol": "delay", "delay_jitter_s": options.delay_jitter}
-        | content
-        | _described(options)
-        | provenance(command)
-        | {"rollouts": [result.to_json() for result in results]},
-    )
+    about = {"protocol": "delay"} | content | measurement.settings
+    measurement.finish(about | provenance(command) | _rollouts_entry(results))
     table = plain_table(delay_protocol.table_lines(content))
     print(f"{table}\n\n{delay_protocol.METHOD}", flush=True)
 
@@ -320,26 +321,23 @@ def _evaluate_disturbances(options: EvaluateOptions, command: list[str]) -> None
         options, "--protocol disturbances", "first_seed", "max_steps", "cells", "streams",
         *_OF_DELAY,
     )  # fmt: skip
-    options = with_defaults(options, episodes=disturbance_protocol.NUM_EPISODES, max_steps=200)
+    options = with_defaults(
+        options, episodes=disturbance_protocol.NUM_EPISODES, max_steps=200, policy_seed=0
+    )
     names = _task_names(options)
     calibration = disturbance_protocol.read_calibration(options.checkpoint, names)
+    first, policy = open_rollout(_rollout(options, names[0], 0, 0))
+    options, step_s = dataclasses.replace(options, backend=first.backend), policy.spec.step_s
     rollouts = [
         dataclasses.replace(
             _rollout(options, name, seed, options.policy_seed), watch=True, disturbance=kind
         )
         for name, kind, seed in disturbance_protocol.pairs(names, options.episodes)
     ]
-    step_s = load_rollout_policy(rollouts[0]).spec.step_s
-    results = _run(options, rollouts)
+    measurement, results = _measure(options, rollouts)
     content = disturbance_protocol.disturbance_content(results, calibration, step_s)
-    _finish(
-        options,
-        {"protocol": "disturbances"}
-        | content
-        | _described(options)
-        | provenance(command)
-        | {"rollouts": [result.to_json() for result in results]},
-    )
+    about = {"protocol": "disturbances"} | content | measurement.settings
+    measurement.finish(about | provenance(command) | _rollouts_entry(results))
     table = plain_table(disturbance_protocol.table_lines(content["rows"]))
     print(f"{table}\n\n{disturbance_protocol.METHOD}", flush=True)
 
@@ -347,7 +345,7 @@ def _evaluate_disturbances(options: EvaluateOptions, command: list[str]) -> None
 def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
     refuse(
         options, "--protocol ablations", "episodes", "first_seed", "record_targets", "cells",
-        "streams", *_OF_DELAY,
+        "streams", "policy_seed", *_OF_DELAY,
     )  # fmt: skip
     options = with_defaults(options, max_steps=ablations.MAX_STEPS)
     root, table_file = options.checkpoint, options.json
@@ -364,11 +362,12 @@ def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
             checkpoint=root / name / "checkpoint",
             json=table_file.with_name(f"{table_file.stem}.{name}.json"),
         )
-        results[name] = _stored(one) or _measure_variant(one, name, command)
+        settings, results[name] = _measure_variant(_with_backend(one), name, command)
         training = read_object(one.checkpoint / "training.json", "train the variant again")
         variants[name] = {"tasks": ablations.variant_content(results[name])} | {
             key: training.get(key) for key in ("step", "wall_s", "hardware")
         }
+        variants[name]["settings"] = settings
         if ablations.FULL in results:
             compared = ablations.compared_with_full(results[ablations.FULL], results[name])
             variants[name]["against_full"] = compared
@@ -380,29 +379,21 @@ def _evaluate_ablations(options: EvaluateOptions, command: list[str]) -> None:
 
 def _measure_variant(
     options: EvaluateOptions, name: str, command: list[str]
-) -> list[RolloutResult]:
+) -> tuple[dict[str, Any], list[RolloutResult]]:
+    """What its results depend on, and the results; read back where they are stored already."""
     rollouts = [
         _rollout(options, task_name, seed, policy_seed)
         for task_name in _task_names(options)
         for seed in paper_protocol.initial_states()
         for policy_seed in range(ablations.NUM_POLICY_SEEDS)
     ]
-    results = _run(options, rollouts)
-    about = {"ablation": name} | _described(options) | provenance(command)
-    _finish(options, about | {"rollouts": [result.to_json() for result in results]})
-    return results
-
-
-def _stored(options: EvaluateOptions) -> list[RolloutResult] | None:
-    """An earlier result of the same checkpoint and settings."""
-    if not options.json.is_file():
-        return None
-    content = json.loads(options.json.read_text())
-    if any(content.get(key) != value for key, value in _described(options).items()):
-        return None
-    results = [RolloutResult.from_json(entry) for entry in content["rollouts"]]
-    wanted = set(_task_names(options))
-    return results if {result.task for result in results} == wanted else None
+    measurement = Measurement(options.json, rollouts, options.protocol)
+    results = measurement.stored()
+    if results is None:
+        results = measurement.run(options, _reporter(len(rollouts)))
+        about = {"ablation": name} | measurement.settings | provenance(command)
+        measurement.finish(about | _rollouts_entry(results))
+    return measurement.settings, results
 
 
 def _task_names(options: EvaluateOptions) -> list[str]:
@@ -436,30 +427,21 @@ def _rollout(options: EvaluateOptions, name: str, seed: int, policy_seed: int) -
     )
 
 
-def _settings(options: EvaluateOptions) -> dict[str, Any]:
-    """What a result depends on; what was not asked for is the checkpoint's."""
-    names = ("sampler", "backend", "spacing", "seam_smoothness")
-    asked = {name: getattr(options, name) for name in names}
-    return {
-        "checkpoint": str(options.checkpoint),
-        "checkpoint_sha256": checkpoint_hash(options.checkpoint),
-        "max_steps": options.max_steps,
-        "num_steps": options.num_steps,
-        "context_slots": options.context_slots,
-    } | {name: value for name, value in asked.items() if value is not None}
+def _with_backend(options: EvaluateOptions) -> EvaluateOptions:
+    """The options with the backend by name, once for all workers."""
+    checkpoint_hash(options.checkpoint)
+    first = with_chosen_backend(_rollout(options, "", 0, 0))
+    return dataclasses.replace(options, backend=first.backend)
 
 
-def _described(options: EvaluateOptions) -> dict[str, Any]:
-    return _settings(options) | {"weights_sha256": weights_hash(options.checkpoint)}
+def _measure(
+    options: EvaluateOptions, rollouts: list[Rollout]
+) -> tuple[Measurement, list[RolloutResult]]:
+    measurement = Measurement(options.json, rollouts, options.protocol)
+    return measurement, measurement.run(options, _reporter(len(rollouts)))
 
 
-def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResult]:
-    settings = _settings(options) | {
-        "protocol": options.protocol,
-        "record_targets": options.record_targets,
-        "delay_jitter": options.delay_jitter,
-    }
-    log = RolloutLog(_log_path(options.json), settings)
+def _reporter(num_rollouts: int) -> Callable[[RolloutResult], None]:
     count = {"done": 0, "successes": 0}
 
     def report(result: RolloutResult) -> None:
@@ -467,22 +449,17 @@ def _run(options: EvaluateOptions, rollouts: list[Rollout]) -> list[RolloutResul
         count["successes"] += result.success
         outcome = "success" if result.success else "no success"
         print(
-            f"[{count['done']}/{len(rollouts)}] {result.task} seed {result.seed} policy seed "
+            f"[{count['done']}/{num_rollouts}] {result.task} seed {result.seed} policy seed "
             f"{result.policy_seed}: {outcome} after {result.steps} steps; "
             f"{count['successes']}/{count['done']} so far",
             flush=True,
         )
 
-    return run_rollouts(rollouts, log, options, report)
+    return report
 
 
-def _finish(options: EvaluateOptions, content: dict[str, Any]) -> None:
-    write_result(options.json, content)
-    _log_path(options.json).unlink()
-
-
-def _log_path(result: Path) -> Path:
-    return result.with_name(result.name + ".episodes.jsonl")
+def _rollouts_entry(results: list[RolloutResult]) -> dict[str, Any]:
+    return {"rollouts": [result.to_json() for result in results]}
 
 
 def _success_line(name: str, content: dict[str, Any]) -> str:

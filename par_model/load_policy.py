@@ -95,6 +95,33 @@ def load_policy(
         ValueError: the checkpoint, the backend, the device, the sampler or the number of steps is
             refused; the sentence says why.
     """
+    _, policy = load_chosen(
+        path,
+        backend=backend,
+        num_steps=num_steps,
+        sampler=sampler,
+        spacing=spacing,
+        context_slots=context_slots,
+        device=device,
+        engines=engines,
+        observation_mode=observation_mode,
+    )
+    return policy
+
+
+def load_chosen(
+    path: Path,
+    *,
+    backend: str = "auto",
+    num_steps: int | None = None,
+    sampler: str | None = None,
+    spacing: TimestepSpacing | None = None,
+    context_slots: int | None = None,
+    device: str = "auto",
+    engines: Path | None = None,
+    observation_mode: str | None = None,
+) -> tuple[str, PARPolicy]:
+    """As `load_policy`, with the policy's backend by its name in BACKENDS: never "auto"."""
     checkpoint = _with_sampling(load_checkpoint(path), sampler, context_slots)
     checkpoint = _with_spacing(checkpoint, spacing, backend)
     _require_policy(checkpoint, path, observation_mode)
@@ -106,15 +133,16 @@ def load_policy(
         num_steps=_num_steps(checkpoint, num_steps),
         engines=ENGINES / path.resolve().name if engines is None else engines,
     )
-    graphs = make_graphs(deployment, backend)
+    chosen, graphs = _chosen_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
-    return PARPolicy(
+    policy = PARPolicy(
         checkpoint.config,
         checkpoint.statistics,
         checkpoint.instructions,
         graphs,
         checkpoint.camera_fit,
     )
+    return chosen, policy
 
 
 def _with_sampling(
@@ -175,13 +203,18 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
     Raises:
         ValueError: an unknown backend, or the reason why the one that was asked for cannot run.
     """
+    return _chosen_graphs(deployment, backend)[1]
+
+
+def _chosen_graphs(deployment: Deployment, backend: str) -> tuple[str, PolicyGraphs]:
+    """As make_graphs, with the name of the runtime."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
     config = deployment.checkpoint.config
     if backend not in ("auto", "eager"):
         require_static(config, config.sampling.action_sampler)
     if backend != "auto":
-        return _MAKERS[backend](_own_weights(deployment))
+        return backend, _MAKERS[backend](_own_weights(deployment))
     if deployment.device.type == "cpu":
         return _auto_on_cpu(deployment)
     for name in ("tensorrt", "compiled"):
@@ -192,7 +225,7 @@ def make_graphs(deployment: Deployment, backend: str) -> PolicyGraphs:
             _log.warning("backend auto: not %s: %s", name, reason)
             continue
         _log.info("backend auto: %s, the fastest that works on a GPU here", name)
-        return graphs
+        return name, graphs
     return _eager_after_all(_own_weights(deployment))
 
 
@@ -204,7 +237,7 @@ def _own_weights(deployment: Deployment) -> Deployment:
     return dataclasses.replace(deployment, checkpoint=copy.deepcopy(deployment.checkpoint))
 
 
-def _auto_on_cpu(deployment: Deployment) -> PolicyGraphs:
+def _auto_on_cpu(deployment: Deployment) -> tuple[str, PolicyGraphs]:
     config = deployment.checkpoint.config
     try:
         require_static(config, config.sampling.action_sampler)
@@ -230,12 +263,12 @@ def _auto_on_cpu(deployment: Deployment) -> PolicyGraphs:
         fastest,
         " and ".join(f"{ms:.1f} ms with {name}" for name, ms in times.items()),
     )
-    return candidates[fastest]
+    return fastest, candidates[fastest]
 
 
-def _eager_after_all(deployment: Deployment) -> TorchEager:
+def _eager_after_all(deployment: Deployment) -> tuple[str, PolicyGraphs]:
     _log.warning("backend auto: eager, the slowest, because nothing faster works here")
-    return _eager(deployment)
+    return "eager", _eager(deployment)
 
 
 def _eager(deployment: Deployment) -> TorchEager:

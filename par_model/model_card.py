@@ -57,11 +57,15 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
     config, sampling = checkpoint.config, checkpoint.config.sampling
     slots = sampling.context_slots
     memory = "one observation" if slots == 1 else f"up to {slots} observations"
+    data_sets = training.get("data_sets", ())
+    # Recordings may be of the policy itself, on a real arm.
+    is_known = not any(map(_is_of_recordings, data_sets))
+    on_hardware = "It was never on a real arm: use" if is_known else "Use"
     return [
-        f"A PAR policy {origin(training)} on simulated demonstrations: ManiSkill, "
+        f"A PAR policy {origin(training)} on {_taught_by(data_sets)}, "
         f"{checkpoint.statistics.arm.capitalize()} arm, {cameras(config)}, joint-position targets "
-        f"at {1 / config.step_s:g} Hz in chunks of {config.num_actions}. It was never on a real "
-        "arm: use it on hardware in dry run only. Licence: Apache-2.0.",
+        f"at {1 / config.step_s:g} Hz in chunks of {config.num_actions}. {on_hardware} it "
+        "on hardware in dry run only. Licence: Apache-2.0.",
         f"{count_parameters(checkpoint.model) / 1e6:.2f} M parameters and "
         f"{count_parameters(checkpoint.codec) / 1e6:.2f} M in its frame codec; "
         f"{config.num_frame_tokens} frame tokens and {config.num_actions} actions a slot, "
@@ -71,6 +75,15 @@ def _introduction(checkpoint: Checkpoint, training: dict[str, Any]) -> list[str]
         "It accepts these instructions, word for word:\n\n"
         + "\n".join(f"- {text}" for text in checkpoint.instructions.texts),
     ]
+
+
+def _taught_by(data_sets: Sequence[dict[str, Any]]) -> str:
+    of_recordings = [_is_of_recordings(data) for data in data_sets]
+    if not any(of_recordings):
+        return "simulated demonstrations: ManiSkill"
+    if all(of_recordings):
+        return "recordings of an arm"
+    return "recordings of an arm and simulated demonstrations: ManiSkill"
 
 
 def _success(training: dict[str, Any]) -> str:
@@ -197,6 +210,9 @@ def _training_table(training: dict[str, Any]) -> str:
 def _data_table(data_sets: Sequence[dict[str, Any]]) -> str:
     rows = [["task", "demonstrations", "seeds", "with noise", "command"]]
     for data in data_sets:
+        if _is_of_recordings(data):
+            rows.append(_recordings_row(data))
+            continue
         if "policy" in data:
             noise = f"on-policy, {100 * data['disturbed_starts']:.0f}% disturbed starts"
         else:
@@ -205,8 +221,27 @@ def _data_table(data_sets: Sequence[dict[str, Any]]) -> str:
         rows.append(
             [data["task"], str(data["num_episodes"]), seeds, noise, f"`{collect_command(data)}`"]
         )
-    versions = ", ".join(f"{name} {value}" for name, value in data_sets[0]["versions"].items())
-    return f"{markdown_table(rows)}\n\nRecorded with {versions}. Equal commands give equal data."
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {value}" for name, value in data["versions"].items())
+        for data in data_sets
+    )
+    return (
+        f"{markdown_table(rows)}\n\nRecorded with {'; '.join(versions)}. "
+        "Equal commands give equal data."
+    )
+
+
+def _is_of_recordings(data: dict[str, Any]) -> bool:
+    """Whether `par_ros to_dataset` made it."""
+    return data.get("source") == "recordings"
+
+
+def _recordings_row(data: dict[str, Any]) -> list[str]:
+    """In the columns of the demonstrations; there are no seeds, and no noise was added."""
+    labels = "an operator's corrections" if data["corrections"] else "no"
+    names = ", ".join(data["recordings"])
+    made_by = f"`python -m par_ros to_dataset` of {names}"
+    return [data["task"], str(data["num_episodes"]), "recordings", labels, made_by]
 
 
 def collect_command(data: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@
 
 Weights are rounded first and measured afterwards: releasing a bfloat16 checkpoint again changes no
 weight, so later calls only write measurements into the card. What an earlier call has put there
-stays, unless the same is given again. Results that were measured on other weights are refused.
+stays, unless the same is given again; so does surprise.json (`python -m par_model.calibrate`) while
+weights and defaults stay the same. Results that were measured on other weights are refused.
 """
 
 import dataclasses
@@ -32,14 +33,17 @@ from par_model.checkpoint import (
     save_checkpoint,
 )
 from par_model.command_line import default_is, output_folder, parse
+from par_model.config import ModelConfig, from_values
 from par_model.inference_defaults import InferenceDefaults, read_defaults
 from par_model.json_file import read_object
 from par_model.model_card import model_card
+from par_model.surprise import FILE_NAME as SURPRISE_FILE
+from par_model.surprise import SurpriseCalibration
 from par_model.weights_hash import weights_hash
 
-# Results that depend on the checkpoint's default sampling, and are void when it changes.
 # Results of many episodes hold every joint target.
 _MAX_RESULT_BYTES = 2**30
+# Results that depend on the checkpoint's default sampling, and are void when it changes.
 _OF_DEFAULTS = ("evaluations", "paper", "states", "graph")
 
 
@@ -108,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def release(source: Path, target: Path, additions: Additions) -> list[str]:
-    """Write `target` from `source`; returns what was left out of the card, a sentence each.
+    """Write `target` from `source`; returns what was left out, a sentence each.
 
     Raises:
         ValueError: the checkpoint or a file cannot be read, a result was measured on other
@@ -130,21 +134,27 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
             expected[path] = result["weights_sha256"]
         _add_result(training, path, result, changed.config != checkpoint.config)
     if additions.graph:
-        training["graph"] = [_graph_record(path) for path in additions.graph]
+        graph = {path: _graph_result(path) for path in additions.graph}
+        if changed.config != checkpoint.config:
+            raise _of_old_defaults(additions.graph[0])
+        expected |= {path: result["weights_sha256"] for path, result in graph.items()}
+        training["graph"] = [_graph_record(result) for result in graph.values()]
     if additions.data:
         training["data_sets"] = [_data_record(path) for path in additions.data]
     if additions.codec is not None:
         training["codec"] = _codec_record(additions.codec)
     if additions.notes:
         training["notes"] = list(additions.notes)
-    _write(changed, training, target, expected)
+    fresh = _write_beside(changed, training, target, expected)
+    left_out += _keep_calibration(fresh, (source, target), changed.config)
+    replace_checkpoint(fresh, target)
     return left_out
 
 
-def _write(
+def _write_beside(
     checkpoint: Checkpoint, training: dict[str, Any], target: Path, expected: dict[Path, str]
-) -> None:
-    """Write the folder beside, check what was measured against it, put it into place."""
+) -> Path:
+    """The new folder, beside `target`, after a check of what was measured against it."""
     fresh = target.with_name(target.name + ".new")
     save_checkpoint(
         fresh,
@@ -165,7 +175,46 @@ def _write(
                 f"{path} was measured on other weights than these; measure the released checkpoint "
                 "(rounding to bfloat16 changes weights) and release it again."
             )
-    replace_checkpoint(fresh, target)
+    return fresh
+
+
+def _keep_calibration(fresh: Path, folders: tuple[Path, ...], config: ModelConfig) -> list[str]:
+    """Copy the first surprise.json of `folders` that fits into the folder `fresh`.
+
+    Returns why the calibrations that there are do not fit; nothing where one does.
+    """
+    reasons = []
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        file = folder / SURPRISE_FILE
+        if not file.is_file():
+            continue
+        if not _has_config(folder, config):
+            reason = "was calibrated with other defaults"
+        elif not _fits(file, fresh):
+            reason = "is of other weights or of another format"
+        else:
+            return []
+        reasons.append(f"{file}, which {reason}; run `python -m par_model.calibrate` again.")
+    return reasons
+
+
+def _has_config(folder: Path, config: ModelConfig) -> bool:
+    try:
+        return from_values(_read_json(folder / "config.json")) == config
+    except ValueError:
+        return False
+
+
+def _fits(file: Path, fresh: Path) -> bool:
+    """Whether the calibration belongs to the folder `fresh`, which has a copy of it then."""
+    copy = fresh / SURPRISE_FILE
+    shutil.copyfile(file, copy)
+    try:
+        SurpriseCalibration.read(fresh)
+    except ValueError:
+        copy.unlink()
+        return False
+    return True
 
 
 def _add_result(
@@ -176,10 +225,7 @@ def _add_result(
         training[protocol] = result
         return
     if new_defaults:
-        raise ValueError(
-            f"{path} was measured with other defaults than --sampling and --context-slots ask for; "
-            "release with the new defaults first, then measure."
-        )
+        raise _of_old_defaults(path)
     if protocol in ("paper", "states"):
         tasks = {name: _without_episodes(task) for name, task in result["tasks"].items()}
         training[protocol] = result | {"tasks": tasks}
@@ -188,6 +234,13 @@ def _add_result(
         training["evaluations"] = [*kept, _without_episodes(result)]
     else:
         raise ValueError(f"{path} is not a result of par_model.evaluate; check the path.")
+
+
+def _of_old_defaults(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} was measured with other defaults than --sampling and --context-slots ask for; "
+        "release with the new defaults first, then measure."
+    )
 
 
 def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:
@@ -205,9 +258,22 @@ def _without_episodes(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _graph_record(path: Path) -> dict[str, Any]:
+def _graph_result(path: Path) -> dict[str, Any]:
+    """Raises ValueError for another file than results.json, or one of unknown weights."""
+    result = _read_json(path)
+    if "mode" not in result or "episodes" not in result:
+        raise ValueError(f"{path} is no results.json of `python -m par_ros sim`; check the path.")
+    if not isinstance(result.get("weights_sha256"), str):
+        raise ValueError(
+            f"{path} does not say which weights it was measured on (weights_sha256); run "
+            "`python -m par_ros sim` with the released checkpoint again."
+        )
+    return result
+
+
+def _graph_record(result: dict[str, Any]) -> dict[str, Any]:
     """A report's results without the episodes and without the machine's own paths."""
-    record = _without_episodes(_read_json(path))
+    record = _without_episodes(result)
     return {key: value for key, value in record.items() if key != "checkpoint"}
 
 

@@ -9,7 +9,8 @@
     python -m par_model.visualize all --checkpoint C --evaluation paper.json --out reports/figures
 
 prediction: what the policy expects to see beside what its actions lead to (paper, Fig. 4).
-positions: success by where the cube lay. failures: failed rollouts by kind, filmed again.
+positions: success by where the cube lay. failures: failed rollouts by kind, filmed again. Where
+several results have a task, its files are named after both: positions_TASK_RESULT.png.
 tasks: one successful episode of each task, side by side, as an animated WebP.
 attention: what the predicted actions look at, by token and over the picture (paper, Fig. 5).
 all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
@@ -17,6 +18,7 @@ all: the first three, with a page figures.html. Results are those of `python -m 
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,12 +103,12 @@ class PredictionOptions(EpisodeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionsOptions(ResultOptions):
-    """Success by initial positions, one PNG a task."""
+    """Success by initial positions, one PNG a task and result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailuresOptions(ResultOptions):
-    """Failed rollouts sorted by kind, one PNG a task."""
+    """Failed rollouts sorted by kind, one PNG a task and result."""
 
     # folder of the checkpoint
     checkpoint: Annotated[Path | None, arg(metavar="DIR"), default_is("the measured one")] = None
@@ -187,21 +189,21 @@ def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
 
 
 def show_positions(options: PositionsOptions) -> Iterator[Shown]:
-    """Success by initial positions, one PNG a task."""
-    for stored, name in _tasks_of(options):
+    """Success by initial positions, one PNG a task and result."""
+    for stored, name, file_name in _tasks_of(options):
         results = stored.of_task(name)
         num_successes = sum(result.success for result in results)
         yield Shown(
             f"Success by initial position, {name}",
             f"{num_successes} of {len(results)} rollouts of {stored.path.name}; bars are thirds of "
             "the rollouts with Wilson 95% intervals.",
-            (write_positions(results, options.out),),
+            (write_positions(results, options.out, file_name),),
         )
 
 
 def show_failures(options: FailuresOptions) -> Iterator[Shown]:
-    """Failed rollouts sorted by kind, one PNG a task."""
-    for stored, name in _tasks_of(options):
+    """Failed rollouts sorted by kind, one PNG a task and result."""
+    for stored, name, file_name in _tasks_of(options):
         results = stored.of_task(name)
         kinds = by_kind(results)
         if not kinds:
@@ -218,9 +220,10 @@ def show_failures(options: FailuresOptions) -> Iterator[Shown]:
         others = sum(not entry.same_outcome for entry in filmed)
         yield Shown(
             f"Failures, {name}",
-            f"{sum(map(len, kinds.values()))} of {len(results)} rollouts: {counts}."
+            f"{sum(map(len, kinds.values()))} of {len(results)} rollouts of {stored.path.name}: "
+            f"{counts}."
             + (f" {others} of {len(filmed)} ended otherwise when filmed." if others else ""),
-            (write_failures(results, filmed, options.out),),
+            (write_failures(results, filmed, options.out, file_name),),
         )
 
 
@@ -300,12 +303,28 @@ def _tasks_of_policy(options: FigureOptions, policy: Policy) -> list[str]:
     return tasks_of_policy(policy.spec) if options.task is None else [task(options.task).name]
 
 
-def _tasks_of(options: ResultOptions) -> Iterator[tuple[StoredRollouts, str]]:
-    for path in options.evaluation:
-        stored = read_rollouts(path)
-        for name in TASKS:
-            if stored.of_task(name) and options.task in (None, name):
-                yield stored, name
+def _tasks_of(options: ResultOptions) -> list[tuple[StoredRollouts, str, str]]:
+    """Each result, a task of it, and what its file is named after: the task, and the result too
+    where several have the task. Raises ValueError for results of one name."""
+    found = [
+        (stored, name)
+        for stored in map(read_rollouts, options.evaluation)
+        for name in TASKS
+        if stored.of_task(name) and options.task in (None, name)
+    ]
+    count = Counter(name for _, name in found)
+    named = [
+        (stored, name, name if count[name] == 1 else f"{name}_{stored.path.stem}")
+        for stored, name in found
+    ]
+    seen: dict[str, StoredRollouts] = {}
+    for stored, _, file_name in named:
+        if (other := seen.setdefault(file_name, stored)) is not stored:
+            raise ValueError(
+                f"{other.path} and {stored.path} would be drawn into one file, *_{file_name}.png; "
+                "give each result once, and two of one name with an --out of their own."
+            )
+    return named
 
 
 def _checkpoint_of(stored: StoredRollouts, asked: Path | None) -> Path:

@@ -17,6 +17,7 @@ from par_model.evaluation.limit_shares import LimitShares, share_beyond
 from par_model.evaluation.smoothness import MotionFigures, SeamFigures
 from par_model.evaluation.statistics import wilson_interval
 from par_model.output_files import write_text
+from par_model.weights_hash import weights_hash
 from par_ros.chunk_ledger import LEDGER_FIELDS
 
 RESULTS_FILE = "results.json"
@@ -152,6 +153,8 @@ class RunResults:
 
     Attributes:
         gripper_unit: of the gripper's targets, m or rad.
+        weights_sha256: `weights_hash` of the checkpoint. Not given, it is read from the folder
+            `checkpoint`; None where that has no manifest of weights.
     """
 
     task: str
@@ -164,6 +167,11 @@ class RunResults:
     step_s: float
     gripper_unit: str
     episodes: tuple[EpisodeResult, ...]
+    weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights_sha256 is None:
+            object.__setattr__(self, "weights_sha256", _weights_of(Path(self.checkpoint)))
 
     @property
     def num_successes(self) -> int:
@@ -227,6 +235,7 @@ class RunResults:
             "instruction": self.instruction,
             "mode": self.mode,
             "checkpoint": self.checkpoint,
+            "weights_sha256": self.weights_sha256,
             "command": self.command,
             "started": self.started,
             "episodes_asked": self.episodes_asked,
@@ -251,6 +260,13 @@ class RunResults:
         """Write results.json whole or not at all. Raises ValueError for what the disk refuses."""
         text = json.dumps(self.to_json(), indent=1) + "\n"
         write_text("the results file", folder / RESULTS_FILE, text)
+
+
+def _weights_of(checkpoint: Path) -> str | None:
+    try:
+        return weights_hash(checkpoint)
+    except ValueError:
+        return None
 
 
 def _quantile(values: list[float], share: float) -> float | None:

@@ -20,8 +20,10 @@ def with_defaults(options: Options, **defaults: object) -> Options:
 
 
 def refuse(options: Options, what: str, *names: str) -> None:
-    """Options that would do nothing."""
+    """Raise ValueError for an option that would do nothing. None is the default of one that may
+    be given with each of its values."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
     for name in names:
-        if getattr(options, name):
+        if getattr(options, name) != defaults[name]:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} has no place in {what}, which says it itself; leave it out.")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The JSON file of an evaluation: results, and all that is needed to repeat them."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -20,6 +21,8 @@ from par_model.evaluation.statistics import wilson_interval
 from par_model.output_files import write_text
 
 _VERSIONED = ("torch", "numpy", "mani-skill", "sapien", "diffusers")
+# Runtimes, of which there may be none.
+_VERSIONED_IF_INSTALLED = ("onnxruntime", "openvino")
 
 
 def write_result(path: Path, content: dict[str, Any]) -> None:
@@ -55,8 +58,17 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hardware": _hardware(),
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _VERSIONED},
+        | {name: importlib.metadata.version(name) for name in _VERSIONED}
+        | _runtime_versions(),
     }
+
+
+def _runtime_versions() -> dict[str, str]:
+    versions = {}
+    for name in _VERSIONED_IF_INSTALLED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def checkpoint_hash(checkpoint: Path) -> str:

@@ -181,7 +181,8 @@ class RolloutLog:
             lines = _whole_lines(path)
             found = json.loads(lines[0]) if lines else settings
             if found != settings:
-                differing = sorted(k for k in settings if settings[k] != found.get(k))
+                names = sorted(settings.keys() | found.keys())
+                differing = [k for k in names if settings.get(k) != found.get(k)]
                 raise ValueError(
                     f"{path} holds episodes of an unfinished run with other settings "
                     f"({', '.join(differing)} differ); delete it, or choose another --json."
@@ -351,15 +352,24 @@ def _worker_policy(rollout: Rollout) -> Policy:
 
 def load_rollout_policy(rollout: Rollout) -> Policy:
     """The policy that a rollout asks for; ours, or one of LeRobot. Raises ValueError as they."""
-    from par_model.load_policy import load_policy
+    return open_rollout(rollout)[1]
+
+
+def open_rollout(rollout: Rollout) -> tuple[Rollout, Policy]:
+    """The rollout with its backend by name, and its policy.
+
+    What backend "auto" takes depends on the machine; by name, every worker takes the same. That of
+    a LeRobot policy stays "auto". Raises ValueError as load_rollout_policy.
+    """
+    from par_model.load_policy import load_chosen
 
     folder = Path(rollout.checkpoint)
     if is_lerobot(folder):
         names = ("backend", "num_steps", "sampler", "spacing", "context_slots")
         unused = {name: getattr(rollout, name) for name in names}
         # One thread, as a worker's torch has.
-        return load_lerobot_policy(folder, num_threads=1, unused=unused)
-    return load_policy(
+        return rollout, load_lerobot_policy(folder, num_threads=1, unused=unused)
+    backend, policy = load_chosen(
         folder,
         backend=rollout.backend,
         num_steps=rollout.num_steps,
@@ -367,6 +377,14 @@ def load_rollout_policy(rollout: Rollout) -> Policy:
         spacing=rollout.spacing,
         context_slots=rollout.context_slots,
     )
+    return replace(rollout, backend=backend), policy
+
+
+def with_chosen_backend(rollout: Rollout) -> Rollout:
+    """As open_rollout, which it calls only where there is something to choose."""
+    if rollout.backend != "auto" or is_lerobot(Path(rollout.checkpoint)):
+        return rollout
+    return open_rollout(rollout)[0]
 
 
 def warm_up(policy: Policy) -> None:

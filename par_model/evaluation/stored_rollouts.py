@@ -46,12 +46,25 @@ class StoredRollouts:
         )
 
 
+def _require_one_condition(path: Path, protocol: str | None, entries: list[Any]) -> None:
+    is_other = protocol in ("delay", "disturbances") or any(
+        isinstance(entry, dict) and (entry.get("inference") or entry.get("disturbance"))
+        for entry in entries
+    )
+    if is_other:
+        raise ValueError(
+            f"{path} holds rollouts with different delays or disturbances, which have no common "
+            "success rate; give a file that `python -m par_model.evaluate` wrote for a task or for "
+            "--protocol paper or states."
+        )
+
+
 def read_rollouts(path: Path) -> StoredRollouts:
-    """Read the result of one task, of the paper's protocol, or of one ablation.
+    """Read the result of one task, of protocol paper or states, or of one ablation.
 
     Raises:
-        ValueError: the file cannot be read, is no such result, or was written before rollouts
-            were measured.
+        ValueError: the file cannot be read, is no such result, has rollouts of different conditions
+            (protocols delay and disturbances), or was written before rollouts were measured.
     """
     try:
         content = json.loads(path.read_text())
@@ -65,6 +78,7 @@ def read_rollouts(path: Path) -> StoredRollouts:
             f"{path} holds no rollouts; give a file that `python -m par_model.evaluate` wrote for "
             "a task or for --protocol paper."
         )
+    _require_one_condition(path, content.get("protocol"), entries)
     try:
         stored = [RolloutResult.from_json(entry) for entry in entries]
     except TypeError as error:

@@ -38,6 +38,7 @@ _LOST_AFTER_S = 20.0
 _CONNECT_S = 3.0
 # What an episode depends on.
 _VERSIONED = ("mani-skill", "sapien", "mplib", "toppra", "numpy", "torch", "av", "pyarrow")
+_VERSIONED += ("onnxruntime", "openvino")
 _AGAIN = "run the same command again to go on from what is finished."
 
 

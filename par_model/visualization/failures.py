@@ -112,11 +112,11 @@ def failure_sheet(results: Sequence[RolloutResult], filmed: Sequence[FilmedFailu
 
 
 def write_failures(
-    results: Sequence[RolloutResult], filmed: Sequence[FilmedFailure], folder: Path
+    results: Sequence[RolloutResult], filmed: Sequence[FilmedFailure], folder: Path, name: str
 ) -> Path:
-    """Write the sheet of one task as PNG."""
+    """Write the sheet of one task as failures_<name>.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"failures_{results[0].task}.png"
+    path = folder / f"failures_{name}.png"
     failure_sheet(results, filmed).save(path, optimize=True)
     return path
 

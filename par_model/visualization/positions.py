@@ -36,10 +36,10 @@ def position_figure(results: Sequence[RolloutResult]) -> Figure:
     return figure
 
 
-def write_positions(results: Sequence[RolloutResult], folder: Path) -> Path:
-    """Write the figure of one task as PNG."""
+def write_positions(results: Sequence[RolloutResult], folder: Path, name: str) -> Path:
+    """Write the figure of one task as positions_<name>.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"positions_{results[0].task}.png"
+    path = folder / f"positions_{name}.png"
     position_figure(results).savefig(path, dpi=110, metadata={"Software": None})
     return path
 

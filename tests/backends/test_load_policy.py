@@ -12,7 +12,7 @@ import torch
 
 from par_model.checkpoint import save_checkpoint
 from par_model.interface import Observation
-from par_model.load_policy import load_policy
+from par_model.load_policy import load_chosen, load_policy
 from tests.backends.runtimes import require_onnx, small_checkpoint
 
 
@@ -115,7 +115,8 @@ def test_auto_exports_and_takes_the_fastest_by_the_first_measurement(folder, cap
         kept.write_text(json.dumps(content))
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            policy = load_policy(folder)
+            chosen, policy = load_chosen(folder)
+        assert chosen == fastest
         assert policy.backend.startswith(names[fastest])
         assert f"backend auto: {fastest}, as a control step took" in caplog.text
         assert "exporting" not in caplog.text

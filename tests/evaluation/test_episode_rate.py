@@ -23,6 +23,26 @@ def test_what_comes_before_the_warm_up_does_not_count():
     assert rate.episodes_per_s > 100
 
 
+def test_jobs_without_a_result_take_time_and_do_not_count():
+    """1 of 3 jobs gives no demonstration, 0.02 s each: 4 demonstrations of 10 bytes in 0.12 s."""
+
+    def results():
+        while True:
+            for size in (None, 10, 10):
+                time.sleep(0.02)
+                yield size
+
+    rate = measure(results(), warm_up=1, num_episodes=4)
+    assert rate.result_bytes == 10
+    assert rate.num_without == 1
+    assert rate.episodes_per_s < 4 / (5 * 0.02)
+
+
+def test_too_few_results_are_one_sentence():
+    with pytest.raises(ValueError, match="gave only 1 results of the 4 asked for; give fewer"):
+        measure(iter([10, None, 10, None]), warm_up=1, num_episodes=4)
+
+
 def test_more_workers_are_limited_by_the_one_process():
     """2 workers made 3 a second, each result took 10 ms: 64 make 96, 100 make 100."""
     rate = EpisodeRate(episodes_per_s=3.0, driver_ms=10.0, result_bytes=1.0)

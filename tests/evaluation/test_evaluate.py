@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`evaluate` as a user meets it: refusals, the result file, a kill in the middle."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -11,14 +12,17 @@ import time
 import numpy as np
 import pytest
 
+from par_model import calibrate
 from par_model.checkpoint import save_checkpoint
 from par_model.evaluate import main
+from par_model.evaluation.measurement import settings_of
 from par_model.evaluation.result_file import checkpoint_hash
-from par_model.evaluation.rollouts import RolloutResult
+from par_model.evaluation.rollouts import Rollout, RolloutLog, RolloutResult
 from par_model.instruction import code_table
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.weights_hash import weights_hash
 from tests.model.fixtures import random_checkpoint_parts
+from tests.packaging.test_repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,19 @@ def checkpoint(tmp_path_factory):
             "--policy-delay has no place in one task",
         ),
         (["--protocol", "delay", "--cells", "ddim:1"], "--cells has no place in --protocol delay"),
+        (
+            ["--protocol", "states", "--first-seed", "0"],
+            "--first-seed has no place in --protocol states",
+        ),
+        (
+            ["--protocol", "paper", "--policy-seed", "3"],
+            "--policy-seed has no place in --protocol paper",
+        ),
+        (["--protocol", "paper", "--policy-seed", "0"], "--policy-seed has no place in"),
+        (["--protocol", "ablations", "--policy-seed", "1"], "--policy-seed has no place in"),
+        (["--protocol", "pareto", "--num-steps", "0"], "--num-steps has no place in"),
+        (["--protocol", "paper", "--delay-jitter", "0"], "--delay-jitter has no place in"),
+        (["--task", "PushCube", "--seam-smoothness", "0"], "--seam-smoothness has no place in"),
     ],
 )
 def test_refusals_are_one_sentence(arguments, sentence, tmp_path, capsys):
@@ -122,6 +139,8 @@ def test_delays_are_measured_for_what_the_checkpoint_can_do(checkpoint, tmp_path
         arguments += ["--num-workers", "1", "--backend", "eager", "--json", str(result)]
         assert main(arguments) == 0
         content = json.loads(result.read_text())
+        arm_file = (ROOT / "config/arms/panda.yaml").read_bytes()
+        assert content["arm_file_sha256"] == hashlib.sha256(arm_file).hexdigest()
         cells = content["tasks"]["PushCube"]
         assert [cell["policy_delay_s"] for cell in cells] == [0.0, 0.15] * kinds
         assert len({cell["inference"] for cell in cells}) == kinds
@@ -137,8 +156,52 @@ def test_delays_are_measured_for_what_the_checkpoint_can_do(checkpoint, tmp_path
             assert len(lengths) == 1
 
 
-def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):
+def of_one_rollout(checkpoint, backend):
+    """The settings of `--task PushCube --max-steps 8`."""
+    rollout = Rollout(str(checkpoint), "PushCube", 10000, 0, 8, None, None, False, backend=backend)
+    return settings_of([rollout])
+
+
+def auto_is_eager(monkeypatch):
+    """As for a model that is too large to be exported unasked."""
+    monkeypatch.setattr("par_model.load_policy._MOST_PARAMETERS_EXPORTED_UNASKED", 1000)
+
+
+@pytest.mark.sim
+def test_auto_is_chosen_once_and_the_result_names_it(checkpoint, tmp_path, monkeypatch):
+    auto_is_eager(monkeypatch)
+    result = tmp_path / "result.json"
+    arguments = ["--checkpoint", str(checkpoint), "--json", str(result), "--task", "PushCube"]
+    arguments += ["--episodes", "1", "--first-seed", "10000", "--max-steps", "8"]
+    assert main([*arguments, "--num-workers", "1"]) == 0
+    content = json.loads(result.read_text())
+    assert of_one_rollout(checkpoint, "eager").items() <= content.items()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_a_log_that_leaves_the_choice_open_is_not_continued(
+    command, checkpoint, tmp_path, capsys, monkeypatch
+):
+    """As one that was begun when each worker chose."""
+    auto_is_eager(monkeypatch)
+    out = tmp_path / "out.json"
+    if command == "evaluate":
+        settings = of_one_rollout(checkpoint, "auto")
+        settings |= {"protocol": None, "record_targets": False}
+        words = ["--json", str(out), "--task", "PushCube", "--max-steps", "8"]
+    else:
+        settings = {"checkpoint_sha256": checkpoint_hash(checkpoint), "max_steps": 200}
+        settings |= {"backend": "auto"}
+        words = ["--out", str(out)]
+    RolloutLog(tmp_path / "out.json.episodes.jsonl", settings)
+    program = {"evaluate": main, "calibrate": calibrate.main}[command]
+    assert program(["--checkpoint", str(checkpoint), "--episodes", "1", *words]) == 1
+    assert "with other settings (backend differ); delete it, or" in capsys.readouterr().err
+
+
+def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys, monkeypatch):
     """Two variants, 2 rollouts a task, already measured: nothing is run."""
+    auto_is_eager(monkeypatch)
     runs, table = tmp_path / "runs", tmp_path / "table_3.json"
     for name, success in (("full", True), ("memoryless", False)):
         folder = runs / name / "checkpoint"
@@ -155,6 +218,7 @@ def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):
             "max_steps": 200,
             "num_steps": None,
             "context_slots": None,
+            "backend": "eager",
         }
         stored = tmp_path / f"table_3.{name}.json"
         stored.write_text(json.dumps(settings | {"rollouts": rollouts}))
@@ -166,6 +230,9 @@ def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys):
     assert "history length 1    +100 (+100 to +100), p 0.250" in output
     content = json.loads(table.read_text())
     assert content["variants"]["memoryless"]["against_full"]["PickCube"]["gain"] == 1.0
+    settings = content["variants"]["memoryless"]["settings"]
+    assert (settings["backend"], settings["sampler"]) == ("eager", None)
+    assert settings["weights_sha256"] == weights_hash(runs / "memoryless" / "checkpoint")
 
 
 @pytest.mark.parametrize(

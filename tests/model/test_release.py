@@ -2,6 +2,7 @@
 """Releasing rounds the weights once, and a second release only changes the card."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from par_model.checkpoint import load_checkpoint
 from par_model.evaluation import paper_protocol, pareto
 from par_model.evaluation.rollouts import RolloutResult
 from par_model.release import main
+from par_model.surprise import FILE_NAME as SURPRISE_FILE
+from par_model.surprise import SurpriseCalibration, SurpriseThresholds
 from par_model.weights_hash import weights_hash
 
 RESULT = {
@@ -112,7 +115,7 @@ def test_every_slot_of_the_card_is_filled_from_files(tiny_checkpoint, tmp_path):
     ]
     assert main([*both, "--evaluation", *files, "--sampling", "ddim:4:trailing"]) == 0
     assert main([*both, "--evaluation", write(tmp_path / "p.json", paper_result(out))]) == 0
-    graph = RESULT | {"mode": "lockstep"}
+    graph = RESULT | {"mode": "lockstep", "weights_sha256": weights}
     assert main([*both, "--graph", write(tmp_path / "g.json", graph)]) == 0
     assert weights_hash(out) == weights
     config, card = load_checkpoint(out).config, (out / "README.md").read_text()
@@ -154,6 +157,76 @@ def test_a_result_of_other_weights_is_refused(tiny_checkpoint, tmp_path, capsys)
     assert main(arguments) == 1
     assert "measured on other weights" in capsys.readouterr().err
     assert not list(tmp_path.glob("shipped*"))
+
+
+def graph_result(checkpoint):
+    return RESULT | {"mode": "lockstep", "weights_sha256": weights_hash(checkpoint)}
+
+
+def test_results_through_the_graph_are_of_the_released_weights(tiny_checkpoint, tmp_path, capsys):
+    """Of other weights, of unknown ones, of the direct loop, of other defaults: one sentence."""
+    out = tmp_path / "shipped"
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(out)]) == 0
+    both = ["--checkpoint", str(out), "--out", str(out)]
+    good = graph_result(out)
+    unknown = {name: value for name, value in good.items() if name != "weights_sha256"}
+    direct = {name: value for name, value in good.items() if name != "mode"}
+    for content, sentence in (
+        (graph_result(tiny_checkpoint), "g.json was measured on other weights than these"),
+        (unknown, "g.json does not say which weights it was measured on (weights_sha256); run"),
+        (good | {"weights_sha256": None}, "does not say which weights it was measured on"),
+        (direct, "g.json is no results.json of `python -m par_ros sim`; check the path."),
+    ):
+        assert main([*both, "--graph", write(tmp_path / "g.json", content)]) == 1
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+        assert "graph" not in load_checkpoint(out).training
+    graph = ["--graph", write(tmp_path / "g.json", good)]
+    assert main([*both, *graph, "--sampling", "ddim:2"]) == 1
+    assert "then measure" in capsys.readouterr().err
+    assert main([*both, *graph]) == 0
+    (record,) = load_checkpoint(out).training["graph"]
+    assert record["weights_sha256"] == weights_hash(out)
+
+
+def calibrated(checkpoint, first=0.5):
+    limits = SurpriseThresholds(first, 0.6, 30.0, 40)
+    own = SurpriseCalibration(weights_hash(checkpoint), {"push": limits}, {"episodes": 40})
+    own.write(checkpoint / SURPRISE_FILE)
+    return own
+
+
+def test_a_release_in_place_keeps_the_calibration(tiny_checkpoint, tmp_path, capsys):
+    """Until a default changes, on which the surprise of an episode depends."""
+    out = tmp_path / "shipped"
+    assert main(["--checkpoint", str(tiny_checkpoint), "--out", str(out)]) == 0
+    own = calibrated(out)
+    both = ["--checkpoint", str(out), "--out", str(out)]
+    assert main([*both, "--evaluation", write(tmp_path / "p.json", paper_result(out))]) == 0
+    assert SurpriseCalibration.read(out) == own
+    assert "left out" not in capsys.readouterr().out
+    assert main([*both, "--sampling", "ddim:2"]) == 0
+    left_out = capsys.readouterr().out
+    assert "surprise.json, which was calibrated with other defaults; run `python -m" in left_out
+    assert not (out / SURPRISE_FILE).exists()
+
+
+def test_a_release_from_the_training_again_keeps_the_calibration(tiny_checkpoint, tmp_path, capsys):
+    """That of the released folder; one of the weights before their rounding is left out."""
+    trained, out = tmp_path / "trained", tmp_path / "shipped"
+    shutil.copytree(tiny_checkpoint, trained)
+    calibrated(trained, first=0.1)
+    arguments = ["--checkpoint", str(trained), "--out", str(out)]
+    assert main(arguments) == 0
+    assert "which is of other weights or of another format" in capsys.readouterr().out
+    assert not (out / SURPRISE_FILE).exists()
+    own = calibrated(out)
+    assert main(arguments) == 0
+    assert SurpriseCalibration.read(out) == own
+    assert main([*arguments, "--context-slots", "1"]) == 0
+    assert capsys.readouterr().out.count("calibrated with other defaults") == 2
+    assert not (out / SURPRISE_FILE).exists()
 
 
 def test_a_folder_that_is_no_checkpoint_is_not_replaced(tiny_checkpoint, tmp_path, capsys):

@@ -14,6 +14,7 @@ import pytest
 
 from par_model.evaluation.limit_shares import LimitShares
 from par_model.simulation.tasks import task
+from par_model.weights_hash import weights_hash
 from par_ros.episode_motion import motion_of
 from par_ros.episode_story import stories, story
 from par_ros.episode_video import CAPTION_PX, PANEL_PX, write_episode_video
@@ -93,6 +94,24 @@ def test_json_keeps_every_target_exactly(results: RunResults, tmp_path: Path) ->
     assert content["versions"]["python"]
     assert content["hardware"]["cores"] >= 1
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_results_say_which_weights_the_run_began_with(results: RunResults, tmp_path: Path) -> None:
+    """Also when the folder gets other weights before the run is over; none has no hash."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    manifest = checkpoint / "manifest.json"
+    manifest.write_text(json.dumps({"sha256": {"weights-1.safetensors": "aa"}}))
+    facts = vars(results) | {"weights_sha256": None}
+    assert results.weights_sha256 is None
+    began = RunResults(**(facts | {"checkpoint": str(checkpoint), "episodes": ()}))
+    expected = weights_hash(checkpoint)
+    manifest.write_text(json.dumps({"sha256": {"weights-1.safetensors": "bb"}}))
+    assert weights_hash(checkpoint) != expected
+    ended = RunResults(**(vars(began) | {"episodes": results.episodes}))
+    ended.write(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["weights_sha256"] == expected
 
 
 def test_the_ledger_and_the_smoothness_of_a_run(results: RunResults, tmp_path: Path) -> None:

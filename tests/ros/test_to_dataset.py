@@ -5,15 +5,21 @@ An arm of two joints and a gripper (recorded.py) at 20 Hz: joint states at 100 H
 30 Hz, commands of a leader arm 0.05 rad ahead at 50 Hz.
 """
 
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from par_model import release
+from par_model.checkpoint import save_checkpoint
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.lerobot_dataset import open_episodes
 from par_ros.__main__ import main
+from tests.model.fixtures import random_checkpoint_parts
+from tests.model.test_release import RECORDING
 from tests.ros.recorded import (
     NAMES,
     Sent,
@@ -93,6 +99,29 @@ def test_a_bag_of_ordinary_topics_becomes_a_data_set(tmp_path: Path, sqlite: boo
     assert not episode.success.any()
     assert episode.teaches is None
     assert not (out / ".staging").exists()
+
+
+def test_a_released_checkpoint_names_the_recordings(tmp_path: Path) -> None:
+    """Alone, and beside demonstrations: the card's table of data has a row of its own for them."""
+    data, checkpoint, out = converted(tmp_path, drive()), tmp_path / "trained", tmp_path / "shipped"
+    save_checkpoint(checkpoint, **random_checkpoint_parts("par_tiny"))
+    words = ["--checkpoint", str(checkpoint), "--out", str(out), "--data", str(data)]
+    row = f"| {SENTENCE} | 1 | recordings | no | `python -m par_ros to_dataset` of bag |"
+    assert release.main(words) == 0
+    card = (out / "README.md").read_text()
+    assert row in card
+    assert f"Recorded with par_ros {version('par_ros')}." in card
+    assert "A PAR policy trained from scratch on recordings of an arm, Panda arm" in card
+    assert "never on a real arm" not in card
+    demonstrations = tmp_path / "demonstrations" / "meta"
+    demonstrations.mkdir(parents=True)
+    (demonstrations / "recording.json").write_text(json.dumps(RECORDING))
+    assert release.main([*words, str(demonstrations.parent)]) == 0
+    card = (out / "README.md").read_text()
+    assert row in card
+    assert "| PickCube | 3 | 0 to 3, 1 failed | 35% of the seeds | " in card
+    assert f"Recorded with par_ros {version('par_ros')}; mani-skill 3.0.1." in card
+    assert "on recordings of an arm and simulated demonstrations: ManiSkill, Panda arm" in card
 
 
 def test_the_next_joint_state_is_an_action(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_no_workers_are_refused(engine):
 def test_a_worker_that_is_another_program_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = ray_engine._this_program(str(tmp_path))
+    assert {"onnxruntime", "openvino"} <= dict(own.versions).keys()
     ray_engine._become(own)
     with pytest.raises(ValueError, match="has another version of par_model"):
         ray_engine._become(dataclasses.replace(own, sources="0" * 64))

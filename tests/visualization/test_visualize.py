@@ -218,6 +218,56 @@ def test_results_without_positions_are_refused(content, sentence, tmp_path, caps
     assert error.count("\n") == 1
 
 
+def stored(path, *results, **content):
+    path.parent.mkdir(exist_ok=True)
+    entries = {"episodes": [result.to_json() for result in results]}
+    path.write_text(json.dumps(content | entries))
+    return str(path)
+
+
+def push(seed):
+    return dataclasses.replace(result(seed, "success"), task="PushCube")
+
+
+def test_figures_of_two_results_have_names_of_their_own(tmp_path, capsys):
+    """PickCube is in both results, PushCube in one; two results of one name are refused."""
+    out = tmp_path / "figures"
+    first = stored(tmp_path / "paper.json", *RESULTS, push(1))
+    second = stored(tmp_path / "states.json", *RESULTS[:2])
+    assert main(["positions", "--evaluation", first, second, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    names = ["PickCube_paper", "PickCube_states", "PushCube"]
+    files = sorted(path.name for path in out.iterdir())
+    assert files == [f"positions_{name}.png" for name in names]
+    assert all(printed.count(name) == 1 for name in files)
+    same = stored(tmp_path / "other" / "paper.json", *RESULTS)
+    for again in (same, first):
+        assert main(["positions", "--evaluation", first, again, "--out", str(tmp_path / "f")]) == 1
+        error = capsys.readouterr().err
+        assert "_paper.png; give each result once, and two of one name with" in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "changes"),
+    [
+        ({"protocol": "delay"}, {}),
+        ({"protocol": "disturbances"}, {}),
+        ({}, {"inference": "overlapped", "policy_delay_s": 0.2}),
+        ({}, {"disturbance": "push"}),
+    ],
+)
+@pytest.mark.parametrize("figure", ["positions", "failures"])
+def test_results_of_several_conditions_are_refused(figure, content, changes, tmp_path, capsys):
+    changed = dataclasses.replace(result(2, "success"), **changes)
+    file = stored(tmp_path / "e.json", result(1, "success"), changed, **content)
+    assert main([figure, "--evaluation", file, "--out", str(tmp_path / "f")]) == 1
+    error = capsys.readouterr().err
+    assert "holds rollouts with different delays or disturbances" in error
+    assert error.count("\n") == 1
+
+
 def test_tasks_that_the_policy_does_not_know_are_left_out():
     """The included policy knows the paper's tasks; a task of the table that it never saw has no
     episode to show."""
@@ -265,7 +315,7 @@ def test_every_figure_of_a_random_policy(tmp_path, capsys):
     ]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert f"1 of 1 rollouts: {failed.outcome} 1." in shown
+    assert f"1 of 1 rollouts of e.json: {failed.outcome} 1." in shown
     assert "ended otherwise" not in shown
     names = {path.name for path in out.iterdir()}
     assert names == {
