@@ -219,9 +219,13 @@ def train_policy(options: LearningOptions, ablation: str) -> None:
 
 def _train(options: LearningOptions, start: Start, ablation: str) -> None:
     if options.start_checkpoint is not None and options.pretrained is None:
-        start = going_on_from(start, options.start_checkpoint, ablation)
+        sets = demonstration_sets(options)
+        texts = tuple(text for demonstrations in sets for text in demonstrations.instructions)
+        start = going_on_from(start, options.start_checkpoint, texts)
     defaults = read_defaults(options.sampling, options.context_slots)
-    start = dataclasses.replace(start, model=defaults.of(start.model))
+    # What a variant says of its memory holds whatever is asked of the full model.
+    model = ABLATIONS[ablation].model(defaults.of(start.model))
+    start = dataclasses.replace(start, model=dataclasses.replace(model, name=start.model.name))
     with joined(training_device(options.device)) as device:
         parts = policy_parts(options, start, latent_memory(options, device))
         tasks = sorted({episode.task for episode in parts.training_episodes})

@@ -23,7 +23,7 @@ from par_ros.topics import (
 from par_ros.wire_records import GuardInput
 
 # Engaged, stop latched, holding, kind of the fault; counted holds and changes.
-_Told = tuple[bool, bool, str, str, int, int]
+_Told = tuple[bool, bool, str, bool, str, int, int]
 
 
 class GuardOutputs:
@@ -141,6 +141,7 @@ def _told_of(guard: Guard) -> _Told:
         guard.engaged,
         guard.stop_latched,
         guard.holding,
+        guard.owes_stop,
         "" if fault is None else fault.kind,
         guard.counters["holds"],
         guard.counters["tracked"],

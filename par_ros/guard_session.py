@@ -247,7 +247,9 @@ class GuardSession:
     def let_go(self, timeout_s: float) -> None:
         """Disengage and take nothing more; a stop that is not sent at once has `timeout_s`."""
         self.disengage()
-        end_s = time.monotonic() + timeout_s
+        # A simulation's /clock is not heard meanwhile, and a stop would be of the past.
+        left_s = timeout_s if self._simulated_clock is None else 0.0
+        end_s = time.monotonic() + left_s
         while self._guard.owes_stop and time.monotonic() < end_s:
             self.tick()
         self.is_active = False

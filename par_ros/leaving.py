@@ -2,6 +2,8 @@
 """What SIGINT, SIGTERM and SIGHUP do. Standard library only: it is imported before everything
 else."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -33,8 +35,12 @@ def leave_at_once_when_asked() -> None:
 def leave(code: int) -> NoReturn:
     """End this process with `code`, now. What Python does at its end takes seconds where torch is
     loaded; a runner kills what has not ended by then, and its shared memory stays behind."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # Its reader, a terminal or a pipe, may be gone.
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # What ROS 2 has logged into its file and not written yet.
+    ctypes.CDLL(None).fflush(None)
     os._exit(code)
 
 

@@ -95,7 +95,9 @@ def run_node(
             try:
                 _spin_until_asked(executor)
             finally:
-                before_end(node)
+                is_done = _has_done(before_end, node)
+            if not is_done:
+                return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except rclpy_implementation.RCLError:
@@ -106,6 +108,7 @@ def run_node(
     except (ValueError, FileNotFoundError) as error:
         return report_error(error)
     finally:
+        _hear_no_more()
         if executor is not None:
             executor.shutdown()
         if node is not None:
@@ -171,6 +174,7 @@ def run_beside_spinning(
             return report_error(error)
         raise
     finally:
+        _hear_no_more()
         rclpy.try_shutdown()
         if spinner is not None:
             spinner.join()
@@ -184,7 +188,6 @@ def run_beside_spinning(
 def _leave_ros() -> None:
     """Leave nothing of the middleware behind in shared memory."""
     rclpy.try_shutdown()
-    rclpy.get_default_context().destroy()
     # The participant goes with the last handle of its node's, which may be part of a cycle.
     gc.unfreeze()
     gc.collect()
@@ -194,10 +197,34 @@ def _spin_until_asked(executor: Executor) -> None:
     """Spin until a signal asks to end; such signals are ignored afterwards."""
     asked = threading.Event()
 
-    # A task, not `wake`: that does not end the wait of `spin_once`.
-    call_once_when_asked(lambda: executor.create_task(asked.set))
-    while not asked.is_set():
-        executor.spin_once()
+    def end() -> None:
+        # A task, not `wake`: that does not end the wait of `spin_once`.
+        if not asked.is_set():
+            executor.create_task(asked.set)
+
+    call_once_when_asked(end)
+    try:
+        while not asked.is_set():
+            executor.spin_once()
+    finally:
+        asked.set()
+
+
+def _has_done(before_end: Callable[[NodeType], object], node: NodeType) -> bool:
+    """Whether it could. An error of its own is printed: it must not hide the one that led here."""
+    try:
+        before_end(node)
+    except Exception as error:  # noqa: BLE001  printed whole
+        traceback.print_exc()
+        report_error(f"{node.get_name()} could not do what it does at its end: {error!r}")
+        return False
+    return True
+
+
+def _hear_no_more() -> None:
+    """From now on signals do not disturb the taking down."""
+    for number in ending_signals():
+        signal.signal(number, take_no_notice)
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:

@@ -361,6 +361,8 @@ def open_rollout(rollout: Rollout) -> tuple[Rollout, Policy]:
     What backend "auto" takes depends on the machine; by name, every worker takes the same. That of
     a LeRobot policy stays "auto". Raises ValueError as load_rollout_policy.
     """
+    import torch
+
     from par_model.load_policy import load_chosen
 
     folder = Path(rollout.checkpoint)
@@ -369,14 +371,20 @@ def open_rollout(rollout: Rollout) -> tuple[Rollout, Policy]:
         unused = {name: getattr(rollout, name) for name in names}
         # One thread, as a worker's torch has.
         return rollout, load_lerobot_policy(folder, num_threads=1, unused=unused)
-    backend, policy = load_chosen(
-        folder,
-        backend=rollout.backend,
-        num_steps=rollout.num_steps,
-        sampler=rollout.sampler,
-        spacing=rollout.spacing,
-        context_slots=rollout.context_slots,
-    )
+    num_threads = torch.get_num_threads()
+    # As a worker's: what "auto" takes is the fastest with so many.
+    torch.set_num_threads(1)
+    try:
+        backend, policy = load_chosen(
+            folder,
+            backend=rollout.backend,
+            num_steps=rollout.num_steps,
+            sampler=rollout.sampler,
+            spacing=rollout.spacing,
+            context_slots=rollout.context_slots,
+        )
+    finally:
+        torch.set_num_threads(num_threads)
     return replace(rollout, backend=backend), policy
 
 

@@ -125,6 +125,9 @@ class ClosedLoopQueue:
         folder, task = self._running
         code, self._process, self._running = self._process.returncode, None, None
         if code != 0:
+            # What it had judged may be why: another version's, or damaged.
+            for file in folder.glob(f"{task}.unfinished*"):
+                file.unlink()
             raise ValueError(
                 f"the closed-loop evaluation of {folder} on {task} ended with exit code {code}; "
                 f"see {folder / (task + '.log')}. Training can be resumed with the same command."

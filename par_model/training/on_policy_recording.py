@@ -57,12 +57,14 @@ class OnPolicySettings:
 
     def described(self) -> dict[str, Any]:
         """What the episodes depend on, as JSON values."""
-        sampling = read_config(self.checkpoint).sampling
+        config = read_config(self.checkpoint)
+        sampling = config.sampling
         return {
             "policy": self.checkpoint.resolve().name,
             "policy_weights_sha256": weights_hash(self.checkpoint),
             "policy_sampler": sampling.action_sampler,
             "policy_num_steps": sampling.action_num_steps,
+            "policy_spacing": config.action_diffusion.spacing,
             "policy_context_slots": sampling.context_slots,
             "max_steps": self.max_steps,
             "disturbed_starts": self.disturbed_starts,

@@ -85,17 +85,24 @@ def read_start(options: DataOptions, ablation: str) -> Start:
     )
 
 
-def going_on_from(start: Start, folder: Path, ablation: str) -> Start:
-    """`start` with what the checkpoint of --from brings beside its weights: its instructions, and
-    how it samples and how much it remembers, as far as the model samples alike.
+def going_on_from(start: Start, folder: Path, texts: tuple[str, ...]) -> Start:
+    """`start` with what the checkpoint of --from brings beside its weights: its instructions, how
+    much it remembers, and how it samples, where the model's head predicts the same.
+
+    texts: instructions of the data.
 
     Raises ValueError for a checkpoint with another codec, or that does not know an instruction.
     """
     checkpoint, model = load_checkpoint(folder), start.model
     require_same_codec(folder, start.codec, checkpoint.codec)
-    table = grown_table(start.instructions, folder, checkpoint.instructions)
-    if ablation == FULL and checkpoint.config.action_diffusion == model.action_diffusion:
-        model = dataclasses.replace(model, sampling=checkpoint.config.sampling)
+    table = grown_table(start.instructions, texts, folder, checkpoint.instructions)
+    sampling, diffusion = checkpoint.config.sampling, checkpoint.config.action_diffusion
+    own = model.action_diffusion
+    if dataclasses.replace(diffusion, spacing=own.spacing) != own:
+        remembered = sampling.context_slots
+        sampling = dataclasses.replace(model.sampling, context_slots=remembered)
+        diffusion = own
+    model = dataclasses.replace(model, sampling=sampling, action_diffusion=diffusion)
     return dataclasses.replace(start, model=model, instructions=table)
 
 

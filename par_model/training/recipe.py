@@ -317,7 +317,6 @@ class _Wiring:
             self._made["results"] = [*self._got("results"), file]
 
     def _round_folder(self, stage: RecipeStage, task: str) -> Path:
-        # Latents are kept by the data set's name: it is the task's and the round's.
         return self._out / "data" / f"{task}_{stage.name}"
 
     def _checkpoint(self, stage: RecipeStage) -> str:

@@ -46,11 +46,12 @@ def require_same_codec(checkpoint: Path, own: FrameCodec, other: FrameCodec) -> 
 
 
 def grown_table(
-    own: InstructionTable, checkpoint: Path, known: InstructionTable
+    own: InstructionTable, needed: tuple[str, ...], checkpoint: Path, known: InstructionTable
 ) -> InstructionTable:
-    """The checkpoint's instructions, and those of `own` that it does not know.
+    """The checkpoint's instructions, and those of `own` that it does not know; of a text encoder's
+    the checkpoint's alone.
 
-    Raises ValueError for one that it does not know where its embeddings are a text encoder's.
+    Raises ValueError for a `needed` one that such a checkpoint does not know.
     """
     new = tuple(text for text in own.texts if text not in known.texts)
     if not new:
@@ -58,10 +59,13 @@ def grown_table(
     _, num_tokens, width = known.embeddings_ITC.shape
     codes = code_table((*known.texts, *new), num_tokens, width).embeddings_ITC
     if not torch.equal(codes[: len(known.texts)].bfloat16(), known.embeddings_ITC.bfloat16()):
-        raise ValueError(
-            f"instruction {new[0]!r} of the data is unknown to {checkpoint}, whose embeddings are "
-            "a text encoder's; convert NOVA's weights with --instruction for each sentence."
-        )
+        if lacking := [text for text in needed if text not in known.texts]:
+            raise ValueError(
+                f"instruction {lacking[0]!r} of the data is unknown to {checkpoint}, whose "
+                "embeddings are a text encoder's; convert NOVA's weights with --instruction for "
+                "each sentence."
+            )
+        return known
     rows = torch.cat((known.embeddings_ITC, codes[len(known.texts) :]))
     return InstructionTable((*known.texts, *new), rows)
 

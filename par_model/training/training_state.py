@@ -6,6 +6,7 @@ optimiser moments and the sampler's place are stored, and all randomness of a st
 (seed, step), so there is no hidden generator state.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -83,7 +84,10 @@ def require_same_run(
             "--codec that the run began with, or another --out."
         )
     same = all(stored[name] == own[name] for name in ("config", "statistics"))
-    same = same and from_values(stored["model"]) == from_values(own["model"])
+    model = from_values(own["model"])
+    # How it samples and what it remembers is of no consequence for the training.
+    before = dataclasses.replace(from_values(stored["model"]), sampling=model.sampling)
+    same = same and before == model
     data = ("episodes", "scenes")
     same_data = allow_other_data or all(stored.get(name, []) == own[name] for name in data)
     if not same or not same_data:

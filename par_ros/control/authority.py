@@ -140,6 +140,8 @@ class Authority:
             if self.lockstep:
                 return Command()
             time_ns = self.timeline.time_ns(moment)
+        # Below it is set again where a stop is due and does not pass.
+        self.owes_stop = False
         if not self._motions or self.is_quiet(moment) or self._physics_runs(time_ns):
             return Command()
         if time_ns < self.latch.settled_ns:
@@ -156,7 +158,6 @@ class Authority:
             self.engaged = False
             why = f"latched: no stop passed the outgoing check ({motion})"
             return self.miss_stop("failed_stops", why)
-        self.owes_stop = False
         self._reference.begin()
         return self._commander.send(motion, moment)
 
@@ -175,13 +176,7 @@ class Authority:
 
     def stop_again(self, moment: Moment) -> Command:
         """The stop that could not be sent, from now; nothing where none is due any more."""
-        if not self.owes_stop:
-            return Command()
-        command = self.stop(moment)
-        # Nothing to stop, or nothing can be sent: the motion ends, or has ended, by itself.
-        is_due = self._can_be_stopped(self.timeline.time_ns(moment)) and not self.is_quiet(moment)
-        self.owes_stop = self.owes_stop and is_due
-        return command
+        return self.stop(moment) if self.owes_stop else Command()
 
     def _can_be_stopped(self, time_ns: int) -> bool:
         """Whether arm or gripper have something left of a motion that is no stop."""

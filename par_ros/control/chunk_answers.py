@@ -58,8 +58,9 @@ class ChunkAnswers:
         )
         # Stamp of the chunk that was answered last.
         self._told_ns: int | None = None
-        # The chunk that was followed last, in case its answer is withdrawn.
-        self._answered: tuple[RequestedChunk, Followed] | None = None
+        # In case its answer is withdrawn: the chunk that was followed last, and whether it took the
+        # place of a stop that was still due.
+        self._answered: tuple[RequestedChunk, Followed, bool] | None = None
 
     def on_chunk(
         self, chunk: RequestedChunk, moment: Moment, *, by_operator: bool = False
@@ -149,7 +150,9 @@ class ChunkAnswers:
         last: there is no further try; the chunk is held.
         """
         assert self._answered is not None
-        chunk, followed = self._answered
+        chunk, followed, owed_stop = self._answered
+        # What was to take the stop's place was not sent.
+        self._authority.owes_stop |= owed_stop
         time_ns = self._authority.timeline.time_ns(moment)
         self._follower.take_back(followed)
         if not last:
@@ -197,8 +200,8 @@ class ChunkAnswers:
         )
         if isinstance(followed, str):
             return self._hold_chunk(chunk, "limits", followed, time_ns, moment)
+        self._answered = chunk, followed, self._authority.owes_stop
         self._authority.follow()
-        self._answered = chunk, followed
         self._reference.begin()
         stamp_ns = timeline.of_stamp(chunk.stamp_ns, moment)
         command = self._commander.send(followed.motion, moment)

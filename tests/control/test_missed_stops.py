@@ -111,6 +111,30 @@ def test_an_operator_s_chunk_takes_the_place_of_a_stop_that_was_not_sent() -> No
     assert rig.kind == "chunk"
 
 
+def test_a_stop_is_still_due_after_an_operator_s_chunk_that_was_not_sent_either() -> None:
+    """The arm would follow the policy's chunk to its end."""
+    rig = moving()
+    rig.num_late = 6
+    WAYS["take_over"](rig)
+    rig.take(rig.guard.on_chunk(rig.requested(rig.gentle(0.0)), rig.moment, by_operator=True))
+    assert rig.guard.owes_stop
+    rig.wait(0.02)
+    assert rig.kind == "stop"
+    rig.assert_rest()
+
+
+def test_nothing_is_due_of_a_motion_that_ended_while_nobody_ticked() -> None:
+    """As in a guard that was deactivated."""
+    rig = moving()
+    rig.num_late = 3
+    rig.call("e_stop")
+    assert rig.guard.owes_stop
+    rig.wait(1.5, computing=True)
+    assert rig.guard.owes_stop
+    assert rig.call("e_stop").message == "was stopped already"
+    assert not rig.guard.owes_stop
+
+
 def test_a_retreat_is_stopped_however_late() -> None:
     rig = BusyRig()
     rig.engaged()

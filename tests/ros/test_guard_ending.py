@@ -109,3 +109,16 @@ def test_a_guard_whose_callback_fails_stops_the_arm_first(rig: GuardRig) -> None
     assert rig.processes["safety_node"].wait(TIMEOUT_S) == 1
     assert "IndexError: an error of a callback" in rig.log_of("safety_node")
     assert_stopped(rig, num_sent, last_knot)
+
+
+def test_an_error_at_the_end_hides_no_other(rig: GuardRig) -> None:
+    """The callback's error is printed, and that the stop has failed."""
+    leave = "    def leave(self):\n        raise ValueError('an error at the end')\n"
+    rig.start_guard(program=FAILING_GUARD.replace("sys.exit", leave + "sys.exit"))
+    fail = rig.node.create_publisher(Bool, "fail", 1)
+    rig.wait_for(lambda: fail.get_subscription_count() > 0, "the failing subscription")
+    fail.publish(Bool())
+    assert rig.processes["safety_node"].wait(TIMEOUT_S) == 1
+    log = rig.log_of("safety_node")
+    assert "IndexError: an error of a callback" in log
+    assert "safety_node could not do what it does at its end" in log

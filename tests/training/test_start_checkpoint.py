@@ -5,6 +5,7 @@ par_tiny, two recorded episodes of noise; the checkpoint comes from one training
 released with another memory.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -62,8 +63,15 @@ def test_sampling_and_memory_are_the_checkpoints(made: Path, tmp_path: Path) -> 
     assert policy(made, tmp_path / "new") == 0
     assert sampling_of(tmp_path / "new") != kept
     variant = ["--from", str(made / "start"), "--ablation", "memoryless"]
-    assert policy(made, tmp_path / "variant", *variant) == 0
-    assert sampling_of(tmp_path / "variant").context_slots == 1
+    for name, more in (("variant", []), ("told", ["--context-slots", "4"])):
+        assert policy(made, tmp_path / name, *variant, *more) == 0
+        expected = dataclasses.replace(kept, context_slots=1)
+        assert sampling_of(tmp_path / name) == expected
+    assert policy(made, tmp_path / "spaced", "--sampling", "ddim:3:leading") == 0
+    spaced = ["--from", str(tmp_path / "spaced" / "checkpoint")]
+    assert policy(made, tmp_path / "next", *spaced) == 0
+    config = load_checkpoint(tmp_path / "next" / "checkpoint").config
+    assert (config.sampling.action_num_steps, config.action_diffusion.spacing) == (3, "leading")
     other = ["--from", str(made / "start"), "--sampling", "ddim:3", "--context-slots", "4"]
     assert policy(made, tmp_path / "other", *other) == 0
     asked = sampling_of(tmp_path / "other")
@@ -122,7 +130,7 @@ def test_instructions_are_the_checkpoints_and_the_datas_own() -> None:
     known = code_table(("push", "pick"), 4, 8)
     rounded = InstructionTable(known.texts, known.embeddings_ITC.bfloat16().float())
     own = code_table(("push", "pull"), 4, 8)
-    table = grown_table(own, Path("start"), rounded)
+    table = grown_table(own, ("pull",), Path("start"), rounded)
     assert table.texts == ("push", "pick", "pull")
     assert torch.equal(table.embedding("push"), rounded.embedding("push"))
     assert torch.equal(table.embedding("pull"), own.embedding("pull"))
@@ -130,9 +138,11 @@ def test_instructions_are_the_checkpoints_and_the_datas_own() -> None:
 
 def test_a_text_encoders_instructions_are_kept_and_not_mixed_with_codes(made: Path) -> None:
     encoded = InstructionTable(("push", "pick"), torch.randn(2, 4, 8))
-    assert grown_table(code_table(("pick",), 4, 8), Path("start"), encoded) is encoded
+    # The paper's sentences are in every preset's table, whatever the data says.
+    own = code_table(("push", "pull"), 4, 8)
+    assert grown_table(own, ("push",), Path("start"), encoded) is encoded
     with pytest.raises(ValueError, match="'pull' of the data is unknown to start"):
-        grown_table(code_table(("pull",), 4, 8), Path("start"), encoded)
+        grown_table(own, ("pull",), Path("start"), encoded)
 
 
 @pytest.mark.parametrize(
