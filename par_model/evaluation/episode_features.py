@@ -50,7 +50,7 @@ class _Latents:
     def __init__(self, latents_Tchw: FloatArray) -> None:
         self._latents = latents_Tchw
 
-    def read(self, episode_key: int) -> list[FloatArray]:
+    def read(self, episode_key: int, digest: str) -> list[FloatArray]:
         return [self._latents]
 
 

@@ -162,14 +162,15 @@ def of_one_rollout(checkpoint, backend):
     return settings_of([rollout])
 
 
-def auto_is_eager(monkeypatch):
-    """As for a model that is too large to be exported unasked."""
+def auto_is_eager(monkeypatch, tmp_path):
+    """As for a model that is too large to be exported unasked, and was not."""
+    monkeypatch.setenv("PAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("par_model.load_policy._MOST_PARAMETERS_EXPORTED_UNASKED", 1000)
 
 
 @pytest.mark.sim
 def test_auto_is_chosen_once_and_the_result_names_it(checkpoint, tmp_path, monkeypatch):
-    auto_is_eager(monkeypatch)
+    auto_is_eager(monkeypatch, tmp_path)
     result = tmp_path / "result.json"
     arguments = ["--checkpoint", str(checkpoint), "--json", str(result), "--task", "PushCube"]
     arguments += ["--episodes", "1", "--first-seed", "10000", "--max-steps", "8"]
@@ -183,7 +184,7 @@ def test_a_log_that_leaves_the_choice_open_is_not_continued(
     command, checkpoint, tmp_path, capsys, monkeypatch
 ):
     """As one that was begun when each worker chose."""
-    auto_is_eager(monkeypatch)
+    auto_is_eager(monkeypatch, tmp_path)
     out = tmp_path / "out.json"
     if command == "evaluate":
         settings = of_one_rollout(checkpoint, "auto")
@@ -201,7 +202,7 @@ def test_a_log_that_leaves_the_choice_open_is_not_continued(
 
 def test_table_3_is_printed_from_stored_results(checkpoint, tmp_path, capsys, monkeypatch):
     """Two variants, 2 rollouts a task, already measured: nothing is run."""
-    auto_is_eager(monkeypatch)
+    auto_is_eager(monkeypatch, tmp_path)
     runs, table = tmp_path / "runs", tmp_path / "table_3.json"
     for name, success in (("full", True), ("memoryless", False)):
         folder = runs / name / "checkpoint"
