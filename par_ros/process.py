@@ -64,9 +64,8 @@ def run_node(
 ) -> int:
     """Make a node, spin it until it is asked to end, and give the process's exit code.
 
-    before_end: called with the node when a signal or an error of a callback has ended its spinning;
-    the error is raised afterwards. Only with it do publishers still work after a signal: rclpy's
-    own handlers shut the middleware down at once.
+    before_end: called with the node after a signal, or an error that is raised afterwards, has
+    ended its spinning. Without it rclpy's own handlers shut the middleware down at a signal.
 
     ValueError and FileNotFoundError are the user's mistakes: their sentence goes to stderr and the
     code is 1. Anything else is a bug and keeps its traceback.
