@@ -94,7 +94,8 @@ class GuardRig:
         # A file: a full pipe that nobody reads stops the process.
         self.logs[name] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self.processes[name] = subprocess.Popen(
-            [sys.executable, *what, "--ros-args", *words],
+            # A terminal's, wherever the tests run from: below nohup SIGHUP is ignored.
+            ["env", "--default-signal=HUP", sys.executable, *what, "--ros-args", *words],
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
             stderr=self.logs[name],
             text=True,

@@ -23,7 +23,11 @@ START_S = 60.0
 MAX_END_S = 20.0
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # What a user's terminal would do, wherever the tests run from.
-ORDINARY = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+ORDINARY = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+)
 SLOW_LOAD = (
     ORDINARY + "import pathlib, sys, time\n"
     "from par_ros.policy_node import PolicyNode\n"
