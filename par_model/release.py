@@ -28,12 +28,13 @@ from tyro.conf import arg
 from par_model.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    read_config,
     replace_checkpoint,
     require_replaceable,
     save_checkpoint,
 )
 from par_model.command_line import default_is, output_folder, parse
-from par_model.config import ModelConfig, from_values
+from par_model.config import ModelConfig
 from par_model.inference_defaults import InferenceDefaults, read_defaults
 from par_model.json_file import read_object
 from par_model.model_card import model_card
@@ -200,7 +201,7 @@ def _keep_calibration(fresh: Path, folders: tuple[Path, ...], config: ModelConfi
 
 def _has_config(folder: Path, config: ModelConfig) -> bool:
     try:
-        return from_values(_read_json(folder / "config.json")) == config
+        return read_config(folder) == config
     except ValueError:
         return False
 

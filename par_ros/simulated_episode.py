@@ -40,8 +40,9 @@ class Episode:
 
     Attributes:
         start_ns, time_ns: simulation time at the reset and now.
-        step: control steps from the first trajectory on.
-        idle_steps: those before it, which do not count; in lockstep there are none.
+        step: control steps since the first trajectory.
+        idle_steps: control steps before the first trajectory; they are not counted in `step`. 0 in
+            lockstep.
         answers: lockstep: trajectories that answer the last picture, by is_gripper.
         published_s: when each picture was published (monotonic), by stamp.
         answer_times_s: how long answers took.

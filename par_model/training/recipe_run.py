@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a recipe's stages in order, each once; what is done stands in OUT/recipe.json.
+"""Runs a recipe's stages in order, each once; what is done stands in OUT/recipe.json. Only latents
+that are missing are encoded again while a later stage is to do.
 
 A stage is the command that a user would type, run in this process. A stage that was stopped or
 killed goes on as its command does.

@@ -227,10 +227,12 @@ def test_command_topics_with_chained_names(remapped_node: Callable[..., Node]) -
         other.create_publisher(JointTrajectory, name, 1)
     other.create_subscription(JointTrajectory, "joint_trajectory", print, 1)
 
-    def is_found() -> bool:
-        view = command_topics(node, ())
-        expected = {"/arm": 0, "/joint_trajectory": 1}
-        publishers = [view.publishers[name] for name in expected]
-        return view.listeners == expected and publishers == [("listens",), ("listens",)]
+    expected = {"/arm": 0, "/joint_trajectory": 1}
 
-    wait_for(is_found, TIMEOUT_S, "finding the other node")
+    def found() -> tuple[object, list[object]]:
+        view = command_topics(node, ())
+        return view.listeners, [view.publishers[name] for name in expected]
+
+    both = expected, [("listens",), ("listens",)]
+    wait_for(lambda: found() == both, TIMEOUT_S, "finding the other node")
+    assert found() == both

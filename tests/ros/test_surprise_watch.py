@@ -128,8 +128,8 @@ def test_it_is_published_counted_and_acts_above_the_second_threshold(make: MakeG
     wait_for(lambda: graph.policy.num_foretold >= 5)
 
 
-def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
-    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+def show_a_surprise(graph: Graph) -> None:
+    """In real time: one chunk is followed, the picture after it stops the arm."""
     graph.policy.surprise = 2.0
     start_ns = now_ns(graph)
     graph.world.show(start_ns)
@@ -138,6 +138,11 @@ def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
     wait_for(lambda: now_ns(graph) >= start_ns + CHUNK_NS)
     graph.world.show(start_ns + CHUNK_NS)
     wait_for(lambda: graph.calls == ["disengage"])
+
+
+def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
+    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    show_a_surprise(graph)
     wait_for(lambda: told(graph, "refused_surprise") == "1")
     assert graph.stays_quiet()
     graph.world.show(now_ns(graph))
@@ -237,15 +242,8 @@ def test_a_stop_does_not_outlive_its_episode(make: MakeGraph, ends: str) -> None
     """The guard has not answered yet when the next episode begins, which has its own seed and
     whose arm is not stopped."""
     graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
-    graph.policy.surprise = 2.0
-    start_ns = now_ns(graph)
-    graph.world.show(start_ns)
-    graph.chunk(0)
-    graph.world.execute(0)
-    wait_for(lambda: now_ns(graph) >= start_ns + CHUNK_NS)
     graph.may_answer.clear()
-    graph.world.show(start_ns + CHUNK_NS)
-    wait_for(lambda: graph.calls == ["disengage"])
+    show_a_surprise(graph)
     num_resets = len(graph.policy.resets)
     if ends == "reset":
         graph.world.reset.call_async(Trigger.Request())
