@@ -29,6 +29,7 @@ from tests.ros.test_policy_node import (
     RecordingPolicy,
     make_graph,  # noqa: F401
     now_ns,
+    show_until,
     wait_for,
 )
 
@@ -252,8 +253,8 @@ def test_a_stop_does_not_outlive_its_episode(make: MakeGraph, ends: str) -> None
         assert graph.node.trigger_activate().name == "SUCCESS"
     wait_for(lambda: len(graph.policy.resets) > num_resets)
     graph.may_answer.set()
-    graph.world.show(now_ns(graph))
-    graph.chunk(1)
+    # Best effort may lose one on a busy machine.
+    show_until(graph, lambda: len(graph.world.chunks) > 1)
     assert graph.calls == ["disengage"]
     assert graph.policy.resets[num_resets:] == [(INSTRUCTION, 0)]
     wait_for(lambda: told(graph, "chunks") == "2")
