@@ -107,7 +107,9 @@ class Deadlines:
                 "stop ends it) or not running; check controller_manager and the robot"
             )
             return Fault(
-                "reference_silent", f"the controller's reference must come every 0.2 s; {cause}."
+                "reference_silent",
+                f"the controller's reference must come every {self._arm.reference.max_age_s:g} s; "
+                f"{cause}.",
             )
         if self._watchdog.expired(_LIVE_POLICY, now_s):
             return Fault(

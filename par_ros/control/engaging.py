@@ -113,7 +113,7 @@ class Engaging:
         if not reference.is_heard(moment) or reference.newest is None:
             causes = "check that the controller is active and its controller_state topic"
             return (
-                "the controller's reference has not come within 0.2 s; "
+                f"the controller's reference has not come within {reference.max_age_s:g} s; "
                 f"{reference.why_unusable or causes}"
             )
         if reference.is_slowed:

@@ -293,4 +293,6 @@ def _arm_view(spec: ArmSpec, settings: GuardSettings, timeline: Timeline) -> Arm
         simulated=settings.sim_clock or settings.lockstep,
         lockstep=settings.lockstep,
     )
-    return ArmView(MotionHistory(spec), joints, ReferenceWatch(timeline))
+    return ArmView(
+        MotionHistory(spec), joints, ReferenceWatch(timeline, settings.max_reference_age_s)
+    )

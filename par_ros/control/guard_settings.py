@@ -31,6 +31,13 @@ class GuardParameters:
         minimum=0.01,
         maximum=10.0,
     )
+    max_reference_age_s: float = parameter(
+        0.2,
+        "the guard stops the arm if the controller's reference is older",
+        unit="s",
+        minimum=0.05,
+        maximum=5.0,
+    )
     chunk_start: str = parameter(
         "arrival",
         "when a chunk starts. arrival: when it arrives, with all its actions; observation: at its "

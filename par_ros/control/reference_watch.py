@@ -20,8 +20,6 @@ from par_ros.control.commanded_motion import CommandedMotion, MotionHistory
 from par_ros.control.joint_trajectory import NANOSECONDS, FloatArray
 from par_ros.control.timeline import Moment, Timeline
 
-# The controller's reference must come at least this often.
-MAX_SILENCE_S = 0.2
 # A trajectory must be followed this long after its splice, by two samples in a row.
 TAKEN_AFTER_S = 0.02
 _NUM_AGAINST = 2
@@ -33,7 +31,7 @@ _LATE_SHIFT_S = 0.0001
 _SAME_AT_REST_RAD = 1e-7
 _REST_RAD_S = 1e-3
 _AT_REST_AFTER_S = 0.05
-_MAX_STAMP_AGE_S = 0.2
+_MAX_AHEAD_S = 0.2
 # No queue keeps a sample for longer: its stamp is of another clock.
 _OTHER_CLOCK_S = 5.0
 _FULL_SPEED = 0.999
@@ -88,8 +86,10 @@ class _Seen:
 class ReferenceWatch:
     """The newest reference, and whether the running motion was taken."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, max_age_s: float = 0.2) -> None:
+        """max_age_s: a reference must come this often, and be stamped no longer ago."""
         self._timeline = timeline
+        self.max_age_s = max_age_s
         self.newest: ReferenceSample | None = None
         # Why the last sample was not usable; None where it was.
         self.unusable: Unusable | None = None
@@ -131,17 +131,17 @@ class ReferenceWatch:
         if not sample.is_finite:
             return Unusable("not_finite", "a number is not finite (NaN or Inf)")
         age_s = (moment.ros_ns - sample.stamp_ns) / NANOSECONDS
-        if not -_MAX_STAMP_AGE_S <= age_s <= _OTHER_CLOCK_S:
+        if not -_MAX_AHEAD_S <= age_s <= _OTHER_CLOCK_S:
             side = f"{age_s:.3f} s ago" if age_s > 0.0 else f"{-age_s:.3f} s ahead"
             return Unusable(
                 "other_clock",
                 f"stamped {side}, which is the time of another clock; check the time "
                 "synchronisation of the two machines, and use_sim_time",
             )
-        if age_s > _MAX_STAMP_AGE_S:
+        if age_s > self.max_age_s:
             return Unusable(
                 "old",
-                f"stamped {age_s:.3f} s ago, at most {_MAX_STAMP_AGE_S:g} s is usable; check the "
+                f"stamped {age_s:.3f} s ago, at most {self.max_age_s:g} s is usable; check the "
                 "network, the load, and the time synchronisation of the two machines",
             )
         if self.newest is not None and sample.stamp_ns <= self.newest.stamp_ns:
@@ -154,10 +154,10 @@ class ReferenceWatch:
         return None
 
     def is_heard(self, moment: Moment) -> bool:
-        """Whether a reference came within the last 0.2 s."""
+        """Whether a reference came within the last `max_age_s`."""
         if self._heard_ns is None:
             return False
-        return self._timeline.time_ns(moment) - self._heard_ns <= MAX_SILENCE_S * NANOSECONDS
+        return self._timeline.time_ns(moment) - self._heard_ns <= self.max_age_s * NANOSECONDS
 
     @property
     def why_unusable(self) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guard reports of references that it cannot use. Every 20 ms; at most 0.2 s old; more
-than 5 s old or 0.2 s ahead is another clock's time."""
+"""What the guard reports of references that it cannot use. Every 20 ms; at most
+max_reference_age_s (0.2 s) old; more than 5 s old or 0.2 s ahead is another clock's time."""
 
 import dataclasses
 
@@ -54,6 +54,19 @@ def test_a_silent_controllers_fault_is_as_before() -> None:
     rig.wait(0.24)
     assert rig.guard.last_fault is not None
     assert "no message has arrived: the controller is not active" in rig.guard.last_fault.reason
+
+
+def test_the_largest_age_is_a_setting() -> None:
+    rig = Rig(max_reference_age_s=0.5)
+    feed(rig, -0.4, 0.4)
+    assert rig.guard.why_reference_unusable == ""
+    rig = Rig(max_reference_age_s=0.5).engaged().sped_up()
+    rig.sends_references = False
+    rig.wait(0.48)
+    assert rig.guard.last_fault is None
+    rig.wait(0.04)
+    assert rig.guard.last_fault is not None
+    assert "must come every 0.5 s" in rig.guard.last_fault.reason
 
 
 def test_doubled_and_not_finite_references_are_told_apart() -> None:

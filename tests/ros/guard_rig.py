@@ -107,9 +107,9 @@ class GuardRig:
         return self.logs[name].read()
 
     def start_guard(self, *parameters: str, program: str = "") -> None:
-        """The guard, configured and active. Joint states may be late: the machine may be busy."""
+        """The guard, configured and active. The arm may be late: the machine may be busy."""
         self.start("safety_node", f"arm:={self._arm}", "reference:=topic",
-                   "max_joint_state_age_s:=2.0",
+                   "max_joint_state_age_s:=2.0", "max_reference_age_s:=2.0",
                    "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
                    *parameters, program=program)  # fmt: skip
         self.bring_up()
