@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -195,11 +196,15 @@ def _leave_ros() -> None:
 def _spin_until_asked(executor: Executor) -> None:
     """Spin until a signal asks to end; such signals are ignored afterwards."""
     asked = threading.Event()
+    # The thread that calls `end` outlives the executor, which keeps what it executed last, and with
+    # that the node: its participant would leave its shared memory behind.
+    own = weakref.ref(executor)
 
     def end() -> None:
+        spinning = own()
         # A task, not `wake`: that does not end the wait of `spin_once`.
-        if not asked.is_set():
-            executor.create_task(asked.set)
+        if spinning is not None and not asked.is_set():
+            spinning.create_task(asked.set)
 
     call_once_when_asked(end)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ros.processes import ROOT, wait_for
+from tests.ros.processes import ROOT, shared_segments, wait_for
 
 pytestmark = pytest.mark.ros
 
@@ -111,6 +111,21 @@ NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
 FINISHING = SPINNING + (
     "sys.exit(run_node(Plain, arguments=[], before_end=lambda node: time.sleep(0.5)))\n"
 )
+# Its executor always has more to do.
+BUSY = (
+    ORDINARY + "import pathlib, sys, time\n"
+    "from rclpy.lifecycle import LifecycleNode\n"
+    "from par_ros.leaving import leave\n"
+    "from par_ros.process import run_node\n"
+    "class Busy(LifecycleNode):\n"
+    "    def __init__(self):\n"
+    "        super().__init__('busy')\n"
+    "        self.create_timer(0.001, self.work)\n"
+    "    def work(self):\n"
+    "        time.sleep(0.002)\n"
+    "        pathlib.Path(sys.argv[1]).touch()\n"
+    "leave(run_node(Busy, arguments=[], before_end=lambda node: None))\n"
+)
 ALONE = SPINNING + "sys.exit(run_node(Plain, arguments=[]))\n"
 
 
@@ -134,6 +149,24 @@ def test_a_second_signal_does_not_disturb_a_quiet_end(
         process.kill()
     assert process.returncode == 0, error
     assert output == error == ""
+
+
+def test_a_busy_node_leaves_nothing_in_shared_memory(tmp_path: Path, free_domain: str) -> None:
+    """Asked to end between two callbacks of many: what the executor has not looked at any more must
+    not keep the node."""
+    mark = tmp_path / "spinning"
+    process = started(BUSY, mark, free_domain)
+    try:
+        wait_for(lambda: mark.exists() or process.poll() is not None, START_S, "spinning")
+        own = shared_segments(process.pid)
+        process.send_signal(signal.SIGTERM)
+        output, error = process.communicate(timeout=START_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert output == error == ""
+    assert own
+    assert [path for path in own if path.exists()] == []
 
 
 @pytest.mark.parametrize("program", [ALONE, BESIDE], ids=["alone", "beside"])
