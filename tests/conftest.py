@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Each worker imports torch and the simulator: about 1 GiB.
 MAX_WORKERS = 8
@@ -31,6 +32,12 @@ def pytest_configure() -> None:
     # A shell that starts a job in the background has it ignore Ctrl-C, and children inherit that;
     # the tests that interrupt a program need the ordinary meaning.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # An example takes microseconds here; a busy machine may stand still for longer than the 200 ms
+    # that Hypothesis allows each, and than it allows for making them.
+    settings.register_profile(
+        "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("busy machine")
 
 
 @pytest.hookimpl(optionalhook=True)
