@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -106,10 +107,18 @@ class GuardRig:
         self.logs[name].seek(0)
         return self.logs[name].read()
 
+    def cpu_s(self, name: str) -> float:
+        """Processor time of an executable so far, in seconds."""
+        fields = Path(f"/proc/{self.processes[name].pid}/stat").read_text().rpartition(")")[2]
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def start_guard(self, *parameters: str, program: str = "") -> None:
-        """The guard, configured and active. The arm may be late: the machine may be busy."""
+        """The guard, configured and active. Arm, chunks and the guard itself may be late: the
+        machine may be busy."""
         self.start("safety_node", f"arm:={self._arm}", "reference:=topic",
-                   "max_joint_state_age_s:=2.0", "max_reference_age_s:=2.0",
+                   "max_joint_state_age_s:=5.0", "max_reference_age_s:=5.0",
+                   "max_observation_age_s:=10.0", "first_chunk_timeout_s:=60.0",
                    "late_after_s:=5.0", "policy_timeout_s:=20.0", "splice_s:=0.1",
                    *parameters, program=program)  # fmt: skip
         self.bring_up()
@@ -136,9 +145,12 @@ class GuardRig:
         raise AssertionError("the guard did not become active")
 
     def change(self, transition: int) -> bool:
-        """One lifecycle transition of the guard."""
+        """One lifecycle transition of the guard. Asked for once: a second request would be refused,
+        since the first one has changed the state."""
         request = ChangeState.Request(transition=Transition(id=transition))
-        return bool(self.call(ChangeState, "safety_node/change_state", request).success)
+        response = self.call_once(ChangeState, "safety_node/change_state", request, TIMEOUT_S)
+        assert response is not None, "safety_node/change_state did not answer"
+        return bool(response.success)
 
     def trigger(self, service: str) -> Trigger.Response:
         """One of the guard's services."""
@@ -153,12 +165,14 @@ class GuardRig:
                 return response
         raise AssertionError(f"{name} did not answer")
 
-    def call_once(self, service_type: Any, name: str, request: Any) -> Any:
-        """One call; None where no answer comes within ANSWER_TIMEOUT_S."""
+    def call_once(
+        self, service_type: Any, name: str, request: Any, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Any:
+        """One call; None where no answer comes within `timeout_s`."""
         client = self.node.create_client(service_type, name)
         self.wait_for(client.service_is_ready, name)
         future = client.call_async(request)
-        end_s = time.monotonic() + ANSWER_TIMEOUT_S
+        end_s = time.monotonic() + timeout_s
         while not future.done() and time.monotonic() < end_s:
             self.executor.spin_once(timeout_sec=0.05)
         self.node.destroy_client(client)
@@ -202,37 +216,33 @@ class GuardRig:
         )
         return here + ramp
 
-    def publish(self, knots: FloatArray, stamp_ns: int | None = None) -> int:
-        """One action chunk; gives its stamp."""
+    def publish(
+        self, knots: FloatArray, stamp_ns: int | None = None, step_s: float = KNOT_STEP_S
+    ) -> int:
+        """One action chunk of actions `step_s` apart; gives its stamp."""
         self.wait_for(lambda: self.chunks.get_subscription_count() > 0, "the guard's subscription")
         if stamp_ns is None:
             stamp_ns = int(self.node.get_clock().now().nanoseconds)
-        times_s = KNOT_STEP_S * np.arange(1, len(knots) + 1)
+        times_s = step_s * np.arange(1, len(knots) + 1)
         trajectory = JointTrajectory(self.spec.joint_names, times_s, knots)
         self.chunks.publish(messages.joint_trajectory_message(trajectory, stamp_ns))
         return stamp_ns
 
     def follow(self, knots: FloatArray, reached: Callable[[], bool], what: str) -> None:
-        """Publish a chunk and wait until `reached`.
-
-        Again after a stop because the reference was silent: a busy machine may starve the arm's
-        process for 0.2 s.
-        """
+        """Publish a chunk and wait until `reached`."""
         self.publish(knots)
-
-        def is_reached() -> bool:
-            if self.state()["holding"] == "reference_silent":
-                self.engage()
-                self.publish(knots)
-            return reached()
-
-        self.wait_for(is_reached, what)
+        self.wait_for(reached, what)
 
     def state(self) -> dict[str, str]:
         """What the guard said last on guard_state."""
         kept = self.received[GUARD_STATE.name]
         self.wait_for(lambda: bool(kept), "guard_state")
         return dict(messages.read_status(kept[-1]).values)
+
+    def is_latched(self) -> bool:
+        """What e_stop_state says, as far as it has come."""
+        kept = self.received[E_STOP_STATE.name]
+        return bool(kept) and bool(kept[-1].data)
 
     def wait_for_state(self, **values: str) -> None:
         """Until guard_state says so."""

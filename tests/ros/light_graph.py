@@ -20,6 +20,7 @@ from tests.ros.operator_thread import operator
 # tests (tests/control, par_ros.proof.faults).
 PATIENT = {
     "max_joint_state_age_s": 10.0,
+    "max_reference_age_s": 5.0,
     "max_observation_age_s": 10.0,
     "policy_timeout_s": 60.0,
     "first_chunk_timeout_s": 600.0,
@@ -39,8 +40,7 @@ def light_graph(
 ) -> NodeGraph:
     """Arm, guard and fixed chunks, and a recorder where a file is named; the guard does not engage
     by itself. The others go on without the policy where it is not "needed"; prefix: of the arm's
-    joints; view_port: of a live view; reference: the guard's, which disengages where it expects one
-    and the arm stands for 0.2 s."""
+    joints; view_port: of a live view; reference: the guard's."""
     instruction = TASKS["PushCube"].instruction
     nodes = (
         NodeEntry(
