@@ -22,6 +22,7 @@ from par_ros.wire_records import Surprise
 from tests.ros.test_policy_node import (
     CHUNK_NS,
     INSTRUCTION,
+    PATIENT,
     START_NS,
     STEP_NS,
     TIMEOUT_S,
@@ -142,7 +143,7 @@ def show_a_surprise(graph: Graph) -> None:
 
 
 def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
-    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    graph = make("realtime", surprise="stop", **PATIENT)
     show_a_surprise(graph)
     wait_for(lambda: told(graph, "refused_surprise") == "1")
     assert graph.stays_quiet()
@@ -153,7 +154,7 @@ def test_in_realtime_no_chunk_follows_a_stop(make: MakeGraph) -> None:
 
 def test_no_chunk_is_sent_until_the_guard_has_disengaged(make: MakeGraph) -> None:
     """The first observation of the next context is not judged, and must not move the arm."""
-    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    graph = make("realtime", surprise="stop", **PATIENT)
     graph.policy.surprise, graph.says_yes = 2.0, False
     start_ns = now_ns(graph)
     graph.world.show(start_ns)
@@ -161,7 +162,8 @@ def test_no_chunk_is_sent_until_the_guard_has_disengaged(make: MakeGraph) -> Non
     graph.world.execute(0)
     wait_for(lambda: now_ns(graph) >= start_ns + CHUNK_NS)
     for num_refused in (1, 2):
-        graph.world.show(now_ns(graph))
+        # The first is taken at the end of the chunk: a later one may begin another context.
+        graph.world.show(start_ns + CHUNK_NS if num_refused == 1 else now_ns(graph))
         wait_for(lambda expected=num_refused: told(graph, "refused_surprise") == str(expected))
     graph.says_yes = True
     graph.world.show(now_ns(graph))
@@ -242,7 +244,7 @@ def test_an_instruction_without_thresholds_is_refused_when_it_is_set(
 def test_a_stop_does_not_outlive_its_episode(make: MakeGraph, ends: str) -> None:
     """The guard has not answered yet when the next episode begins, which has its own seed and
     whose arm is not stopped."""
-    graph = make("realtime", surprise="stop", max_camera_silence_s=60.0)
+    graph = make("realtime", surprise="stop", **PATIENT)
     graph.may_answer.clear()
     show_a_surprise(graph)
     num_resets = len(graph.policy.resets)
@@ -257,5 +259,5 @@ def test_a_stop_does_not_outlive_its_episode(make: MakeGraph, ends: str) -> None
     show_until(graph, lambda: len(graph.world.chunks) > 1)
     assert graph.calls == ["disengage"]
     assert graph.policy.resets[num_resets:] == [(INSTRUCTION, 0)]
-    wait_for(lambda: told(graph, "chunks") == "2")
+    wait_for(lambda: int(told(graph, "chunks") or 0) >= 2)
     assert told(graph, "refused_surprise") is None
