@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(folder: Path) -> None:
     [
         ("die", "ended with exit code 7; its last line: 'Segmentation fault (made up)'"),
         ("killed", "was ended by SIGKILL"),
-        ("hang", "gave no answer in 2 s and was stopped"),
+        ("hang", "gave no answer in 5 s and was stopped"),
         ("not_json", "broke the protocol: its answer is not valid JSON"),
         ("large", "closed its connection or sent more than 1 MiB"),
     ],
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused_before_it_is_sent(folder: Path) -> None:
 def test_a_process_that_ends_or_hangs_is_one_sentence_and_stays_ended(
     folder: Path, mode: str, sentence: str
 ) -> None:
-    policy = make(folder, mode, timeout_s=2.0 if mode == "hang" else 60.0)
+    policy = make(folder, mode, timeout_s=5.0 if mode == "hang" else 60.0)
     policy.reset(INSTRUCTION, 0)
     answer(policy, seen())
     for _ in range(2):

@@ -176,7 +176,7 @@ def test_the_doctor_compares_each_view_s_encoding(checkpoint: Path, free_domain:
     publishing = threading.Thread(target=publish)
     publishing.start()
     try:
-        findings = examine(DoctorArguments(listen_s=1.0, checkpoint=str(checkpoint)))
+        findings = examine(DoctorArguments(listen_s=3.0, checkpoint=str(checkpoint)))
     finally:
         is_over.set()
         publishing.join()

@@ -36,8 +36,9 @@ from tests.ros.processes import Finished, finish, run, start_module
 
 SPEC = read_arm_spec("panda")
 TIMEOUT_S = 120.0
-# A busy machine may starve the arm for longer than its stamps may be old.
-MAX_TRIES = 3
+# A busy machine may starve the drivers for longer than their stamps may be old, or for the seconds
+# in which they are listened to: then what the doctor says is right, and it is asked again.
+MAX_TRIES = 5
 COMMANDS = ("controller_topic:=joint_trajectory", "gripper_topic:=gripper_trajectory")
 
 
@@ -157,11 +158,22 @@ def bad(**arguments: object) -> dict[str, str]:
     return {one.name: one.text for one in findings if not one.ok}
 
 
+def bad_in_the_end(
+    is_expected: Callable[[dict[str, str]], bool], **arguments: object
+) -> dict[str, str]:
+    """The last of at most MAX_TRIES answers, of which one is as expected."""
+    for _ in range(MAX_TRIES):
+        told = bad(**arguments)
+        if is_expected(told):
+            break
+    return told
+
+
 @pytest.mark.ros
 def test_nothing_is_bad_before_the_graph_is_started(world: World) -> None:
     """Camera and arm are there, for a dry run."""
     world.start()
-    assert bad() == {}
+    assert bad_in_the_end(lambda told: not told) == {}
 
 
 def _depth(world: World) -> Image:
@@ -262,12 +274,14 @@ def test_a_broken_set_up_is_named(
         "simulated_clock": {"camera_stamps", "joint_stamps", "joint_limits"},
     }
     follows = set().union(*(related.get(name, set()) for name in sentences))
-    for _ in range(MAX_TRIES):
-        told = bad(**arguments)
-        if set(told) <= set(sentences) | follows:
-            break
+
+    def is_expected(told: dict[str, str]) -> bool:
+        is_named = all(sentence in told.get(name, "") for name, sentence in sentences.items())
+        return is_named and set(told) <= set(sentences) | follows
+
+    told = bad_in_the_end(is_expected, **arguments)
     for name, sentence in sentences.items():
-        assert sentence in told[name], told
+        assert sentence in told.get(name, ""), told
     assert set(told) <= set(sentences) | follows, told
 
 
@@ -278,11 +292,9 @@ def test_a_camera_of_another_type_is_named(world: World, brief_discovery: None) 
 
     world.make_picture = jpeg
     world.start(CompressedImage)
-    told = bad(image_transport="raw")
-    assert (
-        "must carry sensor_msgs/msg/Image, /drivers publishes sensor_msgs/msg/Comp"
-        in (told["camera"])
-    )
+    sentence = "must carry sensor_msgs/msg/Image, /drivers publishes sensor_msgs/msg/Comp"
+    told = bad_in_the_end(lambda told: sentence in told.get("camera", ""), image_transport="raw")
+    assert sentence in told["camera"]
 
 
 @pytest.mark.ros
@@ -304,20 +316,25 @@ def test_two_cameras_and_a_second_commander_are_named(world: World) -> None:
 
     thread = threading.Thread(target=publish)
     thread.start()
+    sentences = {
+        "camera_stamps": "they come from /drivers and /stranger on one topic",
+        "controllers": (
+            "stranger publishes on /joint_trajectory_controller/joint_trajectory, only"
+        ),
+    }
     try:
         world.start()
-        told = bad()
+        told = bad_in_the_end(
+            lambda told: all(part in told.get(name, "") for name, part in sentences.items())
+        )
     finally:
         over.set()
         thread.join()
         other.destroy_publisher(commands)
         other.destroy_node()
         context.try_shutdown()
-    assert "they come from /drivers and /stranger on one topic" in told["camera_stamps"]
-    assert (
-        "stranger publishes on /joint_trajectory_controller/joint_trajectory, only"
-        in (told["controllers"])
-    )
+    for name, sentence in sentences.items():
+        assert sentence in told.get(name, ""), told
 
 
 @pytest.mark.ros

@@ -73,8 +73,7 @@ def test_a_program_that_dies_ends_the_policy_with_one_sentence(
         timeout_s=TIMEOUT_S,
         PAR_LEROBOT_PYTHON=stand_in_python(tmp_path, "die@20"),
     )
-    listener.spin()
-    assert listener.hears_chunks()
+    wait_for(listener.hears_chunks, 10.0, "a chunk from before its end")
     assert finished.code == 1
     assert finished.sentences == [
         "error: the LeRobot process ended with exit code 7; its last line: 'Segmentation fault "

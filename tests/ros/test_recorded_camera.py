@@ -22,6 +22,7 @@ from tests.ros.processes import finish, start_module
 pytestmark = pytest.mark.ros
 
 TIMEOUT_S = 60.0
+LEAST_RECORDED = 20
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -49,11 +50,12 @@ def test_pictures_are_recorded_as_they_come(
     )
     try:
         count, deadline_s = 0, time.monotonic() + TIMEOUT_S
-        # Then some more, for those that were lost while the recorder looked for them.
-        while count < 40:
+        # Some are lost while the recorder looks for them, and more where a busy machine starves it.
+        while count == 0 or count % 20 or _num_recorded(path) <= LEAST_RECORDED:
             assert time.monotonic() < deadline_s and process.poll() is None
             if publisher.get_subscription_count():
                 count += 1
+            assert count < 256, "a picture's level ends there"
             publisher.publish(_picture(count, is_compressed))
             time.sleep(0.05)
     finally:
@@ -64,7 +66,7 @@ def test_pictures_are_recorded_as_they_come(
     assert (ended.code, ended.sentences) == (0, [])
     recorded = _recorded(path)
     pictures = recorded.pictures()
-    assert len(pictures) > 20
+    assert len(pictures) > LEAST_RECORDED
     for stamp_ns, message in pictures.items():
         picture = messages.image_to_rgb(decoded_picture(message))
         level = stamp_ns // messages.NANOSECONDS
@@ -78,6 +80,15 @@ def _picture(level: int, is_compressed: bool) -> Image | CompressedImage:
         message = CompressedImage(format="png", data=cv2.imencode(".png", pixels)[1].tobytes())
     message.header.stamp = messages.ns_to_time(level * messages.NANOSECONDS)
     return message
+
+
+def _num_recorded(path) -> int:
+    """Pictures that are in the file by now."""
+    try:
+        return len(_recorded(path).pictures())
+    except ValueError:
+        # Not even its settings.
+        return 0
 
 
 def _recorded(path) -> Recorded:

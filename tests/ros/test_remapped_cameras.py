@@ -33,6 +33,7 @@ from par_ros.recording import read_recording
 from par_ros.topics import IMAGE, camera_topics
 from tests.ros.checkpoints import save_random_checkpoint
 from tests.ros.processes import finish, run, start_module, wait_for
+from tests.ros.test_doctor import MAX_TRIES
 from tests.ros.test_policy_inputs import TIMEOUT_S, Camera, feed
 from tests.ros.test_views import INSTRUCTION, LEVELS, TOPICS, VIEWS, TwoViewPolicy, grey
 from tests.ros.view_rig import active_graph, view_cameras
@@ -136,14 +137,21 @@ def publishing(domain: str, names: dict[str, str]) -> Iterator[None]:
 
 
 def test_the_doctor_listens_to_each_view_s_camera(checkpoint: Path, free_domain: str) -> None:
-    arguments = (f"{name}:={text}" for name, text in words(CHAINED).items())
+    arguments = [f"{name}:={text}" for name, text in words(CHAINED).items()]
+    names = ("camera", "camera_picture", "camera_rate", "camera_stamps")
     with publishing(free_domain, CHAINED):
-        finished = run("doctor", "--json", "listen_s:=2", f"checkpoint:={checkpoint}", *arguments)
-    lines = {one["name"]: one for one in json.loads(finished.output)}
+        # A picture that a busy machine delivers late is named, and the doctor is asked again.
+        for _ in range(MAX_TRIES):
+            finished = run(
+                "doctor", "--json", "listen_s:=2", f"checkpoint:={checkpoint}", *arguments
+            )
+            lines = {one["name"]: one for one in json.loads(finished.output)}
+            if all(lines[name]["ok"] for name in names):
+                break
     for view, name in CHAINED.items():
         assert f"view '{view}': {name}, sensor_msgs/msg/Image" in lines["camera"]["text"]
         assert f"from /{view}_camera" in lines["camera"]["text"]
-    for name in ("camera", "camera_picture", "camera_rate", "camera_stamps"):
+    for name in names:
         assert lines[name]["ok"], lines[name]
 
 
