@@ -38,7 +38,7 @@ SPEC = read_arm_spec("panda")
 TIMEOUT_S = 120.0
 # A busy machine may starve the drivers for longer than their stamps may be old, or for the seconds
 # in which they are listened to: then what the doctor says is right, and it is asked again.
-MAX_TRIES = 5
+MAX_TRIES = 12
 COMMANDS = ("controller_topic:=joint_trajectory", "gripper_topic:=gripper_trajectory")
 
 
