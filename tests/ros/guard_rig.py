@@ -229,9 +229,20 @@ class GuardRig:
         return stamp_ns
 
     def follow(self, knots: FloatArray, reached: Callable[[], bool], what: str) -> None:
-        """Publish a chunk and wait until `reached`."""
+        """Publish a chunk and wait until `reached`.
+
+        Again after a stop because the arm had not taken a trajectory 20 ms after its splice: a busy
+        machine may be later.
+        """
         self.publish(knots)
-        self.wait_for(reached, what)
+
+        def is_reached() -> bool:
+            if self.state()["holding"] == "not_taken":
+                self.engage()
+                self.publish(knots)
+            return reached()
+
+        self.wait_for(is_reached, what)
 
     def state(self) -> dict[str, str]:
         """What the guard said last on guard_state."""

@@ -29,6 +29,7 @@ from par_ros.node_graph import loopback_graph, sim_graph
 from par_ros.topics import camera_topics
 from tests.ros.checkpoints import save_random_checkpoint
 from tests.ros.processes import run
+from tests.ros.test_doctor import MAX_TRIES
 from tests.ros.test_policy_inputs import Camera, feed, told
 from tests.ros.test_policy_node import Graph, RecordingPolicy
 from tests.ros.test_views import INSTRUCTION
@@ -176,12 +177,17 @@ def test_the_doctor_compares_each_view_s_encoding(checkpoint: Path, free_domain:
     publishing = threading.Thread(target=publish)
     publishing.start()
     try:
-        findings = examine(DoctorArguments(listen_s=3.0, checkpoint=str(checkpoint)))
+        # A picture that a busy machine does not deliver in time is named, and the doctor is asked
+        # again.
+        for _ in range(MAX_TRIES):
+            findings = examine(DoctorArguments(listen_s=3.0, checkpoint=str(checkpoint)))
+            text = next(one.text for one in findings if one.name == "camera_picture")
+            if "no picture has come" not in text:
+                break
     finally:
         is_over.set()
         publishing.join()
         node.destroy_node()
         context.try_shutdown()
-    text = next(one.text for one in findings if one.name == "camera_picture")
     assert text.startswith("view 'front_depth': image encoding must be depth (16UC1"), text
     assert "got 'rgb8'" in text

@@ -16,8 +16,9 @@ def active_graph(
 ) -> Iterator[Graph]:
     """Configured and active, in real time."""
     made = Graph(
-        "realtime", policy, has_camera=False, remappings=remappings, max_camera_silence_s=2.0
-    )
+        "realtime", policy, has_camera=False, remappings=remappings,
+        max_camera_silence_s=2.0, max_image_age_s=10.0,
+    )  # fmt: skip
     assert made.node.trigger_configure().name == "SUCCESS"
     assert made.node.trigger_activate().name == "SUCCESS"
     yield made
