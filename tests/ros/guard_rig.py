@@ -231,15 +231,16 @@ class GuardRig:
     def follow(self, knots: FloatArray, reached: Callable[[], bool], what: str) -> None:
         """Publish a chunk and wait until `reached`.
 
-        Again after a stop because the arm had not taken a trajectory 20 ms after its splice: a busy
-        machine may be later.
+        Again where a busy machine was too slow: the guard could not plan within the splice, or the
+        arm had not taken a trajectory 20 ms after it.
         """
         self.publish(knots)
 
         def is_reached() -> bool:
-            if self.state()["holding"] == "not_taken":
+            if self.state()["holding"] in ("slow", "not_taken"):
                 self.engage()
                 self.publish(knots)
+                self.wait_for_one_more(EXECUTED_ACTIONS)
             return reached()
 
         self.wait_for(is_reached, what)

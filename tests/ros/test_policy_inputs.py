@@ -106,9 +106,12 @@ def feed(
     while not until():
         assert not graph.spinning.done(), graph.spinning.exception()
         assert time.monotonic() < deadline_s, [s.message for s in graph.world.diagnostics][-3:]
+        # Before the stamps: a busy machine compresses a picture for longer than it may lie behind
+        # its joint states.
+        pictures = [(camera, make(camera)) for camera, make in sources]
         graph.world.show_joints(now_ns(graph))
-        for camera, make in sources:
-            camera.publisher.publish(stamped(make(camera), now_ns(graph)))
+        for camera, picture in pictures:
+            camera.publisher.publish(stamped(picture, now_ns(graph)))
         time.sleep(0.05)
 
 
