@@ -51,7 +51,6 @@ from par_model.evaluation.history_reading import HEADER as HISTORY_HEADER
 from par_model.evaluation.history_reading import table_row as history_row
 from par_model.evaluation.imagined_pictures import HEADER as PICTURE_HEADER
 from par_model.evaluation.imagined_pictures import (
-    Drawing,
     PictureRow,
     drawing_policy,
     imagined_episode,
@@ -62,6 +61,7 @@ from par_model.evaluation.picture_reader import fit_picture_reader
 from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
+from par_model.imagination import Drawing
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet

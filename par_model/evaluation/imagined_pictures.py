@@ -16,11 +16,10 @@ import torch
 
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint
-from par_model.config import ModelConfig
 from par_model.evaluation.direct_loop import run_episode
 from par_model.evaluation.picture_reader import PictureReader
 from par_model.frame_codec import decode_views, encode_views
-from par_model.imagination import imagine
+from par_model.imagination import Drawing, imagine
 from par_model.interface import ActionChunk, FloatArray, ImageArray, Observation
 from par_model.policy import PARPolicy
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M
@@ -31,30 +30,6 @@ CHANGED_GREY_LEVELS = 24
 _BATCH = 32
 # What a row is about.
 IMAGINED, REPEATED, SEEN, CODED = "imagined", "last repeated", "as seen", "through the codec"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How a picture is drawn: its tokens in so many sets, each by so many sampling steps."""
-
-    num_sets: int
-    num_steps: int
-
-    def __str__(self) -> str:
-        return f"{self.num_sets}x{self.num_steps}"
-
-    @staticmethod
-    def of_config(config: ModelConfig) -> "Drawing":
-        """The default of a checkpoint."""
-        return Drawing(config.sampling.frame_num_sets, config.sampling.frame_num_steps)
-
-    @staticmethod
-    def of(text: str) -> "Drawing":
-        """Of SETSxSTEPS. Raises ValueError for another text."""
-        sets, cross, steps = text.partition("x")
-        if not (cross and sets.isdigit() and steps.isdigit() and int(sets) and int(steps)):
-            raise ValueError(f"a drawing is SETSxSTEPS, such as 8x25, got {text!r}.")
-        return Drawing(int(sets), int(steps))
 
 
 @dataclass(frozen=True)
@@ -106,12 +81,7 @@ class PictureRow:
 
 def drawing_policy(checkpoint: Checkpoint, drawing: Drawing) -> PARPolicy:
     """An eager policy that draws its pictures so."""
-    sampling = dataclasses.replace(
-        checkpoint.config.sampling,
-        frame_num_sets=drawing.num_sets,
-        frame_num_steps=drawing.num_steps,
-    )
-    config = dataclasses.replace(checkpoint.config, sampling=sampling)
+    config = drawing.as_default_of(checkpoint.config)
     drawn = dataclasses.replace(checkpoint, config=config)
     graphs = TorchEager(drawn, torch.device("cpu"))
     return PARPolicy(

@@ -13,13 +13,13 @@ from par_model.evaluation.imagined_pictures import (
     IMAGINED,
     REPEATED,
     SEEN,
-    Drawing,
     ImaginedEpisode,
     drawing_policy,
     imagined_episode,
     picture_rows,
     table_row,
 )
+from par_model.imagination import Drawing
 from par_model.instruction import code_table
 from par_model.simulation.tasks import task
 from tests.backends.runtimes import small_checkpoint

@@ -108,6 +108,7 @@ FLAGS = {
     "par_model.train probe": f"{STAGE} {PROBE}",
     "par_model.train latents": f"{STAGE} --data --leave-out",
     "par_model.train frames": f"{STAGE} {LEARNING}",
+    "par_model.train pictures": f"{STAGE} {LEARNING} --prediction --drawing",
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
