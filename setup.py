@@ -118,6 +118,8 @@ setup(
             "av",
             "pillow",
             "pyarrow<26",
+            # likeness of pictures
+            "scikit-image",
             "tensorboard",
             "transformers",
             "accelerate",

@@ -149,6 +149,10 @@ class PARModel(nn.Module):
 
     # ---- training
 
+    def drawing_parts(self) -> list[nn.Module]:
+        """What makes a picture of Z_O; no action depends on it."""
+        return [p for p in (self.mixer, self.image_encoder, self.frame_decoder) if p is not None]
+
     def training_loss(
         self,
         batch: TrainingBatch,

@@ -6,6 +6,7 @@
     python -m par_model.perception cameras --episodes 50 --json cameras.json
     python -m par_model.perception readout --checkpoint C --scenes datasets/scenes/* --json r.json
     python -m par_model.perception history --checkpoint C --data datasets/PickCube --json h.json
+    python -m par_model.perception imagine --checkpoint C --scenes datasets/scenes/* --json i.json
 
 scenes: pictures of random arm poses and cubes, with the positions of what they show. Resumable.
 show: what is in a folder of scenes, and a sheet of its pictures.
@@ -13,6 +14,7 @@ cameras: from which camera how much is hidden during the planners' episodes, and
 be told from what is seen.
 readout: which positions can be read from a policy's context, its frame tokens and its latents.
 history: the chunk's error with the policy's own history, none, a disturbed and another episode's.
+imagine: how good the pictures are that a policy draws of what it will see.
 """
 
 import contextlib
@@ -42,13 +44,24 @@ from par_model.evaluation.camera_study import HEADER, study, table_row
 from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
 from par_model.evaluation.context_readout import table_row as readout_row
+from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.episode_features import read_episode_features
 from par_model.evaluation.history_reading import DISTURBANCE, history_errors
 from par_model.evaluation.history_reading import HEADER as HISTORY_HEADER
 from par_model.evaluation.history_reading import table_row as history_row
+from par_model.evaluation.imagined_pictures import HEADER as PICTURE_HEADER
+from par_model.evaluation.imagined_pictures import (
+    PictureRow,
+    drawing_policy,
+    imagined_episode,
+    picture_rows,
+)
+from par_model.evaluation.imagined_pictures import table_row as picture_row
+from par_model.evaluation.picture_reader import fit_picture_reader
 from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
+from par_model.imagination import Drawing
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet
@@ -173,12 +186,54 @@ class HistoryOptions:
         require_some("--data", self.data)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImagineOptions:
+    """Measure the pictures that a policy draws of its next observations, in episodes in the
+    simulator: likeness to what was seen, the places that can be read from them, and their time."""
+
+    # folder of the checkpoint
+    checkpoint: Annotated[Path, arg(metavar="DIR")]
+    # results; a table goes to the terminal
+    json: Annotated[Path, output_file("JSON")]
+    # folders of scenes, one a task that is measured: to these a reader of places is fitted
+    scenes: Annotated[tuple[Path, ...], arg(metavar="DIR ...")]
+    # how many observations ahead
+    slots: Annotated[tuple[int, ...], arg(metavar="INT ...")] = (1, 2, 4)
+    # sets in which a picture's tokens are drawn, and sampling steps of each
+    drawings: Annotated[
+        tuple[str, ...], arg(metavar="SETSxSTEPS ..."), default_is("the checkpoint's")
+    ] = ()
+    # episodes a task
+    episodes: int = 10
+    # the first reset seed; by default the first one of model selection
+    first_seed: int = FIRST_SELECTION_SEED
+    # length of an episode at most [control steps]
+    max_steps: int = 200
+    # pictures per folder of scenes at most, for the reader
+    max_pictures: int = 10000
+    # steps of the reader's training
+    reader_steps: int = 4000
+    # of the reader's random choices
+    seed: int = 0
+    # CPU threads of torch
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        require_some("--scenes", self.scenes)
+        require_some("--slots", self.slots)
+        if min(self.slots) < 1:
+            raise ValueError(f"--slots must be 1 or more, got {min(self.slots)}.")
+        for text in self.drawings:
+            Drawing.of(text)
+
+
 Command = (
     Annotated[ScenesOptions, subcommand("scenes")]
     | Annotated[ShowOptions, subcommand("show")]
     | Annotated[CamerasOptions, subcommand("cameras")]
     | Annotated[ReadoutOptions, subcommand("readout")]
     | Annotated[HistoryOptions, subcommand("history")]
+    | Annotated[ImagineOptions, subcommand("imagine")]
 )
 
 
@@ -313,6 +368,51 @@ def run_history(options: HistoryOptions) -> None:
     write_result(options.json, content | provenance(command))
 
 
+def run_imagine(options: ImagineOptions) -> None:
+    """Task by task and drawing by drawing; print the table and write the results."""
+    torch.set_num_threads(options.threads)
+    checkpoint = load_checkpoint(options.checkpoint)
+    drawings = [Drawing.of(text) for text in options.drawings] or [
+        Drawing.of_config(checkpoint.config)
+    ]
+    rows: list[PictureRow] = []
+    picture_ms, reader_mm = {}, {}
+    seeds = range(options.first_seed, options.first_seed + options.episodes)
+    for folder in options.scenes:
+        scenes = SceneSet(folder)
+        reader, reader_mm[scenes.task] = fit_picture_reader(
+            checkpoint, scenes, options.max_pictures, options.reader_steps, options.seed
+        )
+        for drawing in drawings:
+            policy = drawing_policy(checkpoint, drawing)
+            with arm_for(scenes.task, policy.spec) as arm:
+                episodes = [
+                    imagined_episode(
+                        arm, policy, reader.things, seed, max(options.slots), options.max_steps
+                    )
+                    for seed in tqdm(seeds, desc=f"{scenes.task} {drawing}", unit="episode")
+                ]
+            rows += picture_rows(
+                checkpoint, scenes.task, str(drawing), episodes, options.slots, reader
+            )
+            times_ms = 1000.0 * np.concatenate([episode.picture_s for episode in episodes])
+            picture_ms[f"{scenes.task} {drawing}"] = round(float(np.median(times_ms)), 1)
+    print(plain_table([PICTURE_HEADER, *map(picture_row, rows)]))
+    print(f"a picture takes (median, ms): {picture_ms}\nthe reader on scenes (mm): {reader_mm}")
+    content = {
+        "checkpoint": options.checkpoint.name,
+        "weights_sha256": weights_hash(options.checkpoint),
+        "episodes": options.episodes,
+        "first_seed": options.first_seed,
+        "reader_error_mm": reader_mm,
+        "threads": options.threads,
+        "picture_ms": picture_ms,
+        "rows": [asdict(row) for row in rows],
+    }
+    command = [*PROGRAM.split(), *sys.argv[1:]]
+    write_result(options.json, content | provenance(command))
+
+
 def run_show(options: ShowOptions) -> None:
     """Print the counts and write the sheet."""
     scenes = SceneSet(options.scenes)
@@ -361,6 +461,7 @@ _COMMANDS: dict[type, Callable[[Any], None]] = {
     CamerasOptions: run_cameras,
     ReadoutOptions: run_readout,
     HistoryOptions: run_history,
+    ImagineOptions: run_imagine,
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PARPolicy: the only object with episode state. Deployment's side of the interface."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,10 +186,8 @@ class PARPolicy:
                 f"{num_steps} sampling steps were asked for and {self.backend} has "
                 f"{self.sampling_steps}; choose one of these."
             )
-        episode = self._started()
-        if episode.observation is None:
-            raise ValueError("the policy has seen no observation since its reset; observe first.")
-        joints = episode.observation.measured_joint_positions
+        episode, observation = self._observed()
+        joints = observation.measured_joint_positions
         prefix = self._prefix(committed, joints)
         shape = (self._spec.horizon, len(self._spec.joint_names))
         noise = episode.noise.standard_normal(shape).astype(np.float32)
@@ -205,23 +204,28 @@ class PARPolicy:
             joint_positions=targets,
             joint_names=self._spec.joint_names,
             step_s=self._spec.step_s,
-            stamp_s=episode.observation.stamp_s,
+            stamp_s=observation.stamp_s,
         )
 
     def predict_frame(self) -> ImageArray:
         """The model's pictures of the next observation, uint8 [V H, W, 3]; slow, never needed.
 
-        It draws from a generator of its own, so asking for it changes no action.
-
-        Raises:
-            ValueError: no observation since the reset.
+        It draws from a generator of its own, so asking for it changes no action. Raises ValueError
+        where there is no observation since the reset.
         """
-        episode = self._started()
-        if episode.context is None:
-            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        episode, _ = self._observed()
         expected = self._expectation(episode)
         assert expected is not None
         return self._graphs.predict_frame(expected.context, expected.anchor, episode.frame_seed)
+
+    def forked(self) -> "PARPolicy":
+        """A policy on the same weights that goes on from this one's episode; neither changes the
+        other's. Raises ValueError where a runtime's graphs are bound to one cache."""
+        if not self._graphs.can_fork:
+            raise ValueError(f"{self.backend} holds one episode at a time; use the backend eager.")
+        other = copy.copy(self)
+        other._episode = copy.deepcopy(self._episode)
+        return other
 
     def observed_errors(self) -> Float32Array | None:
         """How badly the context before the newest observation foretold it: float32 [N], for each of
@@ -257,26 +261,17 @@ class PARPolicy:
     def attention(self) -> Float32Array:
         """What the newest action tokens look at: float32 [layers, heads, L, S] over the context's
         tokens [instruction; K frame and L action tokens of each observation remembered]; rows sum
-        to 1. Encodes the context anew: about as slow as a dozen steps, never needed to act.
-
-        Raises:
-            ValueError: no observation since the reset; a model without such attention.
+        to 1. Encodes the context anew: about as slow as a dozen steps, never needed to act. Raises
+        ValueError without an observation since the reset, or for a model without such attention.
         """
-        episode = self._started()
-        if not episode.slots:
-            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        episode, _ = self._observed()
         return self._graphs.attention(episode.text, slot_inputs(episode.slots))
 
     def attention_picture(self) -> ImageArray:
         """The newest picture, uint8 [V H, W, 3], darker where the newest action tokens look less:
-        mean over layers, heads and actions. As slow as `attention`.
-
-        Raises:
-            ValueError: as `attention`.
-        """
+        mean over layers, heads and actions. As slow as `attention`; raises what it raises."""
         weights_YHS = self.attention().mean(axis=2)
-        observation = self._started().observation
-        assert observation is not None
+        _, observation = self._observed()
         weights_rc = frame_map(weights_YHS, self.config).mean(axis=(0, 1))
         return shaded(observation.image, weights_rc)
 
@@ -284,6 +279,12 @@ class PARPolicy:
         if self._episode is None:
             raise ValueError("the policy has no episode; call reset with an instruction first.")
         return self._episode
+
+    def _observed(self) -> tuple[_Episode, Observation]:
+        episode = self._started()
+        if episode.observation is None:
+            raise ValueError("the policy has seen no observation since its reset; observe first.")
+        return episode, episode.observation
 
     def _pictures(self, episode: _Episode, observation: Observation) -> ImageArray:
         """Input of the encoder: the picture, or in clip mode a tile of five pictures."""

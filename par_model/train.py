@@ -39,6 +39,7 @@ from par_model.training.latent_cache import encode_demonstrations
 from par_model.training.policy_data import (
     Start,
     demonstration_sets,
+    drawing_alone,
     finetuning,
     going_on_from,
     interval_s,
@@ -79,6 +80,7 @@ from par_model.training.stage_options import (
     FramesOptions,
     LatentsOptions,
     LearningOptions,
+    PicturesOptions,
     PolicyOptions,
     ProbeOptions,
     RecipeOptions,
@@ -111,9 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_stage(options: StageOptions | RecipeOptions) -> None:
-    if is_under_torchrun() and type(options) not in (PolicyOptions, FramesOptions):
+    if is_under_torchrun() and type(options) not in (PolicyOptions, FramesOptions, PicturesOptions):
         raise ValueError(
-            "torchrun is for the stages `policy` and `frames`; run this one by itself first."
+            "torchrun is for the stages `policy`, `frames` and `pictures`; run this one by itself "
+            "first."
         )
     _STAGES[type(options)](options)
 
@@ -222,6 +225,8 @@ def _train(options: LearningOptions, start: Start, ablation: str) -> None:
         sets = demonstration_sets(options)
         texts = tuple(text for demonstrations in sets for text in demonstrations.instructions)
         start = going_on_from(start, options.start_checkpoint, texts)
+    if isinstance(options, PicturesOptions):
+        start = drawing_alone(start, options)
     defaults = read_defaults(options.sampling, options.context_slots)
     # What a variant says of its memory holds whatever is asked of the full model.
     model = ABLATIONS[ablation].model(defaults.of(start.model))
@@ -277,6 +282,11 @@ def run_frames(options: FramesOptions) -> None:
     _train(options, without_actions(read_start(options, FULL)), FULL)
 
 
+def run_pictures(options: PicturesOptions) -> None:
+    """Train only what draws the next picture."""
+    train_policy(dataclasses.replace(options, scene_weight=0.0, chunk_weight=0.0), FULL)
+
+
 def run_policy(options: PolicyOptions) -> None:
     """Train the policy on the cached latents."""
     train_policy(options, options.ablation)
@@ -329,6 +339,7 @@ _STAGES: dict[type[StageOptions | RecipeOptions], Callable[[Any], None]] = {
     ProbeOptions: run_probe,
     LatentsOptions: encode_latents,
     FramesOptions: run_frames,
+    PicturesOptions: run_pictures,
     PolicyOptions: run_policy,
     AllOptions: run_all,
     AblationsOptions: run_ablations,

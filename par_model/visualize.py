@@ -16,6 +16,7 @@ attention: what the predicted actions look at, by token and over the picture (pa
 all: the first three, with a page figures.html. Results are those of `python -m par_model.evaluate`.
 """
 
+import dataclasses
 import shlex
 import sys
 from collections import Counter
@@ -99,6 +100,8 @@ class PredictionOptions(EpisodeOptions):
 
     # seed of the policy's sampling
     policy_seed: int = 0
+    # how many observations ahead; beyond 1 the policy goes on from its own pictures (eager only)
+    slots: Annotated[tuple[int, ...], arg(metavar="INT ...")] = (1, 2, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,20 +173,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
     """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
+    require_some("--slots", options.slots)
+    if min(options.slots) < 1:
+        raise ValueError(f"--slots must be 1 or more, got {min(options.slots)}.")
+    if options.backend == "auto" and max(options.slots) > 1:
+        options = dataclasses.replace(options, backend="eager")
     policy = _policy(options)
     for name in _tasks_of_policy(options, policy):
         with arm_for(name, policy.spec) as arm:
             record = record_prediction(
-                arm, policy, options.seed, options.max_steps, options.policy_seed
+                arm, policy, options.seed, options.max_steps, options.policy_seed, options.slots
             )
-        errors = record.errors()
+        nearest = min(record.predicted)
+        errors = record.errors(nearest)
         outcome = "success" if record.success else "no success"
         yield Shown(
             f"Predicted and executed video, {name}",
             f"seed {record.seed}, {outcome} after {record.num_steps} steps. Mean error on the "
-            f"{100 * errors['share_of_pixels_changed']:.1f}% of pixels that changed since the "
-            f"observation before: {errors['predicted']:.1f} of 255; that observation repeated: "
-            f"{errors['repeated']:.1f}.",
+            f"{100 * errors['share_of_pixels_changed']:.1f}% of pixels that changed within the "
+            f"{nearest * record.chunk_s:.1f} s: {errors['predicted']:.1f} of 255; the observation "
+            f"before them repeated: {errors['repeated']:.1f}.",
             tuple(write_prediction(record, options.out)),
         )
 

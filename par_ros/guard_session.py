@@ -16,7 +16,7 @@ from par_ros.control.command import Command, Reply
 from par_ros.control.guard import Guard, StopLatch
 from par_ros.control.joint_states import JointSample, JointStateSelector, MissingJoints
 from par_ros.control.safety_filter import RequestedChunk
-from par_ros.control.timeline import Moment
+from par_ros.control.timeline import MAX_DIVERGENCE_NS, Moment
 from par_ros.guard_outputs import GuardOutputs
 from par_ros.guarded_arm import read_guarded_arm, require_a_person_to_engage
 from par_ros.parameters import (
@@ -242,7 +242,7 @@ class GuardSession:
         reply = self._guard.disengage(moment)
         self._note_input("disengage", moment)
         self.send(reply.command, moment)
-        return self._guard.as_sent(reply)
+        return self._guard.as_sent(reply, self._now())
 
     def let_go(self, timeout_s: float) -> None:
         """Disengage and take nothing more; a stop that is not sent at once has `timeout_s`."""
@@ -266,7 +266,7 @@ class GuardSession:
         reply = self._guard.e_stop(moment)
         self._note_input("e_stop", moment)
         self.send(reply.command, moment)
-        return self._guard.as_sent(reply)
+        return self._guard.as_sent(reply, self._now())
 
     def reset_stop(self) -> Reply:
         """Clear the latch."""
@@ -300,6 +300,9 @@ class GuardSession:
         """Whether what was planned at `moment` reaches the arm before it has departed from it."""
         if self._simulated_clock is not None:
             return self._simulated_clock.is_in_time(moment, now)
+        if abs(now.offset_ns - moment.offset_ns) > MAX_DIVERGENCE_NS:
+            # The ROS clock has stepped since: the stamp would be of another time.
+            return False
         within_ns = messages.seconds_to_ns(self._guard.settings.send_within_s)
         return now.steady_ns - moment.steady_ns <= within_ns
 

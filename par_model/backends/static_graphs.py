@@ -102,6 +102,10 @@ class StaticGraphs:
     def name(self) -> str:
         return self.runtime.name
 
+    @property
+    def can_fork(self) -> bool:
+        return False
+
     def encode(self, image: ImageArray) -> Any:
         return self.runtime.run("encode", {"image": image[None]}, None)["latent"]
 

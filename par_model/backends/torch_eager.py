@@ -81,6 +81,10 @@ class TorchEager:
         return f"torch eager on {self.device.type}"
 
     @property
+    def can_fork(self) -> bool:
+        return True
+
+    @property
     def sampling_steps(self) -> tuple[int, ...]:
         """The default and its halves, down to the fewest that the action head may take."""
         halves = (self.num_steps >> shift for shift in range(1, self.num_steps.bit_length()))

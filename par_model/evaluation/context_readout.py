@@ -146,7 +146,7 @@ def judge(
 ) -> list[ReadError]:
     """Fit each reader to each source of one task's pictures; errors on those that are judged, to
     which nothing is fitted."""
-    targets_NM, known_NM = _targets(table)
+    targets_NM, known_NM = known_places(table)
     judged = torch.from_numpy(judged_N)
     results = []
     for source in SOURCES:
@@ -163,7 +163,7 @@ def judge(
     return results
 
 
-def _targets(table: SceneTable) -> tuple[Tensor, Tensor]:
+def known_places(table: SceneTable) -> tuple[Tensor, Tensor]:
     """(positions in metres [N, 12], whether they are known and seen)."""
     positions = [table.positions_m[name] for name in THINGS]
     targets_NM = torch.from_numpy(np.concatenate(positions, axis=1)).float()
@@ -213,7 +213,7 @@ def _solved(
 def _mlp(x_NF: Tensor, y_NM: Tensor, known_NM: Tensor, fitted: Tensor, num_steps: int) -> Tensor:
     """One hidden layer, all things at once."""
     rows = fitted.nonzero()[:, 0]
-    mean, scale = _scale(y_NM[rows], known_NM[rows])
+    mean, scale = known_scale(y_NM[rows], known_NM[rows])
     net = nn.Sequential(
         nn.Dropout(0.1),
         nn.Linear(x_NF.shape[1], _MLP_WIDTH),
@@ -236,7 +236,7 @@ def _mlp(x_NF: Tensor, y_NM: Tensor, known_NM: Tensor, fitted: Tensor, num_steps
         return net(x_NF) * scale + mean
 
 
-def _scale(y_NM: Tensor, known_NM: Tensor) -> tuple[Tensor, Tensor]:
+def known_scale(y_NM: Tensor, known_NM: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the known targets, metres."""
     count = known_NM.sum(dim=0).clamp(min=1)
     mean = (y_NM * known_NM).sum(dim=0) / count

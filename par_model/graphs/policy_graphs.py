@@ -117,6 +117,10 @@ class PolicyGraphs(Protocol):
     def sampling_steps(self) -> tuple[int, ...]:
         """Numbers of sampling steps that `act` can, the default first, then fewer."""
 
+    @property
+    def can_fork(self) -> bool:
+        """Whether two copies of an episode may go on apart from each other."""
+
     def encode(self, image: ImageArray) -> Any:
         """uint8 [V H, W, 3] to a latent; in clip mode also a tile [5, H, W, 3] to its last one."""
 

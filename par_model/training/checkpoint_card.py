@@ -33,8 +33,7 @@ def model_card(model: ModelConfig, training: dict[str, object]) -> str:
     lines = [
         f"# {model.name}",
         "",
-        f"A PAR policy {origin(training)} on simulated demonstrations (ManiSkill, "
-        f"{cameras(model)},",
+        f"A PAR policy {origin(training)} on the data sets named below ({cameras(model)},",
         f"joint-position targets at {1 / model.step_s:g} Hz, chunks of {model.num_actions}).",
         "Licence: Apache-2.0.",
         "",

@@ -21,6 +21,7 @@ from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
 from par_model.depth_view import require_depth_views
 from par_model.frame_codec import FrameCodec
+from par_model.imagination import Drawing
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray, split_views
 from par_model.json_file import read_object
@@ -35,7 +36,12 @@ from par_model.training.finetuning import FinetuningConfig
 from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
-from par_model.training.stage_options import DataOptions, LearningOptions, StageOptions
+from par_model.training.stage_options import (
+    DataOptions,
+    LearningOptions,
+    PicturesOptions,
+    StageOptions,
+)
 from par_model.training.start_weights import grown_table, require_same_codec
 from par_model.training.training_presets import training_preset, training_preset_of_checkpoint
 from par_model.training.training_state import FILE_NAME
@@ -102,8 +108,30 @@ def going_on_from(start: Start, folder: Path, texts: tuple[str, ...]) -> Start:
         remembered = sampling.context_slots
         sampling = dataclasses.replace(model.sampling, context_slots=remembered)
         diffusion = own
-    model = dataclasses.replace(model, sampling=sampling, action_diffusion=diffusion)
+    model = dataclasses.replace(
+        model,
+        sampling=sampling,
+        action_diffusion=diffusion,
+        frame_diffusion=checkpoint.config.frame_diffusion,
+    )
     return dataclasses.replace(start, model=model, instructions=table)
+
+
+def drawing_alone(start: Start, options: PicturesOptions) -> Start:
+    """`start` where only what draws the next picture is trained, on every frame."""
+    model = start.model
+    diffusion = model.frame_diffusion
+    if options.prediction not in (None, diffusion.prediction):
+        assert options.prediction is not None
+        # The noisiest time is the first: trailing (arXiv 2305.08891).
+        diffusion = dataclasses.replace(
+            diffusion, prediction=options.prediction, spacing="trailing", steps_offset=0
+        )
+    loss = dataclasses.replace(model.loss, frame_fraction=1.0)
+    model = dataclasses.replace(model, loss=loss, frame_diffusion=diffusion)
+    if options.drawing is not None:
+        model = Drawing.of(options.drawing).as_default_of(model)
+    return dataclasses.replace(start, model=model)
 
 
 def _with_joints(model: ModelConfig, num_joints: int) -> ModelConfig:

@@ -23,7 +23,7 @@ from par_model.training.memory_plan import (
 )
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.processes import Execution, is_under_torchrun
-from par_model.training.stage_options import LearningOptions
+from par_model.training.stage_options import LearningOptions, PicturesOptions
 from par_model.training.training_presets import FULL_SIZE, TRAINING_PRESETS
 
 # Smaller models are trained on a CPU without a memory plan: their batches fit.
@@ -63,6 +63,7 @@ def training_config(
         evaluate_every=options.evaluate_every or None,
         evaluate_from=options.evaluate_every or 0,
         num_evaluation_episodes=options.evaluation_episodes,
+        trained="next_picture" if isinstance(options, PicturesOptions) else "all",
     )
 
 

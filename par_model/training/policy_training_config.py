@@ -4,6 +4,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from par_model.training.clip_config import ClipConfig
 
@@ -27,6 +28,8 @@ class PolicyTrainingConfig:
     # where rendered scenes are given: weight of reading their positions, and how many a step
     picture_weight: float = 1.0
     pictures_per_step: int = 64
+    # "all", or only what draws the next picture
+    trained: Literal["all", "next_picture"] = "all"
     # share of the drawn clips by task
     task_shares: tuple[tuple[str, float], ...] = (("PushCube", 1.0),)
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -52,5 +55,7 @@ class PolicyTrainingConfig:
         for name in added:
             if values["clips"][name] == getattr(ClipConfig(), name):
                 del values["clips"][name]
+        if values["trained"] == "all":
+            del values["trained"]
         plain: dict[str, object] = json.loads(json.dumps(values))
         return plain

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, Suppress, arg, create_mutex_group, subcommand
 
 from par_model.command_line import default_is, one_of, output_folder, read_by, require_some, some_of
+from par_model.imagination import Drawing
 from par_model.presets import PRESETS
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL
@@ -332,6 +333,30 @@ class FramesOptions(LearningOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturesOptions(LearningOptions):
+    """Train only what draws the next picture, from the checkpoint of --from: its actions stay the
+    same to the bit. Surprise must be calibrated again (`python -m par_model.calibrate`)."""
+
+    # what the drawing predicts; v_prediction is sharper in few sampling steps
+    prediction: Annotated[
+        Literal["v_prediction", "epsilon"] | None, default_is("the checkpoint's")
+    ] = None
+    # how pictures are drawn by default
+    drawing: Annotated[str | None, arg(metavar="SETSxSTEPS"), default_is("the checkpoint's")] = None
+    # never judged in the simulator: the actions are known
+    evaluation_episodes: Suppress[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start_checkpoint is None:
+            raise ValueError("--from is needed: the checkpoint whose pictures are trained.")
+        if self.pretrained is not None or self.lora_rank is not None or self.scenes:
+            raise ValueError("--finetune, --lora-rank and --scenes do not go with `pictures`.")
+        if self.drawing is not None:
+            Drawing.of(self.drawing)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllOptions(CodecOptions, ProbeFields, PolicyOptions):
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
 
@@ -385,6 +410,7 @@ Stage = (
     | Annotated[LatentsOptions, subcommand("latents")]
     | Annotated[FramesOptions, subcommand("frames")]
     | Annotated[PolicyOptions, subcommand("policy")]
+    | Annotated[PicturesOptions, subcommand("pictures")]
     | Annotated[AllOptions, subcommand("all")]
     | Annotated[AblationsOptions, subcommand("ablations")]
     | Annotated[RecipeOptions, subcommand("recipe")]

@@ -78,6 +78,7 @@ def _sampled_alike(config: ModelConfig, like: ModelConfig) -> ModelConfig:
         sampling=like.sampling,
         loss=like.loss,
         action_diffusion=like.action_diffusion,
+        frame_diffusion=like.frame_diffusion,
         max_delay_steps=config.max_delay_steps or like.max_delay_steps,
         views=like.views if config.num_views == 1 else config.views,
         depth_views=like.depth_views if config.num_views == 1 else config.depth_views,

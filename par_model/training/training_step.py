@@ -102,6 +102,8 @@ class StepLoss(nn.Module):
         device = batch.text_BTC.device.type
         half = device == "cuda" or (tuning is not None and tuning.bf16)
         keeps = self.keeps_casts
+        if config.trained == "next_picture":
+            return self._picture_alone(batch, share, generator, mask_ratio, scale, half)
         with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=keeps):
             losses, side = policy_losses(
                 self.model, self.side, batch, generator, recompute, mask_ratio
@@ -113,3 +115,26 @@ class StepLoss(nn.Module):
         weighted = weighted + config.picture_weight * picture
         parts = loss_parts(losses, side, picture)
         return MicroLoss(scale * (share * losses.total + weighted), parts)
+
+    def _picture_alone(
+        self,
+        batch: TrainingBatch,
+        share: float,
+        generator: torch.Generator,
+        mask_ratio: float | None,
+        scale: float,
+        half: bool,
+    ) -> MicroLoss:
+        """L_obs alone; what it is computed from rests."""
+        with torch.autocast(batch.text_BTC.device.type, torch.bfloat16, enabled=half):
+            with torch.no_grad():
+                context = self.model.training_context(batch)
+            rows_M = (batch if batch.frame_rows_M is not None else batch.with_rows()).frame_rows_M
+            assert rows_M is not None
+            frame = self.model.frame_head.loss(
+                context.frame_BNKC, batch.latents_BNchw[:, 1:], rows_M, generator,
+                mask_ratio=mask_ratio,
+            )  # fmt: skip
+        none = frame.new_zeros(())
+        parts = loss_parts(Losses(frame, frame, none), SideLosses(none, none), none)
+        return MicroLoss(scale * share * frame, parts)

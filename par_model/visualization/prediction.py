@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video that the policy predicts beside the one that its actions lead to (paper, Fig. 4).
 
-Closed loop: before each chunk is executed the policy draws the picture that it expects at the
-chunk's end; that picture stands beside the one that the camera then takes.
+Closed loop: before each chunk is executed the policy draws the pictures that it expects at the end
+of this and of the next chunks; they stand beside those that the camera then takes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from par_model.evaluation.direct_loop import run_episode
+from par_model.evaluation.imagined_pictures import CHANGED_GREY_LEVELS, imagined_episode
 from par_model.interface import ImageArray
 from par_model.policy import PARPolicy
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.video_file import FIGURE, write_video
 from par_model.visualization.pictures import PictureRow, draw_sheet, enlarge, spread
 
-# A pixel whose brightest change from one observation to the next is above this has changed.
-_CHANGED_GREY_LEVELS = 24
 _NUM_COLUMNS = 8
 _ENLARGED = 2
 
@@ -33,8 +32,9 @@ class PredictionRecord:
         task, seed, success, num_steps: of the episode.
         chunk_s: time from one observation to the next.
         first: uint8 [H, W, 3], the first observation.
-        predicted: uint8 [N, H, W, 3], expected at the end of each chunk.
-        executed: uint8 [N, H, W, 3], what the camera took there.
+        executed: uint8 [N, H, W, 3], what the camera took at the end of each chunk.
+        predicted: by how many chunks ahead, S: uint8 [N - S + 1, H, W, 3], what was expected of
+            the last N - S + 1 of them.
     """
 
     task: str
@@ -43,18 +43,18 @@ class PredictionRecord:
     num_steps: int
     chunk_s: float
     first: ImageArray
-    predicted: ImageArray
     executed: ImageArray
+    predicted: Mapping[int, ImageArray]
 
-    def errors(self) -> dict[str, float]:
+    def errors(self, ahead: int = 1) -> dict[str, float]:
         """Mean absolute error, in grey levels of 255, on the pixels that changed since the
-        observation before: of the prediction, and of repeating that observation."""
-        before = np.concatenate((self.first[None], self.executed[:-1])).astype(np.int16)
-        after = self.executed.astype(np.int16)
-        changed = np.abs(after - before).max(axis=-1) > _CHANGED_GREY_LEVELS
+        prediction was made: of the prediction, and of repeating what was observed then."""
+        observed = np.concatenate((self.first[None], self.executed)).astype(np.int16)
+        before, after = observed[:-ahead], observed[ahead:]
+        changed = np.abs(after - before).max(axis=-1) > CHANGED_GREY_LEVELS
         return {
             "share_of_pixels_changed": round(float(changed.mean()), 4),
-            "predicted": _mean_error(self.predicted.astype(np.int16), after, changed),
+            "predicted": _mean_error(self.predicted[ahead].astype(np.int16), after, changed),
             "repeated": _mean_error(before, after, changed),
         }
 
@@ -65,51 +65,33 @@ def _mean_error(
     return round(float(np.abs(first - second)[chosen].mean()), 2) if chosen.any() else 0.0
 
 
-class _PredictionWatcher:
-    """See direct_loop.EpisodeWatcher."""
-
-    def __init__(self, arm: ManiSkillArm, policy: PARPolicy) -> None:
-        self._arm, self._policy = arm, policy
-        self._num_actions = policy.spec.num_actions
-        self._num_steps = 0
-        self.predicted: list[ImageArray] = []
-        self.observed: list[ImageArray] = []
-
-    def started(self) -> None:
-        self.observed.append(self._arm.capture())
-
-    def chunk_chosen(self) -> None:
-        self.predicted.append(self._policy.predict_frame())
-
-    def stepped(self) -> None:
-        self._num_steps += 1
-        if self._num_steps % self._num_actions == 0:
-            self.observed.append(self._arm.capture())
-
-
 def record_prediction(
-    arm: ManiSkillArm, policy: PARPolicy, seed: int, max_steps: int, policy_seed: int = 0
+    arm: ManiSkillArm,
+    policy: PARPolicy,
+    seed: int,
+    max_steps: int,
+    policy_seed: int = 0,
+    slots: Sequence[int] = (1,),
 ) -> PredictionRecord:
-    """Run one episode. Blocks for it: on a CPU about a second a chunk, mostly for the pictures.
+    """Run one episode; blocks as imagined_episode, and raises what it raises.
 
-    A last chunk that success cuts short has no picture at its end and is left out.
+    slots: how many chunks ahead; what the episode is too short for is left out.
     """
-    watcher = _PredictionWatcher(arm, policy)
-    result = run_episode(arm, policy, seed, max_steps, policy_seed=policy_seed, watchers=(watcher,))
-    executed = watcher.observed[1:]
-    if not executed:
-        raise ValueError(
-            f"the episode of seed {seed} ended within its first chunk; choose another seed."
-        )
+    episode = imagined_episode(arm, policy, (), seed, max(slots), max_steps, policy_seed)
+    executed = episode.seen[1:]
     return PredictionRecord(
         task=arm.task.name,
         seed=seed,
-        success=result.success,
-        num_steps=result.num_steps,
+        success=episode.success,
+        num_steps=episode.num_steps,
         chunk_s=policy.spec.num_actions * policy.spec.step_s,
-        first=watcher.observed[0],
-        predicted=np.stack(watcher.predicted[: len(executed)]),
-        executed=np.stack(executed),
+        first=episode.seen[0],
+        executed=executed,
+        predicted={
+            ahead: episode.imagined[: len(executed) - ahead + 1, ahead - 1]
+            for ahead in sorted(slots)
+            if ahead <= len(executed)
+        },
     )
 
 
@@ -120,28 +102,39 @@ def write_prediction(record: PredictionRecord, folder: Path) -> list[Path]:
     sheet, film = stem.with_suffix(".png"), stem.with_suffix(".mp4")
     prediction_strip(record).save(sheet, optimize=True)
     gap = np.full((record.first.shape[0] * _ENLARGED, 8, 3), 255, np.uint8)
+    nearest = min(record.predicted)
     pairs = [
         np.concatenate((enlarge(left, _ENLARGED), gap, enlarge(right, _ENLARGED)), axis=1)
-        for left, right in zip(record.predicted, record.executed, strict=True)
+        for left, right in zip(
+            record.predicted[nearest], record.executed[nearest - 1 :], strict=True
+        )
     ]
     write_video(film, pairs, 1.0 / record.chunk_s, FIGURE)
     return [sheet, film]
 
 
 def prediction_strip(record: PredictionRecord) -> Image.Image:
-    """Two rows: predicted and executed at the same times."""
-    chosen = spread(len(record.predicted), _NUM_COLUMNS)
+    """Rows of the same times: predicted, from the furthest ahead to the nearest, then executed."""
+    chosen = spread(len(record.executed), _NUM_COLUMNS)
     times = [f"{(index + 1) * record.chunk_s:.1f} s" for index in chosen]
-    errors = record.errors()
     outcome = f"success after {record.num_steps} steps" if record.success else "no success"
-    return draw_sheet(
-        [
-            PictureRow(
-                f"{record.task}, seed {record.seed}\n{outcome}\n\npredicted\n\nerror on changed\n"
-                f"pixels: {errors['predicted']:.1f} of 255\n"
-                f"(last picture repeated: {errors['repeated']:.1f})",
-                [record.predicted[index] for index in chosen],
-            ),
-            PictureRow("executed", [record.executed[index] for index in chosen], times),
-        ]
+    title = PictureRow(f"{record.task}, seed {record.seed}: {outcome}")
+    rows = [_predicted_row(record, ahead, chosen) for ahead in sorted(record.predicted)[::-1]]
+    executed = PictureRow("executed", [record.executed[index] for index in chosen], times)
+    return draw_sheet([title, *rows, executed])
+
+
+def _predicted_row(record: PredictionRecord, ahead: int, chosen: Sequence[int]) -> PictureRow:
+    """White where nothing was predicted yet."""
+    errors = record.errors(ahead)
+    white = np.full_like(record.first, 255)
+    shown = [
+        record.predicted[ahead][index - ahead + 1] if index >= ahead - 1 else white
+        for index in chosen
+    ]
+    return PictureRow(
+        f"predicted {ahead * record.chunk_s:.1f} s ahead\n\nerror on changed\n"
+        f"pixels: {errors['predicted']:.1f} of 255\n"
+        f"(last picture repeated: {errors['repeated']:.1f})",
+        shown,
     )

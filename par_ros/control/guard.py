@@ -270,9 +270,9 @@ class Guard:
         """Stop whatever moves; nothing passes until reset_stop and then engage."""
         return self._told_reply(self._operator.e_stop(moment), moment)
 
-    def as_sent(self, reply: Reply) -> Reply:
+    def as_sent(self, reply: Reply, moment: Moment) -> Reply:
         """`reply` to e_stop or disengage, once its command was published or withdrawn."""
-        return self._operator.as_sent(reply)
+        return self._operator.as_sent(reply, moment)
 
     def reset_stop(self) -> Reply:
         """Clear the latch; the guard stays disengaged."""

@@ -19,6 +19,7 @@ from par_ros.control.timeline import Moment
 
 _STOPPED = "stopped; reset_stop and then engage clear it"
 _LED = "the arm is still led to where the guard began, gently, and ends there"
+_QUIET = "after a clock step nothing can be sent, the running motion ends at rest by itself"
 _OWED = (
     "no stop could be sent yet: the arm follows the running motion, which ends at rest by itself; "
     "the stop is planned again at each tick; where that is too late, stop the arm at the robot"
@@ -102,7 +103,7 @@ class OperatorRequests:
             return Reply(True, f"{done}; {_LED}", command)
         if was_engaged:
             done += "; the arm comes to rest"
-        return self.as_sent(Reply(True, done, command))
+        return self.as_sent(Reply(True, done, command), moment)
 
     def e_stop(self, moment: Moment) -> Reply:
         """Stop whatever moves; nothing passes until reset_stop and then engage."""
@@ -111,12 +112,7 @@ class OperatorRequests:
         self._authority.engaged = False
         self._counters["e_stops"] += not was_latched
         if self._authority.is_quiet(moment):
-            return Reply(
-                True,
-                "latched; after a clock step nothing can be sent, the running motion ends at rest "
-                "by itself",
-                stepped or Command(),
-            )
+            return Reply(True, f"latched; {_QUIET}", stepped or Command())
         command = self._authority.stop(moment)
         reference = self._arm.reference
         if not self._arm.motions and reference.is_known and not reference.is_at_rest:
@@ -129,14 +125,17 @@ class OperatorRequests:
         if self._authority.is_led(moment):
             return Reply(True, f"latched; {_LED}", command)
         done = "was stopped already" if was_latched else _STOPPED
-        return self.as_sent(Reply(True, done, command))
+        return self.as_sent(Reply(True, done, command), moment)
 
-    def as_sent(self, reply: Reply) -> Reply:
-        """The same, unless its stop is still due; an emergency stop has then not succeeded yet."""
-        if not self._authority.owes_stop:
-            return reply
+    def as_sent(self, reply: Reply, moment: Moment) -> Reply:
+        """The same, unless its stop was not sent; one that is due has not succeeded yet."""
         latched = self._authority.latch.is_set
         done = "latched" if latched else "disengaged"
+        if reply.command.arm is not None and self._authority.is_quiet(moment):
+            # The clock has stepped since it was planned.
+            return dataclasses.replace(reply, message=f"{done}; {_QUIET}")
+        if not self._authority.owes_stop:
+            return reply
         return dataclasses.replace(reply, success=not latched, message=f"{done}, but {_OWED}")
 
     def reset_stop(self) -> Reply:

@@ -4,6 +4,7 @@
 import numpy as np
 
 from par_ros.control.joint_trajectory import FloatArray
+from par_ros.control.timeline import MAX_DIVERGENCE_NS
 from par_ros.proof.hostile_clock import NANOSECONDS, RosClock
 from par_ros.proof.hostile_world import HostileWorld
 
@@ -46,6 +47,8 @@ class HostileWeather:
         clock = world.clock
         assert isinstance(clock, RosClock)
         world.controller.change_clock(world.now_ns, lambda: clock.step(world.now_ns, step_ns))
+        if abs(step_ns) > MAX_DIVERGENCE_NS:
+            world.recall_unsent()
 
     def _slew(self, rate_ppm: float) -> None:
         world = self._world

@@ -70,6 +70,8 @@ class Wire:
 
     def _arrive(self, sent: SentTrajectory) -> None:
         world = self._world
+        if "withdrawn" in sent.fate:
+            return
         if world.moved_by_hand is not None:
             sent.fate.add("off")
             return

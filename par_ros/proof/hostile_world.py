@@ -294,6 +294,20 @@ class HostileWorld:
             return True
         return self.starts_at_steps and self.clock.read(self._guard_free_ns) <= now.ros_ns
 
+    def recall_unsent(self) -> None:
+        """The ROS clock has stepped: as safety_node, do not send what was planned before."""
+        sent = self.history.sent
+        if self.history.send_within_ns is None or not sent:
+            return
+        last = sent[-1]
+        if last.published_steady_ns <= self.now_ns:
+            return
+        last.fate.add("withdrawn")
+        sent.pop()
+        self.totals.num_outputs -= 1
+        self.totals.disturbed["withdrawn"] += 1
+        self.at(self._guard_free_ns, lambda: self._withdraw(last.given_steady_ns))
+
     def _withdraw(self, given_ns: int) -> None:
         """What was planned at `given_ns` took too long."""
         if any(at_ns >= given_ns for at_ns, _ in self.history.clock_steps):

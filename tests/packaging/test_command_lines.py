@@ -108,6 +108,7 @@ FLAGS = {
     "par_model.train probe": f"{STAGE} {PROBE}",
     "par_model.train latents": f"{STAGE} --data --leave-out",
     "par_model.train frames": f"{STAGE} {LEARNING}",
+    "par_model.train pictures": f"{STAGE} {LEARNING} --prediction --drawing",
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
@@ -131,12 +132,12 @@ FLAGS = {
     "--sampling --context-slots",
     "par_model.video_generation": "--out --instruction --image --num-latents --num-steps "
     "--num-sets --guidance --motion-flow --seed",
-    "par_model.visualize prediction": f"{FIGURE} {PREDICTION}",
+    "par_model.visualize prediction": f"{FIGURE} {PREDICTION} --slots",
     "par_model.visualize positions": f"{FIGURE} --evaluation",
     "par_model.visualize failures": f"{FIGURE} --evaluation --checkpoint --most-per-kind",
     "par_model.visualize tasks": f"{FIGURE} {EPISODES} --most-seeds --picture-size",
     "par_model.visualize attention": f"{FIGURE} {PREDICTION} --chunk",
-    "par_model.visualize all": f"{FIGURE} {PREDICTION} --evaluation --most-per-kind",
+    "par_model.visualize all": f"{FIGURE} {PREDICTION} --slots --evaluation --most-per-kind",
     "par_model.perception scenes": "--out --num-scenes --tasks --cameras --scenes-per-shard "
     f"{WORKERS}",
     "par_model.perception show": "--scenes --sheet",
@@ -144,6 +145,8 @@ FLAGS = {
     "par_model.perception readout": "--checkpoint --scenes --data --json --max-pictures "
     "--max-episodes --mlp-steps --seed --threads",
     "par_model.perception history": "--checkpoint --data --json --max-episodes --seed --threads",
+    "par_model.perception imagine": "--checkpoint --scenes --json --slots --drawings --episodes "
+    "--first-seed --max-steps --max-pictures --reader-steps --seed --threads",
     "par_model.describe": "--preset --num-steps --json --run-step --time-checkpoint --cache-drift "
     "--checkpoint --steps --transformer-depth",
     "par_model.convert_nova": "--out --form --resolution --num-slots --overflow "

@@ -29,10 +29,13 @@ SLOW_NS = 21_000_000
 
 
 class SlowClock:
-    """Both clocks; `num_slow` readings, behind the next one, come 21 ms later each."""
+    """Both clocks; `num_slow` readings, behind the next one, come 21 ms later each. `ros_step_ns`
+    is what the ROS clock steps by between the next reading and the one after it."""
 
     def __init__(self) -> None:
         self.time_ns = 0
+        self.ros_ns = 1_000 * S
+        self.ros_step_ns = 0
         self.num_slow = 0
         self._is_first = True
 
@@ -44,7 +47,9 @@ class SlowClock:
             self.num_slow -= 1
             self.time_ns += SLOW_NS
         self._is_first = False
-        return Moment(1_000 * S + self.time_ns, 50 * S + self.time_ns)
+        moment = Moment(self.ros_ns + self.time_ns, 50 * S + self.time_ns)
+        self.ros_ns, self.ros_step_ns = self.ros_ns + self.ros_step_ns, 0
+        return moment
 
 
 class SessionRig:
@@ -134,6 +139,19 @@ def test_an_emergency_stop_that_is_late_twice_is_answered_as_sent(rig: SessionRi
     assert reply.success
     assert reply.message.startswith("stopped")
     assert rig.received() == before + 1
+
+
+@pytest.mark.parametrize("step_s", [-5.6, 5.6])
+def test_a_stop_is_not_sent_with_a_stamp_of_before_a_clock_step(
+    rig: SessionRig, step_s: float
+) -> None:
+    """As after every step of the clock, the chunk that runs ends at rest by itself."""
+    before = rig.received()
+    rig.clock.ros_step_ns = round(step_s * S)
+    reply = rig.session.e_stop()
+    assert reply.message.startswith("latched; after a clock step nothing can be sent")
+    assert rig.received() == before
+    assert rig.session._guard.counters["clock_steps"] == 1
 
 
 def test_disengaging_says_so_too(rig: SessionRig) -> None:

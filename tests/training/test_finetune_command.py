@@ -65,7 +65,7 @@ def test_novas_weights_become_a_policy(folders: Path, mode: str, lora: list[str]
     assert tuned.training["finetuned_from"] == "start"
     assert np.abs(tuned.statistics.action_low + 1).min() > 1e-3  # no placeholders any more
     card = (folders / "run" / "checkpoint" / "README.md").read_text()
-    assert "fine-tuned from start on simulated demonstrations" in card
+    assert "fine-tuned from start on the data sets named below" in card
     assert "32x32 pixels" in card
 
     policy = load_policy(folders / "run" / "checkpoint", backend="eager", device="cpu")

@@ -115,13 +115,30 @@ def test_errors_are_those_of_the_pixels_that_changed():
     executed[1, 1, 1] = 100
     predicted = executed.copy()
     predicted[0, 0, 0], predicted[1, 1, 1], predicted[1, 0, 1] = 70, 130, 200
-    record = PredictionRecord("PushCube", 3, True, 16, 0.4, first, predicted, executed)
+    record = PredictionRecord("PushCube", 3, True, 16, 0.4, first, executed, {1: predicted})
     assert record.errors() == {
         "share_of_pixels_changed": 0.25,
         "predicted": 30.0,
         "repeated": 100.0,
     }
     assert prediction_strip(record).width > 200
+
+
+def test_a_prediction_further_ahead_stands_at_its_time():
+    """Three chunks; two chunks ahead the second and third are predicted, and nothing the first."""
+    grey = [np.full((2, 2, 3), value, np.uint8) for value in (0, 40, 80, 120)]
+    further = np.stack((grey[2], grey[3])) + np.array([5, 0, 0], np.uint8)
+    record = PredictionRecord("PushCube", 3, False, 24, 0.4, grey[0], np.stack(grey[1:]),
+                              {1: np.stack(grey[1:]), 2: further})  # fmt: skip
+    assert record.errors(2) == {
+        "share_of_pixels_changed": 1.0,
+        "predicted": 1.67,
+        "repeated": 80.0,
+    }
+    assert record.errors(1)["predicted"] == 0.0
+    sheet = np.asarray(prediction_strip(record))
+    for value in (80, 120):
+        assert (sheet == (value + 5, value, value)).all(axis=-1).sum() == 4
 
 
 class Foresight(ScriptedPolicy):
@@ -137,7 +154,7 @@ def test_a_prediction_stands_beside_the_picture_at_the_end_of_its_chunk():
     record = record_prediction(CountingArm(), policy, seed=0, max_steps=20)
     assert (record.first == 0).all()
     assert record.executed[:, 0, 0, 0].tolist() == [8, 16]
-    np.testing.assert_array_equal(record.predicted, record.executed)
+    np.testing.assert_array_equal(record.predicted[1], record.executed)
     assert record.errors()["predicted"] == 0.0
 
 
