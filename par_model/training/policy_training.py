@@ -107,10 +107,6 @@ class PolicyTrainer:
         model.to(self.device)
         if start_from is not None:
             take_weights(start_from, model)
-        if config.trained == "next_picture":
-            model.requires_grad_(False)
-            for part in model.drawing_parts():
-                part.requires_grad_(True)
         chunk = (parts.model.num_actions, parts.model.action_width)
         side = SideTasks(
             parts.model.transformer.width, num_scene, chunk if config.chunk_weight else None

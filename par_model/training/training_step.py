@@ -76,6 +76,10 @@ class StepLoss(nn.Module):
         super().__init__()
         self.model, self.side = model, side
         self.config, self._finetuning = config, finetuning
+        if config.trained == "next_picture":
+            model.requires_grad_(False)
+            for part in model.drawing_parts():
+                part.requires_grad_(True)
         # Whether a weight cast to bfloat16 is kept to the end of the forward pass.
         self.keeps_casts = True
 
