@@ -371,7 +371,7 @@ def run_history(options: HistoryOptions) -> None:
 def run_imagine(options: ImagineOptions) -> None:
     """Task by task and drawing by drawing; print the table and write the results."""
     torch.set_num_threads(options.threads)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint, weights = load_checkpoint(options.checkpoint), weights_hash(options.checkpoint)
     drawings = [Drawing.of(text) for text in options.drawings] or [
         Drawing.of_config(checkpoint.config)
     ]
@@ -401,7 +401,7 @@ def run_imagine(options: ImagineOptions) -> None:
     print(f"a picture takes (median, ms): {picture_ms}\nthe reader on scenes (mm): {reader_mm}")
     content = {
         "checkpoint": options.checkpoint.name,
-        "weights_sha256": weights_hash(options.checkpoint),
+        "weights_sha256": weights,
         "episodes": options.episodes,
         "first_seed": options.first_seed,
         "reader_error_mm": reader_mm,
