@@ -34,6 +34,20 @@ class FrameCodec(nn.Module):
         self.register_buffer("latent_mean_C", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std_C", torch.ones(config.latent_channels))
 
+    def decoding_parts(self) -> list[nn.Module]:
+        """What makes a picture of a latent; no latent depends on it."""
+        parts = (self.network.decoder, getattr(self.network, "post_quant_conv", None))
+        return [part for part in parts if part is not None]
+
+    def encoding_state(self) -> dict[str, Tensor]:
+        """The tensors on which latents depend, by name."""
+        others = {
+            id(p)
+            for part in self.decoding_parts()
+            for p in part.state_dict(keep_vars=True).values()
+        }
+        return {n: t for n, t in self.state_dict(keep_vars=True).items() if id(t) not in others}
+
     def encode(self, images_BHWC: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float latents [B, C, h, w], in the dtype of the weights."""
         mean_BChw, _ = self.posterior(self.fold(images_BHWC))

@@ -127,9 +127,12 @@ def run_codec(options: CodecOptions) -> None:
     config = CodecTrainingConfig(
         num_steps=options.codec_steps,
         learning_rate=options.codec_learning_rate,
-        position_weight=options.position_weight,
+        position_weight=0.0 if options.decoder_only else options.position_weight,
+        decoder_only=options.decoder_only,
         seed=options.seed,
     )
+    if options.decoder_only and options.start_from is None:
+        raise ValueError("--decoder-only is with --start-from: whose latents stay the same.")
     pictures: dict[str, ImageArray] = {}
     shares: dict[str, float] = {}
     numbers: dict[str, npt.NDArray[np.float32]] = {}

@@ -68,6 +68,8 @@ class CodecTrainingConfig:
     max_shift_px: int = 3
     # weight of reading the positions of rendered scenes from the latents, in tenths of a metre
     position_weight: float = 0.3
+    # train only what makes pictures of latents; the latents stay the same to the bit
+    decoder_only: bool = False
     seed: int = 0
     save_every: int = 200
 
@@ -154,7 +156,8 @@ def codec_loss(
 ) -> tuple[Tensor, float]:
     """(loss, mean weighted L1 error in grey levels of 255); with a `readout` of the latents, its
     error of the known `numbers_BP` is part of the loss."""
-    mean, log_variance = codec.posterior(codec.fold(pictures_BHWC))
+    with torch.set_grad_enabled(not config.decoder_only):
+        mean, log_variance = codec.posterior(codec.fold(pictures_BHWC))
     noise = torch.randn(mean.shape, generator=noise_seed, device=mean.device)
     sample = mean + noise * torch.exp(0.5 * log_variance)
     target = pictures_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -193,8 +196,15 @@ def train_codec(
         codec.load_state_dict(load_codec(start_from).state_dict())
     codec.network.to(memory_format=torch.channels_last)
     trained = _Trained(codec, _readout(codec_config, source, config))
+    if config.decoder_only:
+        trained.requires_grad_(False)
+        for part in codec.decoding_parts():
+            part.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        trained.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+        [p for p in trained.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=1e-4,
     )
     first_step = _resume(folder, trained, optimizer, config)
     started = time.monotonic()
@@ -206,7 +216,8 @@ def train_codec(
             _save(folder, trained, optimizer, done, config)
         if done == stop_at:
             return codec
-    _fit_statistics(codec, source, config)
+    if not config.decoder_only:
+        _fit_statistics(codec, source, config)
     save_codec(
         folder,
         codec,
@@ -291,6 +302,9 @@ def _save(
 def _identity(config: CodecTrainingConfig) -> dict[str, object]:
     values = dataclasses.asdict(config)
     del values["save_every"]
+    # Added later: trainings of before are the same.
+    if not config.decoder_only:
+        del values["decoder_only"]
     return {"config": values}
 
 
@@ -363,9 +377,10 @@ def codec_provenance(folder: Path) -> dict[str, object]:
 
 
 def codec_fingerprint(codec: FrameCodec) -> str:
-    """First 16 hex digits of the sha256 of the codec's configuration and weights."""
+    """First 16 hex digits of the sha256 of the codec's configuration and of the weights on which
+    latents depend."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(codec.config), sort_keys=True).encode())
-    for name, tensor in sorted(codec.state_dict().items()):
+    for name, tensor in sorted(codec.encoding_state().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -128,6 +128,9 @@ class CodecOptions(OutOptions):
     codec_learning_rate: float = CodecTrainingConfig().learning_rate
     # a finished codec to start from
     start_from: Annotated[Path | None, arg(metavar="DIR"), default_is("random weights")] = None
+    # with --start-from: train only what makes pictures of latents; the latents, and with them every
+    # policy, stay the same
+    decoder_only: bool = False
     # frames per data set, and pictures of each folder of scenes
     frames: int = 4000
     # folders of rendered scenes (`python -m par_model.perception scenes`), one per task; the codec

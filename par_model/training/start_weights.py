@@ -33,9 +33,9 @@ def take_weights(checkpoint: Path, model: PARModel) -> None:
 
 
 def require_same_codec(checkpoint: Path, own: FrameCodec, other: FrameCodec) -> None:
-    """Raise ValueError where the checkpoint's codec is not `own`, rounded or not: its weights read
-    other latents."""
-    ours, theirs = own.state_dict(), other.state_dict()
+    """Raise ValueError where the checkpoint's codec makes other latents than `own`, rounded or not,
+    which its weights do not know. What decodes them may differ."""
+    ours, theirs = own.encoding_state(), other.encoding_state()
     if ours.keys() != theirs.keys() or not all(
         torch.equal(ours[name].bfloat16(), theirs[name].bfloat16()) for name in ours
     ):
