@@ -84,7 +84,8 @@ STAGE = (
     "--num-reset-pictures --finetune --codec"
 )
 CODEC = (
-    f"{STAGE} --data --leave-out --out --codec-steps --codec-learning-rate --start-from --frames "
+    f"{STAGE} --data --leave-out --out --codec-steps --codec-learning-rate --start-from "
+    "--decoder-only --frames "
     "--scenes --position-weight"
 )
 PROBE = "--probe-steps --frame-patch --frame-stem"
