@@ -106,8 +106,12 @@ class Nodes:
         return Nodes.of_states(self.times_s + offset_s, self.states)
 
     def resting_until(self, end_s: float) -> "Nodes":
-        """The same nodes, and one more at rest at `end_s` where they end before."""
-        if self.times_s[-1] >= end_s:
+        """The same nodes, and one more at rest at `end_s` where they end before.
+
+        A microsecond before does not count: in a message, whose times are whole nanoseconds, both
+        could have one time, and a controller rejects that.
+        """
+        if self.times_s[-1] >= end_s - 1e-6:
             return self
         return Nodes.at(end_s, MotionState.at_rest(self.positions[-1])).after(self)
 

@@ -89,6 +89,8 @@ class OutgoingCheck:
         num_samples = (end_ns - sent_ns) // _SAMPLE_NS + 2 * _STRIDE
         times_ns = sent_ns + _SAMPLE_NS * np.arange(num_samples, dtype=np.int64)
         earlier_ns = sent_ns + _SAMPLE_NS * np.arange(-_SAMPLES_BEFORE, 0, dtype=np.int64)
+        if np.any(np.diff(np.rint(new.trajectory.times_s * 1e9)) <= 0.0):
+            return "two of its points have the same time"
         curve, running = _Curve(new), _Curve(before)
         # Before its first point `before` did not run: nothing is known of what did.
         earlier_ns = earlier_ns[earlier_ns >= running.begin_ns]

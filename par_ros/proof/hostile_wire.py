@@ -3,6 +3,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from par_ros.proof.guard_adapter import Instant
 from par_ros.proof.hostile_clock import NANOSECONDS
 from par_ros.proof.hostile_controller import SentTrajectory
@@ -42,6 +44,8 @@ class Wire:
             computing_ns=computing_ns,
         )
         world.history.sent.append(sent)
+        if np.any(np.diff(np.rint(command.arm.times_s * NANOSECONDS)) <= 0):
+            world.totals.violate("times", world.example("two points have the same nanosecond"))
         if world.mode.lockstep:
             world.at(world.now_ns, lambda: self._answer(sent))
             return

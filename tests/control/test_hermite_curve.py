@@ -71,6 +71,7 @@ def test_nodes_side_by_side_one_after_the_other_later_and_at_rest() -> None:
     np.testing.assert_array_equal(changed.accelerations[:, 1], nodes.accelerations[:, 0])
     np.testing.assert_array_equal(changed.of_joints(np.array([0])).states, nodes.states[:, :, :1])
     assert nodes.resting_until(0.3) is nodes
+    assert nodes.resting_until(0.3 + 4e-10) is nodes
     resting = nodes.resting_until(0.5)
     assert resting.times_s[-1] == 0.5
     np.testing.assert_array_equal(resting.last_state.positions, nodes.positions[-1])

@@ -45,8 +45,25 @@ def changed(row: int, field: str, value: float) -> JointTrajectory:
     return dataclasses.replace(good, **{field: values})
 
 
+def with_end_twice(apart_s: float) -> JointTrajectory:
+    """The good motion, and its last point again a little later."""
+    good = trajectory("panda")
+    times_s = np.append(good.times_s, good.times_s[-1] + apart_s)
+    rows = {
+        name: np.concatenate((values, values[-1:]))
+        for name, values in (
+            ("positions", good.positions),
+            ("velocities", good.velocities),
+            ("accelerations", good.accelerations),
+        )
+        if values is not None
+    }
+    return dataclasses.replace(good, times_s=times_s, **rows)
+
+
 def test_a_good_motion_passes() -> None:
     assert why_not(trajectory("panda")) == ""
+    assert why_not(with_end_twice(2e-9)) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,6 +75,7 @@ def test_a_good_motion_passes() -> None:
         (changed(1, "accelerations", 5.0), "leaves the running motion"),
         (changed(0, "positions", 1e-6), "leaves the running motion"),
         (changed(2, "velocities", 0.01), "does not end at rest"),
+        (with_end_twice(4e-10), "two of its points have the same time"),
         (changed(1, "positions", np.nan), "not finite"),
     ],
 )
