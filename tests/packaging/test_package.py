@@ -19,6 +19,7 @@ ROS_NAMES = {"rclpy", "launch", "launch_ros", "ament_index_python"}
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "yaml": "pyyaml",
+    "skimage": "scikit-image",
     "cv2": "opencv-python",
     "pinocchio": "pin",
     # Pin's own requirement; its name depends on the version of pin.
