@@ -167,6 +167,13 @@ def require_some(option: str, values: Sequence[object] | None) -> None:
         raise ValueError(f"{option} needs at least one value.")
 
 
+def require_counts(option: str, values: Sequence[int]) -> None:
+    """Raise ValueError for an option without a number after it, or with one below 1."""
+    require_some(option, values)
+    if min(values) < 1:
+        raise ValueError(f"{option} must be 1 or more, got {min(values)}.")
+
+
 def _registry() -> ConstructorRegistry:
     registry = ConstructorRegistry()
     registry.primitive_rule(_number_rule)

@@ -36,10 +36,12 @@ from par_model.command_line import (
     output_file,
     output_folder,
     parse,
+    require_counts,
     require_some,
     run_command,
     some_of,
 )
+from par_model.drawing import Drawing
 from par_model.evaluation.camera_study import HEADER, study, table_row
 from par_model.evaluation.context_readout import HEADER as READOUT_HEADER
 from par_model.evaluation.context_readout import judge, read_features
@@ -61,7 +63,6 @@ from par_model.evaluation.picture_reader import fit_picture_reader
 from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
-from par_model.imagination import Drawing
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet
@@ -220,9 +221,7 @@ class ImagineOptions:
 
     def __post_init__(self) -> None:
         require_some("--scenes", self.scenes)
-        require_some("--slots", self.slots)
-        if min(self.slots) < 1:
-            raise ValueError(f"--slots must be 1 or more, got {min(self.slots)}.")
+        require_counts("--slots", self.slots)
         for text in self.drawings:
             Drawing.of(text)
 

@@ -28,7 +28,14 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import arg, subcommand
 
-from par_model.command_line import default_is, one_of, output_folder, parse, require_some
+from par_model.command_line import (
+    default_is,
+    one_of,
+    output_folder,
+    parse,
+    require_counts,
+    require_some,
+)
 from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.result_file import checkpoint_hash
 from par_model.evaluation.rollouts import load_rollout_policy
@@ -173,9 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_predictions(options: PredictionOptions) -> Iterator[Shown]:
     """Predicted beside executed video, one episode a task: a strip (PNG) and a film (mp4)."""
-    require_some("--slots", options.slots)
-    if min(options.slots) < 1:
-        raise ValueError(f"--slots must be 1 or more, got {min(options.slots)}.")
+    require_counts("--slots", options.slots)
     if options.backend == "auto" and max(options.slots) > 1:
         options = dataclasses.replace(options, backend="eager")
     policy = _policy(options)

@@ -22,7 +22,7 @@ from par_ros.topics import (
 )
 from par_ros.wire_records import GuardInput
 
-# Engaged, stop latched, holding, kind of the fault; counted holds and changes.
+# Engaged, stop latched, holding, a stop is due, kind of the fault; counted holds and changes.
 _Told = tuple[bool, bool, str, bool, str, int, int]
 
 

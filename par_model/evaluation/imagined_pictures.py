@@ -16,10 +16,11 @@ import torch
 
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint
+from par_model.drawing import Drawing
 from par_model.evaluation.direct_loop import run_episode
 from par_model.evaluation.picture_reader import PictureReader
 from par_model.frame_codec import decode_views, encode_views
-from par_model.imagination import Drawing, imagine
+from par_model.imagination import imagine
 from par_model.interface import ActionChunk, FloatArray, ImageArray, Observation
 from par_model.policy import PARPolicy
 from par_model.simulation.arm_kinematics import ROBOT_BASE_M

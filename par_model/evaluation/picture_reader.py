@@ -9,13 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from par_model.checkpoint import Checkpoint
 from par_model.evaluation.context_readout import known_places, known_scale
 from par_model.frame_codec import encode_views
 from par_model.interface import FloatArray, ImageArray
-from par_model.training.position_probe import ProbeConfig, latent_probe
+from par_model.training.position_probe import ProbeConfig, fit_probe, latent_probe
 from par_model.training.scene_set import THINGS, SceneSet
 
 _BATCH = 32
@@ -28,13 +27,19 @@ class PictureReader:
         things: those of THINGS that the task has, in the order in which they are read.
     """
 
-    def __init__(self, checkpoint: Checkpoint, things: tuple[str, ...], net: nn.Module) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        things: tuple[str, ...],
+        net: nn.Module,
+        scale_m: tuple[Tensor, Tensor],
+    ) -> None:
+        """net: gives normalised positions of all THINGS; scale_m: their mean and deviation [M]."""
         self.things = things
         self._checkpoint = checkpoint
         self._net = net
         self._columns = [THINGS.index(name) for name in things]
-        self.mean_m = torch.zeros(3 * len(THINGS))
-        self.scale_m = torch.ones(3 * len(THINGS))
+        self._mean_m, self._deviation_m = scale_m
 
     @torch.no_grad()
     def read(self, pictures: ImageArray) -> FloatArray:
@@ -46,7 +51,7 @@ class PictureReader:
 
     def read_latents(self, latents_Nchw: Tensor) -> Tensor:
         """The same of latents, of all THINGS: float32 [N, M]."""
-        return self._net(latents_Nchw) * self.scale_m + self.mean_m
+        return self._net(latents_Nchw) * self._deviation_m + self._mean_m
 
 
 def fit_picture_reader(
@@ -69,9 +74,11 @@ def fit_picture_reader(
     torch.manual_seed(seed)
     config = ProbeConfig(num_steps=num_steps, seed=seed)
     net = latent_probe(latents.shape[1], latents.shape[2], config, targets.shape[1])
-    reader = PictureReader(checkpoint, things, net)
-    fitted = (latents[~held_out], targets[~held_out], known[~held_out])
-    _fit(reader, net, *fitted, config)
+    fitted, fitted_known = targets[~held_out], known[~held_out]
+    mean_m, deviation_m = known_scale(fitted, fitted_known)
+    normalised = (fitted - mean_m) / deviation_m
+    fit_probe(net, latents[~held_out], normalised, config, known_NM=fitted_known)
+    reader = PictureReader(checkpoint, things, net, (mean_m, deviation_m))
     with torch.no_grad():
         parts = latents[held_out].split(256)
         off = torch.cat([reader.read_latents(part) for part in parts]) - targets[held_out]
@@ -82,34 +89,6 @@ def fit_picture_reader(
         for index, name in enumerate(THINGS)
         if name in things
     }
-
-
-def _fit(
-    reader: PictureReader,
-    net: nn.Module,
-    latents_Nchw: Tensor,
-    targets_NM: Tensor,
-    known_NM: Tensor,
-    config: ProbeConfig,
-) -> None:
-    reader.mean_m, reader.scale_m = known_scale(targets_NM, known_NM)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.num_steps
-    )
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.num_steps):
-        rows = torch.randint(len(latents_Nchw), (config.batch_size,), generator=generator)
-        target = (targets_NM[rows] - reader.mean_m) / reader.scale_m
-        error = functional.smooth_l1_loss(
-            net(latents_Nchw[rows]), target, reduction="none", beta=0.1
-        )
-        loss = (error * known_NM[rows]).sum() / known_NM[rows].sum().clamp(min=1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    net.eval()
 
 
 def _scene_latents(checkpoint: Checkpoint, scenes: SceneSet, max_pictures: int) -> Iterator[Tensor]:

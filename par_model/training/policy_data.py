@@ -20,8 +20,8 @@ from tqdm import tqdm
 from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
 from par_model.depth_view import require_depth_views
+from par_model.drawing import Drawing
 from par_model.frame_codec import FrameCodec
-from par_model.imagination import Drawing
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray, split_views
 from par_model.json_file import read_object

@@ -217,7 +217,7 @@ def _fit_and_judge(
     train_latents = torch.cat([x[:cut] for x, cut in zip(latents, cuts, strict=True)])
     train_targets = torch.cat([y[:cut] for y, cut in zip(targets, cuts, strict=True)])
     mean, std = train_targets.mean(dim=0), train_targets.std(dim=0) + 1e-6
-    _fit(net, train_latents, (train_targets - mean) / std, config, report)
+    fit_probe(net, train_latents, (train_targets - mean) / std, config, report)
     results = []
     for task, x, y, cut in zip(tasks, latents, targets, cuts, strict=True):
         with torch.no_grad():
@@ -252,17 +252,32 @@ def _targets(task: ProbePictures) -> Tensor:
     return torch.from_numpy(np.concatenate(columns, axis=1)).float()
 
 
-def _fit(
-    net: nn.Module, latents: Tensor, targets: Tensor, config: ProbeConfig, report: Report
+def fit_probe(
+    net: nn.Module,
+    latents_NChw: Tensor,
+    targets_NM: Tensor,
+    config: ProbeConfig,
+    report: Report = _silent,
+    known_NM: Tensor | None = None,
 ) -> None:
+    """Train `net` to read normalised targets from latents; it is in evaluation mode afterwards.
+
+    known_NM: which targets count, bool; None: all.
+    """
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.num_steps
     )
     generator = torch.Generator().manual_seed(config.seed)
     for step in range(config.num_steps):
-        chosen = torch.randint(len(latents), (config.batch_size,), generator=generator)
-        loss = functional.smooth_l1_loss(net(latents[chosen]), targets[chosen], beta=0.1)
+        chosen = torch.randint(len(latents_NChw), (config.batch_size,), generator=generator)
+        read_BM, target_BM = net(latents_NChw[chosen]), targets_NM[chosen]
+        if known_NM is None:
+            loss = functional.smooth_l1_loss(read_BM, target_BM, beta=0.1)
+        else:
+            known_BM = known_NM[chosen]
+            error_BM = functional.smooth_l1_loss(read_BM, target_BM, reduction="none", beta=0.1)
+            loss = (error_BM * known_BM).sum() / known_BM.sum().clamp(min=1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

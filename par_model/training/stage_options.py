@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, Suppress, arg, create_mutex_group, subcommand
 
 from par_model.command_line import default_is, one_of, output_folder, read_by, require_some, some_of
-from par_model.imagination import Drawing
+from par_model.drawing import Drawing
 from par_model.presets import PRESETS
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL

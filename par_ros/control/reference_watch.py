@@ -86,7 +86,7 @@ class _Seen:
 class ReferenceWatch:
     """The newest reference, and whether the running motion was taken."""
 
-    def __init__(self, timeline: Timeline, max_age_s: float = 0.2) -> None:
+    def __init__(self, timeline: Timeline, max_age_s: float) -> None:
         """max_age_s: a reference must come this often, and be stamped no longer ago."""
         self._timeline = timeline
         self.max_age_s = max_age_s

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from par_model.checkpoint import Checkpoint
+from par_model.drawing import Drawing
 from par_model.evaluation.direct_loop import arm_for
 from par_model.evaluation.imagined_pictures import (
     CODED,
@@ -19,7 +20,6 @@ from par_model.evaluation.imagined_pictures import (
     picture_rows,
     table_row,
 )
-from par_model.imagination import Drawing
 from par_model.instruction import code_table
 from par_model.simulation.tasks import task
 from tests.backends.runtimes import small_checkpoint

@@ -53,16 +53,16 @@ def test_engage_takes_what_waits_of_the_switch_first(ros: None) -> None:
     wait_for(lambda: guard.engage().success, stand, "the guard was not engaged")
     wait_for(lambda: switch.get_subscription_count() > 0, stand, "the switch was not matched")
 
-    def refusal() -> str:
-        reply = guard.engage()
-        return "" if reply.success else reply.message
+    replies = [guard.engage()]
+
+    def press() -> None:
+        switch.publish(Bool(data=True))
+        replies.append(guard.engage())
 
     # A busy machine's joint states may be too old meanwhile, which is another refusal.
-    wait_for(
-        lambda: "the operator holds the deadman switch" in refusal(),
-        lambda: switch.publish(Bool(data=True)),
-        "the switch was not heard",
-    )
+    wait_for(lambda: "operator" in replies[-1].message, press, "the switch was not heard")
+    assert not replies[-1].success
+    assert "the operator holds the deadman switch" in replies[-1].message
     guard.destroy()
     executor.shutdown()
     for one in (node, other):
