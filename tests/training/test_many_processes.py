@@ -224,7 +224,7 @@ def test_other_stages_are_refused(
     for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     assert train(["latents", *common(folder)]) != 0
-    assert "torchrun is for the stages `policy` and `frames`" in capsys.readouterr().err
+    assert "torchrun is for the stages `policy`, `frames` and `pictures`" in capsys.readouterr().err
 
 
 def rank_of(launcher: int, rank: int) -> int:
