@@ -14,6 +14,8 @@ class ClipConfig:
     batches_per_round: int = 8
     # share of clips that start in an episode's first L steps; the others start anywhere
     from_start_share: float = 0.3
+    # most slots of a clip; None: those of the model
+    max_slots: int | None = None
     # share of clips whose first slot is a random one; the others start at slot 0
     offset_share: float = 0.3
     # share of clips that are cut after their first slot: one observation, no history to copy

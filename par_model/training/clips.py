@@ -196,6 +196,7 @@ class ClipSampler:
         self.num_scene = num_scene
         self.place = (0, 0)
         self._cumulative = np.cumsum(_episode_shares(episodes, task_shares, config.on_policy_share))
+        self._max_slots = min(config.max_slots or model.num_slots, model.num_slots)
         self._starts: dict[int, tuple[np.ndarray, FloatArray]] = {}
         self._planned_round = -1
         self._batches: list[list[ClipPlan]] = []
@@ -281,8 +282,8 @@ class ClipSampler:
         is_single = generator.random() < self.config.single_slot_share
         if episode.steps.teaches is not None and not is_single:
             # The label is learnt with a history: any of the chunks before it comes first.
-            start -= length * int(generator.integers(start // length + 1))
-        num_slots = clip_num_slots(num_steps, start, length, self.model.num_slots)
+            start -= length * int(generator.integers(min(start // length + 1, self._max_slots)))
+        num_slots = clip_num_slots(num_steps, start, length, self._max_slots)
         if is_single:
             num_slots = 1
         room = self.model.num_slots - num_slots

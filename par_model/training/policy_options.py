@@ -74,6 +74,7 @@ def _clips(options: LearningOptions, preset: ClipConfig) -> ClipConfig:
         offset_share=options.offset_share,
         from_start_share=_or(options.from_start_share, preset.from_start_share),
         single_slot_share=_or(options.single_slot_share, preset.single_slot_share),
+        max_slots=options.max_clip_slots,
         random_span_share=options.random_span_share,
         late_start_share=options.late_start_share,
         slow_start_share=options.slow_start_share,

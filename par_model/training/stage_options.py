@@ -275,6 +275,8 @@ class LearningOptions(OutOptions):
     single_slot_share: Annotated[
         float | None, by_preset(SMALL.clips.single_slot_share, FULL_SIZE.clips.single_slot_share)
     ] = None
+    # most slots of a clip
+    max_clip_slots: Annotated[int | None, default_is("the model's")] = None
     # with a preset for overlapped inference: share of the clips with pictures 1 step to the longer
     # of slot and largest delay apart; the others have one a slot
     random_span_share: float = _POLICY.clips.random_span_share
@@ -307,6 +309,8 @@ class LearningOptions(OutOptions):
             if value is not None and not 0.0 <= value <= 1.0:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be in 0 to 1, got {value:g}.")
+        if self.max_clip_slots is not None and self.max_clip_slots < 1:
+            raise ValueError(f"--max-clip-slots must be 1 or more, got {self.max_clip_slots}.")
         if self.processes is not None and not self.plan:
             raise ValueError("--processes is for --plan; torchrun's --nproc-per-node starts them.")
         if self.processes is not None and self.processes < 1:

@@ -70,6 +70,16 @@ def test_histories_begin_at_chunks_and_reach_a_label_that_teaches(tmp_path: Path
         assert any(plan.start <= step <= last_frame for step in TEACHING)
 
 
+def test_short_histories_reach_their_label(tmp_path: Path) -> None:
+    """At most two slots of a clip, the last of which is the label's."""
+    drawn = plans(tmp_path, dataclasses.replace(LONG_CLIPS, max_slots=2))
+    assert {plan.num_slots for plan in drawn} == {1, 2}
+    ours = [plan for plan in drawn if plan.episode != 0]
+    for plan in ours:
+        assert any(step in range(plan.start, plan.start + 16, 8) for step in TEACHING)
+    assert {plan.start for plan in ours} == {8, 16, 24, 32}
+
+
 def test_only_labels_that_teach_are_learnt(tmp_path: Path) -> None:
     """A clip of the whole episode: slots 2 and 4; its frames and executed actions all count."""
     episode = on_policy(tmp_path, 1)
