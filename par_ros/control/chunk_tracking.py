@@ -3,7 +3,8 @@
 
 A curve through the same knots with a lower peak of acceleration may do. Otherwise the targets are
 clamped to the position limits and their rate to the velocity limit, then smoothed more and more
-until the curve keeps the limits. A scalar reference governor (Gilbert and Kolmanovsky, "Nonlinear
+until the curve keeps the limits: once the first knots alone, once all of them alike. A scalar
+reference governor (Gilbert and Kolmanovsky, "Nonlinear
 tracking control in the presence of state and control constraints: a generalized reference
 governor", Automatica 2002) then goes back from that curve towards the one before it as far as the
 limits allow; limits are convex, so the largest step has a closed form. Where that ends too far from
@@ -35,8 +36,10 @@ _CLAMP_RATE_SHARE = 0.97
 # A peak of acceleration beyond this share of the limit cannot be flattened under it (tried on what
 # the shipped policy and a motion planner ask for: below 1.4 nearly all can, above 1.55 none).
 _HOPELESS_SHARE = 1.6
-# Curves side by side: exact, and all smoothings of other targets.
-_NUM_LEVELS = len(SMOOTHINGS) + 2
+# Curves side by side: exact; exact to other targets; their smoothings, fading and even.
+_NUM_LEVELS = 2 + 2 * len(SMOOTHINGS)
+_FADING = np.arange(2 + len(SMOOTHINGS))
+_EVEN = np.array([0, 1, *range(2 + len(SMOOTHINGS), _NUM_LEVELS)])
 # Nodes this close in time are the same node, rounded.
 _MATCH_S = 1e-9
 
@@ -112,9 +115,10 @@ class ChunkTracker:
     def _smoothed(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, columns: Columns
     ) -> tuple[FloatArray, BoolArray]:
-        """States [3, N, C] of `columns` on the least smoothed curve that keeps the limits.
+        """States [3, N, C] of `columns` on a smoothed curve that keeps the limits.
 
-        And for which columns [C] there is one.
+        Of the least fading and the least even smoothing that do, the one nearer to `wanted`. And
+        for which columns [C] there is one.
         """
         num = len(columns)
         targets = self._reachable_targets(join, wanted, columns)
@@ -124,11 +128,17 @@ class ChunkTracker:
         points = control_points(curves)
         limits = self._limits.of_joints(columns, _NUM_LEVELS)
         bad = limits.enforced_broken(points).reshape(_NUM_LEVELS, num)
-        level = bad.argmin(axis=0)
-        safe = level * num + np.arange(num)
-        before = np.maximum(level - 1, 0) * num + np.arange(num)
-        states = self._governed(curves, points, before, safe, self._limits.of_joints(columns))
-        return states, ~bad.all(axis=0)
+        own = self._limits.of_joints(columns)
+        found, errors = [], []
+        for levels in (_FADING, _EVEN):
+            level = bad[levels].argmin(axis=0)
+            safe = levels[level] * num + np.arange(num)
+            before = levels[np.maximum(level - 1, 0)] * num + np.arange(num)
+            found.append(self._governed(curves, points, before, safe, own))
+            off = np.square(found[-1][0, 1:] - wanted[:, columns]).sum(axis=0)
+            errors.append(np.where(bad[levels].all(axis=0), np.inf, off))
+        states = np.where(errors[0] <= errors[1], found[0], found[1])
+        return states, np.isfinite(np.minimum(*errors))
 
     def _governed(
         self,

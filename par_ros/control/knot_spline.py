@@ -17,9 +17,11 @@ quarter at a bad join.
 
 The smoothed curves may leave the knots: they minimise
 
-    sum over knots of (position - target)^2  +  smoothing * that integral
+    sum over knots of weight * (position - target)^2  +  smoothing * that integral
 
-and are what the safety filter tracks with where the exact curve breaks a limit.
+and are what the safety filter tracks with where the exact curve breaks a limit. With equal weights
+all knots are smoothed alike. Fading smoothings raise the weights of later knots: a curve that joins
+badly is back on its targets soon, instead of lagging behind all of them.
 
 Shapes: N knots, J joints; S pieces; 3 (N + 1) states, node by node: position, velocity and
 acceleration of a node side by side, so that each piece's cost is one block of 6 and the whole
@@ -47,7 +49,12 @@ JERK_TIME_S = 0.01
 
 # From barely smoothed to nearly straight, in s^3 (the ratio of the two terms above). A factor 8
 # each; the first moves a knot by a per cent of its second difference.
-SMOOTHINGS = tuple(1e-8 * 8.0**level for level in range(7))
+_FACTOR = 8.0
+SMOOTHINGS = tuple(1e-8 * _FACTOR**level for level in range(9))
+
+# Fading smoothings: knots of weight 1; each knot behind them weighs a factor more than the one
+# before, up to what the first smoothing holds it with.
+_NUM_SMOOTHED_KNOTS = 4
 
 # Cost of the speed at the last knot, 1/s: the least integral of acceleration^2 that brings speed v
 # to rest within T is 4 v^2 / T. Without it the curve ends as fast as noise throws it, and a chunk
@@ -83,9 +90,9 @@ class KnotSpline:
         return Nodes.of_states(self.times_s, states.reshape(3, len(self.times_s), -1))
 
     def smoothed(self, start: MotionState, targets: FloatArray) -> Nodes:
-        """All curves from `start` near `targets` [N, J], side by side: [levels J] joints.
+        """All curves from `start` near `targets` [N, J], side by side: [(1 + 2 levels) J] joints.
 
-        The first level is exact(), the others are those of SMOOTHINGS.
+        The first is exact(), then those of SMOOTHINGS, fading, then those with equal weights.
         """
         states = self._ladder @ _given_rows(start, targets)
         return Nodes.of_states(self.times_s, states.reshape(3, len(self.times_s), -1))
@@ -130,8 +137,13 @@ class KnotSpline:
 
     @cached_property
     def _ladder(self) -> FloatArray:
-        """[3 (N + 1) levels, 3 + N]: the maps of smoothed(), level by level in each state."""
-        maps = np.stack((self._exact, *(_by_kind(one) for one in _smoothed_maps(self._cost))))
+        """[3 (N + 1) (1 + 2 levels), 3 + N]: the maps of smoothed(), one by one in each state."""
+        levels = np.arange(len(SMOOTHINGS))[:, None]
+        behind = np.arange(len(self.times_s) - 1) + 1 - _NUM_SMOOTHED_KNOTS
+        fading = _FACTOR ** behind.clip(min=0, max=levels)
+        weights = np.concatenate((fading, np.ones_like(fading)))
+        smoothed = _smoothed_maps(self._cost, np.tile(SMOOTHINGS, 2), weights)
+        maps = np.stack((self._exact, *(_by_kind(one) for one in smoothed)))
         side_by_side: FloatArray = maps.swapaxes(0, 1).reshape(-1, self._num_given)
         return side_by_side
 
@@ -211,18 +223,19 @@ def _exact_map(cost: FloatArray) -> FloatArray:
     return state_map
 
 
-def _smoothed_maps(cost: FloatArray) -> FloatArray:
-    """[levels, 3 (N + 1), 3 + N]: all states from the start's three rows and the knots' targets."""
+def _smoothed_maps(cost: FloatArray, smoothings: FloatArray, weights: FloatArray) -> FloatArray:
+    """[M, 3 (N + 1), 3 + N]: all states from the start's three rows and the knots' targets, for
+    `smoothings` [M] and the knots' `weights` [M, N]."""
+    num, num_knots = weights.shape
     num_states = len(cost)
-    num_knots = num_states // 3 - 1
-    smoothing = np.array(SMOOTHINGS)[:, None, None]
+    smoothing = smoothings[:, None, None]
     knots = np.arange(0, 3 * num_knots, 3)
     system = smoothing * cost[3:, 3:]
-    system[:, knots, knots] += 1.0
-    right = np.zeros((len(SMOOTHINGS), num_states - 3, 3 + num_knots))
+    system[:, knots, knots] += weights
+    right = np.zeros((num, num_states - 3, 3 + num_knots))
     right[:, :, :3] = -smoothing * cost[3:, :3]
-    right[:, knots, np.arange(3, 3 + num_knots)] = 1.0
-    maps = np.zeros((len(SMOOTHINGS), num_states, 3 + num_knots))
+    right[:, knots, np.arange(3, 3 + num_knots)] = weights
+    maps = np.zeros((num, num_states, 3 + num_knots))
     maps[:, range(3), range(3)] = 1.0
     maps[:, 3:] = np.linalg.solve(system, right)
     return maps

@@ -113,11 +113,23 @@ def test_smoothing_goes_from_the_knots_to_nearly_straight(spline: KnotSpline) ->
     exact = ladder.of_joints(np.arange(2))
     # Solved together with the smoothed ones: BLAS may round otherwise.
     np.testing.assert_allclose(exact.states, spline.exact(start(), knots).states, rtol=1e-12)
-    deviations, peaks = [], []
-    for level in range(1, len(SMOOTHINGS) + 1):
-        nodes = ladder.of_joints(2 * level + np.arange(2))
-        deviations.append(np.abs(spline.knots_of(nodes) - knots).max())
-        peaks.append(np.abs(nodes.accelerations[1:]).max())
+    even = range(1 + len(SMOOTHINGS), 1 + 2 * len(SMOOTHINGS))
+    curves = [ladder.of_joints(2 * level + np.arange(2)) for level in even]
+    deviations = [np.abs(spline.knots_of(nodes) - knots).max() for nodes in curves]
+    peaks = [np.abs(nodes.accelerations[1:]).max() for nodes in curves]
     assert deviations == sorted(deviations)
     assert deviations[0] < 2e-4
     assert peaks[-1] < 0.3 * peaks[0]
+
+
+def test_fading_smoothings_are_soon_back_on_the_targets(spline: KnotSpline) -> None:
+    """A ramp at 0.5 rad/s from rest: knots 1 to 4 lag, and the last ones do not."""
+    times = np.array(KNOT_TIMES)
+    knots = np.column_stack((0.05 + 0.5 * times, 0.05 + 0.5 * times))
+    ladder = spline.smoothed(MotionState.at_rest(np.zeros(2)), knots)
+    fading, even = (
+        np.abs(spline.knots_of(ladder.of_joints(np.array([2 * level]))) - knots[:, :1])
+        for level in (len(SMOOTHINGS) - 1, 2 * len(SMOOTHINGS) - 1)
+    )
+    assert fading[1] > 0.02
+    assert fading[-2:].max() < 0.002 < 0.01 < even[-2:].max()

@@ -200,6 +200,25 @@ def test_a_step_is_gone_after_as_fast_as_the_limits_allow(
     assert not findings.num_violations, findings.examples
 
 
+def test_a_chunk_that_joins_badly_lags_and_never_runs_ahead() -> None:
+    """Joint 2 of a policy's chunk whose first four knots are past: from rest, 0.03 rad away in a
+    hundredth of a second, then 0.5 rad/s. On 2026-11-27 the arm went to its last knot at full speed
+    instead, up to 0.12 rad ahead of the others."""
+    spec = arm("panda")
+    spec = dataclasses.replace(spec, acceleration_check="enforce", jerk_check="enforce")
+    asked = np.column_stack((np.tile(spec.home, (18, 1)), np.full(18, 0.04)))
+    asked[4:, 1] = (0.422, 0.459, 0.492, 0.519, 0.542, 0.565, 0.588, 0.612, 0.636, 0.661, 0.685,
+                    0.708, 0.729, 0.75)  # fmt: skip
+    guard = SafetyFilter(spec, num_actions=18, step_s=0.05)
+    for joined_at_s in (0.205, 0.225, 0.245):
+        filtered = guard.apply(Join(standing().start, joined_at_s), asked, 0.04, first_knot=4)
+        assert filtered.outcome == "tracked"
+        ahead = filtered.knots[4:, 1] - asked[4:, 1]
+        assert ahead.max() < 0.003
+        assert ahead.min() > -0.07
+        assert np.abs(ahead[-6:]).max() < 0.01
+
+
 def test_a_step_that_lags_too_far_or_does_not_arrive_is_refused() -> None:
     spec = arm("panda")
     joint = np.arange(7) == 0
