@@ -22,7 +22,7 @@ class SeamParameters:
         maximum=100,
     )
     seam_smoothness: float = parameter(
-        0.0,
+        3.0,
         "overlapped inference: weight of the squared second differences of the arm joints' targets "
         "against their squared distance to the chunk's; more is smoother; 0: the targets as they "
         "are",
