@@ -18,6 +18,7 @@ par_ros/control, and of the arm's file.
 """
 
 import ast
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -33,6 +34,7 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from tyro.conf import arg
 
 from par_model.command_line import default_is, one_of, output_file, parse
@@ -218,13 +220,23 @@ def guard_checksum(arm: str, guard_path: str = "") -> str:
 
     Of what they are when it is first asked for: main() asks before anything is judged.
     """
-    digest = hashlib.sha256(repr(read_arm_spec(arm)).encode())
+    spec = dataclasses.asdict(read_arm_spec(arm))
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=_plain).encode())
     folder = Path(control.__path__[0])
     if guard_path:
         folder = Path(guard_path) / "par_ros" / "control"
     for path in _guard_sources(folder):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Of a set, whose order is another in each process, and of an array."""
+    if isinstance(value, frozenset):
+        return sorted(sorted(one) if isinstance(one, frozenset) else one for one in value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
 def _guard_sources(folder: Path) -> list[Path]:

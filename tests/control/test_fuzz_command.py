@@ -2,6 +2,7 @@
 """`python -m par_ros fuzz`: what was done before is not done again, and adds up to the same."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_the_guard_of_another_checkout_is_judged(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "rest_after_e_stop" in content["violations"], content["violations"]
     assert content["guard_sha256"] != fuzz.guard_checksum("panda")
+
+
+def test_the_checksum_is_that_of_another_process() -> None:
+    """Sets are ordered by hashes that each process salts: --resume once refused every file."""
+    program = "from par_ros.proof import fuzz; print(fuzz.guard_checksum('panda'))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout
+        for seed in (1, 2, 3)
+    }  # fmt: skip
+    assert found == {fuzz.guard_checksum("panda") + "\n"}
 
 
 def test_the_checksum_is_of_the_guard_and_of_what_it_imports(tmp_path: Path) -> None:
