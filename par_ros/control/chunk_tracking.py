@@ -8,9 +8,9 @@ reference governor (Gilbert and Kolmanovsky, "Nonlinear
 tracking control in the presence of state and control constraints: a generalized reference
 governor", Automatica 2002) then goes back from that curve towards the one before it as far as the
 limits allow; limits are convex, so the largest step has a closed form. Where that ends too far from
-the policy's last knot, or no smoothing is enough (the policy asks for a step), the joint goes to
-its last knot as fast as the limits allow: a motion that exists from every state that can be
-stopped.
+the policy's last knot, or no smoothing is enough, or it is nearer to the knots (the policy asks for
+a step), the joint goes to its last knot as fast as the limits allow: a motion that exists from
+every state that can be stopped.
 
 Shapes: L knots, J arm joints, C of them (columns); N nodes; S pieces.
 """
@@ -40,6 +40,8 @@ _HOPELESS_SHARE = 1.6
 _NUM_LEVELS = 2 + 2 * len(SMOOTHINGS)
 _FADING = np.arange(2 + len(SMOOTHINGS))
 _EVEN = np.array([0, 1, *range(2 + len(SMOOTHINGS), _NUM_LEVELS)])
+# A smoothed curve that misses a knot by more than this may be slower than the limits ask for.
+_LAG_RAD = 0.02
 # Nodes this close in time are the same node, rounded.
 _MATCH_S = 1e-9
 
@@ -78,8 +80,15 @@ class ChunkTracker:
         if len(columns):
             states, is_smooth = self._smoothed(spline, join, wanted, exact, columns)
             curve = exact.with_joints(columns, states)
-            far = self.too_far(spline.knots_of(curve), wanted)[columns]
-            stepping = columns[~is_smooth | far]
+            knots = spline.knots_of(curve)
+            is_good = is_smooth & ~self.too_far(knots, wanted)[columns]
+            off = np.abs(knots - wanted)[:, columns]
+            doubtful = is_good & (off.max(axis=0) > _LAG_RAD)
+            if doubtful.any():
+                moved = self._moved(join, wanted[-1], exact, columns[doubtful])
+                gone = np.abs(spline.knots_of(moved) - wanted)[:, columns[doubtful]]
+                is_good[doubtful] = _size(off[:, doubtful]) <= _size(gone)
+            stepping = columns[~is_good]
         if len(flat_columns):
             curve = spline.refined(curve).with_joints(flat_columns, flat)
         if len(stepping):
@@ -135,8 +144,8 @@ class ChunkTracker:
             safe = levels[level] * num + np.arange(num)
             before = levels[np.maximum(level - 1, 0)] * num + np.arange(num)
             found.append(self._governed(curves, points, before, safe, own))
-            off = np.square(found[-1][0, 1:] - wanted[:, columns]).sum(axis=0)
-            errors.append(np.where(bad[levels].all(axis=0), np.inf, off))
+            size = _size(found[-1][0, 1:] - wanted[:, columns])
+            errors.append(np.where(bad[levels].all(axis=0), np.inf, size))
         states = np.where(errors[0] <= errors[1], found[0], found[1])
         return states, np.isfinite(np.minimum(*errors))
 
@@ -194,3 +203,9 @@ class ChunkTracker:
         times_s[times_s.searchsorted(curve.times_s - _MATCH_S)] = curve.times_s
         begin = Nodes.at(join.time_s, start)
         return curve.resampled(times_s).with_joints(columns, moved.after(begin).states)
+
+
+def _size(deviations: FloatArray) -> FloatArray:
+    """Sum of squares over the knots, [C] of [L, C]."""
+    result: FloatArray = np.square(deviations).sum(axis=0)
+    return result
