@@ -3,14 +3,14 @@
 
 A curve through the same knots with a lower peak of acceleration may do. Otherwise the targets are
 clamped to the position limits and their rate to the velocity limit, then smoothed more and more
-until the curve keeps the limits: once the first knots alone, once all of them alike. A scalar
-reference governor (Gilbert and Kolmanovsky, "Nonlinear
-tracking control in the presence of state and control constraints: a generalized reference
-governor", Automatica 2002) then goes back from that curve towards the one before it as far as the
-limits allow; limits are convex, so the largest step has a closed form. Where that ends too far from
-the policy's last knot, or no smoothing is enough, or it is nearer to the knots (the policy asks for
-a step), the joint goes to its last knot as fast as the limits allow: a motion that exists from
-every state that can be stopped.
+until the curve keeps the limits: once the first knots more than the others, once all of them alike.
+A scalar reference governor (Gilbert and Kolmanovsky, "Nonlinear tracking control in the presence of
+state and control constraints: a generalized reference governor", Automatica 2002) then goes back
+from that curve towards the one before it as far as the limits allow; limits are convex, so the
+largest step has a closed form. The curve nearer to the knots is taken. Where it ends too far from
+the last knot, or there is none, the joint goes to its last knot as fast as the limits allow: a
+motion that exists from every state that can be stopped. So it does where that is nearer to the
+knots (the policy asks for a step).
 
 Shapes: L knots, J arm joints, C of them (columns); N nodes; S pieces.
 """
@@ -78,16 +78,16 @@ class ChunkTracker:
         curve = exact
         stepping = columns
         if len(columns):
-            states, is_smooth = self._smoothed(spline, join, wanted, exact, columns)
+            states, errors = self._smoothed(spline, join, wanted, exact, columns)
             curve = exact.with_joints(columns, states)
             knots = spline.knots_of(curve)
-            is_good = is_smooth & ~self.too_far(knots, wanted)[columns]
-            off = np.abs(knots - wanted)[:, columns]
-            doubtful = is_good & (off.max(axis=0) > _LAG_RAD)
-            if doubtful.any():
+            is_good = np.isfinite(errors) & ~self.too_far(knots, wanted)[columns]
+            lags = np.abs(knots - wanted)[:, columns].max(axis=0) > _LAG_RAD
+            doubtful = np.flatnonzero(is_good & lags)
+            if len(doubtful):
                 moved = self._moved(join, wanted[-1], exact, columns[doubtful])
-                gone = np.abs(spline.knots_of(moved) - wanted)[:, columns[doubtful]]
-                is_good[doubtful] = _size(off[:, doubtful]) <= _size(gone)
+                gone = (spline.knots_of(moved) - wanted)[:, columns[doubtful]]
+                is_good[doubtful] = errors[doubtful] <= _error(gone)
             stepping = columns[~is_good]
         if len(flat_columns):
             curve = spline.refined(curve).with_joints(flat_columns, flat)
@@ -123,11 +123,11 @@ class ChunkTracker:
 
     def _smoothed(
         self, spline: KnotSpline, join: Join, wanted: FloatArray, exact: Nodes, columns: Columns
-    ) -> tuple[FloatArray, BoolArray]:
-        """States [3, N, C] of `columns` on a smoothed curve that keeps the limits.
+    ) -> tuple[FloatArray, FloatArray]:
+        """States [3, N, C] of `columns` on a smoothed curve that keeps the limits, and its _error()
+        [C]: infinite where there is none.
 
-        Of the least fading and the least even smoothing that do, the one nearer to `wanted`. And
-        for which columns [C] there is one.
+        Of the least fading and the least even smoothing that do, the one nearer to `wanted`.
         """
         num = len(columns)
         targets = self._reachable_targets(join, wanted, columns)
@@ -144,10 +144,10 @@ class ChunkTracker:
             safe = levels[level] * num + np.arange(num)
             before = levels[np.maximum(level - 1, 0)] * num + np.arange(num)
             found.append(self._governed(curves, points, before, safe, own))
-            size = _size(found[-1][0, 1:] - wanted[:, columns])
-            errors.append(np.where(bad[levels].all(axis=0), np.inf, size))
+            error = _error(found[-1][0, 1:] - wanted[:, columns])
+            errors.append(np.where(bad[levels].all(axis=0), np.inf, error))
         states = np.where(errors[0] <= errors[1], found[0], found[1])
-        return states, np.isfinite(np.minimum(*errors))
+        return states, np.minimum(*errors)
 
     def _governed(
         self,
@@ -205,7 +205,7 @@ class ChunkTracker:
         return curve.resampled(times_s).with_joints(columns, moved.after(begin).states)
 
 
-def _size(deviations: FloatArray) -> FloatArray:
+def _error(deviations: FloatArray) -> FloatArray:
     """Sum of squares over the knots, [C] of [L, C]."""
     result: FloatArray = np.square(deviations).sum(axis=0)
     return result

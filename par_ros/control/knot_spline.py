@@ -152,9 +152,9 @@ class KnotSpline:
         return _FineSystem(self.times_s)
 
 
-# One takes up to 0.2 MiB. Departures lie 5 ms apart, so a steady delay needs a handful of them;
+# One takes up to 0.3 MiB. Departures lie 5 ms apart, so a steady delay needs a handful of them;
 # where delays spread over 0.3 s, each was seen in an hour, and all that were kept looked like a
-# leak of 6 MiB. Making one takes up to 1 ms.
+# leak of 6 MiB. Making one takes up to 2 ms.
 @lru_cache(maxsize=16)
 def knot_spline(start_time_s: float, knot_times_s: tuple[float, ...]) -> KnotSpline:
     """The KnotSpline of these times, made once while it is among the last ones used."""

@@ -205,7 +205,7 @@ def test_a_chunk_that_joins_badly_lags_and_never_runs_ahead() -> None:
     hundredth of a second, then 0.5 rad/s. On 2026-11-27 the arm went to its last knot at full speed
     instead, up to 0.12 rad ahead of the others."""
     spec = arm("panda")
-    spec = dataclasses.replace(spec, acceleration_check="enforce", jerk_check="enforce")
+    assert (spec.acceleration_check, spec.jerk_check) == ("enforce", "enforce")
     asked = np.column_stack((np.tile(spec.home, (18, 1)), np.full(18, 0.04)))
     asked[4:, 1] = (0.422, 0.459, 0.492, 0.519, 0.542, 0.565, 0.588, 0.612, 0.636, 0.661, 0.685,
                     0.708, 0.729, 0.75)  # fmt: skip
