@@ -155,7 +155,7 @@ class KnotSpline:
 # One takes up to 0.3 MiB. Departures lie 5 ms apart, so a steady delay needs a handful of them;
 # where delays spread over 0.3 s, each was seen in an hour, and all that were kept looked like a
 # leak of 6 MiB. Making one takes up to 2 ms.
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def knot_spline(start_time_s: float, knot_times_s: tuple[float, ...]) -> KnotSpline:
     """The KnotSpline of these times, made once while it is among the last ones used."""
     return KnotSpline(start_time_s, knot_times_s)
