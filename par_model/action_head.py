@@ -16,7 +16,7 @@ norm statistics (1, or L where a prefix has its own), D action width, C width, Z
 context width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,22 @@ class DitModulation:
         def pick(own: Tensor, others: Tensor) -> Tensor:
             return torch.where(mask_B1L1, others, own)
 
+        return self._with(other, pick)
+
+    def but_in_training(self, other: "DitModulation", chosen_BL: Tensor) -> "DitModulation":
+        """As `but`, for training: a product with one-hot rows, whose gradient is a product too and
+        takes half the time of `where`'s on a CPU. A runtime may round products (TF32)."""
+        rows_BL2 = torch.stack((~chosen_BL, chosen_BL), dim=-1).to(self.last.dtype)
+
+        def pick(own: Tensor, others: Tensor) -> Tensor:
+            both = torch.cat((own, others.expand(len(own), -1, -1, -1)), dim=2)
+            return torch.stack([rows_BL2 @ one_B2C for one_B2C in both.unbind(1)], dim=1)
+
+        return self._with(other, pick)
+
+    def _with(
+        self, other: "DitModulation", pick: Callable[[Tensor, Tensor], Tensor]
+    ) -> "DitModulation":
         blocks = (pick(own, others) for own, others in zip(self.blocks, other.blocks, strict=True))
         return DitModulation(tuple(blocks), pick(self.last, other.last))
 
@@ -243,7 +259,8 @@ class ActionDit(nn.Module):
         def predict(noisy_BLD: Tensor, times_B: Tensor) -> Tensor:
             modulation = self.modulation(times_B)
             if prefix is not None:
-                modulation = modulation.but(self.clean_modulation(), prefix.rows_BL)
+                clean = self.clean_modulation()
+                modulation = modulation.but_in_training(clean, prefix.rows_BL)
                 noisy_BLD = prefix.put_into(noisy_BLD)
             return self(noisy_BLD, modulation, repeated)
 

@@ -104,6 +104,24 @@ def test_the_loss_counts_what_follows_the_prefix_alone():
     assert counts.min() > 0.7 * 2000 / 11
 
 
+def test_the_loss_chooses_the_same_statistics_as_a_sample():
+    """To the bit; the gradients to rounding."""
+    head, rows = random_model(TRAINED).action_head, torch.rand(3, 18) < 0.4
+    weights = draw(3, 9, 18, head.norm.normalized_shape[0], seed=2)
+    results = []
+    for name in ("but", "but_in_training"):
+        head.zero_grad()
+        own, clean = head.modulation(torch.tensor([5.0, 300.0, 900.0])), head.clean_modulation()
+        chosen = getattr(own, name)(clean, rows)
+        sum((block * weights).sum() for block in chosen.blocks).backward()
+        gradients = [p.grad.clone() for p in head.parameters() if p.grad is not None]
+        results.append(((*chosen.blocks, chosen.last), gradients))
+    (chosen, gradients), (others, other_gradients) = results
+    assert all(map(torch.equal, chosen, others))
+    assert len(gradients) > 4
+    torch.testing.assert_close(other_gradients, gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_a_prefix_is_clean_and_stands_at_diffusion_time_0():
     """One step of DDIM, written out; 4 of 18 rows are given."""
     head, z, noise = random_model(TRAINED).action_head, draw(1, 8, 32), draw(1, 18, 8, seed=1)
