@@ -237,12 +237,14 @@ class ActionDit(nn.Module):
         valid_ML: Tensor,
         generator: torch.Generator,
         least_delay_M: Tensor | None = None,
+        has_prefix_M: Tensor | None = None,
     ) -> Tensor:
         """L_act of the paper's Eq. 11, 0-d: Eq. 10 over the chunk, one t per chunk and draw
         (section 4.3), averaged over the actions that are valid.
 
         With a largest delay each draw is given a prefix of `least_delay_M` (0 where it is None) to
-        `max_delay` actions, evenly, which does not count.
+        `max_delay` actions, evenly, which does not count; none where `has_prefix_M` (bool) is
+        False.
         """
         context = self.context(z_MZX)
         repeated = DitContext(
@@ -253,6 +255,8 @@ class ActionDit(nn.Module):
         prefix = None
         if self.max_delay:
             delays = self._draw_delays(least_delay_M, valid, generator)
+            if has_prefix_M is not None:
+                delays = delays * has_prefix_M.repeat(self.num_draws)
             prefix = Prefix.of_lengths(actions_MLD.repeat(self.num_draws, 1, 1), delays)
             valid = valid & ~prefix.rows_BL
 
@@ -355,6 +359,7 @@ class ActionRegressor(nn.Module):
         valid_ML: Tensor,
         generator: torch.Generator,
         least_delay_M: Tensor | None = None,
+        has_prefix_M: Tensor | None = None,
     ) -> Tensor:
         """As `ActionDit.loss`, of the actions themselves; draws nothing."""
         errors_MLD = (self(z_MZX[:, self.action_rows]) - actions_MLD).square()

@@ -41,6 +41,7 @@ class TrainingBatch:
         executed_BNL: bool, which context actions were executed; None: all.
         clock_BN: int64, control steps from O_0 to O_0 .. O_{N-1}; None: L a slot.
         least_delay_BN: int64, the shortest prefix of a chunk that is to be learnt; None: 0.
+        has_prefix_BN: bool, whether a chunk is learnt with prefixes; None: all are.
         action_rows_M: int64, rows of [B * N] with a valid action; None: read from the masks, which
             on a GPU waits for it.
         frame_rows_M: int64, rows of [B * N] with a valid frame; None likewise.
@@ -58,6 +59,7 @@ class TrainingBatch:
     executed_BNL: Tensor | None = None
     clock_BN: Tensor | None = None
     least_delay_BN: Tensor | None = None
+    has_prefix_BN: Tensor | None = None
     action_rows_M: Tensor | None = None
     frame_rows_M: Tensor | None = None
 
@@ -195,13 +197,15 @@ class PARModel(nn.Module):
         assert batch.action_rows_M is not None
         assert batch.frame_rows_M is not None
         if self.action_head is not None and weights.action_weight:
-            rows_M, least_BN = batch.action_rows_M, batch.least_delay_BN
+            rows_M = batch.action_rows_M
+            least_BN, has_prefix_BN = batch.least_delay_BN, batch.has_prefix_BN
             action = self.action_head.loss(
                 context.action_BNZC.flatten(0, 1)[rows_M],
                 batch.actions_BNLD.flatten(0, 1)[rows_M],
                 batch.action_valid_BNL.flatten(0, 1)[rows_M],
                 generator,
                 None if least_BN is None else least_BN.flatten()[rows_M],
+                None if has_prefix_BN is None else has_prefix_BN.flatten()[rows_M],
             )
         frame = self.frame_head.loss(
             context.frame_BNKC,

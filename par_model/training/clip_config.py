@@ -29,6 +29,9 @@ class ClipConfig:
     # models with a largest delay: share of the other clips at whose beginning the arm is slow or
     # stands, for up to the largest delay, so that a prefix is not merely continued at its speed
     slow_start_share: float = 0.0
+    # models with a largest delay: share of clips whose chunks are learnt without a prefix, as after
+    # a rest; the others with 0 to the largest delay of actions given, evenly
+    no_prefix_share: float = 0.0
     # standard deviation of noise on the history's normalised actions
     context_noise: float = 0.8
     # of the draws of each task, the share from on-policy episodes, where there are any

@@ -31,7 +31,8 @@ class ClipPlan:
     """Where one clip comes from: episode `episode` of the list, first frame `start`, `num_slots`
     chunks, latent variant `variant`, first slot's index `slot_offset`; `spans` are the control
     steps from each frame to the next (None: L); for the first `late_steps` the arm is slow and
-    covers `slow_steps` steps of the episode (0: it stands)."""
+    covers `slow_steps` steps of the episode (0: it stands); `has_prefix` says whether chunks are
+    learnt with prefixes."""
 
     episode: int
     start: int
@@ -41,6 +42,7 @@ class ClipPlan:
     spans: tuple[int, ...] | None = None
     late_steps: int = 0
     slow_steps: int = 0
+    has_prefix: bool = True
 
     def followed(self, since: np.ndarray) -> FloatArray:
         """Step of the episode whose action is followed `since` control steps after the clip's first
@@ -73,6 +75,7 @@ class Clip:
     executed: np.ndarray
     clock: np.ndarray
     least_delay: np.ndarray
+    has_prefix: np.ndarray
 
 
 def clip_num_slots(num_steps: int, start: int, num_actions: int, num_slots: int) -> int:
@@ -127,6 +130,7 @@ def cut_clip(
         executed=newest >= 0,
         clock=taken[:-1],
         least_delay=(plan.late_steps - taken[:-1]).clip(min=0),
+        has_prefix=np.full(plan.num_slots, plan.has_prefix),
     )
 
 
@@ -171,6 +175,7 @@ def _delays(clips: list[Clip], num_slots: int) -> dict[str, torch.Tensor]:
         "executed_BNL": _stack([clip.executed for clip in clips], num_slots),
         "clock_BN": _stack([clip.clock for clip in clips], num_slots),
         "least_delay_BN": _stack([clip.least_delay for clip in clips], num_slots),
+        "has_prefix_BN": _stack([clip.has_prefix for clip in clips], num_slots),
     }
 
 
@@ -291,9 +296,12 @@ class ClipSampler:
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
         plan = ClipPlan(episode_index, start, num_slots, variant, offset)
-        # A label is for a picture at its chunk's beginning, and nobody followed the one before.
-        has_delays = self.model.max_delay_steps > 0 and episode.steps.teaches is None
-        return self._with_delays(plan, from_start, generator) if has_delays else plan
+        if episode.steps.teaches is not None:
+            # A label is for a picture at its chunk's beginning, and nobody followed the one before.
+            return dataclasses.replace(plan, has_prefix=False)
+        if self.model.max_delay_steps == 0:
+            return plan
+        return self._with_delays(plan, from_start, generator)
 
     def _with_delays(
         self, plan: ClipPlan, from_start: bool, generator: np.random.Generator
@@ -304,6 +312,10 @@ class ClipSampler:
         spans = generator.integers(1, max(self.model.num_actions, most) + 1, plan.num_slots)
         late = from_start and generator.random() < config.late_start_share
         late_steps = int(generator.integers(1, most + 1))
+        if config.no_prefix_share and generator.random() < config.no_prefix_share:
+            return dataclasses.replace(
+                plan, spans=tuple(spans.tolist()) if random_spans else None, has_prefix=False
+            )
         # Without a share nothing is drawn, so that the clips of earlier runs are the same.
         slow = bool(config.slow_start_share) and generator.random() < config.slow_start_share
         slow_steps = int(generator.integers(late_steps)) if slow else 0

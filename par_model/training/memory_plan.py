@@ -263,6 +263,7 @@ def full_clips(config: ModelConfig, num_clips: int, num_scene: int) -> TrainingB
             "executed_BNL": torch.ones(clips, slots, config.num_actions, dtype=torch.bool),
             "clock_BN": torch.zeros(clips, slots, dtype=torch.int64),
             "least_delay_BN": torch.zeros(clips, slots, dtype=torch.int64),
+            "has_prefix_BN": torch.ones(clips, slots, dtype=torch.bool),
         }
     return TrainingBatch(
         text_BTC=torch.zeros(clips, config.num_text_tokens, config.text_width),

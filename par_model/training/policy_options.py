@@ -78,6 +78,7 @@ def _clips(options: LearningOptions, preset: ClipConfig) -> ClipConfig:
         random_span_share=options.random_span_share,
         late_start_share=options.late_start_share,
         slow_start_share=options.slow_start_share,
+        no_prefix_share=options.no_prefix_share,
         on_policy_share=options.on_policy_share,
         decisive_weight=options.decisive_weight,
     )

@@ -51,7 +51,7 @@ class PolicyTrainingConfig:
             del values[name]
         # Added later: runs of before are the same runs.
         added = ("random_span_share", "late_start_share", "slow_start_share", "on_policy_share",
-                 "decisive_weight", "max_slots")  # fmt: skip
+                 "decisive_weight", "max_slots", "no_prefix_share")  # fmt: skip
         for name in added:
             if values["clips"][name] == getattr(ClipConfig(), name):
                 del values["clips"][name]

@@ -177,7 +177,7 @@ class LatentsOptions(DataOptions):
 
 _SHARES = (
     "from_start_share", "single_slot_share", "random_span_share", "late_start_share",
-    "slow_start_share", "offset_share", "on_policy_share",
+    "slow_start_share", "no_prefix_share", "offset_share", "on_policy_share",
 )  # fmt: skip
 
 
@@ -284,6 +284,9 @@ class LearningOptions(OutOptions):
     late_start_share: float = _POLICY.clips.late_start_share
     # with such a preset: share of the other clips at whose beginning the arm is slow or stands
     slow_start_share: float = _POLICY.clips.slow_start_share
+    # with such a preset: share of the clips whose chunks are learnt without a prefix, as after a
+    # rest; the others with 0 to the largest delay of actions given, evenly
+    no_prefix_share: float = _POLICY.clips.no_prefix_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
     # share of each task's clips that come from on-policy data sets, where there are any

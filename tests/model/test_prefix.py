@@ -104,6 +104,24 @@ def test_the_loss_counts_what_follows_the_prefix_alone():
     assert counts.min() > 0.7 * 2000 / 11
 
 
+def test_a_chunk_without_a_prefix_counts_from_its_first_row():
+    """With prefixes the first row counts in one of eleven draws."""
+    head, clean = random_model(TRAINED).action_head, draw(200, 18, 8)
+    first = torch.zeros(200, 18, dtype=torch.bool)
+    first[:, 0] = True
+
+    def gradients(has_prefix):
+        z = draw(200, 8, 32, seed=1).requires_grad_()
+        generator = torch.Generator().manual_seed(7)
+        head.loss(z, clean, first, generator, None, has_prefix).backward()
+        return (z.grad.abs().amax(dim=(1, 2)) > 0).sum().item()
+
+    assert gradients(torch.zeros(200, dtype=torch.bool)) == 200
+    # Four draws each: 1 - (10 / 11)^4 of the chunks.
+    assert 35 < gradients(torch.ones(200, dtype=torch.bool)) < 95
+    assert gradients(None) == gradients(torch.ones(200, dtype=torch.bool))
+
+
 def test_the_loss_chooses_the_same_statistics_as_a_sample():
     """To the bit; the gradients to rounding."""
     head, rows = random_model(TRAINED).action_head, torch.rand(3, 18) < 0.4

@@ -95,7 +95,7 @@ LEARNING = (
     "--steps-after-success --scene-weight --chunk-weight --average-decay --from-start-share "
     "--sampling --context-slots "
     "--single-slot-share --max-clip-slots --offset-share --random-span-share --late-start-share "
-    "--slow-start-share "
+    "--slow-start-share --no-prefix-share "
     "--max-episodes --evaluate-every --scenes --picture-weight "
     "--pictures-per-step --on-policy-share --decisive-weight "
     "--micro-slots --memory --plan --processes --sharding --data-workers --log-every --save-every"

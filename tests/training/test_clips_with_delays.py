@@ -99,6 +99,25 @@ def test_a_sampler_draws_slow_starts_beside_late_ones(tmp_path: Path) -> None:
     assert all(not plan.slow_steps for plan in plans if not plan.late_steps)
 
 
+def test_a_share_of_the_clips_has_no_prefix(tmp_path: Path) -> None:
+    """And then no late or slow start, which are prefixes; all have one without that share."""
+    clips = dataclasses.replace(LONG_CLIPS, late_start_share=0.5, slow_start_share=0.5)
+    sampler = make_sampler(tmp_path, [40, 40], clips)
+    sampler.model = TRAINED
+    before = [plan for batch in sampler.plan_round(0) for plan in batch]
+    assert all(plan.has_prefix for plan in before)
+    sampler.config = dataclasses.replace(clips, no_prefix_share=0.5)
+    plans = [plan for number in range(4) for batch in sampler.plan_round(number) for plan in batch]
+    whole = [plan for plan in plans if not plan.has_prefix]
+    assert 0.3 < len(whole) / len(plans) < 0.7
+    assert not any(plan.late_steps for plan in whole)
+    assert any(plan.late_steps for plan in plans)
+    sampler.config = dataclasses.replace(clips, no_prefix_share=1.0)
+    batch = sampler.next_batch()
+    assert batch.has_prefix_BN is not None
+    assert not batch.has_prefix_BN.any()
+
+
 def test_a_sampler_draws_them_for_such_a_model_alone(tmp_path: Path) -> None:
     clips = dataclasses.replace(LONG_CLIPS, random_span_share=0.5, late_start_share=1.0)
     plain = make_sampler(tmp_path / "a", [40, 40], clips)
