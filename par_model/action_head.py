@@ -60,7 +60,7 @@ class DitModulation:
 
     def but_in_training(self, other: "DitModulation", chosen_BL: Tensor) -> "DitModulation":
         """As `but`, for training: a product with one-hot rows, whose gradient is a product too and
-        takes half the time of `where`'s on a CPU. A runtime may round products (TF32)."""
+        takes less time than `where`'s on a CPU. A runtime may round products (TF32)."""
         rows_BL2 = torch.stack((~chosen_BL, chosen_BL), dim=-1).to(self.last.dtype)
 
         def pick(own: Tensor, others: Tensor) -> Tensor:

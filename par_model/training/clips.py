@@ -295,13 +295,11 @@ class ClipSampler:
         moved = generator.random() < self.config.offset_share
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
-        plan = ClipPlan(episode_index, start, num_slots, variant, offset)
-        if episode.steps.teaches is not None:
-            # A label is for a picture at its chunk's beginning, and nobody followed the one before.
-            return dataclasses.replace(plan, has_prefix=False)
-        if self.model.max_delay_steps == 0:
-            return plan
-        return self._with_delays(plan, from_start, generator)
+        # A label is for a picture at its chunk's beginning, and nobody followed the one before.
+        has_prefix = episode.steps.teaches is None
+        plan = ClipPlan(episode_index, start, num_slots, variant, offset, has_prefix=has_prefix)
+        has_delays = self.model.max_delay_steps > 0 and has_prefix
+        return self._with_delays(plan, from_start, generator) if has_delays else plan
 
     def _with_delays(
         self, plan: ClipPlan, from_start: bool, generator: np.random.Generator
@@ -312,16 +310,14 @@ class ClipSampler:
         spans = generator.integers(1, max(self.model.num_actions, most) + 1, plan.num_slots)
         late = from_start and generator.random() < config.late_start_share
         late_steps = int(generator.integers(1, most + 1))
-        if config.no_prefix_share and generator.random() < config.no_prefix_share:
-            return dataclasses.replace(
-                plan, spans=tuple(spans.tolist()) if random_spans else None, has_prefix=False
-            )
+        plan = dataclasses.replace(plan, spans=tuple(spans.tolist()) if random_spans else None)
         # Without a share nothing is drawn, so that the clips of earlier runs are the same.
+        if config.no_prefix_share and generator.random() < config.no_prefix_share:
+            return dataclasses.replace(plan, has_prefix=False)
         slow = bool(config.slow_start_share) and generator.random() < config.slow_start_share
         slow_steps = int(generator.integers(late_steps)) if slow else 0
         return dataclasses.replace(
             plan,
-            spans=tuple(spans.tolist()) if random_spans else None,
             start=0 if late else plan.start,
             late_steps=late_steps if late or slow else 0,
             slow_steps=0 if late else slow_steps,
