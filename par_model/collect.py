@@ -78,6 +78,9 @@ class CollectOptions(WorkerOptions):
     on_policy: Annotated[Path | None, arg(metavar="CHECKPOINT"), default_is("the planner acts")] = (
         None
     )
+    # the task's expert acts and labels: no path is planned, and one picture a chunk of 8 steps is
+    # drawn, so an episode takes a fifth of the time
+    expert: bool = False
     # with --on-policy: length of an episode at most [control steps]
     max_steps: int = 200
     # with --on-policy: part of the seeds whose episode starts somewhere on the way [0 to 1]
@@ -218,6 +221,7 @@ def _run(options: CollectOptions) -> None:
         on_policy=None
         if options.on_policy is None
         else OnPolicySettings(options.on_policy, options.max_steps, options.disturbed_starts),
+        expert=options.expert,
     )
     collect(settings, options.out, options)
 

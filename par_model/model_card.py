@@ -251,7 +251,8 @@ def collect_command(data: dict[str, Any]) -> str:
         made_by += ["--disturbed-starts", str(data["disturbed_starts"])]
     else:
         made_by = ["--noise-share", str(data["noise_share"])]
-        made_by += ["--hold-steps", str(data["num_hold_steps"])]
+        expert = "acted_by" in data
+        made_by += ["--expert"] if expert else ["--hold-steps", str(data["num_hold_steps"])]
     return shlex.join(
         [
             *("python", "-m", "par_model.collect", "--task", data["task"]),

@@ -27,7 +27,8 @@ class LabelledEpisode:
     """What was seen, done and should have been done; float64, rad and m.
 
     Attributes:
-        frames: uint8 [T, H, W, 3]; empty where they were not asked for.
+        frames: uint8 [T, H, W, 3]; empty where they were not asked for. Where the expert acts, each
+            chunk's first picture stands for all its steps.
         measured_joint_positions: [T, J] before each step.
         labels: [T, J], the expert's targets.
         executed: [T, J], what was sent.
@@ -92,9 +93,12 @@ def run_labelled_episode(
     actor: ExpertActs | PolicyActs,
     num_actions: int,
     max_steps: int,
+    *,
+    chunk_pictures: bool = False,
 ) -> LabelledEpisode:
-    """From the arm's present state to the first success, or for `max_steps` steps. The pictures
-    are kept where a policy acts."""
+    """From the arm's present state to the first success, or for `max_steps` steps. Every step's
+    picture is kept where a policy acts; `chunk_pictures` keeps each chunk's first where the expert
+    does."""
     steps = _Steps()
     label_times_s: list[float] = []
     while steps.num < max_steps and not (steps.success and steps.success[-1]):
@@ -102,14 +106,15 @@ def run_labelled_episode(
         teaches = expert.teaches()
         labels = expert.label(num_actions)
         label_times_s.append(time.perf_counter() - start_s)
-        image = arm.capture() if isinstance(actor, PolicyActs) else None
+        policy_acts = isinstance(actor, PolicyActs)
+        image = arm.capture() if policy_acts or chunk_pictures else None
         if isinstance(actor, PolicyActs):
             assert image is not None
             sent = actor.chunk(image, steps.num)
         else:
             sent = actor.chunk(labels, steps.num)
         for row, (label, target) in enumerate(zip(labels, sent, strict=True)):
-            if image is not None and row:
+            if policy_acts and row:
                 image = arm.capture()
             steps.add(arm, image, label, target, teaches and row == 0)
             if steps.success[-1] or steps.num == max_steps:

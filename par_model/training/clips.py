@@ -116,8 +116,9 @@ def cut_clip(
     action_valid = rows <= last
     if steps.teaches is not None:
         action_valid &= steps.teaches[frames[:-1].clip(max=last)][:, None]
-        # The rows after a slot are the labels of other chunks, from other states.
-        action_valid[:, length:] = False
+        if not labels_were_followed(steps, length):
+            # The rows after a slot are the labels of other chunks, from other states.
+            action_valid[:, length:] = False
     return Clip(
         latents=np.asarray(latents[frames.clip(max=last)], dtype=np.float32),
         actions=_float32(statistics.normalize_actions(actions, joints[:-1])),
@@ -132,6 +133,13 @@ def cut_clip(
         least_delay=(plan.late_steps - taken[:-1]).clip(min=0),
         has_prefix=np.full(plan.num_slots, plan.has_prefix),
     )
+
+
+def labels_were_followed(steps: DemonstrationSteps, length: int) -> bool:
+    """Whether each chunk of `length` teaches and was carried out: an expert's undisturbed episode,
+    in which later labels are what came next."""
+    all_teach = steps.teaches is None or bool(steps.teaches[::length].all())
+    return all_teach and np.array_equal(steps.actions, steps.executed_actions)
 
 
 def _commanded(steps: DemonstrationSteps, actions: FloatArray, rows: FloatArray) -> FloatArray:
@@ -295,10 +303,14 @@ class ClipSampler:
         moved = generator.random() < self.config.offset_share
         offset = int(generator.integers(room + 1)) if moved else 0
         variant = int(generator.integers(episode.latents.shifts.num_variants))
-        # A label is for a picture at its chunk's beginning, and nobody followed the one before.
-        has_prefix = episode.steps.teaches is None
-        plan = ClipPlan(episode_index, start, num_slots, variant, offset, has_prefix=has_prefix)
-        has_delays = self.model.max_delay_steps > 0 and has_prefix
+        plan = ClipPlan(episode_index, start, num_slots, variant, offset)
+        if episode.steps.teaches is not None:
+            # A label is for a picture at its chunk's beginning; a prefix of it has to be followed.
+            has_prefix = labels_were_followed(episode.steps, length)
+            if has_prefix and self.config.no_prefix_share:
+                has_prefix = bool(generator.random() >= self.config.no_prefix_share)
+            return dataclasses.replace(plan, has_prefix=has_prefix)
+        has_delays = self.model.max_delay_steps > 0
         return self._with_delays(plan, from_start, generator) if has_delays else plan
 
     def _with_delays(

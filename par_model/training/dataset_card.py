@@ -32,16 +32,16 @@ def dataset_card(recording: dict[str, Any], lengths: Sequence[int], noisy: Seque
     )
     rows.append(("made with", ", ".join(f"{n} {v}" for n, v in recording["versions"].items())))
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    made = (
-        "a policy's episodes with an expert's labels"
-        if is_on_policy
-        else ("demonstrations by the task's planner")
-    )
-    explanation = _policy_explanation(recording) if is_on_policy else _explanation(recording)
+    if is_on_policy:
+        made, explanation = "a policy's episodes with an expert's labels", _policy_explanation
+    elif "acted_by" in recording:
+        made, explanation = "demonstrations by the task's expert", _expert_explanation
+    else:
+        made, explanation = "demonstrations by the task's planner", _explanation
     head = _HEAD.format(tags=f"LeRobot, ManiSkill, {recording.get('arm', 'panda')}")
     return (
         f"{head}# {recording['task']}: {made}\n\n"
-        f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation}'
+        f'"{recording["instruction"]}"\n\n| | |\n|---|---|\n{table}\n{explanation(recording)}'
     )
 
 
@@ -135,8 +135,11 @@ def _depth(view: dict[str, Any]) -> str:
 
 
 def _noise_rows(recording: dict[str, Any], noisy: Sequence[bool]) -> list[tuple[str, str]]:
+    noise = f"{sum(noisy)} episodes ({100 * sum(noisy) / len(noisy):.0f}%) are disturbed"
+    if "num_hold_steps" not in recording:
+        return [("noise", noise)]
     return [
-        ("noise", f"{sum(noisy)} episodes ({100 * sum(noisy) / len(noisy):.0f}%) are disturbed"),
+        ("noise", noise),
         (
             "hold",
             f"the last {recording['num_hold_steps']} steps of each episode repeat the last target",
@@ -161,6 +164,20 @@ def _policy_explanation(recording: dict[str, Any]) -> str:
         "knocked cube, near the goal. `observation.environment_state`\n"
         f"({', '.join(recording['environment_state_names'])}, in metres) is for probes: no policy\n"
         "sees it. Layout: LeRobotDataset v3.0.\n"
+    )
+
+
+def _expert_explanation(recording: dict[str, Any]) -> str:
+    return (
+        f"The expert answers in chunks of {recording['noise_block_steps']} steps. `action` is its "
+        "target\nfrom the state in which the chunk began, `executed_action` what the arm was sent: "
+        "in disturbed\nepisodes a chunk is, with probability "
+        f"{recording['noise_probability']}, offset by a constant drawn from\n"
+        f"N(0, {recording['noise_sigma_rad']} rad) for each arm joint. Only the picture of a "
+        "chunk's first step\nwas drawn; it stands for all of the chunk. `teaches` is true where a "
+        "chunk begins.\n"
+        f"`observation.environment_state` ({', '.join(recording['environment_state_names'])}, in\n"
+        "metres) is for probes: no policy sees it. Layout: LeRobotDataset v3.0.\n"
     )
 
 

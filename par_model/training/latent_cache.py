@@ -160,8 +160,11 @@ def _encode(
 ) -> torch.Tensor:
     if observation_mode == "clip":
         return _encode_tiles(codec, frames_THWC)
-    parts = frames_THWC.split(32)
-    return torch.cat([codec.encode(part).half() for part in parts]).contiguous()
+    # A picture that stands for a whole chunk (collect --expert) is encoded once.
+    is_new = torch.ones(len(frames_THWC), dtype=torch.bool)
+    is_new[1:] = (frames_THWC[1:] != frames_THWC[:-1]).flatten(1).any(dim=1)
+    latents = torch.cat([codec.encode(part).half() for part in frames_THWC[is_new].split(32)])
+    return latents[is_new.cumsum(0) - 1].contiguous()
 
 
 def _encode_tiles(codec: FrameCodec, frames_THWC: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,8 @@ def _features(
         },
     }
     corrections = settings.get("corrections", False)
-    on_policy = {"teaches": scalar("bool")} if "policy" in settings or corrections else {}
+    labelled = "policy" in settings or "acted_by" in settings
+    on_policy = {"teaches": scalar("bool")} if labelled or corrections else {}
     if corrections:
         on_policy["policy_action"] = vector(joint_names)
     probes = {"observation.environment_state": vector(environment_names)}

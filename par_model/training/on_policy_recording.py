@@ -19,8 +19,7 @@ from par_model.evaluation.rollouts import Rollout, load_rollout_policy, warm_up
 from par_model.interface import Policy, require_views
 from par_model.simulation.demonstrations import FailedDemonstration
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.simulation.task import Expert
-from par_model.simulation.tasks import task
+from par_model.training.expert_recording import expert_of, require_expert
 from par_model.training.staged_episodes import Episode
 from par_model.weights_hash import weights_hash
 
@@ -43,11 +42,7 @@ class OnPolicySettings:
 
     def validate(self, task_name: str) -> None:
         """Raise ValueError for what cannot be recorded."""
-        if task(task_name).expert is None:
-            raise ValueError(
-                f"task {task_name} has no expert to label a policy's states; write one in its "
-                "file (docs/how_to/add_a_task.md)."
-            )
+        require_expert(task_name)
         checkpoint_hash(self.checkpoint)
         if not 0.0 <= self.disturbed_starts <= 1.0 or self.max_steps < 1:
             raise ValueError(
@@ -80,7 +75,7 @@ def record_on_policy(arm: ManiSkillArm, seed: int, settings: OnPolicySettings) -
     """
     policy = _policy(settings.checkpoint)
     _require_fit(policy, arm)
-    expert = _expert(arm)
+    expert = expert_of(arm)
     generator = np.random.default_rng([seed, _DISTURBED_STREAM])
     disturbed = bool(generator.random() < settings.disturbed_starts)
     num_actions = policy.spec.num_actions
@@ -119,9 +114,8 @@ def _require_fit(policy: Policy, arm: ManiSkillArm) -> None:
     require_depth_views("the recording (--views)", arm.depth_views, spec.depth_views)
 
 
-# A worker keeps what is slow to make.
+# A worker keeps its policy.
 _policies: dict[Path, Policy] = {}
-_experts: dict[str, tuple[ManiSkillArm, Expert]] = {}
 
 
 def _policy(checkpoint: Path) -> Policy:
@@ -130,11 +124,3 @@ def _policy(checkpoint: Path) -> Policy:
         _policies[checkpoint] = load_rollout_policy(rollout)
         warm_up(_policies[checkpoint])
     return _policies[checkpoint]
-
-
-def _expert(arm: ManiSkillArm) -> Expert:
-    if arm.task.name not in _experts or _experts[arm.task.name][0] is not arm:
-        assert arm.task.expert is not None
-        arm.reset(0)
-        _experts[arm.task.name] = arm, arm.task.expert(arm)
-    return _experts[arm.task.name][1]

@@ -55,11 +55,12 @@ class StageKind:
 
 _TRAIN = ("codec", "latents", "pretrained", "seed", "threads", "reset_pictures", "probe_tasks")
 _LEARN = (*_TRAIN, "data", "out", "scenes", "start_checkpoint", "resume", "hours")
+_ACTORS = ("on_policy", "expert")
 KINDS = {
     "collect": StageKind(
         "collect",
         None,
-        ("task", "out", "on_policy", "show", "sheet", "max_steps", "disturbed_starts", *_WORKERS),
+        ("task", "out", *_ACTORS, "show", "sheet", "max_steps", "disturbed_starts", *_WORKERS),
         per_task=True,
     ),
     "scenes": StageKind("perception", "scenes", ("out", "tasks", *_WORKERS)),
@@ -70,10 +71,19 @@ KINDS = {
     "latents": StageKind("train", "latents", (*_TRAIN, "data"), takes_common=True),
     "frames": StageKind("train", "frames", _LEARN, takes_common=True),
     "policy": StageKind("train", "policy", _LEARN, takes_common=True),
+    "expert": StageKind(
+        "collect",
+        None,
+        (
+            *("task", "out", *_ACTORS, "show", "sheet", "max_steps", "disturbed_starts"),
+            *("hold_steps", *_WORKERS),
+        ),
+        per_task=True,
+    ),
     "on_policy": StageKind(
         "collect",
         None,
-        ("task", "out", "on_policy", "show", "sheet", "noise_share", "hold_steps", *_WORKERS),
+        ("task", "out", *_ACTORS, "show", "sheet", "noise_share", "hold_steps", *_WORKERS),
         per_task=True,
     ),
     "release": StageKind("release", None, ("checkpoint", "out", "evaluation", "data", "codec")),
@@ -257,6 +267,9 @@ class _Wiring:
         name, out = stage.kind, self._out
         if name == "collect":
             return ["--task", str(task), "--out", str(out / "data" / str(task)), *self._workers]
+        if name == "expert":
+            words = ["--task", str(task), "--expert"]
+            return [*words, "--out", str(self._round_folder(stage, str(task))), *self._workers]
         if name == "on_policy":
             words = ["--task", str(task), "--on-policy", self._checkpoint(stage)]
             return [*words, "--out", str(self._round_folder(stage, str(task))), *self._workers]
@@ -307,7 +320,7 @@ class _Wiring:
             self._made["probed"] = [str(out / "codec")]
         elif name in ("frames", "policy"):
             self._made["checkpoint"] = [str(out / stage.name / "checkpoint")]
-        elif name == "on_policy":
+        elif name in ("expert", "on_policy"):
             rounds = [str(self._round_folder(stage, task)) for task in self._recipe.tasks]
             self._made["rounds"] = [*self._got("rounds"), *rounds]
         elif name == "release":

@@ -50,6 +50,7 @@ STAGE_OPTIONS = {
     "latents": LatentsOptions,
     "frames": FramesOptions,
     "policy": PolicyOptions,
+    "expert": CollectOptions,
     "on_policy": CollectOptions,
     "release": ReleaseOptions,
     "evaluate": EvaluateOptions,

@@ -19,6 +19,7 @@ from par_model.simulation.demonstrations import (
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.robots import PANDA
 from par_model.simulation.tasks import CONTROL_STEP_S, NUM_DEMONSTRATION_SEEDS, task
+from par_model.training.expert_recording import record_expert, require_expert
 from par_model.training.on_policy_recording import OnPolicySettings, record_on_policy
 from par_model.training.staged_episodes import Episode, episode_files
 
@@ -40,6 +41,7 @@ class CollectSettings:
         image_size: height and width of a view's frame in pixels.
         views: names of the cameras; the first is the data set's main one.
         on_policy: a policy that acts; then `noise` and `num_hold_steps` are not read.
+        expert: the task's expert acts and labels; then `num_hold_steps` is not read.
     """
 
     task: str
@@ -50,6 +52,7 @@ class CollectSettings:
     image_size: int = 128
     on_policy: OnPolicySettings | None = None
     views: tuple[str, ...] = DEFAULT_VIEWS
+    expert: bool = False
 
     def validate(self) -> None:
         """Raise ValueError for settings that cannot be recorded."""
@@ -75,6 +78,10 @@ class CollectSettings:
             raise ValueError(f"the noise share must lie in 0 to 1, got {self.noise.share}.")
         if self.on_policy is not None:
             self.on_policy.validate(self.task)
+        if self.expert:
+            require_expert(self.task)
+        if self.expert and self.on_policy is not None:
+            raise ValueError("either a policy acts or the expert does; give one of the two.")
 
 
 def staging_settings(settings: CollectSettings) -> dict[str, Any]:
@@ -101,6 +108,8 @@ def staging_settings(settings: CollectSettings) -> dict[str, Any]:
         **({"further_cameras": [_described(view) for view in others]} if others else {}),
         "first_seed": settings.first_seed,
         **(_noise(settings) if settings.on_policy is None else settings.on_policy.described()),
+        # Recordings of planners, which have no entry, are continued as before.
+        **({"acted_by": "expert"} if settings.expert else {}),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
     }
 
@@ -122,7 +131,7 @@ def _range(view: CameraView) -> dict[str, Any]:
 
 def _noise(settings: CollectSettings) -> dict[str, Any]:
     return {
-        "num_hold_steps": settings.num_hold_steps,
+        **({} if settings.expert else {"num_hold_steps": settings.num_hold_steps}),
         "noise_share": settings.noise.share,
         "noise_sigma_rad": settings.noise.sigma_rad,
         "noise_probability": settings.noise.probability,
@@ -179,6 +188,8 @@ def record_seed(job: SeedToRecord) -> RecordedSeed:
 def _recorded(arm: ManiSkillArm, seed: int, settings: CollectSettings) -> Episode:
     if settings.on_policy is not None:
         return record_on_policy(arm, seed, settings.on_policy)
+    if settings.expert:
+        return record_expert(arm, seed, settings.noise)
     demonstration = record_demonstration(arm, seed, settings.noise, settings.num_hold_steps)
     return Episode(
         instruction=arm.task.instruction,

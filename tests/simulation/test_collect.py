@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`collect` as a user meets it: refusals, a kill in the middle, equal data sets."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from par_model.collect import CollectSettings, main, wanted_seeds
 from par_model.frame_codec import FrameCodec
 from par_model.instruction import code_table
 from par_model.model import PARModel
+from par_model.model_card import collect_command as command_of
 from par_model.normalization import fit_statistics
 from par_model.presets import preset
 from par_model.simulation.robots import PANDA
@@ -161,6 +163,50 @@ def test_a_task_without_an_expert_has_no_on_policy_data(tmp_path, capsys):
     words = ["--task", "PullCube", "--on-policy", str(tmp_path), "--out", str(tmp_path / "data")]
     assert main(words) == 1
     assert "PullCube has no expert" in capsys.readouterr().err
+
+
+@pytest.mark.sim
+def test_an_expert_acts_and_labels_each_chunk(tmp_path):
+    """3 undisturbed and disturbed episodes; seed 1000 + i decides which. Of each chunk of 8 one
+    picture was drawn."""
+    out = tmp_path / "data"
+    command = [
+        *("--task", "PushCube", "--expert", "--out", str(out), "--num-demos", "3"),
+        *("--first-seed", "1000", "--noise-share", "0.5", "--image-size", "32"),
+        *("--num-workers", "1"),
+    ]
+    assert main(command) == 0
+    source = open_episodes(out)
+    assert len(source) == 3
+    disturbed = []
+    for index in range(3):
+        episode = source.read(index)
+        steps = np.arange(len(episode.actions))
+        assert episode.success[-1]
+        assert (episode.teaches == (steps % 8 == 0)).all()
+        first_of_chunk = episode.frames[steps // 8 * 8]
+        assert (episode.frames == first_of_chunk).all()
+        assert (episode.frames[8] != episode.frames[0]).any()
+        disturbed.append(bool(np.abs(episode.executed_actions - episode.actions).max() > 1e-3))
+    assert set(disturbed) == {True, False}
+    assert "demonstrations by the task's expert" in (out / "README.md").read_text()
+    recording = json.loads((out / "meta" / "recording.json").read_text())
+    words = command_of(recording | {"num_episodes": 3}).split()
+    assert "--expert" in words
+    assert "--hold-steps" not in words
+    before = contents(out)
+    assert main(command) == 0
+    assert contents(out) == before
+
+
+def test_an_expert_is_refused_where_there_is_none_and_beside_a_policy(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "data"), "--expert"]
+    assert main(["--task", "PullCube", *out]) == 1
+    assert "PullCube has no expert" in capsys.readouterr().err
+    checkpoint = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, **_tiny_policy_parts(task("PickCube").instruction))
+    assert main(["--task", "PickCube", "--on-policy", str(checkpoint), *out]) == 1
+    assert "give one of the two" in capsys.readouterr().err
 
 
 def _tiny_policy_parts(instruction):

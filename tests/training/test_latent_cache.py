@@ -50,6 +50,19 @@ def test_shifted_pictures_repeat_their_edges() -> None:
     assert moved.tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7], [10, 11, 11, 11]]
 
 
+def test_a_picture_that_stands_for_several_steps_is_encoded_once(
+    codec: FrameCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(1)
+    frames = generator.integers(0, 256, size=(3, 32, 32, 3), dtype=np.uint8)
+    plain = codec.encode(torch.from_numpy(frames)).half().numpy()
+    num_encoded, encode = [], codec.encode
+    monkeypatch.setattr(codec, "encode", lambda part: num_encoded.append(len(part)) or encode(part))
+    found = encode_variants(codec, frames[[0, 0, 1, 1, 1, 2, 0, 0]], 7, ShiftConfig(1, 0, 0))
+    assert sum(num_encoded) == 4
+    np.testing.assert_array_equal(found[0], plain[[0, 0, 1, 1, 1, 2, 0, 0]])
+
+
 def test_variant_zero_is_unshifted_and_all_are_repeatable(codec: FrameCodec) -> None:
     generator = np.random.default_rng(1)
     frames = generator.integers(0, 256, size=(5, 32, 32, 3), dtype=np.uint8)

@@ -105,14 +105,12 @@ def test_every_micro_batch_has_gradients_of_the_same_weights(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (Part(1), Part(2)),
-        (Part(2), Part(1)),
+        (Part(1), Part(2, sharded=True)),
         (Part(2), Part(3)),
         (Part(2, sharded=True), Part(3, sharded=True)),
         (Part(3, sharded=True), Part(1)),
-        (Part(2), Part(2, sharded=True)),
     ],
-    ids=["1 2", "2 1", "2 3", "2 sharded 3 sharded", "3 sharded 1", "2 2 sharded"],
+    ids=["1 2 sharded", "2 3", "2 sharded 3 sharded", "3 sharded 1"],
 )
 def test_the_losses_are_those_of_one_process(
     tmp_path: Path, one: tuple[Path, list[float]], before: Part, after: Part

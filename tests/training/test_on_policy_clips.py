@@ -122,6 +122,45 @@ def test_no_more_of_a_long_chunk_is_learnt_than_its_own_label(tmp_path: Path) ->
     assert clip.action_valid[0].tolist() == [True] * 8 + [False] * 10
 
 
+def by_expert(folder: Path, key: int, *, disturbed: bool) -> TrainingEpisode:
+    """Every chunk teaches, and was carried out unless it was disturbed."""
+    episode = make_episode(folder, 40, key)
+    steps = episode.steps
+    executed = steps.actions + (0.01 if disturbed else 0.0)
+    teaches = np.arange(40) % 8 == 0
+    steps = dataclasses.replace(steps, teaches=teaches, executed_actions=executed)
+    return dataclasses.replace(episode, steps=steps)
+
+
+def test_of_an_experts_undisturbed_episode_a_long_chunk_is_learnt_whole(tmp_path: Path) -> None:
+    drawn, _ = overlapped(tmp_path, LONG_CLIPS)
+    for disturbed, num_valid in ((False, 18), (True, 8)):
+        episode = by_expert(tmp_path, 3 + disturbed, disturbed=disturbed)
+        noise = np.zeros((1, 8, 8))
+        plan = ClipPlan(1, 16, 1, 0, 0)
+        clip = cut_clip(episode, plan, drawn.statistics, noise, num_actions=8)
+        assert clip.action_valid[0].tolist() == [True] * num_valid + [False] * (18 - num_valid)
+
+
+def test_an_experts_chunks_have_prefixes_where_they_were_followed(tmp_path: Path) -> None:
+    """All of them, or the share that is asked for; of a disturbed episode none."""
+    sampler, _ = overlapped(tmp_path, dataclasses.replace(LONG_CLIPS, on_policy_share=0.5))
+    for disturbed, no_prefix_share, expected in (
+        (False, 0.0, 1.0),
+        (False, 0.5, 0.5),
+        (True, 0.0, 0.0),
+    ):
+        episodes = [sampler.episodes[0], by_expert(tmp_path, 3 + disturbed, disturbed=disturbed)]
+        config = dataclasses.replace(sampler.config, no_prefix_share=no_prefix_share)
+        own = ClipSampler(
+            episodes, {"Push": 1.0}, sampler.statistics, sampler.table, sampler.model, config
+        )
+        rounds = [own.plan_round(index) for index in range(30)]
+        plans = [plan for batches in rounds for batch in batches for plan in batch]
+        found = np.mean([plan.has_prefix for plan in plans if plan.episode == 1])
+        assert abs(found - expected) < 0.1
+
+
 def test_late_and_slow_starts_and_spans_are_of_demonstrations_alone(tmp_path: Path) -> None:
     """Every on-policy clip reaches a label that teaches, whatever is asked of the others."""
     config = dataclasses.replace(

@@ -41,6 +41,7 @@ TINY = {
          "shares": {"PushCube": 1.0}},
         {"stage": "on_policy", "name": "round_1", "minutes": 0.2, "num_demos": 1,
          "first_seed": 6000, "max_steps": 24, "disturbed_starts": 1.0, "image_size": 32},
+        {"stage": "expert", "minutes": 0.2, "num_demos": 1, "first_seed": 1000, "image_size": 32},
         {"stage": "latents", "name": "latents_1", "minutes": 0.1},
         {"stage": "policy", "name": "policy_1", "minutes": 0.1, "steps": 2,
          "evaluation_episodes": 0, "on_policy_share": 0.5},
@@ -91,10 +92,10 @@ def test_the_short_recipe_is_expected_to_end_within_90_minutes(tmp_path):
         (changed(5, data="elsewhere"), "stage 'policy': unknown key 'data'"),
         (changed(0, minutes="long"), "minutes must be a number, got 'long'"),
         (changed(3, stage="bake"), "stage 4: `stage` must be one of collect, scenes"),
-        (changed(8, name="policy"), "two stages are called 'policy'"),
+        (changed(9, name="policy"), "two stages are called 'policy'"),
         (changed(0, num_demos={"PickCube": 2}), "num_demos says nothing of PushCube"),
         (TINY | {"stages": TINY["stages"][1:]}, "needs a stage `collect` before it"),
-        (TINY | {"stages": TINY["stages"][:4] + TINY["stages"][9:]}, "needs a stage `policy`"),
+        (TINY | {"stages": TINY["stages"][:4] + TINY["stages"][10:]}, "needs a stage `policy`"),
     ],
 )
 def test_what_is_no_recipe_is_one_sentence(recipe, sentence, tmp_path, capsys):
@@ -130,7 +131,7 @@ def test_a_tiny_recipe_from_nothing_to_a_card(tmp_path, capsys, monkeypatch):
     assert "stage 'states' ended with an error" in capsys.readouterr().err
     state = json.loads((out / "recipe.json").read_text())
     assert (
-        list(state["done"]) == [stage.get("name", stage["stage"]) for stage in TINY["stages"]][:10]
+        list(state["done"]) == [stage.get("name", stage["stage"]) for stage in TINY["stages"]][:11]
     )
     written = (out / "policy_1/checkpoint/manifest.json").stat().st_mtime_ns
 
@@ -142,11 +143,11 @@ def test_a_tiny_recipe_from_nothing_to_a_card(tmp_path, capsys, monkeypatch):
     assert main([*words, "--plan"]) == 0
     assert "0 min to do" in capsys.readouterr().out
 
-    write(tmp_path, changed(8, steps=3))
+    write(tmp_path, changed(9, steps=3))
     assert main(words) == 1
     error = capsys.readouterr().err
     assert "another recipe (stage 'policy_1': steps 2, asked for now 3)" in error
-    write(tmp_path, changed(8, minutes=300))
+    write(tmp_path, changed(9, minutes=300))
     assert main(words) == 0
 
 
@@ -160,6 +161,7 @@ def test_a_tiny_recipe_through_two_cameras(tmp_path, monkeypatch):
     cameras = [CAMERA.replace("tiny", "front"), "right=0,-1,0.45:0,0,0.15:0.62:32x32"]
     added = {
         "collect": {"views": list(views)},
+        "expert": {"views": list(views)},
         "on_policy": {"views": list(views)},
         "scenes": {"cameras": cameras},
     }
