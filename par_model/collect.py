@@ -79,7 +79,7 @@ class CollectOptions(WorkerOptions):
         None
     )
     # the task's expert acts and labels: no path is planned, and one picture a chunk of 8 steps is
-    # drawn, so an episode takes a fifth of the time
+    # drawn, so an episode takes a quarter of the time
     expert: bool = False
     # with --on-policy: length of an episode at most [control steps]
     max_steps: int = 200

@@ -23,7 +23,7 @@ def require_expert(task_name: str) -> None:
 
 
 def record_expert(arm: ManiSkillArm, seed: int, noise: NoiseSettings) -> Episode:
-    """The expert's episode of a seed, about 0.7 s: no path is planned, and only the picture with
+    """The expert's episode of a seed, 0.5 to 0.9 s: no path is planned, and only the picture with
     which a chunk of `noise.block_steps` begins is drawn; it stands for all of the chunk.
 
     Raises:
