@@ -121,7 +121,8 @@ FLAGS = {
     "--streams",
     "par_model.calibrate": f"--checkpoint --episodes --out --backend {WORKERS}",
     "par_model.collect": f"{WORKERS} --task --num-demos --out --first-seed --noise-share "
-    "--hold-steps --image-size --show --sheet --on-policy --max-steps --disturbed-starts --views",
+    "--hold-steps --image-size --show --sheet --on-policy --expert --max-steps --disturbed-starts "
+    "--views",
     "par_model.play_expert": "--task --episodes --first-seed --max-steps --disturbed --sigma "
     "--json",
     "par_model.episode_rate": f"{WORKERS} --task --checkpoint --backend --episodes --warm-up "
