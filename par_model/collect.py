@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record demonstrations of ManiSkill's motion planners as a LeRobot data set.
+"""Record demonstrations as a LeRobot data set: those of ManiSkill's motion planners, or others.
 
     python -m par_model.collect --task PushCube --num-demos 1000 --out datasets/push_cube
     python -m par_model.collect --task PickCube --on-policy CHECKPOINT --first-seed 6000 \\
         --num-demos 200 --out datasets/PickCube_round1
+    python -m par_model.collect --task PickCube --expert --first-seed 1000 --out datasets/expert
     python -m par_model.collect --show datasets/push_cube
 
 --on-policy: the policy acts and the task's expert labels. `action` is the expert's target,

@@ -106,15 +106,14 @@ def run_labelled_episode(
         teaches = expert.teaches()
         labels = expert.label(num_actions)
         label_times_s.append(time.perf_counter() - start_s)
-        policy_acts = isinstance(actor, PolicyActs)
-        image = arm.capture() if policy_acts or chunk_pictures else None
+        image = arm.capture() if isinstance(actor, PolicyActs) or chunk_pictures else None
         if isinstance(actor, PolicyActs):
             assert image is not None
             sent = actor.chunk(image, steps.num)
         else:
             sent = actor.chunk(labels, steps.num)
         for row, (label, target) in enumerate(zip(labels, sent, strict=True)):
-            if policy_acts and row:
+            if isinstance(actor, PolicyActs) and row:
                 image = arm.capture()
             steps.add(arm, image, label, target, teaches and row == 0)
             if steps.success[-1] or steps.num == max_steps:

@@ -34,7 +34,8 @@ class ClipConfig:
     no_prefix_share: float = 0.0
     # standard deviation of noise on the history's normalised actions
     context_noise: float = 0.8
-    # of the draws of each task, the share from on-policy episodes, where there are any
+    # of the draws of each task, the share from episodes with labels (on-policy, an expert's), where
+    # there are any
     on_policy_share: float = 0.25
     # how much more often a clip starts with a chunk that closes or opens the gripper
     decisive_weight: float = 1.0

@@ -136,9 +136,10 @@ def cut_clip(
 
 
 def labels_were_followed(steps: DemonstrationSteps, length: int) -> bool:
-    """Whether each chunk of `length` teaches and was carried out: an expert's undisturbed episode,
-    in which later labels are what came next."""
-    all_teach = steps.teaches is None or bool(steps.teaches[::length].all())
+    """Of an episode with labels: whether each chunk of `length` teaches and was carried out. So it
+    is in an expert's undisturbed episode, where later labels are what came next."""
+    assert steps.teaches is not None
+    all_teach = bool(steps.teaches[::length].all())
     return all_teach and np.array_equal(steps.actions, steps.executed_actions)
 
 
@@ -406,8 +407,8 @@ def _fill_batches(plans: list[ClipPlan], slots_per_batch: int) -> list[list[Clip
 def _episode_shares(
     episodes: list[TrainingEpisode], task_shares: dict[str, float], on_policy_share: float
 ) -> FloatArray:
-    """Probability of each episode: alike in a task for demonstrations, for on-policy ones by the
-    number of labels that teach."""
+    """Probability of each episode: alike in a task for planners' demonstrations, for episodes with
+    labels (on-policy, an expert's) by the number of those that teach."""
     tasks = [episode.task for episode in episodes]
     lacking = sorted(task for task, share in task_shares.items() if share and task not in tasks)
     if lacking or not episodes:

@@ -31,7 +31,7 @@ class DemonstrationSteps:
         scene: [T, P], positions in metres before each action; P is 0 where unknown.
         digest: names what was recorded, as 8 hexadecimal digits: the measured joints of the whole
             episode and the settings of its recording.
-        teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
+        teaches: bool [T], of episodes with labels: whether a chunk begins at this step whose label
             is to be learnt; None: demonstrations, every step's is.
     """
 

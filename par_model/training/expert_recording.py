@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes in which a task's expert acts, disturbed or not, and labels each of its chunks."""
+"""Episodes in which a task's expert acts, disturbed or not, and labels each of its chunks.
+`expert_of` and `recorded` serve the episodes in which a policy acts, too."""
 
 import numpy as np
+import numpy.typing as npt
 
-from par_model.evaluation.labelled_episodes import ExpertActs, run_labelled_episode
+from par_model.evaluation.labelled_episodes import (
+    ExpertActs,
+    LabelledEpisode,
+    run_labelled_episode,
+)
 from par_model.simulation.demonstrations import Disturbance, FailedDemonstration, NoiseSettings
 from par_model.simulation.maniskill_env import ManiSkillArm
 from par_model.simulation.task import Expert
@@ -38,6 +44,19 @@ def record_expert(arm: ManiSkillArm, seed: int, noise: NoiseSettings) -> Episode
     done = run_labelled_episode(arm, expert, actor, length, _MAX_STEPS, chunk_pictures=True)
     if not done.success[-1]:
         raise FailedDemonstration("the expert did not end the task")
+    begins_chunk = np.arange(done.num_steps) % length == 0
+    return recorded(arm, done, begins_chunk, seed=seed, noisy=disturbance.noisy)
+
+
+def recorded(
+    arm: ManiSkillArm,
+    done: LabelledEpisode,
+    teaches: npt.NDArray[np.bool_],
+    *,
+    seed: int,
+    noisy: bool,
+) -> Episode:
+    """The episode as it is stored."""
     return Episode(
         instruction=arm.task.instruction,
         frames=done.frames,
@@ -47,8 +66,8 @@ def record_expert(arm: ManiSkillArm, seed: int, noise: NoiseSettings) -> Episode
         environment_state=done.environment_state.astype(np.float32),
         success=done.success,
         seed=seed,
-        noisy=disturbance.noisy,
-        teaches=np.arange(done.num_steps) % length == 0,
+        noisy=noisy,
+        teaches=teaches,
     )
 
 

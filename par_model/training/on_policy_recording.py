@@ -19,7 +19,7 @@ from par_model.evaluation.rollouts import Rollout, load_rollout_policy, warm_up
 from par_model.interface import Policy, require_views
 from par_model.simulation.demonstrations import FailedDemonstration
 from par_model.simulation.maniskill_env import ManiSkillArm
-from par_model.training.expert_recording import expert_of, require_expert
+from par_model.training.expert_recording import expert_of, recorded, require_expert
 from par_model.training.staged_episodes import Episode
 from par_model.weights_hash import weights_hash
 
@@ -88,18 +88,7 @@ def record_on_policy(arm: ManiSkillArm, seed: int, settings: OnPolicySettings) -
     done = run_labelled_episode(arm, expert, actor, num_actions, settings.max_steps)
     if not done.teaches.any():
         raise FailedDemonstration("the policy came into no state whose label teaches")
-    return Episode(
-        instruction=arm.task.instruction,
-        frames=done.frames,
-        measured_joint_positions=done.measured_joint_positions.astype(np.float32),
-        actions=done.labels.astype(np.float32),
-        executed_actions=done.executed.astype(np.float32),
-        environment_state=done.environment_state.astype(np.float32),
-        success=done.success,
-        seed=seed,
-        noisy=disturbed,
-        teaches=done.teaches,
-    )
+    return recorded(arm, done, done.teaches, seed=seed, noisy=disturbed)
 
 
 def _require_fit(policy: Policy, arm: ManiSkillArm) -> None:

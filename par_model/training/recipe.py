@@ -55,13 +55,10 @@ class StageKind:
 
 _TRAIN = ("codec", "latents", "pretrained", "seed", "threads", "reset_pictures", "probe_tasks")
 _LEARN = (*_TRAIN, "data", "out", "scenes", "start_checkpoint", "resume", "hours")
-_ACTORS = ("on_policy", "expert")
+_RECORDED = ("task", "out", "on_policy", "expert", "show", "sheet", *_WORKERS)
 KINDS = {
     "collect": StageKind(
-        "collect",
-        None,
-        ("task", "out", *_ACTORS, "show", "sheet", "max_steps", "disturbed_starts", *_WORKERS),
-        per_task=True,
+        "collect", None, (*_RECORDED, "max_steps", "disturbed_starts"), per_task=True
     ),
     "scenes": StageKind("perception", "scenes", ("out", "tasks", *_WORKERS)),
     "codec": StageKind(
@@ -74,17 +71,11 @@ KINDS = {
     "expert": StageKind(
         "collect",
         None,
-        (
-            *("task", "out", *_ACTORS, "show", "sheet", "max_steps", "disturbed_starts"),
-            *("hold_steps", *_WORKERS),
-        ),
+        (*_RECORDED, "max_steps", "disturbed_starts", "hold_steps"),
         per_task=True,
     ),
     "on_policy": StageKind(
-        "collect",
-        None,
-        ("task", "out", *_ACTORS, "show", "sheet", "noise_share", "hold_steps", *_WORKERS),
-        per_task=True,
+        "collect", None, (*_RECORDED, "noise_share", "hold_steps"), per_task=True
     ),
     "release": StageKind("release", None, ("checkpoint", "out", "evaluation", "data", "codec")),
     "evaluate": StageKind("evaluate", None, ("checkpoint", "json", *_WORKERS)),
@@ -267,11 +258,9 @@ class _Wiring:
         name, out = stage.kind, self._out
         if name == "collect":
             return ["--task", str(task), "--out", str(out / "data" / str(task)), *self._workers]
-        if name == "expert":
-            words = ["--task", str(task), "--expert"]
-            return [*words, "--out", str(self._round_folder(stage, str(task))), *self._workers]
-        if name == "on_policy":
-            words = ["--task", str(task), "--on-policy", self._checkpoint(stage)]
+        if name in ("expert", "on_policy"):
+            policy = ["--on-policy", self._checkpoint(stage)] if name == "on_policy" else []
+            words = ["--task", str(task), *(policy or ["--expert"])]
             return [*words, "--out", str(self._round_folder(stage, str(task))), *self._workers]
         if name == "scenes":
             words = ["--out", str(out / "scenes"), "--tasks", *self._recipe.tasks]

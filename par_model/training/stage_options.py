@@ -289,7 +289,8 @@ class LearningOptions(OutOptions):
     no_prefix_share: float = _POLICY.clips.no_prefix_share
     # share of the clips whose first slot is a random one; the others start at slot 0
     offset_share: float = _POLICY.clips.offset_share
-    # share of each task's clips that come from on-policy data sets, where there are any
+    # share of each task's clips that come from data sets with labels (collect --on-policy and
+    # --expert), where there are any
     on_policy_share: float = _POLICY.clips.on_policy_share
     # how much more often a clip starts with a chunk that closes or opens the gripper
     decisive_weight: Annotated[float, arg(metavar="W")] = _POLICY.clips.decisive_weight

@@ -51,8 +51,8 @@ class Episode:
         seed: the simulator's reset seed; None for episodes from elsewhere.
         noisy: whether executed actions were disturbed on purpose; of on-policy episodes, whether
             they start somewhere on the way.
-        teaches: bool [T], of on-policy episodes: whether a chunk begins at this step whose label
-            is to be learnt; None: every step's is.
+        teaches: bool [T], of episodes with labels (on-policy, an expert's): whether a chunk begins
+            at this step whose label is to be learnt; None: every step's is.
         policy_actions: float32 [T, J], of episodes with an operator's corrections: the joint
             targets that the policy wanted.
     """
