@@ -33,6 +33,7 @@ from par_model.backends.cpu_choice import cpu_name
 from par_model.checkpoint import load_checkpoint
 from par_model.command_line import default_is, output_file, parse, require_some, some_of
 from par_model.export.untrained import untrained_checkpoint, untrained_sha256
+from par_model.forward_model import read_forward_model
 from par_model.graphs.contract import context_capacity, context_slots
 from par_model.graphs.manifest import FILE_NAME, sha256_of
 from par_model.latency import (
@@ -148,8 +149,12 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
         },
     }
     if options.part == "control":
+        forward_model = None
+        if options.checkpoint is not None:
+            stored = read_forward_model(options.checkpoint, config, deployment.checkpoint.codec)
+            forward_model = None if stored is None else stored.model
         rigs = {
-            name: Rig(make_graphs(deployment, name), deployment.checkpoint, fill)
+            name: Rig(make_graphs(deployment, name), deployment.checkpoint, fill, forward_model)
             for name in options.backend
         }
         report["backends"] = measure_control(rigs, clock)

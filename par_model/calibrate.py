@@ -33,6 +33,7 @@ from par_model.surprise import (
     SurpriseCalibration,
     SurpriseThresholds,
     conformal_threshold,
+    forward_hash,
 )
 from par_model.weights_hash import weights_hash
 from par_model.worker_options import WorkerOptions
@@ -94,7 +95,10 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     }
     about = {"first_seed": FIRST_SEED, "episodes": options.episodes, "rates": list(RATES)}
     SurpriseCalibration(
-        weights_hash(options.checkpoint), thresholds, about | settings | provenance(command)
+        weights_hash(options.checkpoint),
+        forward_hash(options.checkpoint),
+        thresholds,
+        about | settings | provenance(command),
     ).write(out)
     log.path.unlink()
     for instruction, values in thresholds.items():

@@ -11,8 +11,9 @@
     training.json                      how it was made: data, seeds, command, hardware
     README.md                          the model card
     manifest.json                      sha256 of every file above, checked when loading
-    surprise.json                      thresholds of surprise, where there are some; not in the
-                                       manifest and not read here (par_model/surprise.py)
+    forward_model.safetensors          what surprise judges pictures by, where there is one; not in
+                                       the manifest and not read here (par_model/forward_model.py)
+    surprise.json                      thresholds of surprise, likewise (par_model/surprise.py)
 
 No pickle anywhere. Nothing is inferred from a file name. Nothing is read that manifest.json does
 not list, or that lies outside the folder; and no memory is taken for a model before its

@@ -6,6 +6,9 @@ over the codec's stride; T frames and n latents of a clip.
 """
 
 import copy
+import dataclasses
+import hashlib
+import json
 
 import torch
 from einops import rearrange
@@ -203,3 +206,13 @@ def _network(config: FrameCodecConfig) -> AutoencoderKL | OpenSoraVae:
         # Attention in the middle would cost more than it gives at this size.
         mid_block_add_attention=False,
     )
+
+
+def codec_fingerprint(codec: FrameCodec) -> str:
+    """First 16 hex digits of the sha256 of the codec's configuration and of the weights on which
+    latents depend."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(codec.config), sort_keys=True).encode())
+    for name, tensor in sorted(codec.encoding_state().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

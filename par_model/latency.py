@@ -16,6 +16,7 @@ import torch
 
 from par_model.checkpoint import Checkpoint
 from par_model.config import ModelConfig
+from par_model.forward_model import ForwardModel
 from par_model.graphs.goldens import RolloutStep, rollout_steps
 from par_model.graphs.policy_graphs import Expectation, PolicyGraphs, Slot, as_float32, slot_inputs
 from par_model.load_policy import Deployment, make_graphs
@@ -105,8 +106,16 @@ class Rig:
     Its cache is never lengthened: each measured step appends to the same cache again.
     """
 
-    def __init__(self, graphs: PolicyGraphs, checkpoint: Checkpoint, fill: int) -> None:
+    def __init__(
+        self,
+        graphs: PolicyGraphs,
+        checkpoint: Checkpoint,
+        fill: int,
+        forward_model: ForwardModel | None = None,
+    ) -> None:
+        """forward_model: what surprise judges pictures by; None: the frame head."""
         config = checkpoint.config
+        self.forward_model = forward_model
         self.graphs, self.fill = graphs, fill
         self.text = as_float32(checkpoint.instructions.embeddings_ITC[0].float())
         *before, self.newest = rollout_steps(config, fill + 1, seed=1)
@@ -135,11 +144,14 @@ class Rig:
         return self.graphs.act(self.context, self.newest.noise, 0)
 
     def foretell(self) -> Any:
-        """What `surprise` needs, while the arm moves: no part of a step."""
+        """What `surprise` needs of the frame head, while the arm moves: no part of a step."""
         return self.graphs.foretell(Expectation(self.context, self.context))
 
     def surprise(self) -> Any:
         """How badly the newest latent was foretold, which is no part of a step unless asked for."""
+        if self.forward_model is not None:
+            latent, joints = as_float32(self.latent), self.newest.proprio
+            return self.forward_model.errors(latent, latent, joints, joints)
         return self.graphs.observed_errors(self.foretold, self.latent)
 
     def end_to_end(self) -> Any:

@@ -20,6 +20,7 @@ from par_model.backends.static_graphs import GraphRuntime, StaticGraphs
 from par_model.backends.torch_eager import TorchEager
 from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.config import TimestepSpacing
+from par_model.forward_model import read_forward_model
 from par_model.graphs.contract import context_slots, require_static
 from par_model.graphs.goldens import replay, rollout_steps
 from par_model.graphs.manifest import FILE_NAME, Precision, sha256_of
@@ -135,12 +136,14 @@ def load_chosen(
     )
     chosen, graphs = _chosen_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
+    forward = read_forward_model(path, checkpoint.config, checkpoint.codec)
     policy = PARPolicy(
         checkpoint.config,
         checkpoint.statistics,
         checkpoint.instructions,
         graphs,
         checkpoint.camera_fit,
+        None if forward is None else forward.model,
     )
     return chosen, policy
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How badly an observation fits what was expected of it: numpy only.
 
-Shapes: N image tokens, J joints of the arm, M executed actions, H W of a picture.
+Shapes: N image tokens, h w latent pixels, J joints of the arm, M executed actions, H W of a
+picture.
 """
 
 from dataclasses import dataclass
@@ -19,28 +20,39 @@ class Misfit:
 
     Attributes:
         frame_errors: float32 [N], how badly the frame head foretold each image token; 1 is what a
-            head that knows nothing gets.
+            head that knows nothing gets. None where a forward model judges the picture.
+        forward_errors: float32 [h w], how badly the forward model foretold each latent pixel; about
+            1 is as expected. None where there is no forward model.
         joints_off: how far a joint is outside of where it was and of where it was sent since, in
             standard deviations of that joint; that of the joint which is furthest off.
         still_motion: how far a joint moved while the picture stayed the same byte by byte, in the
             same unit; 0 where the picture changed.
     """
 
-    frame_errors: ErrorArray
+    frame_errors: ErrorArray | None
+    forward_errors: ErrorArray | None
     joints_off: float
     still_motion: float
 
 
 def misfit(
-    before: Observation, now: Observation, deviation: FloatArray, frame_errors: ErrorArray
+    before: Observation,
+    now: Observation,
+    deviation: FloatArray,
+    *,
+    frame_errors: ErrorArray | None = None,
+    forward_errors: ErrorArray | None = None,
 ) -> Misfit:
-    """Of `now`, which follows `before`.
+    """Of `now`, which follows `before`; one of the two errors is given.
 
     Args:
         deviation: float64 [J], of the joints (`Statistics.joint_deviation`).
     """
     return Misfit(
-        frame_errors, joints_off(before, now, deviation), still_motion(before, now, deviation)
+        frame_errors,
+        forward_errors,
+        joints_off(before, now, deviation),
+        still_motion(before, now, deviation),
     )
 
 

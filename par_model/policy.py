@@ -10,12 +10,14 @@ import numpy as np
 from par_model.attention_map import frame_map, shaded
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
+from par_model.forward_model import ForwardModel
 from par_model.graphs.policy_graphs import (
     BoolArray,
     Expectation,
     Float32Array,
     PolicyGraphs,
     Slot,
+    as_float32,
     rebased,
     slot_inputs,
 )
@@ -46,6 +48,7 @@ class _Episode:
         next_slot: index that the next slot gets.
         context, anchor: the runtime's context of the newest and of the first slot.
         before, observation: the newest two observations.
+        latent_before: of `before`.
         ahead: what the newest context says of the next slot, where it was asked.
         expected, foretold: what the context before the newest slot says of it, and what was
             computed ahead of that; None where it was empty.
@@ -61,9 +64,16 @@ class _Episode:
     anchor: Any = None
     before: Observation | None = None
     observation: Observation | None = None
+    latent_before: Any = None
     ahead: Any = None
     expected: Expectation | None = None
     foretold: Any = None
+
+    def expectation(self) -> Expectation | None:
+        """What the newest context expects of the next slot; None where it is empty."""
+        if not self.slots:
+            return None
+        return Expectation(self.context, None if len(self.slots) == 1 else self.anchor)
 
 
 class PARPolicy:
@@ -81,11 +91,14 @@ class PARPolicy:
         instructions: InstructionTable,
         graphs: PolicyGraphs,
         camera_fit: CameraFit = _DEFAULT_FIT,
+        forward_model: ForwardModel | None = None,
     ) -> None:
+        """forward_model: judges pictures in place of the frame head, where there is one."""
         self._config = config
         self._statistics = statistics
         self._instructions = instructions
         self._graphs = graphs
+        self._forward_model = forward_model
         # A preset of another length may state more than the model has.
         self._context_slots = min(config.sampling.context_slots, config.num_slots)
         self._episode: _Episode | None = None
@@ -157,8 +170,8 @@ class PARPolicy:
         actions = np.zeros((self._spec.num_actions, len(self._spec.joint_names)), np.float32)
         executed, clock = self._told_executed(0), 0
         if observation.executed_actions is not None and episode.observation is not None:
-            actions = self._context_actions(
-                observation.executed_actions, episode.observation, observation
+            actions = _context_actions(
+                self._config, self._statistics, episode.observation, observation
             )
             executed = self._told_executed(len(observation.executed_actions))
             clock = episode.slots[-1].clock + self._span(episode.observation, observation)
@@ -166,7 +179,8 @@ class PARPolicy:
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
         latent = self._graphs.encode(self._pictures(episode, observation))
         slot = Slot(latent, actions, proprio, executed, clock)
-        episode.expected, episode.foretold = self._expectation(episode), episode.ahead
+        episode.expected, episode.foretold = episode.expectation(), episode.ahead
+        episode.latent_before = episode.slots[-1].latent if episode.slots else None
         slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.before, episode.observation, episode.ahead = episode.observation, observation, None
@@ -214,7 +228,7 @@ class PARPolicy:
         where there is no observation since the reset.
         """
         episode, _ = self._observed()
-        expected = self._expectation(episode)
+        expected = episode.expectation()
         assert expected is not None
         return self._graphs.predict_frame(expected.context, expected.anchor, episode.frame_seed)
 
@@ -239,24 +253,31 @@ class PARPolicy:
         return self._graphs.observed_errors(episode.foretold, episode.slots[-1].latent)
 
     def foretell(self) -> None:
-        """Do half the work of the next `misfit` now, when nobody waits for it; same result."""
+        """Do half the work of the next `misfit` now, when nobody waits for it; same result. With a
+        forward model there is nothing to do ahead."""
+        if self._forward_model is not None:
+            return
         episode = self._started()
-        expected = self._expectation(episode)
+        expected = episode.expectation()
         if expected is not None and episode.ahead is None:
             episode.ahead = self._graphs.foretell(expected)
 
     def misfit(self) -> Misfit | None:
-        """`observed_errors`, and what the newest two observations say; None and errors as there."""
-        errors, episode = self.observed_errors(), self._started()
-        if errors is None or episode.before is None or episode.observation is None:
+        """What the newest two observations say, and `observed_errors` or, where there is one, the
+        forward model's; None and errors as there."""
+        episode, deviation = self._started(), self._statistics.joint_deviation
+        before, now = episode.before, episode.observation
+        if before is None or now is None:
             return None
-        return misfit(episode.before, episode.observation, self._statistics.joint_deviation, errors)
-
-    @staticmethod
-    def _expectation(episode: _Episode) -> Expectation | None:
-        if not episode.slots:
-            return None
-        return Expectation(episode.context, None if len(episode.slots) == 1 else episode.anchor)
+        if self._forward_model is None:
+            return misfit(before, now, deviation, frame_errors=self.observed_errors())
+        errors = self._forward_model.errors(
+            as_float32(episode.latent_before),
+            as_float32(episode.slots[-1].latent),
+            before.measured_joint_positions,
+            now.measured_joint_positions,
+        )
+        return misfit(before, now, deviation, forward_errors=errors)
 
     def attention(self) -> Float32Array:
         """What the newest action tokens look at: float32 [layers, heads, L, S] over the context's
@@ -319,21 +340,6 @@ class PARPolicy:
             )
         return steps
 
-    def _context_actions(
-        self, executed_actions: FloatArray, before: Observation, now: Observation
-    ) -> Float32Array:
-        """What the history shows of a slot: the newest L executed actions, aligned at its end, or
-        (context_action "proprio") the measured joints that they led to, in the same normalised
-        frame."""
-        if self._config.context_action == "proprio":
-            executed_actions = np.broadcast_to(now.measured_joint_positions, executed_actions.shape)
-        normalised = self._statistics.normalize_actions(
-            executed_actions, before.measured_joint_positions
-        )
-        missing = max(0, self._spec.num_actions - len(normalised))
-        whole: Float32Array = np.pad(normalised.astype(np.float32), ((missing, 0), (0, 0)))
-        return whole[-self._spec.num_actions :]
-
     def _make_room(self, episode: _Episode, slot: Slot) -> Slot:
         """Apply the overflow rule if the context has no slot left; the slot on the clock of the
         context that it is to follow."""
@@ -365,3 +371,19 @@ class PARPolicy:
             episode.anchor = extended.first
         episode.slots = [*episode.slots, *slots]
         episode.next_slot += len(slots)
+
+
+def _context_actions(
+    config: ModelConfig, statistics: Statistics, before: Observation, now: Observation
+) -> Float32Array:
+    """What the history shows of a slot: the newest L executed actions, aligned at its end, or
+    (context_action "proprio") the measured joints that they led to, in the same normalised frame:
+    float32 [L, J]."""
+    executed = now.executed_actions
+    assert executed is not None
+    if config.context_action == "proprio":
+        executed = np.broadcast_to(now.measured_joint_positions, executed.shape)
+    normalised = statistics.normalize_actions(executed, before.measured_joint_positions)
+    missing = max(0, config.num_actions - len(normalised))
+    whole: Float32Array = np.pad(normalised.astype(np.float32), ((missing, 0), (0, 0)))
+    return whole[-config.num_actions :]

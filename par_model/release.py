@@ -11,13 +11,15 @@
 
 Weights are rounded first and measured afterwards: releasing a bfloat16 checkpoint again changes no
 weight, so later calls only write measurements into the card. What an earlier call has put there
-stays, unless the same is given again; so does surprise.json (`python -m par_model.calibrate`) while
-weights and defaults stay the same. Results that were measured on other weights are refused.
+stays, unless the same is given again; so do the forward model while the codec stays the same, and
+surprise.json (`python -m par_model.calibrate`) while weights, defaults and forward model stay the
+same. Results that were measured on other weights are refused.
 """
 
 import dataclasses
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,11 +37,13 @@ from par_model.checkpoint import (
 )
 from par_model.command_line import default_is, output_folder, parse
 from par_model.config import ModelConfig
+from par_model.forward_model import read_forward_model
+from par_model.frame_codec import codec_fingerprint
 from par_model.inference_defaults import InferenceDefaults, read_defaults
 from par_model.json_file import read_object
 from par_model.model_card import model_card
 from par_model.surprise import FILE_NAME as SURPRISE_FILE
-from par_model.surprise import SurpriseCalibration
+from par_model.surprise import FORWARD_FILE, SurpriseCalibration
 from par_model.weights_hash import weights_hash
 
 # Results of many episodes hold every joint target.
@@ -59,6 +63,7 @@ class Additions:
         codec: folder of the codec's training and probe.
         notes: known failures, a sentence each.
         defaults: new ones of inference.
+        forward_model: folder of its training (`python -m par_model.train forward`).
     """
 
     evaluations: tuple[Path, ...] = ()
@@ -67,6 +72,7 @@ class Additions:
     codec: Path | None = None
     notes: tuple[str, ...] = ()
     defaults: InferenceDefaults = field(default_factory=InferenceDefaults)
+    forward_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class ReleaseOptions:
     data: Annotated[tuple[Path, ...], arg(metavar="DIR ..."), default_is("none")] = ()
     # folder of the codec's training and probe
     codec: Annotated[Path | None, arg(metavar="DIR")] = None
+    # folder of the forward model's training (`python -m par_model.train forward`)
+    forward_model: Annotated[Path | None, arg(metavar="DIR")] = None
     # known failures, a sentence each
     note: Annotated[tuple[str, ...], arg(metavar="TEXT ..."), default_is("none")] = ()
     # new default of the action head
@@ -103,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             codec=options.codec,
             notes=options.note,
             defaults=read_defaults(options.sampling, options.context_slots),
+            forward_model=options.forward_model,
         )
         for left_out in release(options.checkpoint, options.out, additions):
             print(f"left out: {left_out}")
@@ -121,6 +130,8 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
     """
     require_replaceable(target)
     checkpoint = load_checkpoint(source)
+    if additions.forward_model is not None:
+        _require_forward_model(additions.forward_model, checkpoint)
     config = additions.defaults.of(checkpoint.config)
     changed = dataclasses.replace(checkpoint, config=config)
     training, left_out = dict(checkpoint.training), []
@@ -147,6 +158,8 @@ def release(source: Path, target: Path, additions: Additions) -> list[str]:
     if additions.notes:
         training["notes"] = list(additions.notes)
     fresh = _write_beside(changed, training, target, expected)
+    given = [] if additions.forward_model is None else [additions.forward_model]
+    left_out += _keep_forward_model(fresh, given or (source, target), changed)
     left_out += _keep_calibration(fresh, (source, target), changed.config)
     replace_checkpoint(fresh, target)
     return left_out
@@ -179,6 +192,34 @@ def _write_beside(
     return fresh
 
 
+def _require_forward_model(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raises ValueError where the folder holds none, or one that does not fit the checkpoint."""
+    if read_forward_model(folder, checkpoint.config, checkpoint.codec) is None:
+        raise ValueError(
+            f"{folder} holds no {FORWARD_FILE}; give the folder of a finished `python -m "
+            "par_model.train forward`."
+        )
+
+
+def _keep_forward_model(fresh: Path, folders: Iterable[Path], checkpoint: Checkpoint) -> list[str]:
+    """Write the first forward model of `folders` that fits into the folder `fresh`; as
+    _keep_calibration. `fresh` has the checkpoint's codec with rounded weights: a model of either
+    is one of the rounded codec then."""
+    reasons: list[str] = []
+    rounded = load_checkpoint(fresh).codec
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        try:
+            found = read_forward_model(folder, checkpoint.config, checkpoint.codec, rounded)
+        except ValueError as reason:
+            reasons.append(str(reason))
+            continue
+        if found is not None:
+            own = dataclasses.replace(found, codec=codec_fingerprint(rounded))
+            own.write(fresh / FORWARD_FILE)
+            return []
+    return reasons
+
+
 def _keep_calibration(fresh: Path, folders: tuple[Path, ...], config: ModelConfig) -> list[str]:
     """Copy the first surprise.json of `folders` that fits into the folder `fresh`.
 
@@ -192,7 +233,7 @@ def _keep_calibration(fresh: Path, folders: tuple[Path, ...], config: ModelConfi
         if not _has_config(folder, config):
             reason = "was calibrated with other defaults"
         elif not _fits(file, fresh):
-            reason = "is of other weights or of another format"
+            reason = "is of other weights, of another forward model or of another format"
         else:
             return []
         reasons.append(f"{file}, which {reason}; run `python -m par_model.calibrate` again.")

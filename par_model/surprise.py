@@ -8,6 +8,7 @@ above the k-th smallest of the n others, k = ceil((n + 1) (1 - rate)), with a pr
 Shape letters: N image tokens.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,23 +25,37 @@ from par_model.output_files import write_text
 from par_model.weights_hash import weights_hash
 
 FILE_NAME = "surprise.json"
-FORMAT_VERSION = 2
+FORWARD_FILE = "forward_model.safetensors"
+FORMAT_VERSION = 3
 # False alarms an undisturbed episode of the first and of the second threshold.
 RATES = (0.10, 0.05)
-_NUM_TOKENS = 4
-# What counts as much as a frame of which nothing was foretold (an error of 1), in standard
-# deviations of a joint (docs/lab_notebook/surprise.md).
-_JOINTS_OFF, _STILL_MOTION = 1.0, 0.3
+# How many of the worst tokens of the frame head, and of the worst latent pixels of the forward
+# model, count: as few as a cube covers.
+_NUM_TOKENS, _NUM_PIXELS = 4, 16
+# What counts as 1: of the frame head's errors that is a frame of which nothing was foretold, of the
+# forward model's so many times the expected squared error; of joints so many standard deviations
+# (docs/lab_notebook/surprise.md).
+_FORWARD_ERROR, _JOINTS_OFF, _STILL_MOTION = 20.0, 1.0, 0.3
 _AGAIN = "calibrate it again with `python -m par_model.calibrate`"
 
 
 def surprise(misfit: Misfit) -> float:
-    """The largest of three, each in the unit of the first: the mean of the largest few errors of
-    the frame, so that a thing as small as a cube counts; joints off; motion in a still picture.
-    NaN where one of them is."""
-    frame = float(np.sort(misfit.frame_errors)[-_NUM_TOKENS:].mean())
-    parts = (frame, misfit.joints_off / _JOINTS_OFF, misfit.still_motion / _STILL_MOTION)
+    """The largest of three, each in a unit of its own: the mean of the largest few errors of the
+    picture, so that a thing as small as a cube counts; joints off; motion in a still picture. NaN
+    where one of them is."""
+    parts = (
+        _picture_error(misfit),
+        misfit.joints_off / _JOINTS_OFF,
+        misfit.still_motion / _STILL_MOTION,
+    )
     return float(np.max(parts))
+
+
+def _picture_error(misfit: Misfit) -> float:
+    if misfit.forward_errors is not None:
+        return float(np.sort(misfit.forward_errors)[-_NUM_PIXELS:].mean()) / _FORWARD_ERROR
+    assert misfit.frame_errors is not None
+    return float(np.sort(misfit.frame_errors)[-_NUM_TOKENS:].mean())
 
 
 def picture_change(before: ImageArray, after: ImageArray) -> float:
@@ -62,6 +77,12 @@ def conformal_threshold(maxima: Sequence[float], rate: float) -> float:
             f"at least {math.ceil(1.0 / rate) - 1} are needed."
         )
     return float(sorted(maxima)[rank - 1])
+
+
+def forward_hash(checkpoint: Path) -> str | None:
+    """sha256 of the forward model beside a checkpoint's files; None where there is none."""
+    path = checkpoint / FORWARD_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -94,11 +115,13 @@ class SurpriseCalibration:
 
     Attributes:
         weights_sha256: of the weights that it belongs to (`weights_hash`).
+        forward_sha256: of the file of the forward model beside them; None: there is none.
         thresholds: by instruction.
         about: how it was made.
     """
 
     weights_sha256: str
+    forward_sha256: str | None
     thresholds: Mapping[str, SurpriseThresholds]
     about: Mapping[str, object]
 
@@ -126,11 +149,14 @@ class SurpriseCalibration:
                 for instruction, of_instruction in values["thresholds"].items()
             }
             about, found = dict(values["about"]), str(values["weights_sha256"])
+            forward = values["forward_sha256"]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no surprise calibration ({error!r}); {_AGAIN}.") from error
         if version != FORMAT_VERSION or found != weights_hash(checkpoint):
             raise ValueError(f"{path} is of other weights than the checkpoint's; {_AGAIN}.")
-        return SurpriseCalibration(found, thresholds, about)
+        if forward != forward_hash(checkpoint):
+            raise ValueError(f"{path} is of another forward model than the checkpoint's; {_AGAIN}.")
+        return SurpriseCalibration(found, forward, thresholds, about)
 
     def of(self, instruction: str) -> SurpriseThresholds:
         """Raises ValueError for an instruction without thresholds."""

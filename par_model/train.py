@@ -28,6 +28,7 @@ from par_model.command_line import parse, run_command
 from par_model.inference_defaults import read_defaults
 from par_model.interface import ImageArray
 from par_model.presets import preset
+from par_model.surprise import FORWARD_FILE
 from par_model.training.ablations import ABLATIONS, FULL, ablated_model
 from par_model.training.codec_training import (
     CodecTrainingConfig,
@@ -35,12 +36,15 @@ from par_model.training.codec_training import (
     load_codec,
     train_codec,
 )
+from par_model.training.forward_training import ForwardTrainingConfig, train_forward_model
 from par_model.training.latent_cache import encode_demonstrations
 from par_model.training.policy_data import (
     Start,
     demonstration_sets,
     drawing_alone,
     finetuning,
+    forward_data,
+    forward_provenance,
     going_on_from,
     interval_s,
     latent_cache,
@@ -77,6 +81,7 @@ from par_model.training.stage_options import (
     AllOptions,
     CodecOptions,
     DataOptions,
+    ForwardOptions,
     FramesOptions,
     LatentsOptions,
     LearningOptions,
@@ -290,6 +295,26 @@ def run_pictures(options: PicturesOptions) -> None:
     train_policy(dataclasses.replace(options, scene_weight=0.0, chunk_weight=0.0), FULL)
 
 
+def run_forward(options: ForwardOptions) -> None:
+    """Train the forward model on the cached latents."""
+    start = read_start(options, FULL)
+    config = ForwardTrainingConfig(
+        num_steps=options.steps, learning_rate=options.learning_rate, seed=options.seed
+    )
+    data = forward_data(options, start, config.whole_chunk_share)
+    with tqdm(total=config.num_steps, desc="forward", mininterval=interval_s()) as bar:
+
+        def report(step: int, num_steps: int, likelihood: float) -> None:
+            bar.n = step
+            bar.set_postfix(nll=f"{likelihood:.3f}", refresh=False)
+            bar.update(0)
+
+        stored = train_forward_model(data, config, options.out, forward_provenance(options), report)
+    assert stored is not None
+    print(f"on held-out episodes: {stored.training.get('held_out', 'there are none')}")
+    print(f"forward model: {options.out / FORWARD_FILE}")
+
+
 def run_policy(options: PolicyOptions) -> None:
     """Train the policy on the cached latents."""
     train_policy(options, options.ablation)
@@ -343,6 +368,7 @@ _STAGES: dict[type[StageOptions | RecipeOptions], Callable[[Any], None]] = {
     LatentsOptions: encode_latents,
     FramesOptions: run_frames,
     PicturesOptions: run_pictures,
+    ForwardOptions: run_forward,
     PolicyOptions: run_policy,
     AllOptions: run_all,
     AblationsOptions: run_ablations,

@@ -9,7 +9,6 @@ picture. No label is used.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -374,13 +373,3 @@ def codec_provenance(folder: Path) -> dict[str, object]:
     record = found["training"].get("codec", {})
     assert isinstance(record, dict)
     return record
-
-
-def codec_fingerprint(codec: FrameCodec) -> str:
-    """First 16 hex digits of the sha256 of the codec's configuration and of the weights on which
-    latents depend."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(codec.config), sort_keys=True).encode())
-    for name, tensor in sorted(codec.encoding_state().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 
 from par_model.config import ObservationMode
-from par_model.frame_codec import FrameCodec
+from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.interface import DEFAULT_VIEWS, RECENT_IMAGE_STRIDE, RECENT_IMAGES, ImageArray
-from par_model.training.codec_training import codec_fingerprint, shift_pictures
+from par_model.training.codec_training import shift_pictures
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 
 LatentArray = npt.NDArray[np.float16]

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
 from par_model.depth_view import require_depth_views
 from par_model.drawing import Drawing
-from par_model.frame_codec import FrameCodec
+from par_model.forward_model import ForwardConfig
+from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray, split_views
 from par_model.json_file import read_object
@@ -33,11 +34,13 @@ from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import codec_provenance, load_codec
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
 from par_model.training.finetuning import FinetuningConfig
+from par_model.training.forward_training import ForwardData, Transitions
 from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import (
     DataOptions,
+    ForwardOptions,
     LearningOptions,
     PicturesOptions,
     StageOptions,
@@ -180,14 +183,55 @@ def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> P
     Raises ValueError for data without latents, of several arms or of another arm than the model's,
     and for options that do not go together.
     """
-    model = start.model
+    model, sets = start.model, demonstration_sets(options)
+    training, validation = read_episodes(
+        options, start, sets, latent_bytes, options.max_episodes, options.steps_after_success
+    )
+    for demonstrations in sets:
+        _warn_of_actions_equal_to_states(demonstrations)
+        require_rate(demonstrations, model)
+    require_one_arm(sets, model)
+    joint_names, arm = sets[0].joint_names, sets[0].arm
+    _require_judgeable(options, arm, [*training, *validation])
+    return PolicyParts(
+        model=model,
+        codec=start.codec,
+        statistics=_statistics(options, model, training, arm, joint_names),
+        instructions=start.instructions,
+        training_episodes=training,
+        validation_episodes=validation,
+        provenance=provenance(sets, codec_folder(options))
+        | {"training_preset": start.training_preset}
+        | _pretrained_provenance(options),
+        initial_weights=start.weights,
+        finetuning=finetuning(options),
+        scene_pictures=_scene_pictures(options, start),
+    )
+
+
+def read_episodes(
+    options: DataOptions,
+    start: Start,
+    sets: Sequence[DemonstrationSet],
+    latent_bytes: int = 0,
+    max_episodes: int | None = None,
+    steps_after_success: int | None = None,
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
+    """Episodes to train on, and those held out.
+
+    Args:
+        latent_bytes: as policy_parts.
+        max_episodes: of each set; None: all.
+        steps_after_success: None: episodes are whole.
+
+    Raises ValueError for data without latents.
+    """
     training: list[TrainingEpisode] = []
     validation: list[TrainingEpisode] = []
-    sets = demonstration_sets(options)
     for demonstrations in sets:
         cache = latent_cache(options, start, demonstrations, latent_bytes // len(sets))
-        for key in demonstrations.keys[: options.max_episodes]:
-            steps = demonstrations.read_steps(key, options.steps_after_success)
+        for key in demonstrations.keys[:max_episodes]:
+            steps = demonstrations.read_steps(key, steps_after_success)
             if not cache.has(key, steps.digest):
                 raise ValueError(
                     f"episode {key} of {demonstrations.path} has no latents in {cache.folder}; "
@@ -197,10 +241,14 @@ def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> P
             # What a policy did tells nothing of how well another one learns.
             held_out = steps.teaches is None and is_held_out(key)
             (validation if held_out else training).append(episode)
-        _warn_of_actions_equal_to_states(demonstrations)
-    joint_names, arm = sets[0].joint_names, sets[0].arm
+    return training, validation
+
+
+def require_one_arm(sets: Sequence[DemonstrationSet], model: ModelConfig) -> None:
+    """Raise ValueError for sets of several arms, of another number of joints than the model's, or
+    whose views are depth where the model's are not."""
+    arm, joint_names = sets[0].arm, sets[0].joint_names
     for demonstrations in sets:
-        require_rate(demonstrations, model)
         require_depth_views(
             f"data set {demonstrations.path}",
             demonstrations.depth_of(model.views),
@@ -217,21 +265,6 @@ def policy_parts(options: LearningOptions, start: Start, latent_bytes: int) -> P
             f"the data has {len(joint_names)} joints and {model.name} {model.action_width}; "
             "start from a checkpoint of this arm, or from a preset."
         )
-    _require_judgeable(options, arm, [*training, *validation])
-    return PolicyParts(
-        model=model,
-        codec=start.codec,
-        statistics=_statistics(options, model, training, arm, joint_names),
-        instructions=start.instructions,
-        training_episodes=training,
-        validation_episodes=validation,
-        provenance=_provenance(sets, codec_folder(options))
-        | {"training_preset": start.training_preset}
-        | _pretrained_provenance(options),
-        initial_weights=start.weights,
-        finetuning=finetuning(options),
-        scene_pictures=_scene_pictures(options, start),
-    )
 
 
 def _warn_of_actions_equal_to_states(demonstrations: DemonstrationSet) -> None:
@@ -242,6 +275,35 @@ def _warn_of_actions_equal_to_states(demonstrations: DemonstrationSet) -> None:
             "the joints of the next step, as the action.",
             file=sys.stderr,
         )
+
+
+def forward_data(options: ForwardOptions, start: Start, whole_chunk_share: float) -> ForwardData:
+    """Transitions of whole episodes. Raises ValueError as read_episodes and require_one_arm."""
+    model, sets = start.model, demonstration_sets(options)
+    require_one_arm(sets, model)
+    for demonstrations in sets:
+        require_rate(demonstrations, model)
+    training, held_out = read_episodes(options, start, sets)
+    lengths = (model.num_actions, model.horizon, whole_chunk_share)
+    sizes = ForwardConfig(
+        model.codec.latent_channels,
+        model.latent_height,
+        model.latent_width,
+        len(sets[0].joint_names),
+    )
+    return ForwardData(
+        sizes,
+        Transitions(training, *lengths),
+        Transitions(held_out, *lengths) if held_out else None,
+        codec_fingerprint(start.codec),
+        tuple(f"{one.task} {one.steps.key} {one.steps.digest}" for one in [*training, *held_out]),
+    )
+
+
+def forward_provenance(options: ForwardOptions) -> dict[str, object]:
+    """How a forward model is made, as its file says."""
+    values = provenance(demonstration_sets(options), codec_folder(options))
+    return {name: value for name, value in values.items() if name != "codec"}
 
 
 def without_actions(start: Start) -> Start:
@@ -339,7 +401,8 @@ def _statistics(
     return statistics
 
 
-def _provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
+def provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
+    """What was read, how and where."""
     return {
         "command": shlex.join(["python", "-m", "par_model.train", *sys.argv[1:]]),
         "data": {demonstrations.name: len(demonstrations) for demonstrations in sets},

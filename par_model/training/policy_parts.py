@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from par_model.config import ModelConfig, to_values
-from par_model.frame_codec import FrameCodec
+from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.instruction import InstructionTable
 from par_model.normalization import Statistics
 from par_model.training.clips import TrainingEpisode
-from par_model.training.codec_training import codec_fingerprint
 from par_model.training.finetuning import FinetuningConfig
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.scene_pictures import (

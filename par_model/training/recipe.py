@@ -68,6 +68,7 @@ KINDS = {
     "latents": StageKind("train", "latents", (*_TRAIN, "data"), takes_common=True),
     "frames": StageKind("train", "frames", _LEARN, takes_common=True),
     "policy": StageKind("train", "policy", _LEARN, takes_common=True),
+    "forward": StageKind("train", "forward", (*_TRAIN, "data", "out"), takes_common=True),
     "expert": StageKind(
         "collect",
         None,
@@ -77,12 +78,18 @@ KINDS = {
     "on_policy": StageKind(
         "collect", None, (*_RECORDED, "noise_share", "hold_steps"), per_task=True
     ),
-    "release": StageKind("release", None, ("checkpoint", "out", "evaluation", "data", "codec")),
+    "release": StageKind(
+        "release", None, ("checkpoint", "out", "evaluation", "data", "codec", "forward_model")
+    ),
+    "calibrate": StageKind("calibrate", None, ("checkpoint", "out", *_WORKERS)),
     "evaluate": StageKind("evaluate", None, ("checkpoint", "json", *_WORKERS)),
     "card": StageKind(
         "release",
         None,
-        ("checkpoint", "out", "evaluation", "data", "codec", "sampling", "context_slots"),
+        (
+            *("checkpoint", "out", "evaluation", "data", "codec"),
+            *("sampling", "context_slots", "forward_model"),
+        ),
     ),
 }  # fmt: skip
 
@@ -268,7 +275,10 @@ class _Wiring:
         if name == "release":
             words = ["--checkpoint", self._checkpoint(stage), "--out", str(out / "checkpoint")]
             words += ["--data", *self._need("data", stage), *self._got("rounds")]
+            words += self._option("--forward-model", self._got("forward"))
             return [*words, *self._option("--codec", self._got("probed"))]
+        if name == "calibrate":
+            return ["--checkpoint", self._released(stage), *self._workers]
         if name == "evaluate":
             file = out / "results" / f"{stage.name}.json"
             return ["--checkpoint", self._released(stage), "--json", str(file), *self._workers]
@@ -294,6 +304,8 @@ class _Wiring:
         if name == "latents":
             return words
         words += ["--out", str(out / stage.name)]
+        if name == "forward":
+            return words
         words += self._option("--scenes", self._got("scenes"))
         return [*words, *self._option("--from", self._got("checkpoint"))]
 
@@ -307,6 +319,8 @@ class _Wiring:
             self._made["codec"] = [str(out / "codec")]
         elif name == "probe":
             self._made["probed"] = [str(out / "codec")]
+        elif name == "forward":
+            self._made["forward"] = [str(out / stage.name)]
         elif name in ("frames", "policy"):
             self._made["checkpoint"] = [str(out / stage.name / "checkpoint")]
         elif name in ("expert", "on_policy"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from par_model.calibrate import CalibrateOptions
 from par_model.collect import CollectOptions
 from par_model.evaluate import EvaluateOptions
 from par_model.evaluation.text_table import plain_table
@@ -33,6 +34,7 @@ from par_model.training.recipe import (
 )
 from par_model.training.stage_options import (
     CodecOptions,
+    ForwardOptions,
     FramesOptions,
     LatentsOptions,
     PolicyOptions,
@@ -50,9 +52,11 @@ STAGE_OPTIONS = {
     "latents": LatentsOptions,
     "frames": FramesOptions,
     "policy": PolicyOptions,
+    "forward": ForwardOptions,
     "expert": CollectOptions,
     "on_policy": CollectOptions,
     "release": ReleaseOptions,
+    "calibrate": CalibrateOptions,
     "evaluate": EvaluateOptions,
     "card": ReleaseOptions,
 }

@@ -19,13 +19,12 @@ import numpy.typing as npt
 import torch
 
 from par_model.config import ModelConfig
-from par_model.frame_codec import FrameCodec
+from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.instruction import InstructionTable
 from par_model.interface import ImageArray
 from par_model.model import TrainingBatch
 from par_model.normalization import Statistics
 from par_model.simulation.tasks import task as task_by_name
-from par_model.training.codec_training import codec_fingerprint
 from par_model.training.latent_cache import LatentArray, write_latents
 from par_model.training.scene_set import SceneSet, SceneTable
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of `python -m par_model.train STAGE`, one frozen dataclass a stage."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from par_model.presets import PRESETS
 from par_model.simulation.tasks import PAPER_TASKS, TASKS
 from par_model.training.ablations import ABLATIONS, FULL
 from par_model.training.codec_training import CodecTrainingConfig
+from par_model.training.forward_training import ForwardTrainingConfig
 from par_model.training.position_probe import ProbeConfig
 from par_model.training.training_presets import FULL_SIZE, SMALL
 from par_model.worker_options import WorkerOptions
@@ -368,6 +370,25 @@ class PicturesOptions(LearningOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForwardOptions(OutOptions):
+    """Train the forward model, by which surprise judges pictures: the next latent, from the latest
+    one and the joints at both. Needs the latents (`latents`) and no policy; `python -m
+    par_model.release --forward-model OUT` puts it beside a checkpoint of the same codec."""
+
+    # training steps
+    steps: int = ForwardTrainingConfig().num_steps
+    # peak of the learning rate
+    learning_rate: float = ForwardTrainingConfig().learning_rate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"--steps must be above 0, got {self.steps}.")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate must be above 0, got {self.learning_rate:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AllOptions(CodecOptions, ProbeFields, PolicyOptions):
     """Codec, probe, latents, policy; stages that are finished are left as they are."""
 
@@ -422,6 +443,7 @@ Stage = (
     | Annotated[FramesOptions, subcommand("frames")]
     | Annotated[PolicyOptions, subcommand("policy")]
     | Annotated[PicturesOptions, subcommand("pictures")]
+    | Annotated[ForwardOptions, subcommand("forward")]
     | Annotated[AllOptions, subcommand("all")]
     | Annotated[AblationsOptions, subcommand("ablations")]
     | Annotated[RecipeOptions, subcommand("recipe")]

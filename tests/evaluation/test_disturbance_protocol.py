@@ -28,7 +28,9 @@ from par_model.weights_hash import weights_hash
 from tests.evaluation.test_evaluate import checkpoint  # noqa: F401
 
 LIMITS = SurpriseThresholds(0.8, 1.0, 30.0, 40)
-CALIBRATION = SurpriseCalibration("", {task.instruction: LIMITS for task in TASKS.values()}, {})
+CALIBRATION = SurpriseCalibration(
+    "", None, {task.instruction: LIMITS for task in TASKS.values()}, {}
+)
 
 
 def episode(kind, at, surprises, changes=(), success=False):
@@ -109,11 +111,11 @@ def test_the_command_on_a_random_policy(checkpoint, tmp_path, capsys):  # noqa: 
     assert main([*words, "--json", str(tmp_path / "a.json")]) == 1
     assert "surprise.json is missing" in capsys.readouterr().err
     of_others = {TASKS["PickCube"].instruction: LIMITS}
-    SurpriseCalibration(weights_hash(tiny), of_others, {}).write(tiny / FILE_NAME)
+    SurpriseCalibration(weights_hash(tiny), None, of_others, {}).write(tiny / FILE_NAME)
     assert main([*words, "--json", str(tmp_path / "a.json")]) == 1
     assert "no surprise thresholds of instruction 'Push" in capsys.readouterr().err
     assert not list(tmp_path.glob("a.json*"))
-    SurpriseCalibration(weights_hash(tiny), dict(CALIBRATION.thresholds), {}).write(
+    SurpriseCalibration(weights_hash(tiny), None, dict(CALIBRATION.thresholds), {}).write(
         tiny / FILE_NAME
     )
     contents = []

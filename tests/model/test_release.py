@@ -192,7 +192,7 @@ def test_results_through_the_graph_are_of_the_released_weights(tiny_checkpoint, 
 
 def calibrated(checkpoint, first=0.5):
     limits = SurpriseThresholds(first, 0.6, 30.0, 40)
-    own = SurpriseCalibration(weights_hash(checkpoint), {"push": limits}, {"episodes": 40})
+    own = SurpriseCalibration(weights_hash(checkpoint), None, {"push": limits}, {"episodes": 40})
     own.write(checkpoint / SURPRISE_FILE)
     return own
 
@@ -219,7 +219,10 @@ def test_a_release_from_the_training_again_keeps_the_calibration(tiny_checkpoint
     calibrated(trained, first=0.1)
     arguments = ["--checkpoint", str(trained), "--out", str(out)]
     assert main(arguments) == 0
-    assert "which is of other weights or of another format" in capsys.readouterr().out
+    assert (
+        "which is of other weights, of another forward model or of another"
+        in capsys.readouterr().out
+    )
     assert not (out / SURPRISE_FILE).exists()
     own = calibrated(out)
     assert main(arguments) == 0

@@ -117,7 +117,7 @@ def test_a_conformal_threshold_is_the_least_that_keeps_the_rate(maxima, rate):
 def test_a_small_thing_counts_and_a_large_one_too():
     small, none = np.full(64, 0.1, np.float32), np.full(64, 0.1, np.float32)
     small[7:9] = 1.0
-    assert surprise(Misfit(small, 0.0, 0.0)) > 4 * surprise(Misfit(none, 0.0, 0.0))
+    assert surprise(Misfit(small, None, 0.0, 0.0)) > 4 * surprise(Misfit(none, None, 0.0, 0.0))
     before = np.full((128, 128, 3), 100, np.uint8)
     after = before.copy()
     after[16:32, 32:48] = 150
@@ -152,7 +152,7 @@ DEVIATION = np.array([0.2, 0.01])
 def test_a_joint_is_off_where_it_was_neither_sent_nor_before(joints, off):
     sent = [[0.2, 0.0], [0.4, 0.0]]
     before, now = seen([0.1, 0.02]), seen(joints, sent, grey=1)
-    found = misfit(before, now, DEVIATION, np.zeros(64, np.float32))
+    found = misfit(before, now, DEVIATION, frame_errors=np.zeros(64, np.float32))
     assert found.joints_off == pytest.approx(off)
     assert found.still_motion == 0.0
     assert surprise(found) == pytest.approx(off)
@@ -172,13 +172,19 @@ def test_a_picture_that_stays_the_same_while_the_arm_moves():
     assert still_motion(before, seen([0.1, 0.0], sent), DEVIATION) == 0.0
 
 
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_each_part_alone_is_surprising_and_none_hides_one_that_is_no_number(part):
-    quiet = [np.full(64, 0.1, np.float32), 0.1, 0.01]
+@pytest.mark.parametrize("judge", [0, 1])
+@pytest.mark.parametrize("part", [0, 2, 3])
+def test_each_part_alone_is_surprising_and_none_hides_one_that_is_no_number(part, judge):
+    """judge: whether the frame head or the forward model judges the picture."""
+    quiet = [None, None, 0.1, 0.01]
+    quiet[judge] = np.full(64, (0.1, 2.0)[judge], np.float32)
     assert surprise(Misfit(*quiet)) == pytest.approx(0.1)
     for value in (2.0, float("nan")):
         parts = list(quiet)
-        parts[part] = np.full(64, value, np.float32) if part == 0 else value
+        if part == 0:
+            parts[judge] = np.full(64, (1.0, 20.0)[judge] * value, np.float32)
+        else:
+            parts[part] = value
         found = surprise(Misfit(*parts))
         assert math.isnan(found) if math.isnan(value) else found >= 2.0
 
@@ -189,7 +195,9 @@ def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"surprise.json is missing.*par_model.calibrate"):
         SurpriseCalibration.read(checkpoint)
     limits = SurpriseThresholds(0.5, 0.6, 30.0, 40)
-    own = SurpriseCalibration(weights_hash(checkpoint), {INSTRUCTIONS[0]: limits}, {"episodes": 40})
+    own = SurpriseCalibration(
+        weights_hash(checkpoint), None, {INSTRUCTIONS[0]: limits}, {"episodes": 40}
+    )
     own.write(checkpoint / FILE_NAME)
     found = SurpriseCalibration.read(checkpoint)
     assert found == own
@@ -197,13 +205,16 @@ def test_a_calibration_belongs_to_its_weights(tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="no surprise thresholds of instruction 'sing'"):
         found.of("sing")
     load_policy(checkpoint, backend="eager", device="cpu")
+    dataclasses.replace(own, forward_sha256="0" * 64).write(checkpoint / FILE_NAME)
+    with pytest.raises(ValueError, match="is of another forward model than the checkpoint's"):
+        SurpriseCalibration.read(checkpoint)
     dataclasses.replace(own, weights_sha256="0" * 64).write(checkpoint / FILE_NAME)
     with pytest.raises(ValueError, match="is of other weights than the checkpoint's"):
         SurpriseCalibration.read(checkpoint)
     own.write(checkpoint / FILE_NAME)
-    older = (checkpoint / FILE_NAME).read_text().replace('version": 2', 'version": 1')
+    older = (checkpoint / FILE_NAME).read_text().replace('version": 3', 'version": 2')
     (checkpoint / FILE_NAME).write_text(older)
-    with pytest.raises(ValueError, match=r"format version 1 and this program reads 2.*calibrate"):
+    with pytest.raises(ValueError, match=r"format version 2 and this program reads 3.*calibrate"):
         SurpriseCalibration.read(checkpoint)
     (checkpoint / FILE_NAME).write_text(json.dumps({"thresholds": []}))
     with pytest.raises(ValueError, match="is no surprise calibration"):

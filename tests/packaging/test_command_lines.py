@@ -111,6 +111,7 @@ FLAGS = {
     "par_model.train latents": f"{STAGE} --data --leave-out",
     "par_model.train frames": f"{STAGE} {LEARNING}",
     "par_model.train pictures": f"{STAGE} {LEARNING} --prediction --drawing",
+    "par_model.train forward": f"{STAGE} --data --leave-out --out --steps --learning-rate",
     "par_model.train policy": f"{STAGE} {LEARNING} {JUDGED} --ablation",
     "par_model.train all": f"{CODEC} {PROBE} {LEARNING} {JUDGED} --ablation",
     "par_model.train ablations": f"{STAGE} {LEARNING} {JUDGED} --only",
@@ -132,7 +133,7 @@ FLAGS = {
     "par_model.benchmark": "--checkpoint --preset --backend --part --num-steps --fill --device "
     "--threads --engines --runs --warm-up --json --compare --clips",
     "par_model.release": "--checkpoint --out --evaluation --graph --data --codec --note "
-    "--sampling --context-slots",
+    "--sampling --context-slots --forward-model",
     "par_model.video_generation": "--out --instruction --image --num-latents --num-steps "
     "--num-sets --guidance --motion-flow --seed",
     "par_model.visualize prediction": f"{FIGURE} {PREDICTION} --slots",

@@ -50,14 +50,14 @@ class Foretelling(RecordingPolicy):
 
     def misfit(self) -> Misfit | None:
         is_first = self.observations[-1].executed_actions is None
-        return None if is_first else Misfit(np.full(64, self.surprise, np.float32), 0.0, 0.0)
+        return None if is_first else Misfit(np.full(64, self.surprise, np.float32), None, 0.0, 0.0)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
     (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 1, "sha256": {}}))
     limits = {INSTRUCTION: SurpriseThresholds(0.5, 1.0, 30.0, 40)}
-    SurpriseCalibration(weights_hash(tmp_path), limits, {}).write(tmp_path / FILE_NAME)
+    SurpriseCalibration(weights_hash(tmp_path), None, limits, {}).write(tmp_path / FILE_NAME)
     return str(tmp_path)
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from par_model.frame_codec import FrameCodec
+from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.presets import preset
 from par_model.training.codec_training import (
     CodecTrainingConfig,
     FrameSource,
-    codec_fingerprint,
     foreground_weights,
     load_codec,
     median_picture,

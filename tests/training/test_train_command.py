@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from par_model.checkpoint import load_checkpoint
+from par_model.frame_codec import codec_fingerprint
 from par_model.normalization import Statistics
 from par_model.presets import preset
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS, TASKS
 from par_model.train import main
-from par_model.training.codec_training import codec_fingerprint
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.policy_data import require_rate
 from tests.training.fixtures import record_noise
