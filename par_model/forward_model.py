@@ -158,8 +158,8 @@ class ForwardModel(nn.Module):
     def errors(
         self, before: FloatArray, now: FloatArray, joints: FloatArray, later: FloatArray
     ) -> ErrorArray:
-        """How badly `now` was foretold: float32 [h w], row-major, the mean over the channels of the
-        squared error over its expected variance; about 1 where all is as expected.
+        """How badly `now` was foretold: float32 [h, w], the mean over the channels of the squared
+        error over its expected variance; about 1 where all is as expected.
 
         Args:
             before, now: latents, [C, h, w] or with a leading 1.
@@ -179,7 +179,7 @@ class ForwardModel(nn.Module):
             torch.from_numpy(np.asarray(values, np.float32))[None] for values in (joints, later)
         )
         mean, variance = self(one, *told)
-        errors: ErrorArray = ((other - mean).square() / variance).mean(dim=1).flatten().numpy()
+        errors: ErrorArray = ((other - mean).square() / variance).mean(dim=1)[0].numpy()
         return errors
 
 

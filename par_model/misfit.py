@@ -21,18 +21,20 @@ class Misfit:
     Attributes:
         frame_errors: float32 [N], how badly the frame head foretold each image token; 1 is what a
             head that knows nothing gets. None where a forward model judges the picture.
-        forward_errors: float32 [h w], how badly the forward model foretold each latent pixel; about
-            1 is as expected. None where there is no forward model.
+        forward_errors: float32 [h, w], how badly the forward model foretold each latent pixel;
+            about 1 is as expected. None where there is no forward model.
         joints_off: how far a joint is outside of where it was and of where it was sent since, in
             standard deviations of that joint; that of the joint which is furthest off.
         still_motion: how far a joint moved while the picture stayed the same byte by byte, in the
             same unit; 0 where the picture changed.
+        joint: name of the joint of joints_off.
     """
 
     frame_errors: ErrorArray | None
     forward_errors: ErrorArray | None
     joints_off: float
     still_motion: float
+    joint: str = ""
 
 
 def misfit(
@@ -48,17 +50,19 @@ def misfit(
     Args:
         deviation: float64 [J], of the joints (`Statistics.joint_deviation`).
     """
+    off = joints_off(before, now, deviation)
     return Misfit(
         frame_errors,
         forward_errors,
-        joints_off(before, now, deviation),
+        float(off.max()),
         still_motion(before, now, deviation),
+        now.joint_names[int(off.argmax())],
     )
 
 
-def joints_off(before: Observation, now: Observation, deviation: FloatArray) -> float:
-    """See Misfit: what pushes, blocks or opens a joint against its targets counts, a joint that is
-    only late does not."""
+def joints_off(before: Observation, now: Observation, deviation: FloatArray) -> FloatArray:
+    """Of each joint, float64 [J], see Misfit: what pushes, blocks or opens a joint against its
+    targets counts, a joint that is only late does not."""
     known = [before.measured_joint_positions]
     if before.executed_actions is not None:
         # The arm may still be on its way there.
@@ -67,7 +71,7 @@ def joints_off(before: Observation, now: Observation, deviation: FloatArray) -> 
     joints = now.measured_joint_positions
     outside = np.maximum(np.min(known, axis=0) - joints, joints - np.max(known, axis=0))
     outside = outside.clip(min=0.0)
-    return float((outside / deviation).max())
+    return outside / deviation
 
 
 def still_motion(before: Observation, now: Observation, deviation: FloatArray) -> float:

@@ -35,7 +35,7 @@ _NUM_TOKENS, _NUM_PIXELS = 4, 16
 # What counts as 1: of the frame head's errors that is a frame of which nothing was foretold, of the
 # forward model's so many times the expected squared error; of joints so many standard deviations
 # (docs/lab_notebook/surprise.md).
-_FORWARD_ERROR, _JOINTS_OFF, _STILL_MOTION = 20.0, 1.0, 0.3
+_FORWARD_ERROR, _JOINTS_OFF, _STILL_MOTION = 40.0, 1.0, 0.3
 _AGAIN = "calibrate it again with `python -m par_model.calibrate`"
 
 
@@ -51,9 +51,26 @@ def surprise(misfit: Misfit) -> float:
     return float(np.max(parts))
 
 
+def cause(misfit: Misfit) -> str:
+    """Which of the three is the largest, and where, in words."""
+    joints, still = misfit.joints_off / _JOINTS_OFF, misfit.still_motion / _STILL_MOTION
+    picture = _picture_error(misfit)
+    if still >= max(picture, joints):
+        return "the picture stays the same while the arm moves"
+    if joints >= picture:
+        return f"{misfit.joint} is neither where it was nor where it was sent"
+    errors = misfit.forward_errors
+    if errors is None:
+        return "the picture is another"
+    row, column = np.unravel_index(int(errors.argmax()), errors.shape)
+    across, down = (column + 0.5) / errors.shape[1], (row + 0.5) / errors.shape[0]
+    return f"the picture is another, most at {across:.0%} of its width and {down:.0%} of its height"
+
+
 def _picture_error(misfit: Misfit) -> float:
     if misfit.forward_errors is not None:
-        return float(np.sort(misfit.forward_errors)[-_NUM_PIXELS:].mean()) / _FORWARD_ERROR
+        worst = np.sort(misfit.forward_errors, axis=None)[-_NUM_PIXELS:]
+        return float(worst.mean()) / _FORWARD_ERROR
     assert misfit.frame_errors is not None
     return float(np.sort(misfit.frame_errors)[-_NUM_TOKENS:].mean())
 

@@ -14,7 +14,7 @@ from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
 from par_model.misfit import Misfit
-from par_model.surprise import SurpriseCalibration, surprise
+from par_model.surprise import SurpriseCalibration, cause, surprise
 from par_ros import messages
 from par_ros.parameters import PolicyNodeParameters
 from par_ros.policy_report import PolicyReport
@@ -150,7 +150,7 @@ class SurpriseWatch:
         if misfit is None:
             return None
         limits = self._calibration.of(instruction)
-        found = Surprise(stamp_ns, surprise(misfit), limits.first, limits.second)
+        found = Surprise(stamp_ns, surprise(misfit), limits.first, limits.second, cause(misfit))
         level = messages.WARN if found.level else messages.OK
         text = found.sentence() if found.level else "as expected"
         status = messages.Status(self._name, level, text, found.to_values())

@@ -115,6 +115,7 @@ class Surprise(_Record):
         stamp_ns: of the observation.
         surprise: par_model.surprise.surprise of it.
         first, second: the thresholds.
+        cause: what surprises most, and where, in words; an older recording does not say.
     """
 
     source = "surprise"
@@ -122,6 +123,7 @@ class Surprise(_Record):
     surprise: float
     first: float
     second: float
+    cause: str = ""
 
     @property
     def level(self) -> int:
@@ -131,8 +133,9 @@ class Surprise(_Record):
     def sentence(self) -> str:
         """What was found, and against which threshold."""
         which, limit = ("first", self.first) if self.level < 2 else ("second", self.second)
+        why = f" ({self.cause})" if self.cause else ""
         return (
-            f"the observation is unlike what the model expected: its surprise is "
+            f"the observation is unlike what the model expected{why}: its surprise is "
             f"{self.surprise:.3f}, the {which} threshold is {limit:.3f}; look at the scene, the "
             "arm, the camera and the light"
         )

@@ -122,6 +122,7 @@ def test_it_is_published_counted_and_acts_above_the_second_threshold(make: MakeG
     assert read[0].stamp_ns == START_NS + CHUNK_NS
     assert (read[0].first, read[0].second) == (0.5, 1.0)
     assert graph.found[2].level == messages.WARN
+    assert "expected (the picture is another): its" in graph.found[2].message
     assert "surprise is 1.300, the second threshold is 1.000" in graph.found[2].message
     assert graph.calls == ["disengage"]
     wait_for(lambda: told(graph, "surprise_stops") == "1")

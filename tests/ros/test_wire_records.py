@@ -88,7 +88,7 @@ CASES: list[tuple[Any, Callable[[Mapping[str, str]], Any], dict[str, str]]] = [
     (
         Surprise(5, 0.1, 0.5, 1.25),
         Surprise.from_values,
-        {"stamp_ns": "5", "surprise": "0.1", "first": "0.5", "second": "1.25"},
+        {"stamp_ns": "5", "surprise": "0.1", "first": "0.5", "second": "1.25", "cause": ""},
     ),
     (
         EpisodeState("PushCube", 1, 2, 3, False, True, True, (12.25,), 19.5, 9),

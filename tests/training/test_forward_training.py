@@ -104,8 +104,8 @@ def test_what_no_joint_explains_stands_out_where_it_is(trained: StoredForwardMod
 
         def worst(now: np.ndarray, before=before, joints=joints, later=later) -> float:
             errors = trained.model.errors(before, now, joints, later)
-            assert errors.shape == (SIZE * SIZE,)
-            return float(np.sort(errors)[-9:].mean())
+            assert errors.shape == (SIZE, SIZE)
+            return float(np.sort(errors, axis=None)[-9:].mean())
 
         quiet.append(worst(draw(later, cube)))
         moved.append(worst(draw(later, far)))
