@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,7 @@ from par_model.interface import FloatArray
 from par_model.misfit import ErrorArray
 from par_model.surprise import FORWARD_FILE
 
+LatentArray = npt.NDArray[np.float32]
 # The only key of its metadata, whose order in a file is not fixed.
 _FORMAT = "par_forward_model_1"
 _AGAIN = "train it again with `python -m par_model.train forward`"
@@ -156,31 +158,37 @@ class ForwardModel(nn.Module):
 
     @torch.inference_mode()
     def errors(
-        self, before: FloatArray, now: FloatArray, joints: FloatArray, later: FloatArray
+        self, before: LatentArray, now: LatentArray, joints: FloatArray, later: FloatArray
     ) -> ErrorArray:
         """How badly `now` was foretold: float32 [h, w], the mean over the channels of the squared
         error over its expected variance; about 1 where all is as expected.
 
         Args:
-            before, now: latents, [C, h, w] or with a leading 1.
+            before, now: latents, float32 [C, h, w] or with a leading 1.
             joints, later: float [J], measured with them, rad and m.
         """
-        shape = (
-            1,
-            self.config.latent_channels,
-            self.config.latent_height,
-            self.config.latent_width,
-        )
-        one, other = (
-            self.normalise(torch.from_numpy(np.asarray(latent, np.float32)).reshape(shape))
-            for latent in (before, now)
-        )
-        told = (
-            torch.from_numpy(np.asarray(values, np.float32))[None] for values in (joints, later)
-        )
-        mean, variance = self(one, *told)
+        one, other = self._normalised(before), self._normalised(now)
+        mean, variance = self(one, _row(joints), _row(later))
         errors: ErrorArray = ((other - mean).square() / variance).mean(dim=1)[0].numpy()
         return errors
+
+    @torch.inference_mode()
+    def foretell(self, before: LatentArray, joints: FloatArray, later: FloatArray) -> "Foretold":
+        """What is expected where the joints go on to `later`; arguments as `errors`."""
+        one = self._normalised(before)
+        mean, _ = self(one, _row(joints), _row(later))
+        change = (mean - one).square().mean(dim=1).sqrt()
+        std, shift = self.latent_std_C[:, None, None], self.latent_mean_C[:, None, None]
+        return Foretold((mean[0] * std + shift).numpy(), change[0].numpy())
+
+    def _normalised(self, latent: LatentArray) -> Tensor:
+        sizes = self.config
+        shape = (1, sizes.latent_channels, sizes.latent_height, sizes.latent_width)
+        return self.normalise(torch.from_numpy(latent).reshape(shape))
+
+
+def _row(values: FloatArray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))[None]
 
 
 def _places(size: torch.Size, like: Tensor) -> Tensor:
@@ -189,6 +197,20 @@ def _places(size: torch.Size, like: Tensor) -> Tensor:
         torch.linspace(-1.0, 1.0, n, dtype=like.dtype, device=like.device) for n in size
     )
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What is expected of the next latent.
+
+    Attributes:
+        latent: float32 [C, h, w], its mean.
+        change: float32 [h, w], the root mean square over the channels of how far that is from the
+            latest one, in deviations of a channel.
+    """
+
+    latent: LatentArray
+    change: LatentArray
 
 
 @dataclass(frozen=True)

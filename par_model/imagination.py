@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from par_model.interface import ActionChunk, ImageArray, Observation
+from par_model.interface import ActionChunk, FloatArray, ImageArray, Observation
 
 if TYPE_CHECKING:
     from par_model.policy import PARPolicy
@@ -54,18 +54,24 @@ def imagine(
     return pictures
 
 
-def _imagined(before: Observation, chunk: ActionChunk, picture: ImageArray) -> Observation:
-    """The observation at the end of `chunk`, which answered `before`."""
-    targets = chunk.joint_positions
+def joints_after(before: Observation, targets: FloatArray) -> FloatArray:
+    """Where the joints are after a chunk of `targets` [L, J] that answers `before`: float64 [J], at
+    its last targets, the gripper where it stands if something holds it open."""
     joints = np.array(targets[-1], dtype=np.float64)
     finger, told = before.measured_joint_positions[-1], before.executed_actions
     is_held_open = told is not None and finger > told[-1, -1] + _HELD_OPEN_M
     if is_held_open and targets[-1, -1] < finger - _HELD_OPEN_M:
         joints[-1] = finger
+    return joints
+
+
+def _imagined(before: Observation, chunk: ActionChunk, picture: ImageArray) -> Observation:
+    """The observation at the end of `chunk`, which answered `before`."""
+    targets = chunk.joint_positions
     return dataclasses.replace(
         before,
         image=picture,
-        measured_joint_positions=joints,
+        measured_joint_positions=joints_after(before, targets),
         executed_actions=targets,
         stamp_s=before.stamp_s + len(targets) * chunk.step_s,
     )

@@ -30,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import arg, subcommand
 
-from par_model.checkpoint import load_checkpoint
+from par_model.checkpoint import Checkpoint, load_checkpoint
 from par_model.command_line import (
     default_is,
     output_file,
@@ -63,6 +63,8 @@ from par_model.evaluation.picture_reader import fit_picture_reader
 from par_model.evaluation.result_file import provenance, write_result
 from par_model.evaluation.text_table import plain_table
 from par_model.evaluation.watched_episodes import EpisodeToWatch, watch_episodes
+from par_model.forward_model import read_forward_model
+from par_model.policy import PARPolicy
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
 from par_model.training.demonstrations_on_disk import DemonstrationSet
@@ -202,7 +204,9 @@ class ImagineOptions:
     slots: Annotated[tuple[int, ...], arg(metavar="INT ...")] = (1, 2, 4)
     # sets in which a picture's tokens are drawn, and sampling steps of each
     drawings: Annotated[
-        tuple[str, ...], arg(metavar="SETSxSTEPS ..."), default_is("the checkpoint's")
+        tuple[str, ...],
+        arg(metavar="SETSxSTEPS ..."),
+        default_is("the forward model draws, where there is one; else the checkpoint's"),
     ] = ()
     # episodes a task
     episodes: int = 10
@@ -371,9 +375,7 @@ def run_imagine(options: ImagineOptions) -> None:
     """Task by task and drawing by drawing; print the table and write the results."""
     torch.set_num_threads(options.threads)
     checkpoint, weights = load_checkpoint(options.checkpoint), weights_hash(options.checkpoint)
-    drawings = [Drawing.of(text) for text in options.drawings] or [
-        Drawing.of_config(checkpoint.config)
-    ]
+    policies = _drawing_policies(options, checkpoint)
     rows: list[PictureRow] = []
     picture_ms, reader_mm = {}, {}
     seeds = range(options.first_seed, options.first_seed + options.episodes)
@@ -382,8 +384,7 @@ def run_imagine(options: ImagineOptions) -> None:
         reader, reader_mm[scenes.task] = fit_picture_reader(
             checkpoint, scenes, options.max_pictures, options.reader_steps, options.seed
         )
-        for drawing in drawings:
-            policy = drawing_policy(checkpoint, drawing)
+        for drawing, policy in policies.items():
             with arm_for(scenes.task, policy.spec) as arm:
                 episodes = [
                     imagined_episode(
@@ -391,9 +392,7 @@ def run_imagine(options: ImagineOptions) -> None:
                     )
                     for seed in tqdm(seeds, desc=f"{scenes.task} {drawing}", unit="episode")
                 ]
-            rows += picture_rows(
-                checkpoint, scenes.task, str(drawing), episodes, options.slots, reader
-            )
+            rows += picture_rows(checkpoint, scenes.task, drawing, episodes, options.slots, reader)
             times_ms = 1000.0 * np.concatenate([episode.picture_s for episode in episodes])
             picture_ms[f"{scenes.task} {drawing}"] = round(float(np.median(times_ms)), 1)
     print(plain_table([PICTURE_HEADER, *map(picture_row, rows)]))
@@ -410,6 +409,17 @@ def run_imagine(options: ImagineOptions) -> None:
     }
     command = [*PROGRAM.split(), *sys.argv[1:]]
     write_result(options.json, content | provenance(command))
+
+
+def _drawing_policies(options: ImagineOptions, checkpoint: Checkpoint) -> dict[str, PARPolicy]:
+    """Those to measure, by how they draw."""
+    if options.drawings:
+        return {text: drawing_policy(checkpoint, Drawing.of(text)) for text in options.drawings}
+    drawing = Drawing.of_config(checkpoint.config)
+    stored = read_forward_model(options.checkpoint, checkpoint.config, checkpoint.codec)
+    if stored is None:
+        return {str(drawing): drawing_policy(checkpoint, drawing)}
+    return {"forward": drawing_policy(checkpoint, drawing, stored.model)}
 
 
 def run_show(options: ShowOptions) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from par_model.attention_map import frame_map, shaded
 from par_model.camera_fit import CameraFit
 from par_model.config import ModelConfig
+from par_model.foretold_picture import foretold_picture
 from par_model.forward_model import ForwardModel
 from par_model.graphs.policy_graphs import (
     BoolArray,
@@ -49,6 +50,7 @@ class _Episode:
         context, anchor: the runtime's context of the newest and of the first slot.
         before, observation: the newest two observations.
         latent_before: of `before`.
+        planned: the chunk that answers the newest one, [L, J]; None: not sampled yet.
         ahead: what the newest context says of the next slot, where it was asked.
         expected, foretold: what the context before the newest slot says of it, and what was
             computed ahead of that; None where it was empty.
@@ -65,6 +67,7 @@ class _Episode:
     before: Observation | None = None
     observation: Observation | None = None
     latent_before: Any = None
+    planned: FloatArray | None = None
     ahead: Any = None
     expected: Expectation | None = None
     foretold: Any = None
@@ -177,13 +180,14 @@ class PARPolicy:
             clock = episode.slots[-1].clock + self._span(episode.observation, observation)
         joints = observation.measured_joint_positions
         proprio = self._statistics.normalize_joints(joints).astype(np.float32)
-        latent = self._graphs.encode(self._pictures(episode, observation))
+        latent = self._graphs.encode(_pictures(episode, observation))
         slot = Slot(latent, actions, proprio, executed, clock)
         episode.expected, episode.foretold = episode.expectation(), episode.ahead
         episode.latent_before = episode.slots[-1].latent if episode.slots else None
         slot = self._make_room(episode, slot)
         self._append(episode, [slot], starts_with_boa=not episode.slots)
         episode.before, episode.observation, episode.ahead = episode.observation, observation, None
+        episode.planned = None
 
     def act(self, committed: FloatArray | None = None, num_steps: int | None = None) -> ActionChunk:
         """Sample the chunk that answers the newest observation; as Policy.act.
@@ -214,6 +218,7 @@ class PARPolicy:
             targets = targets[: self._spec.num_actions]
         else:
             targets[: len(committed)] = committed
+        episode.planned = targets[: self._spec.num_actions]
         return ActionChunk(
             joint_positions=targets,
             joint_names=self._spec.joint_names,
@@ -222,12 +227,18 @@ class PARPolicy:
         )
 
     def predict_frame(self) -> ImageArray:
-        """The model's pictures of the next observation, uint8 [V H, W, 3]; slow, never needed.
+        """The model's pictures of the next observation, uint8 [V H, W, 3]; never needed to act.
 
-        It draws from a generator of its own, so asking for it changes no action. Raises ValueError
-        where there is no observation since the reset.
+        With a forward model, after `act`, at the end of that chunk; else of the frame head, slowly.
+        That draws from a generator of its own, so asking for it changes no action. Raises
+        ValueError where there is no observation since the reset.
         """
-        episode, _ = self._observed()
+        episode, observation = self._observed()
+        if self._forward_model is not None and episode.planned is not None:
+            latent = episode.slots[-1].latent
+            return foretold_picture(
+                self._forward_model, self._graphs, observation, latent, episode.planned
+            )
         expected = episode.expectation()
         assert expected is not None
         return self._graphs.predict_frame(expected.context, expected.anchor, episode.frame_seed)
@@ -307,12 +318,6 @@ class PARPolicy:
             raise ValueError("the policy has seen no observation since its reset; observe first.")
         return episode, episode.observation
 
-    def _pictures(self, episode: _Episode, observation: Observation) -> ImageArray:
-        """Input of the encoder: the picture, or in clip mode a tile of five pictures."""
-        if observation.recent_images is None or episode.observation is None:
-            return observation.image
-        return np.concatenate((episode.observation.image[None], observation.recent_images))
-
     def _prefix(self, committed: FloatArray | None, joints: FloatArray) -> Float32Array | None:
         """The committed actions [d, J], normalised; None for none."""
         if committed is None:
@@ -371,6 +376,13 @@ class PARPolicy:
             episode.anchor = extended.first
         episode.slots = [*episode.slots, *slots]
         episode.next_slot += len(slots)
+
+
+def _pictures(episode: _Episode, observation: Observation) -> ImageArray:
+    """Input of the encoder: the picture, or in clip mode a tile of five pictures."""
+    if observation.recent_images is None or episode.observation is None:
+        return observation.image
+    return np.concatenate((episode.observation.image[None], observation.recent_images))
 
 
 def _context_actions(

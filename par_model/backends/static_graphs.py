@@ -182,6 +182,10 @@ class StaticGraphs:
             self._eager(context), None if anchor is None else self._eager(anchor), seed
         )
 
+    def decode(self, latent: Float32Array) -> ImageArray:
+        """As PolicyGraphs.decode, by PyTorch."""
+        return self._pictures.decode(latent)
+
     def foretell(self, expected: Expectation) -> Tensor:
         """As PolicyGraphs.foretell, computed by PyTorch."""
         anchor = None if expected.anchor is None else self._eager(expected.anchor)

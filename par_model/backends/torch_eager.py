@@ -181,7 +181,14 @@ class TorchEager:
             sampling.frame_num_steps,
             sampling.frame_num_sets,
         )
-        pictures = decode_views(self.codec, latent, self.config.num_views)
+        return self._picture(latent)
+
+    @torch.inference_mode()
+    def decode(self, latent: Float32Array) -> ImageArray:
+        return self._picture(self._tensor(latent)[None])
+
+    def _picture(self, latent_1Chw: Tensor) -> ImageArray:
+        pictures = decode_views(self.codec, latent_1Chw, self.config.num_views)
         picture: ImageArray = pictures[0].cpu().numpy()
         return picture
 

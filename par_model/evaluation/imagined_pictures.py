@@ -19,6 +19,7 @@ from par_model.checkpoint import Checkpoint
 from par_model.drawing import Drawing
 from par_model.evaluation.direct_loop import run_episode
 from par_model.evaluation.picture_reader import PictureReader
+from par_model.forward_model import ForwardModel
 from par_model.frame_codec import decode_views, encode_views
 from par_model.imagination import imagine
 from par_model.interface import ActionChunk, FloatArray, ImageArray, Observation
@@ -80,13 +81,15 @@ class PictureRow:
     places_mm: dict[str, tuple[float, float]]
 
 
-def drawing_policy(checkpoint: Checkpoint, drawing: Drawing) -> PARPolicy:
-    """An eager policy that draws its pictures so."""
+def drawing_policy(
+    checkpoint: Checkpoint, drawing: Drawing, forward_model: ForwardModel | None = None
+) -> PARPolicy:
+    """An eager policy whose frame head draws pictures so, or in its place the forward model."""
     config = drawing.as_default_of(checkpoint.config)
     drawn = dataclasses.replace(checkpoint, config=config)
     graphs = TorchEager(drawn, torch.device("cpu"))
     return PARPolicy(
-        config, drawn.statistics, drawn.instructions, graphs, camera_fit=drawn.camera_fit
+        config, drawn.statistics, drawn.instructions, graphs, drawn.camera_fit, forward_model
     )
 
 

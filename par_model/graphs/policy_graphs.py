@@ -158,6 +158,9 @@ class PolicyGraphs(Protocol):
     def predict_frame(self, context: Any, anchor: Any | None, seed: int) -> ImageArray:
         """The model's picture of the next observation, uint8 [V H, W, 3]."""
 
+    def decode(self, latent: Float32Array) -> ImageArray:
+        """A latent [C, V h, w] as a picture, uint8 [V H, W, 3]."""
+
     def foretell(self, expected: Expectation) -> Any:
         """What `observed_errors` needs to know of the slot before: the part of its work that can be
         done before the next latent is there."""

@@ -21,7 +21,7 @@ from tests.model.fixtures import random_observation
 from tests.training.fixtures import record_noise
 
 SENTENCE = TASKS["PushCube"].instruction
-TINY = ["--preset", "par_tiny", "--variants", "1"]
+TINY = ["--preset", "par_tiny", "--variants", "1", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

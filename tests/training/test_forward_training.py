@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from par_model.forward_model import ForwardConfig, StoredForwardModel
 from par_model.surprise import FORWARD_FILE
@@ -85,6 +86,8 @@ def run(
 
 @pytest.fixture(scope="module")
 def trained(data: ForwardData, tmp_path_factory: pytest.TempPathFactory) -> StoredForwardModel:
+    # A module's fixture comes before that of each test which does this.
+    torch.set_num_threads(1)
     found = run(
         data, tmp_path_factory.mktemp("forward"), dataclasses.replace(CONFIG, save_every=300)
     )
