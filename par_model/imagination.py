@@ -25,8 +25,8 @@ def imagine(
     go on with: `num_slots` pictures, uint8 [V H, W, 3]. The policy is not changed.
 
     From the second picture on everything is the policy's own: it observes the picture that it has
-    drawn, with the chunk as executed and the joints at its last targets, the gripper where it
-    stands if something holds it open. A picture takes as long as `PARPolicy.predict_frame`.
+    drawn, with the chunk as executed and the joints where `joints_after` says. A picture takes as
+    long as `PARPolicy.predict_frame`.
 
     Args:
         policy: of backend "eager" for more than one picture.
@@ -55,14 +55,27 @@ def imagine(
 
 
 def joints_after(before: Observation, targets: FloatArray) -> FloatArray:
-    """Where the joints are after a chunk of `targets` [L, J] that answers `before`: float64 [J], at
-    its last targets, the gripper where it stands if something holds it open."""
-    joints = np.array(targets[-1], dtype=np.float64)
+    """Where the joints are after a chunk of `targets` [L, J] that answers `before`: float64 [J].
+
+    The arm is as many control steps behind its targets as it was at `before` (in the simulator
+    about two); the gripper is at its last target, or where it stands if something holds it open.
+    """
     finger, told = before.measured_joint_positions[-1], before.executed_actions
+    joints = np.array(targets[-1 - _steps_behind(before, len(targets))], dtype=np.float64)
+    joints[-1] = targets[-1, -1]
     is_held_open = told is not None and finger > told[-1, -1] + _HELD_OPEN_M
     if is_held_open and targets[-1, -1] < finger - _HELD_OPEN_M:
         joints[-1] = finger
     return joints
+
+
+def _steps_behind(before: Observation, num_targets: int) -> int:
+    """How many targets ago the arm was sent nearest to where it was measured."""
+    if before.executed_actions is None:
+        return 0
+    sent = before.executed_actions[:, :-1]
+    off = np.square(sent - before.measured_joint_positions[:-1]).sum(axis=1)
+    return min(int(off[::-1].argmin()), num_targets - 1)
 
 
 def _imagined(before: Observation, chunk: ActionChunk, picture: ImageArray) -> Observation:

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from par_model.imagination import imagine
+from par_model.imagination import imagine, joints_after
 from par_model.load_policy import load_policy
 from par_model.policy import PARPolicy
 from tests.backends.runtimes import make_runtime, small_checkpoint
@@ -45,7 +45,7 @@ def test_it_goes_on_from_its_own_picture_and_chunk(policy):
     observation, chunk = started(policy)
     pictures = imagine(policy, observation, chunk, 2)
     mind = policy.forked()
-    joints = chunk.joint_positions[-1].copy()
+    joints = joints_after(observation, chunk.joint_positions)
     mind.observe(
         dataclasses.replace(
             observation,
@@ -92,6 +92,24 @@ def finger_that_is_observed(policy, monkeypatch, finger, told, asked):
 )
 def test_a_finger_that_holds_something_stays(policy, monkeypatch, finger, told, asked, then):
     assert finger_that_is_observed(policy, monkeypatch, finger, told, asked) == [then]
+
+
+def test_the_arm_stays_as_far_behind_its_targets_as_it_was(policy):
+    observation, _ = started(policy)
+    targets = np.arange(64.0).reshape(8, 8) / 100
+    sent = np.linspace(0.0, 0.7, 8)[:, None].repeat(8, axis=1)
+    for steps_behind in (0, 2, 7):
+        measured = sent[-1 - steps_behind] + 0.02
+        measured[-1] = 0.0
+        before = dataclasses.replace(
+            observation, measured_joint_positions=measured, executed_actions=sent
+        )
+        after = joints_after(before, targets)
+        np.testing.assert_array_equal(after[:-1], targets[-1 - steps_behind, :-1])
+        assert after[-1] == targets[-1, -1]
+    first = dataclasses.replace(observation, executed_actions=None)
+    np.testing.assert_array_equal(joints_after(first, targets), targets[-1])
+    np.testing.assert_array_equal(joints_after(before, targets[:3])[:-1], targets[0, :-1])
 
 
 def test_two_ways_from_one_episode_share_nothing(policy):
