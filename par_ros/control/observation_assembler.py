@@ -124,6 +124,19 @@ class ObservationAssembler:
         """float64 [J - 1], without the gripper; None before any joint state."""
         return self._joint_samples[-1].positions[:-1] if self._joint_samples else None
 
+    def awaits_joints(self, image_stamp_ns: int, waited_ns: int) -> bool:
+        """Whether the joint state of an image's time may still come: it is published beside the
+        image, and may be received after it.
+
+        So it is while the newest one is from before the image, no further than may be put together
+        with it, and the image has waited no longer than that. In lockstep that is no time.
+        """
+        if not self._joint_samples or self._joint_fault is not None:
+            return False
+        most_ns = round(self._settings.max_joint_skew_s * NANOSECONDS)
+        older_ns = image_stamp_ns - self._joint_samples[-1].stamp_ns
+        return 0 < older_ns <= most_ns and waited_ns < most_ns
+
     def add_joint_state(self, reading: JointReading) -> bool:
         """Take one joint state or a part of one; a bad one is the reason for the next refusal.
 

@@ -265,8 +265,7 @@ class PolicyTurn(Generic[PictureType]):
         back_s = (self._sent.stamp_ns - stamp_ns) / NANOSECONDS
         if back_s <= self.settings.assembler.max_image_age_s:
             return None
-        too_old = self._assembler.check_age(stamp_ns, now.ros_ns)
-        if too_old is not None:
+        if (too_old := self._assembler.check_age(stamp_ns, now.ros_ns)) is not None:
             return too_old
         self._forget_motion()
         self._context_lost = True
@@ -352,14 +351,15 @@ class PolicyTurn(Generic[PictureType]):
         pending = self._pending
         if pending is None or self._is_busy or not self._is_due(pending.stamp_ns):
             return None
+        if self._assembler.awaits_joints(pending.stamp_ns, now.steady_ns - pending.received_ns):
+            return None
         now_ns = pending.stamp_ns if self.settings.lockstep else now.ros_ns
         self._context_lost |= self.settings.steps(self._shown_ns, pending.stamp_ns) is None
         assembled = self._assemble(pending, now_ns)
         if isinstance(assembled, Refusal):
             return self._not_asked(assembled)
         self._shown_ns = pending.stamp_ns
-        self._pending = None
-        self._is_busy = True
+        self._pending, self._is_busy = None, True
         starts_anew, self._context_lost = self._context_lost, False
         is_first = assembled.executed_actions is None
         return Question(

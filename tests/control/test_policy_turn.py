@@ -494,3 +494,47 @@ def test_a_clip_that_starts_anew_needs_no_pictures_on_the_way() -> None:
     rig.run_chunk(positions=np.full((8, 3), 0.5))
     question = asked(rig.show(START_NS + CHUNK_NS))
     assert question.assembled.recent_images is None
+
+
+# Which joint state
+
+
+def test_a_picture_waits_for_the_joint_state_that_is_received_after_it() -> None:
+    """A simulator publishes both at each control step, and they come in any order."""
+    rig = Rig(REALTIME)
+    rig.show_joints(START_NS - STEP_NS, position=0.1)
+    assert rig.show_picture(START_NS) is None
+    shown = asked(rig.show_joints(START_NS, position=0.2)).assembled
+    assert shown.joint_stamp_ns == START_NS
+    np.testing.assert_array_equal(shown.measured_joint_positions, 0.2)
+
+
+def test_of_two_joint_states_around_a_picture_the_nearer_one_is_shown() -> None:
+    for before_ns, after_ns, expected in ((2, 8, -2), (8, 2, 2)):
+        rig = Rig(REALTIME)
+        rig.show_joints(START_NS - before_ns * 1_000_000)
+        assert rig.show_picture(START_NS) is None
+        question = asked(rig.show_joints(START_NS + after_ns * 1_000_000))
+        assert question.assembled.joint_stamp_ns == START_NS + expected * 1_000_000
+
+
+def test_it_waits_no_longer_than_picture_and_joint_state_may_be_apart() -> None:
+    """Joint states whose stamps stay 30 ms behind the pictures': the next event after 50 ms."""
+    rig = Rig(REALTIME)
+    rig.show_joints(START_NS - 30_000_000)
+    assert rig.show_picture(START_NS) is None
+    rig.now_ns = START_NS + 49_000_000
+    assert rig.show_joints(START_NS - 20_000_000) is None
+    rig.now_ns = START_NS + 50_000_000
+    question = asked(rig.show_joints(START_NS - 10_000_000))
+    assert question.assembled.joint_stamp_ns == START_NS - 10_000_000
+
+
+def test_it_does_not_wait_for_joint_states_that_have_ended_or_are_bad() -> None:
+    rig = Rig(REALTIME)
+    rig.show_joints(START_NS - 51_000_000)
+    assert refused(rig.show_picture(START_NS)).kind == "skew"
+    rig = Rig(REALTIME)
+    rig.show_joints(START_NS - 10_000_000)
+    assert refused(rig.show_joints(START_NS, position=float("nan"))).kind == "joints"
+    assert refused(rig.show_picture(START_NS)).kind == "joints"
