@@ -114,6 +114,24 @@ def test_the_recording_replays_to_the_bit(
 
 
 @pytest.mark.long
+def test_each_picture_is_shown_with_the_joints_of_its_own_time(
+    episode: dict[str, Any], report: Path
+) -> None:
+    """The bridge publishes both at each control step, and they are received in any order."""
+    from par_ros.recorded_graph import RecordedGraph
+    from par_ros.recorded_messages import Recorded
+    from par_ros.recording import read_recording
+    from par_ros.topics import OBSERVED
+    from par_ros.wire_records import Observed
+
+    recording = read_recording(report / "recording.mcap")
+    recorded = Recorded(recording, RecordedGraph.from_json(recording.settings))
+    observed = list(recorded.records(OBSERVED, Observed.from_values))
+    assert len(observed) >= episode["chunks"]
+    assert {one.joint_stamp_ns - one.stamp_ns for one in observed} == {0}
+
+
+@pytest.mark.long
 def test_the_recording_becomes_the_targets_that_the_arm_really_got(
     episode: dict[str, Any], report: Path, tmp_path: Path
 ) -> None:
