@@ -9,7 +9,7 @@ from par_model.interface import Observation
 from par_model.load_policy import load_policy
 from par_model.simulation.tasks import TASKS
 from par_model.surprise import FILE_NAME as SURPRISE_FILE
-from par_model.surprise import SurpriseCalibration
+from par_model.surprise import FORWARD_FILE, SurpriseCalibration
 from tests.packaging.test_repository import ROOT, tracked_files
 
 FOLDER = ROOT / "checkpoints/par_small"
@@ -18,7 +18,7 @@ FOLDER = ROOT / "checkpoints/par_small"
 def test_every_file_of_its_manifest_is_tracked() -> None:
     manifest = json.loads((FOLDER / "manifest.json").read_text())
     tracked = {path.name for path in tracked_files() if path.parent == FOLDER}
-    assert tracked == {*manifest["sha256"], "manifest.json", SURPRISE_FILE}
+    assert tracked == {*manifest["sha256"], "manifest.json", SURPRISE_FILE, FORWARD_FILE}
 
 
 def test_surprise_is_calibrated_for_its_weights_and_tasks() -> None:
