@@ -151,7 +151,7 @@ def _measure(options: BenchmarkOptions, command: str) -> None:
     if options.part == "control":
         forward_model = None
         if options.checkpoint is not None:
-            stored = read_forward_model(options.checkpoint, config, deployment.checkpoint.codec)
+            stored = read_forward_model(options.checkpoint, deployment.checkpoint)
             forward_model = None if stored is None else stored.model
         rigs = {
             name: Rig(make_graphs(deployment, name), deployment.checkpoint, fill, forward_model)

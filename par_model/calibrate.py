@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     """Run what is missing and write the thresholds."""
     checkpoint_sha256 = checkpoint_hash(options.checkpoint)
+    forward_sha256 = forward_hash(options.checkpoint)
     out = options.out or options.checkpoint / FILE_NAME
     asked = Rollout(
         str(options.checkpoint), "", FIRST_SEED, 0, MAX_STEPS, None, None, False,
@@ -83,6 +84,7 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     first, policy = open_rollout(asked)
     settings = {
         "checkpoint_sha256": checkpoint_sha256,
+        "forward_sha256": forward_sha256,
         "backend": first.backend,
         "max_steps": MAX_STEPS,
     }
@@ -96,7 +98,7 @@ def calibrate(options: CalibrateOptions, command: list[str]) -> None:
     about = {"first_seed": FIRST_SEED, "episodes": options.episodes, "rates": list(RATES)}
     SurpriseCalibration(
         weights_hash(options.checkpoint),
-        forward_hash(options.checkpoint),
+        forward_sha256,
         thresholds,
         about | settings | provenance(command),
     ).write(out)

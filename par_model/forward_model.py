@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from par_model.config import ModelConfig
+from par_model.checkpoint import Checkpoint
 from par_model.frame_codec import FrameCodec, codec_fingerprint
 from par_model.interface import FloatArray
 from par_model.misfit import ErrorArray
@@ -35,8 +35,8 @@ LatentArray = npt.NDArray[np.float32]
 # The only key of its metadata, whose order in a file is not fixed.
 _FORMAT = "par_forward_model_1"
 _AGAIN = "train it again with `python -m par_model.train forward`"
-# The least deviation that is expected of a latent, in deviations of its channel: noise of 4 grey
-# levels in the picture changes it by less (docs/lab_notebook/surprise.md).
+# The least deviation that is expected of a latent, in deviations of its channel
+# (docs/lab_notebook/surprise.md).
 _LEAST_DEVIATION = 0.03
 # Side of the maps that are drawn from the joints; they are scaled to the latent's size.
 _MAP_SIDE = 16
@@ -220,11 +220,13 @@ class StoredForwardModel:
     Attributes:
         model: in evaluation mode.
         codec: `frame_codec.codec_fingerprint` of the codec whose latents it knows.
+        joint_names: of the arm, in their order; empty where a file does not say.
         training: how it was made.
     """
 
     model: ForwardModel
     codec: str
+    joint_names: tuple[str, ...]
     training: Mapping[str, Any]
 
     def write(self, path: Path) -> None:
@@ -237,6 +239,7 @@ class StoredForwardModel:
         values = {
             "config": dataclasses.asdict(self.model.config),
             "codec": self.codec,
+            "joint_names": list(self.joint_names),
             "training": dict(self.training),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,28 +262,35 @@ class StoredForwardModel:
                 model = ForwardModel(ForwardConfig(**values["config"]))
             model.load_state_dict(tensors, assign=True)
             codec, training = str(values["codec"]), dict(values["training"])
+            names = tuple(str(name) for name in values.get("joint_names", ()))
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} is no forward model ({reason}); {_AGAIN}.") from error
-        return StoredForwardModel(model.requires_grad_(False).eval(), codec, training)
+        return StoredForwardModel(model.requires_grad_(False).eval(), codec, names, training)
 
 
 def read_forward_model(
-    folder: Path, config: ModelConfig, *codecs: FrameCodec
+    folder: Path, checkpoint: Checkpoint, *other_codecs: FrameCodec
 ) -> StoredForwardModel | None:
     """That in the folder, of a checkpoint or of a training; None where there is none.
 
+    Args:
+        checkpoint: of the policy, whose codec's weights are float32 as they were read.
+        other_codecs: with whose latents it may have been trained, too.
+
     Raises ValueError where it is damaged, or was trained for another picture size or arm than the
-    policy's of this config, or for none of the codecs.
+    policy's, or for none of the codecs.
     """
     path = folder / FORWARD_FILE
     if not path.is_file():
         return None
-    stored = StoredForwardModel.read(path)
+    stored, config = StoredForwardModel.read(path), checkpoint.config
     own = stored.model.config
     sizes = (own.latent_height, own.latent_width, own.num_joints)
     needed = (config.latent_height, config.latent_width, config.action_width)
-    if sizes != needed or stored.codec not in map(codec_fingerprint, codecs):
+    is_of_arm = stored.joint_names in ((), checkpoint.statistics.joint_names)
+    codecs = map(codec_fingerprint, (checkpoint.codec, *other_codecs))
+    if sizes != needed or not is_of_arm or stored.codec not in codecs:
         raise ValueError(
             f"{path} was trained for another codec, picture size or arm than the checkpoint's; "
             f"{_AGAIN}, or remove it."

@@ -42,6 +42,10 @@ def imagine(
             "a policy that observes clips cannot go on from one picture of its own; take one that "
             "observes pictures (observation_mode image)."
         )
+    # With overlapped inference it goes on beyond the next observation.
+    chunk = dataclasses.replace(
+        chunk, joint_positions=chunk.joint_positions[: policy.spec.num_actions]
+    )
     mind = policy.forked() if num_slots > 1 else policy
     pictures = []
     for slot in range(num_slots):

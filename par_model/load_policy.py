@@ -126,6 +126,8 @@ def load_chosen(
     checkpoint = _with_sampling(load_checkpoint(path), sampler, context_slots)
     checkpoint = _with_spacing(checkpoint, spacing, backend)
     _require_policy(checkpoint, path, observation_mode)
+    # Before a runtime takes the codec's weights over, in its own precision.
+    forward = read_forward_model(path, checkpoint)
     deployment = Deployment(
         checkpoint=checkpoint,
         name=path.resolve().name,
@@ -136,7 +138,6 @@ def load_chosen(
     )
     chosen, graphs = _chosen_graphs(deployment, backend)
     _log.info("policy %s answers with %s", path, graphs.name)
-    forward = read_forward_model(path, checkpoint.config, checkpoint.codec)
     policy = PARPolicy(
         checkpoint.config,
         checkpoint.statistics,

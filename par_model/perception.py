@@ -67,6 +67,7 @@ from par_model.forward_model import read_forward_model
 from par_model.policy import PARPolicy
 from par_model.simulation.camera_view import SHIPPED_VIEW, VIEWS, read_view
 from par_model.simulation.tasks import FIRST_SELECTION_SEED, PAPER_TASKS
+from par_model.surprise import forward_hash
 from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.scene_rendering import SceneRendering, render_scenes
 from par_model.training.scene_set import (
@@ -400,6 +401,7 @@ def run_imagine(options: ImagineOptions) -> None:
     content = {
         "checkpoint": options.checkpoint.name,
         "weights_sha256": weights,
+        "forward_sha256": None if options.drawings else forward_hash(options.checkpoint),
         "episodes": options.episodes,
         "first_seed": options.first_seed,
         "reader_error_mm": reader_mm,
@@ -416,7 +418,7 @@ def _drawing_policies(options: ImagineOptions, checkpoint: Checkpoint) -> dict[s
     if options.drawings:
         return {text: drawing_policy(checkpoint, Drawing.of(text)) for text in options.drawings}
     drawing = Drawing.of_config(checkpoint.config)
-    stored = read_forward_model(options.checkpoint, checkpoint.config, checkpoint.codec)
+    stored = read_forward_model(options.checkpoint, checkpoint)
     if stored is None:
         return {str(drawing): drawing_policy(checkpoint, drawing)}
     return {"forward": drawing_policy(checkpoint, drawing, stored.model)}

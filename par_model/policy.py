@@ -218,7 +218,7 @@ class PARPolicy:
             targets = targets[: self._spec.num_actions]
         else:
             targets[: len(committed)] = committed
-        episode.planned = targets[: self._spec.num_actions]
+        episode.planned = targets[: self._spec.num_actions].copy()
         return ActionChunk(
             joint_positions=targets,
             joint_names=self._spec.joint_names,

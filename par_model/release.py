@@ -194,7 +194,7 @@ def _write_beside(
 
 def _require_forward_model(folder: Path, checkpoint: Checkpoint) -> None:
     """Raises ValueError where the folder holds none, or one that does not fit the checkpoint."""
-    if read_forward_model(folder, checkpoint.config, checkpoint.codec) is None:
+    if read_forward_model(folder, checkpoint) is None:
         raise ValueError(
             f"{folder} holds no {FORWARD_FILE}; give the folder of a finished `python -m "
             "par_model.train forward`."
@@ -206,10 +206,11 @@ def _keep_forward_model(fresh: Path, folders: Iterable[Path], checkpoint: Checkp
     _keep_calibration. `fresh` has the checkpoint's codec with rounded weights: a model of either
     is one of the rounded codec then."""
     reasons: list[str] = []
-    rounded = load_checkpoint(fresh).codec
+    folders = [folder for folder in folders if (folder / FORWARD_FILE).is_file()]
+    rounded = load_checkpoint(fresh).codec if folders else checkpoint.codec
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         try:
-            found = read_forward_model(folder, checkpoint.config, checkpoint.codec, rounded)
+            found = read_forward_model(folder, checkpoint, rounded)
         except ValueError as reason:
             reasons.append(str(reason))
             continue

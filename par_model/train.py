@@ -36,6 +36,7 @@ from par_model.training.codec_training import (
     load_codec,
     train_codec,
 )
+from par_model.training.forward_data import forward_data, forward_provenance
 from par_model.training.forward_training import ForwardTrainingConfig, train_forward_model
 from par_model.training.latent_cache import encode_demonstrations
 from par_model.training.policy_data import (
@@ -43,8 +44,6 @@ from par_model.training.policy_data import (
     demonstration_sets,
     drawing_alone,
     finetuning,
-    forward_data,
-    forward_provenance,
     going_on_from,
     interval_s,
     latent_cache,

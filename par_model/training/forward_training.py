@@ -79,8 +79,8 @@ class TransitionBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class _Episode:
-    """latents: [V, T, C, h, w]; joints: float32 [T, J]; shown: steps with a picture of their own,
-    which is not that of the step before."""
+    """Its pictures, in memory; one that is that of the step before is left out. latents:
+    [V, n, C, h, w]; joints: float32 [n, J]; shown: the step of each."""
 
     latents: LatentArray
     joints: npt.NDArray[np.float32]
@@ -134,19 +134,18 @@ class Transitions:
         if generator.random() >= self._whole_chunk_share:
             steps = int(generator.integers(1, self._most_steps + 1))
         variant = int(generator.integers(len(episode.latents)))
-        before = int(episode.shown[first])
         # The picture nearest to so many steps later.
-        later = episode.shown[first + 1 :]
-        after = int(later[np.abs(later - before - steps).argmin()])
+        later = episode.shown[first + 1 :] - episode.shown[first]
+        after = first + 1 + int(np.abs(later - steps).argmin())
         latents, joints = episode.latents[variant], episode.joints
-        return latents[before], latents[after], joints[before], joints[after]
+        return latents[first], latents[after], joints[first], joints[after]
 
     def statistics(self) -> dict[str, Tensor]:
         """Mean and deviation of latents, by channel, and of joints: the model's buffers."""
         latents, joints = [], []
         for episode in (episode for task in self._tasks for episode in task):
             chosen = np.linspace(0, len(episode.shown) - 1, _FITTED_EACH).astype(int)
-            latents.append(np.array(episode.latents[0][episode.shown[chosen]], np.float32))
+            latents.append(episode.latents[0][chosen].astype(np.float32))
             joints.append(episode.joints)
         pictures, positions = np.concatenate(latents), np.concatenate(joints)
         deviations = (pictures.std(axis=(0, 2, 3)), positions.std(axis=0))
@@ -168,18 +167,31 @@ def _read(episode: TrainingEpisode) -> _Episode:
     # A picture that stands for a whole chunk (collect --expert) was taken at its first step.
     is_new = np.ones(len(first), dtype=bool)
     is_new[1:] = (first[1:] != first[:-1]).any(axis=(1, 2, 3))
-    return _Episode(latents, steps.measured_joints.astype(np.float32), np.flatnonzero(is_new))
+    shown = np.flatnonzero(is_new)
+    joints = steps.measured_joints[shown].astype(np.float32)
+    # A copy: the file is closed then, and there are thousands of them.
+    return _Episode(np.array(latents[:, shown]), joints, shown)
 
 
 def likelihood_loss(
     model: ForwardModel, batch: TransitionBatch, variance_power: float
 ) -> tuple[Tensor, Tensor]:
     """(loss, negative log-likelihood of a number without its constant), means over the batch."""
-    mean, variance = model(model.normalise(batch.before), batch.joints_before, batch.joints_later)
-    error = model.normalise(batch.later) - mean
-    likelihood = 0.5 * (error.square() / variance + variance.log())
+    squared, variance = _squared_error(model, batch)
+    likelihood = _likelihood(squared, variance)
     loss = (variance.detach() ** variance_power * likelihood).mean()
     return loss, likelihood.detach().mean()
+
+
+def _squared_error(model: ForwardModel, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
+    """The squared error of each number of the later latents, and its expected variance."""
+    mean, variance = model(model.normalise(batch.before), batch.joints_before, batch.joints_later)
+    return (model.normalise(batch.later) - mean).square(), variance
+
+
+def _likelihood(squared: Tensor, variance: Tensor) -> Tensor:
+    """Negative, without its constant."""
+    return 0.5 * (squared / variance + variance.log())
 
 
 @dataclass(frozen=True)
@@ -191,14 +203,18 @@ class ForwardData:
         training: what it is trained on.
         held_out: what the finished model is judged on; None: it is not.
         codec: fingerprint of the codec of the latents.
+        joint_names: of the arm, in their order.
         episodes: names of all of them; a training goes on with the same only.
+        drawn: likewise, what else says which transitions are drawn, as JSON values.
     """
 
     sizes: ForwardConfig
     training: Transitions
     held_out: Transitions | None
     codec: str
+    joint_names: tuple[str, ...]
     episodes: tuple[str, ...]
+    drawn: Mapping[str, object]
 
 
 def train_forward_model(
@@ -240,7 +256,7 @@ def train_forward_model(
     training: dict[str, Any] = {**about, "config": dataclasses.asdict(config)}
     if data.held_out is not None:
         training["held_out"] = judge(average.model, data.held_out)
-    stored = StoredForwardModel(average.model, data.codec, training)
+    stored = StoredForwardModel(average.model, data.codec, data.joint_names, training)
     stored.write(folder / FORWARD_FILE)
     return stored
 
@@ -272,11 +288,10 @@ def judge(model: ForwardModel, held_out: Transitions) -> dict[str, float]:
     values = []
     for _ in range(_NUM_JUDGED // _JUDGED_AT_ONCE):
         batch = held_out.draw(_JUDGED_AT_ONCE, generator)
-        before, later = model.normalise(batch.before), model.normalise(batch.later)
-        mean, variance = model(before, batch.joints_before, batch.joints_later)
-        squared = (later - mean).square()
-        likelihood = 0.5 * (squared / variance + variance.log())
-        values.append((likelihood.mean(), squared.mean(), (later - before).square().mean()))
+        squared, variance = _squared_error(model, batch)
+        change = (model.normalise(batch.later) - model.normalise(batch.before)).square()
+        likelihood = _likelihood(squared, variance)
+        values.append((likelihood.mean(), squared.mean(), change.mean()))
     means = [round(float(torch.stack(each).mean()), 5) for each in zip(*values, strict=True)]
     names = ("negative_log_likelihood", "squared_error", "squared_change")
     return dict(zip(names, means, strict=True))
@@ -289,6 +304,8 @@ def _identity(data: ForwardData, config: ForwardTrainingConfig) -> dict[str, obj
         "sizes": dataclasses.asdict(data.sizes),
         "config": values,
         "codec": data.codec,
+        "joint_names": list(data.joint_names),
+        "drawn": dict(data.drawn),
         "episodes": hashlib.sha256("\n".join(data.episodes).encode()).hexdigest(),
     }
 

@@ -21,8 +21,7 @@ from par_model.checkpoint import is_checkpoint, load_checkpoint
 from par_model.config import ModelConfig
 from par_model.depth_view import require_depth_views
 from par_model.drawing import Drawing
-from par_model.forward_model import ForwardConfig
-from par_model.frame_codec import FrameCodec, codec_fingerprint
+from par_model.frame_codec import FrameCodec
 from par_model.instruction import InstructionTable, code_table
 from par_model.interface import ImageArray, split_views
 from par_model.json_file import read_object
@@ -34,13 +33,11 @@ from par_model.training.clips import TrainingEpisode
 from par_model.training.codec_training import codec_provenance, load_codec
 from par_model.training.demonstrations_on_disk import DemonstrationSet, is_held_out
 from par_model.training.finetuning import FinetuningConfig
-from par_model.training.forward_training import ForwardData, Transitions
 from par_model.training.latent_cache import LatentCache, ShiftConfig
 from par_model.training.policy_training import PolicyParts
 from par_model.training.scene_pictures import ScenePictures, read_scene_pictures
 from par_model.training.stage_options import (
     DataOptions,
-    ForwardOptions,
     LearningOptions,
     PicturesOptions,
     StageOptions,
@@ -275,35 +272,6 @@ def _warn_of_actions_equal_to_states(demonstrations: DemonstrationSet) -> None:
             "the joints of the next step, as the action.",
             file=sys.stderr,
         )
-
-
-def forward_data(options: ForwardOptions, start: Start, whole_chunk_share: float) -> ForwardData:
-    """Transitions of whole episodes. Raises ValueError as read_episodes and require_one_arm."""
-    model, sets = start.model, demonstration_sets(options)
-    require_one_arm(sets, model)
-    for demonstrations in sets:
-        require_rate(demonstrations, model)
-    training, held_out = read_episodes(options, start, sets)
-    lengths = (model.num_actions, model.horizon, whole_chunk_share)
-    sizes = ForwardConfig(
-        model.codec.latent_channels,
-        model.latent_height,
-        model.latent_width,
-        len(sets[0].joint_names),
-    )
-    return ForwardData(
-        sizes,
-        Transitions(training, *lengths),
-        Transitions(held_out, *lengths) if held_out else None,
-        codec_fingerprint(start.codec),
-        tuple(f"{one.task} {one.steps.key} {one.steps.digest}" for one in [*training, *held_out]),
-    )
-
-
-def forward_provenance(options: ForwardOptions) -> dict[str, object]:
-    """How a forward model is made, as its file says."""
-    values = provenance(demonstration_sets(options), codec_folder(options))
-    return {name: value for name, value in values.items() if name != "codec"}
 
 
 def without_actions(start: Start) -> Start:

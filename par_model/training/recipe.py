@@ -305,6 +305,11 @@ class _Wiring:
             return words
         words += ["--out", str(out / stage.name)]
         if name == "forward":
+            if "released" in self._made:
+                raise ValueError(
+                    f"recipe {self._recipe.name!r}: stage {stage.name!r} comes after `release`, "
+                    "which puts the forward model beside the checkpoint; put it before."
+                )
             return words
         words += self._option("--scenes", self._got("scenes"))
         return [*words, *self._option("--from", self._got("checkpoint"))]

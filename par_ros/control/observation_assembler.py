@@ -113,6 +113,9 @@ class ObservationAssembler:
         self._missing = ""
         self._executed_actions: FloatArray | None = None
         self._chunk_end_ns: int | None = None
+        # When the first image began to wait for joints; None: none waits.
+        self._waits_since_ns: int | None = None
+        self._joints_are_late = False
 
     @property
     def chunk_end_ns(self) -> int | None:
@@ -124,18 +127,31 @@ class ObservationAssembler:
         """float64 [J - 1], without the gripper; None before any joint state."""
         return self._joint_samples[-1].positions[:-1] if self._joint_samples else None
 
-    def awaits_joints(self, image_stamp_ns: int, waited_ns: int) -> bool:
+    def awaits_joints(self, image_stamp_ns: int, steady_ns: int) -> bool:
         """Whether the joint state of an image's time may still come: it is published beside the
         image, and may be received after it.
 
         So it is while the newest one is from before the image, no further than may be put together
-        with it, and the image has waited no longer than that. In lockstep that is no time.
+        with it, until as long has passed since the first image that waited. Where none of its time
+        has come then, images wait no more until reset(). In lockstep that is no time.
+
+        Args:
+            steady_ns: now, by the steady clock.
         """
-        if not self._joint_samples or self._joint_fault is not None:
+        if self._joints_are_late or not self._joint_samples or self._joint_fault is not None:
             return False
         most_ns = round(self._settings.max_joint_skew_s * NANOSECONDS)
         older_ns = image_stamp_ns - self._joint_samples[-1].stamp_ns
-        return 0 < older_ns <= most_ns and waited_ns < most_ns
+        if older_ns <= 0:
+            self._waits_since_ns = None
+            return False
+        if self._waits_since_ns is None:
+            if older_ns > most_ns:
+                return False
+            self._waits_since_ns = steady_ns
+        has_waited = steady_ns - self._waits_since_ns >= most_ns
+        self._joints_are_late = has_waited or older_ns > most_ns
+        return not self._joints_are_late
 
     def add_joint_state(self, reading: JointReading) -> bool:
         """Take one joint state or a part of one; a bad one is the reason for the next refusal.

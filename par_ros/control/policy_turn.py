@@ -351,7 +351,7 @@ class PolicyTurn(Generic[PictureType]):
         pending = self._pending
         if pending is None or self._is_busy or not self._is_due(pending.stamp_ns):
             return None
-        if self._assembler.awaits_joints(pending.stamp_ns, now.steady_ns - pending.received_ns):
+        if self._assembler.awaits_joints(pending.stamp_ns, now.steady_ns):
             return None
         now_ns = pending.stamp_ns if self.settings.lockstep else now.ros_ns
         self._context_lost |= self.settings.steps(self._shown_ns, pending.stamp_ns) is None

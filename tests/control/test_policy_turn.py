@@ -530,6 +530,42 @@ def test_it_waits_no_longer_than_picture_and_joint_state_may_be_apart() -> None:
     assert question.assembled.joint_stamp_ns == START_NS - 10_000_000
 
 
+def test_newer_pictures_do_not_prolong_the_wait_and_later_ones_do_not_wait_again() -> None:
+    """A camera of 30 Hz; joint states at 100 Hz whose stamps are 40 ms behind."""
+    rig = Rig(REALTIME)
+    asked_ns = []
+    for tick in range(60):
+        now_ns = START_NS + tick * 10_000_000
+        rig.now_ns = now_ns
+        outcomes = [rig.show_joints(now_ns - 40_000_000)]
+        if tick % 3 == 0:
+            outcomes.append(rig.show_picture(now_ns))
+        for outcome in outcomes:
+            if isinstance(outcome, Question):
+                asked_ns.append(now_ns - START_NS)
+                rig.answer(outcome)
+                rig.execute(outcome.assembled.stamp_ns)
+            else:
+                assert outcome is None
+    assert asked_ns == [50_000_000, 450_000_000]
+
+
+def test_slow_joint_states_are_waited_for_once() -> None:
+    """10 Hz, and the newest 10 ms before a picture of 30 Hz: the first chunk is late by what it
+    takes to know, the next one is not."""
+    rig = Rig(REALTIME)
+    rig.show_joints(START_NS - 10_000_000)
+    assert rig.show_picture(START_NS) is None
+    assert rig.show_picture(START_NS + 33_000_000) is None
+    assert refused(rig.show_picture(START_NS + 66_000_000)).kind == "skew"
+    question = asked(rig.show_joints(START_NS + 90_000_000))
+    assert question.assembled.stamp_ns == START_NS + 66_000_000
+    rig.answer(question)
+    assert rig.execute(question.assembled.stamp_ns) is None
+    rig.show_joints(START_NS + 490_000_000)
+    assert isinstance(rig.show_picture(START_NS + 500_000_000), Question)
+
+
 def test_it_does_not_wait_for_joint_states_that_have_ended_or_are_bad() -> None:
     rig = Rig(REALTIME)
     rig.show_joints(START_NS - 51_000_000)

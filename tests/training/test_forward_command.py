@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From `train forward` to a policy whose surprise it judges; par_tiny, episodes of noise."""
 
+import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from par_model.checkpoint import load_checkpoint
 from par_model.forward_model import StoredForwardModel
 from par_model.frame_codec import codec_fingerprint
-from par_model.load_policy import load_policy
+from par_model.load_policy import Deployment, load_policy
 from par_model.policy import PARPolicy
 from par_model.release import Additions, release
 from par_model.simulation.tasks import TASKS
@@ -132,6 +134,33 @@ def test_release_rounds_the_codec_and_the_model_goes_with_it(made: Path) -> None
     before = forward_hash(made / "released")
     assert release(made / "run/policy/checkpoint", made / "released", Additions()) == []
     assert forward_hash(made / "released") == before
+
+
+def test_another_order_of_the_joints_is_refused(made: Path, tmp_path: Path) -> None:
+    """A file that does not say the order is taken."""
+    stored = StoredForwardModel.read(made / "released" / FORWARD_FILE)
+    assert stored.joint_names == load_checkpoint(made / "released").statistics.joint_names
+    folder = tmp_path / "released"
+    shutil.copytree(made / "released", folder)
+    other = dataclasses.replace(stored, joint_names=stored.joint_names[::-1])
+    other.write(folder / FORWARD_FILE)
+    with pytest.raises(ValueError, match="was trained for another codec, picture size or arm"):
+        load_policy(folder, backend="eager", device="cpu")
+    dataclasses.replace(stored, joint_names=()).write(folder / FORWARD_FILE)
+    load_policy(folder, backend="eager", device="cpu")
+
+
+def test_it_is_read_before_a_runtime_casts_the_codec(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the runtimes of a GPU do, in place and to bfloat16."""
+
+    def cast(deployment: Deployment, backend: str) -> tuple[str, object]:
+        deployment.checkpoint.codec.to(torch.bfloat16)
+        return backend, SimpleNamespace(name="cast")
+
+    monkeypatch.setattr("par_model.load_policy._chosen_graphs", cast)
+    assert load_policy(made / "released", backend="eager", device="cpu").backend == "cast"
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "sizes", "huge"])

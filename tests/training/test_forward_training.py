@@ -72,7 +72,15 @@ def transitions(seeds: range, **kwargs: int) -> Transitions:
 @pytest.fixture(scope="module")
 def data() -> ForwardData:
     names = tuple(map(str, range(60)))
-    return ForwardData(SIZES, transitions(range(60)), transitions(range(90, 96)), "abc", names)
+    return ForwardData(
+        SIZES,
+        transitions(range(60)),
+        transitions(range(90, 96)),
+        "abc",
+        ("one", "other"),
+        names,
+        {"chunk_steps": 8},
+    )
 
 
 def run(
@@ -123,6 +131,7 @@ def test_it_foretells_more_than_that_nothing_changes(trained: StoredForwardModel
     judged = trained.training["held_out"]
     assert judged["squared_error"] < 0.5 * judged["squared_change"]
     assert trained.training["date"] == "today"
+    assert trained.joint_names == ("one", "other")
     assert trained.training["config"]["num_steps"] == 300
 
 
@@ -164,6 +173,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(data: ForwardData, tmp_path:
         (data, dataclasses.replace(config, learning_rate=1e-3)),
         (dataclasses.replace(data, episodes=("1",)), config),
         (dataclasses.replace(data, codec="abd"), config),
+        (dataclasses.replace(data, drawn={"chunk_steps": 4}), config),
+        (dataclasses.replace(data, joint_names=("other", "one")), config),
     ):
         with pytest.raises(ValueError, match="a training with other settings or data"):
             run(other[0], killed, other[1])
