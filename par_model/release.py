@@ -206,18 +206,20 @@ def _keep_forward_model(fresh: Path, folders: Iterable[Path], checkpoint: Checkp
     _keep_calibration. `fresh` has the checkpoint's codec with rounded weights: a model of either
     is one of the rounded codec then."""
     reasons: list[str] = []
-    folders = [folder for folder in folders if (folder / FORWARD_FILE).is_file()]
-    rounded = load_checkpoint(fresh).codec if folders else checkpoint.codec
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+    holding = [folder.resolve() for folder in folders if (folder / FORWARD_FILE).is_file()]
+    if not holding:
+        return []
+    rounded = load_checkpoint(fresh).codec
+    for folder in dict.fromkeys(holding):
         try:
             found = read_forward_model(folder, checkpoint, rounded)
         except ValueError as reason:
             reasons.append(str(reason))
             continue
-        if found is not None:
-            own = dataclasses.replace(found, codec=codec_fingerprint(rounded))
-            own.write(fresh / FORWARD_FILE)
-            return []
+        assert found is not None
+        own = dataclasses.replace(found, codec=codec_fingerprint(rounded))
+        own.write(fresh / FORWARD_FILE)
+        return []
     return reasons
 
 

@@ -296,11 +296,11 @@ def run_pictures(options: PicturesOptions) -> None:
 
 def run_forward(options: ForwardOptions) -> None:
     """Train the forward model on the cached latents."""
-    start = read_start(options, FULL)
+    start, sets = read_start(options, FULL), demonstration_sets(options)
     config = ForwardTrainingConfig(
         num_steps=options.steps, learning_rate=options.learning_rate, seed=options.seed
     )
-    data = forward_data(options, start, config.whole_chunk_share)
+    data = forward_data(options, start, sets, config.whole_chunk_share)
     with tqdm(total=config.num_steps, desc="forward", mininterval=interval_s()) as bar:
 
         def report(step: int, num_steps: int, likelihood: float) -> None:
@@ -308,9 +308,17 @@ def run_forward(options: ForwardOptions) -> None:
             bar.set_postfix(nll=f"{likelihood:.3f}", refresh=False)
             bar.update(0)
 
-        stored = train_forward_model(data, config, options.out, forward_provenance(options), report)
+        about = forward_provenance(options, sets)
+        stored = train_forward_model(data, config, options.out, about, report)
     assert stored is not None
-    print(f"on held-out episodes: {stored.training.get('held_out', 'there are none')}")
+    judged = stored.training.get("held_out")
+    if judged is None:
+        print("No episode was held out, so the forward model was not measured.")
+    else:
+        print(
+            f"On held-out episodes the squared error is {judged['squared_error']:g}; between two "
+            f"pictures {judged['squared_change']:g} changes (squared deviations of a latent)."
+        )
     print(f"forward model: {options.out / FORWARD_FILE}")
 
 

@@ -32,14 +32,13 @@ from par_model.frame_codec import FrameCodec
 from par_model.interface import ImageArray
 from par_model.json_file import read_object
 from par_model.training.position_probe import ProbeConfig, latent_probe
-from par_model.training.schedule import learning_rate_factor
+from par_model.training.schedule import learning_rate_factor, set_learning_rate
 from par_model.training.training_state import (
     TrainingState,
     load_state,
     module_tensors,
     optimizer_tensors,
-    restore_module,
-    restore_optimizer,
+    restore_training,
     save_state,
     step_generator,
 )
@@ -266,10 +265,8 @@ def _train_step(
     both = torch.cat([pictures, (weights * 10).to(torch.uint8).permute(0, 2, 3, 1)], dim=-1)
     both = shift_pictures(both, torch.from_numpy(shifts))
     pictures, weights = both[..., :3], both[..., 3:].permute(0, 3, 1, 2).float() / 10
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * learning_rate_factor(
-            step, config.num_warmup_steps, config.num_steps
-        )
+    factor = learning_rate_factor(step, config.num_warmup_steps, config.num_steps)
+    set_learning_rate(optimizer, config.learning_rate * factor)
     noise = step_generator(config.seed, step, 0, torch.device("cpu"))
     codec = trained.codec
     loss, error = codec_loss(codec, pictures, weights, noise, config, trained.readout, numbers)
@@ -318,11 +315,7 @@ def _resume(
             f"{folder} holds a codec training with other settings; use the same ones to continue, "
             "or another --out."
         )
-    restore_module("trained", trained, state.tensors)
-    restore_optimizer(trained, optimizer, state.tensors)
-    step = state.values["step"]
-    assert isinstance(step, int)
-    return step
+    return restore_training(state, {"trained": trained}, trained, optimizer)
 
 
 def save_codec(folder: Path, codec: FrameCodec, training: dict[str, object]) -> None:

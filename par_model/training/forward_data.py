@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `train forward` reads and makes ready."""
 
+from collections.abc import Sequence
+
 from par_model.forward_model import ForwardConfig
 from par_model.frame_codec import codec_fingerprint
+from par_model.training.demonstrations_on_disk import DemonstrationSet
 from par_model.training.forward_training import ForwardData, Transitions
 from par_model.training.policy_data import (
     Start,
     codec_folder,
-    demonstration_sets,
     provenance,
     read_episodes,
     require_one_arm,
@@ -16,9 +18,14 @@ from par_model.training.policy_data import (
 from par_model.training.stage_options import ForwardOptions
 
 
-def forward_data(options: ForwardOptions, start: Start, whole_chunk_share: float) -> ForwardData:
+def forward_data(
+    options: ForwardOptions,
+    start: Start,
+    sets: Sequence[DemonstrationSet],
+    whole_chunk_share: float,
+) -> ForwardData:
     """Transitions of whole episodes. Raises ValueError as read_episodes and require_one_arm."""
-    model, sets = start.model, demonstration_sets(options)
+    model = start.model
     require_one_arm(sets, model)
     for demonstrations in sets:
         require_rate(demonstrations, model)
@@ -47,7 +54,9 @@ def forward_data(options: ForwardOptions, start: Start, whole_chunk_share: float
     )
 
 
-def forward_provenance(options: ForwardOptions) -> dict[str, object]:
+def forward_provenance(
+    options: ForwardOptions, sets: Sequence[DemonstrationSet]
+) -> dict[str, object]:
     """How a forward model is made, as its file says."""
-    values = provenance(demonstration_sets(options), codec_folder(options))
+    values = provenance(sets, codec_folder(options))
     return {name: value for name, value in values.items() if name != "codec"}

@@ -25,14 +25,13 @@ from par_model.surprise import FORWARD_FILE
 from par_model.training.clips import TrainingEpisode
 from par_model.training.ema import WeightAverage
 from par_model.training.latent_cache import LatentArray
-from par_model.training.schedule import learning_rate_factor
+from par_model.training.schedule import learning_rate_factor, set_learning_rate
 from par_model.training.training_state import (
     TrainingState,
     load_state,
     module_tensors,
     optimizer_tensors,
-    restore_module,
-    restore_optimizer,
+    restore_training,
     save_state,
 )
 
@@ -269,8 +268,7 @@ def _train_step(
     config: ForwardTrainingConfig,
 ) -> float:
     rate = learning_rate_factor(step, config.num_warmup_steps, config.num_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * rate
+    set_learning_rate(optimizer, config.learning_rate * rate)
     batch = transitions.draw(config.batch_size, np.random.default_rng([config.seed, step]))
     loss, likelihood = likelihood_loss(model, batch, config.variance_power)
     optimizer.zero_grad(set_to_none=True)
@@ -325,9 +323,5 @@ def _resume(
             f"{folder} holds a training with other settings or data, or of another stage; use the "
             "same ones to continue, or another --out."
         )
-    restore_module("model", model, state.tensors)
-    restore_module("average", average.model, state.tensors)
-    restore_optimizer(model, optimizer, state.tensors)
-    step = state.values["step"]
-    assert isinstance(step, int)
-    return step
+    modules = {"model": model, "average": average.model}
+    return restore_training(state, modules, model, optimizer)

@@ -369,7 +369,7 @@ def _statistics(
     return statistics
 
 
-def provenance(sets: list[DemonstrationSet], codec: Path) -> dict[str, object]:
+def provenance(sets: Sequence[DemonstrationSet], codec: Path) -> dict[str, object]:
     """What was read, how and where."""
     return {
         "command": shlex.join(["python", "-m", "par_model.train", *sys.argv[1:]]),

@@ -15,6 +15,7 @@ from par_model.training.ema import WeightAverage
 from par_model.training.policy_parts import parameter_groups
 from par_model.training.policy_training_config import PolicyTrainingConfig
 from par_model.training.processes import Processes
+from par_model.training.schedule import set_learning_rate
 from par_model.training.sharding import gathered, shard, sharded_copy
 from par_model.training.side_tasks import SideTasks
 from par_model.training.training_state import (
@@ -62,8 +63,7 @@ class RunWeights:
     def step(self, number: int, learning_rate: float) -> None:
         """One step of AdamW along the gradients, whose norm over all weights is clipped, and of the
         average; `number` from 0."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         trained = [*self.model.parameters(), *self.side.parameters()]
         torch.nn.utils.clip_grad_norm_(trained, self._clip)
         self.optimizer.step()

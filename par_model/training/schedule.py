@@ -3,6 +3,8 @@
 
 import math
 
+from torch.optim import Optimizer
+
 
 def learning_rate_factor(
     step: int, num_warmup_steps: int, num_steps: int, final_factor: float = 0.01
@@ -13,3 +15,9 @@ def learning_rate_factor(
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     return final_factor + (1.0 - final_factor) * cosine
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Of all parameters, for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -158,6 +158,28 @@ def restore_optimizer(
                 optimizer.state[parameter][key] = own.to(parameter.device, copy=True)
 
 
+def restore_training(
+    state: TrainingState,
+    modules: Mapping[str, nn.Module],
+    trained: nn.Module,
+    optimizer: torch.optim.AdamW,
+) -> int:
+    """Put back what a training on one machine stored; returns the step after which it goes on.
+
+    Args:
+        modules: those stored with `module_tensors`, by prefix.
+        trained: the one whose parameters `optimizer` has.
+
+    Raises ValueError as `restore_module`.
+    """
+    for prefix, module in modules.items():
+        restore_module(prefix, module, state.tensors)
+    restore_optimizer(trained, optimizer, state.tensors)
+    step = state.values["step"]
+    assert isinstance(step, int)
+    return step
+
+
 def _moments(name: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for key in ("step", "exp_avg", "exp_avg_sq"):
         if (tensor := tensors.get(f"adam.{key}.{name}")) is not None:
